@@ -1,0 +1,368 @@
+//! The JSON of Turso's Create Database page: request and response bodies, and nothing of what they do.
+//!
+//! Input is read leniently where real clients differ (unknown fields are ignored, `seed.value` is taken for
+//! `seed.name`, `null` means absent) and strictly where a mistake would be silent (a seed without a type is refused).
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct};
+
+use crate::{
+    cipher::{Cipher, EncryptionKey},
+    error::{Error, ErrorKind, Result},
+    size::SizeLimit,
+    time::Timestamp,
+};
+
+/// What to create: the request body of Create Database.
+///
+/// ```
+/// use litefleet::{CreateDatabaseInput, Seed};
+///
+/// let input = CreateDatabaseInput::new("copy", "default").with_seed(Seed::database("orders"));
+/// assert_eq!(
+///     serde_json::to_string(&input).unwrap(),
+///     r#"{"name":"copy","group":"default","seed":{"type":"database","name":"orders"}}"#,
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CreateDatabaseInput {
+    /// The name of the new database: 1 to 64 lowercase letters, digits and dashes, unique in the root.
+    pub name: String,
+    /// The group to create it in, which must exist. A fork may leave it out, and takes the group of its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Where its contents come from; nothing means an empty database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<Seed>,
+    /// The largest size it may grow to. A fork inherits the limit of its source where none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_limit: Option<SizeLimit>,
+    /// The key and cipher that seal its pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_encryption: Option<RemoteEncryption>,
+}
+
+impl CreateDatabaseInput {
+    /// An empty database `name` in `group`.
+    pub fn new(name: impl Into<String>, group: impl Into<String>) -> Self {
+        Self { group: Some(group.into()), ..Self::named(name) }
+    }
+
+    /// A fork `name` of the database `source`, in the same group.
+    pub fn fork(name: impl Into<String>, source: impl Into<String>) -> Self {
+        Self { seed: Some(Seed::database(source)), ..Self::named(name) }
+    }
+
+    fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), group: None, seed: None, size_limit: None, remote_encryption: None }
+    }
+
+    /// The same with a seed.
+    #[must_use]
+    pub fn with_seed(self, seed: Seed) -> Self {
+        Self { seed: Some(seed), ..self }
+    }
+
+    /// The same with a size limit.
+    #[must_use]
+    pub fn with_size_limit(self, limit: SizeLimit) -> Self {
+        Self { size_limit: Some(limit), ..self }
+    }
+}
+
+/// Where the contents of a new database come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Seed {
+    /// Another database, as it is now or as it was at an instant.
+    #[non_exhaustive]
+    Database {
+        /// The source's name. Read from `name`, or from `value`, which is what Turso's command line sends.
+        #[serde(alias = "value")]
+        name: String,
+        /// The instant to restore to; nothing means now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timestamp: Option<Timestamp>,
+    },
+    /// A SQLite file, which is uploaded to the database afterwards.
+    DatabaseUpload,
+}
+
+impl Seed {
+    /// The database `name` as it is now.
+    pub fn database(name: impl Into<String>) -> Self {
+        Self::Database { name: name.into(), timestamp: None }
+    }
+}
+
+/// The key and cipher of an encrypted database.
+///
+/// It serializes as the API's body has it, **key included**: that is for sending a request, not for logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteEncryption {
+    key: EncryptionKey,
+    cipher: Option<Cipher>,
+}
+
+impl RemoteEncryption {
+    /// A key for `cipher`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if the key has not the size that the cipher takes.
+    pub fn new(key: EncryptionKey, cipher: Cipher) -> Result<Self> {
+        key.check_size(cipher)?;
+        Ok(Self { key, cipher: Some(cipher) })
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &EncryptionKey {
+        &self.key
+    }
+
+    /// The cipher; a fork may leave it out, and takes the cipher of its source.
+    #[must_use]
+    pub fn cipher(&self) -> Option<Cipher> {
+        self.cipher
+    }
+}
+
+impl Serialize for RemoteEncryption {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut body = serializer.serialize_struct("RemoteEncryption", 2)?;
+        body.serialize_field("encryption_key", self.key.to_base64().as_str())?;
+        match self.cipher {
+            Some(cipher) => body.serialize_field("encryption_cipher", cipher.as_str())?,
+            None => body.skip_field("encryption_cipher")?,
+        }
+        body.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for RemoteEncryption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Body {
+            encryption_key: Option<zeroize::Zeroizing<String>>,
+            encryption_cipher: Option<String>,
+        }
+        let body = Body::deserialize(deserializer)?;
+        let cipher =
+            body.encryption_cipher.map(|name| name.parse()).transpose().map_err(de::Error::custom)?;
+        let key = body.encryption_key.ok_or_else(|| {
+            de::Error::custom("remote encryption key must be provided when remote encryption cipher is set")
+        })?;
+        let key = EncryptionKey::from_base64(&key).map_err(de::Error::custom)?;
+        if let Some(cipher) = cipher {
+            key.check_size(cipher).map_err(de::Error::custom)?;
+        }
+        Ok(Self { key, cipher })
+    }
+}
+
+/// What was created: the `database` object of the response.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CreateDatabaseOutput {
+    /// The database's id, a UUID.
+    #[serde(rename = "DbId")]
+    pub id: String,
+    /// The host name under which the HTTP API serves it.
+    #[serde(rename = "Hostname")]
+    pub hostname: String,
+    /// The database's name.
+    #[serde(rename = "Name")]
+    pub name: String,
+}
+
+macro_rules! serde_as_text {
+    ($($type:ty)*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+
+serde_as_text! { SizeLimit Timestamp Cipher crate::name::GroupName crate::name::DatabaseName }
+
+impl CreateDatabaseInput {
+    /// Reads a request body.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] with what is wrong and where.
+    ///
+    /// ```
+    /// let body = r#"{"name": "copy", "group": "default", "seed": {"type:": "database", "name": "orders"}}"#;
+    /// let mut body = serde_json::Deserializer::from_str(body);
+    /// let error = litefleet::CreateDatabaseInput::read(&mut body).unwrap_err();
+    /// assert!(error.to_string().contains("missing field `type`"));
+    /// ```
+    pub fn read<'de, D: Deserializer<'de>>(body: D) -> Result<Self> {
+        Self::deserialize(body)
+            .map_err(|error| Error::new(ErrorKind::Invalid, format!("invalid request: {error}")))
+    }
+}
+
+/// A database, as the catalog knows it. It serializes as the API's database object, with `state`, `created_at`
+/// and `size_limit` added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Database {
+    /// Its name, unique in the root.
+    #[serde(rename = "Name")]
+    pub name: crate::name::DatabaseName,
+    /// Its id, a UUID, which no other database ever had or will have.
+    #[serde(rename = "DbId")]
+    pub id: String,
+    /// The host name under which the HTTP API serves it.
+    #[serde(rename = "Hostname")]
+    pub hostname: String,
+    /// The group it belongs to.
+    pub group: crate::name::GroupName,
+    /// Whether it can be used yet.
+    pub state: DatabaseState,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// What it may grow to; nothing means that only the disk limits it.
+    pub size_limit: Option<SizeLimit>,
+    /// Whether reads are refused.
+    pub block_reads: bool,
+    /// Whether writes are refused.
+    pub block_writes: bool,
+    /// Whether it is refused to destroy it.
+    pub delete_protection: bool,
+    /// The cipher that seals its pages, if it is encrypted. The key is not stored anywhere.
+    #[serde(rename = "encryption_cipher", skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<Cipher>,
+    /// The database it was forked from.
+    pub parent: Option<Parent>,
+}
+
+/// Whether a database can be used yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DatabaseState {
+    /// It waits for the file that [`upload_database`](crate::ControlPlane::upload_database) brings.
+    Draft,
+    /// It can be connected to.
+    Ready,
+}
+
+/// Where a fork came from. The source may be gone by now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Parent {
+    /// The source's id.
+    pub id: String,
+    /// The source's name at that time.
+    pub name: crate::name::DatabaseName,
+    /// The instant of the fork.
+    pub branched_at: Timestamp,
+}
+
+/// A group of databases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Group {
+    /// Its name, unique in the root.
+    pub name: crate::name::GroupName,
+    /// Its id, a UUID.
+    pub uuid: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Whether it is refused to destroy it or any database in it.
+    pub delete_protection: bool,
+}
+
+/// What to change about a database; what is left out stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DatabaseChanges {
+    /// A new size limit, or `Some(None)` for none.
+    #[expect(clippy::option_option, reason = "to leave a limit alone and to lift it are two things")]
+    pub size_limit: Option<Option<SizeLimit>>,
+    /// Whether to refuse reads.
+    pub block_reads: Option<bool>,
+    /// Whether to refuse writes.
+    pub block_writes: Option<bool>,
+    /// Whether to refuse destroying it.
+    pub delete_protection: Option<bool>,
+}
+
+impl DatabaseChanges {
+    /// With a new size limit, or with none.
+    #[must_use]
+    pub fn size_limit(self, limit: Option<SizeLimit>) -> Self {
+        Self { size_limit: Some(limit), ..self }
+    }
+
+    /// With reads blocked or allowed.
+    #[must_use]
+    pub fn block_reads(self, block: bool) -> Self {
+        Self { block_reads: Some(block), ..self }
+    }
+
+    /// With writes blocked or allowed.
+    #[must_use]
+    pub fn block_writes(self, block: bool) -> Self {
+        Self { block_writes: Some(block), ..self }
+    }
+
+    /// With delete protection on or off.
+    #[must_use]
+    pub fn delete_protection(self, protect: bool) -> Self {
+        Self { delete_protection: Some(protect), ..self }
+    }
+}
+
+/// Which databases to list, and how many at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListDatabases {
+    /// Only those of this group.
+    pub group: Option<String>,
+    /// Only forks of the database with this id.
+    pub parent: Option<String>,
+    /// Only those whose name comes after this one: the last name of the page before.
+    pub after: Option<String>,
+    /// At most so many; nothing means all.
+    pub limit: Option<u32>,
+}
+
+impl ListDatabases {
+    /// Only those of `group`.
+    #[must_use]
+    pub fn group(self, group: impl Into<String>) -> Self {
+        Self { group: Some(group.into()), ..self }
+    }
+
+    /// Only forks of the database with the id `parent`.
+    #[must_use]
+    pub fn parent(self, parent: impl Into<String>) -> Self {
+        Self { parent: Some(parent.into()), ..self }
+    }
+
+    /// The page that follows the name `after`.
+    #[must_use]
+    pub fn after(self, after: impl Into<String>) -> Self {
+        Self { after: Some(after.into()), ..self }
+    }
+
+    /// At most `limit` databases.
+    #[must_use]
+    pub fn limit(self, limit: u32) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+}

@@ -1,0 +1,271 @@
+//! The rows of databases.
+
+use rusqlite::{OptionalExtension, Row, ToSql, params};
+
+use super::{Rows, groups};
+use crate::{
+    api::{Database, DatabaseChanges, DatabaseState, ListDatabases, Parent},
+    error::{Error, ErrorKind, Result},
+    name::{DatabaseName, GroupName},
+    size::SizeLimit,
+    sqlite,
+    time::Timestamp,
+};
+
+const SELECT: &str = "
+    SELECT d.uuid, d.name, g.name, d.state, d.created_at, d.size_limit, d.cipher, d.parent_uuid, d.parent_name,
+        d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection
+    FROM databases d JOIN groups g ON g.id = d.group_id";
+
+/// How far a database has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Its directory is being built in staging.
+    Creating,
+    /// It waits for a file.
+    Draft,
+    /// Its directory is whole and on the disk, in staging or already in its place.
+    Publishing,
+    /// It can be used.
+    Ready,
+    /// Its directory goes to the trash.
+    Deleting,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Draft => "draft",
+            Self::Publishing => "publishing",
+            Self::Ready => "ready",
+            Self::Deleting => "deleting",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        [Self::Creating, Self::Draft, Self::Publishing, Self::Ready, Self::Deleting]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, format!("control.db has a database in state {text:?}"))
+            })
+    }
+
+    /// Whether a call is, or was, in the middle of something.
+    pub(crate) fn is_unsettled(self) -> bool {
+        matches!(self, Self::Creating | Self::Publishing | Self::Deleting)
+    }
+}
+
+/// A row: a database, and how far it has come.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) state: State,
+    pub(crate) database: Database,
+    pub(crate) group_protected: bool,
+}
+
+/// A row to be.
+#[derive(Clone, Debug)]
+pub(crate) struct NewDatabase {
+    pub(crate) id: String,
+    pub(crate) name: DatabaseName,
+    pub(crate) group: GroupName,
+    pub(crate) state: State,
+    pub(crate) created_at: Timestamp,
+    pub(crate) size_limit: Option<SizeLimit>,
+    pub(crate) parent: Option<Parent>,
+}
+
+fn failed(error: rusqlite::Error) -> Error {
+    sqlite::failed("reading a database's row", error)
+}
+
+/// The documented answer to the name of a database that is not there.
+pub(crate) fn not_found(name: &DatabaseName) -> Error {
+    Error::new(ErrorKind::NotFound, format!("could not find database with name {name}: record not found"))
+}
+
+impl Rows<'_> {
+    /// Adds a row, if its group is there and its name is free.
+    pub(crate) fn insert_database(&self, new: &NewDatabase) -> Result<()> {
+        let group_id: i64 = self
+            .connection
+            .prepare_cached("SELECT id FROM groups WHERE name = ?1 AND state = 'ready'")
+            .and_then(|mut select| select.query_row([new.group.as_str()], |row| row.get(0)).optional())
+            .map_err(failed)?
+            .ok_or_else(groups::not_found)?;
+        let parent = new.parent.as_ref();
+        let inserted = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO databases
+                    (uuid, name, group_id, state, created_at, size_limit, parent_uuid, parent_name, branched_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (name) DO NOTHING",
+            )
+            .and_then(|mut insert| {
+                insert.execute(params![
+                    new.id,
+                    new.name.as_str(),
+                    group_id,
+                    new.state.as_str(),
+                    new.created_at.as_micros(),
+                    limit_column(new.size_limit),
+                    parent.map(|parent| &parent.id),
+                    parent.map(|parent| parent.name.as_str()),
+                    parent.map(|parent| parent.branched_at.as_micros()),
+                ])
+            })
+            .map_err(|error| sqlite::failed("creating a database's row", error))?;
+        match inserted {
+            0 => Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("database with name {} already exists", new.name),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The row with this name, whatever its state.
+    pub(crate) fn entry(&self, name: &DatabaseName) -> Result<Option<Entry>> {
+        self.select_one("d.name", name.as_str())
+    }
+
+    /// The row with this id, whatever its state.
+    pub(crate) fn entry_by_id(&self, id: &str) -> Result<Option<Entry>> {
+        self.select_one("d.uuid", id)
+    }
+
+    /// The row with this name, if it is a draft or ready.
+    pub(crate) fn settled_entry(&self, name: &DatabaseName) -> Result<Entry> {
+        self.entry(name)?.filter(|entry| !entry.state.is_unsettled()).ok_or_else(|| not_found(name))
+    }
+
+    /// The rows in the middle of something.
+    pub(crate) fn unsettled(&self) -> Result<Vec<Entry>> {
+        self.select(
+            &format!(
+                "{SELECT} WHERE d.state IN ('creating', 'publishing', 'deleting') AND g.state = 'ready'"
+            ),
+            &[],
+        )
+    }
+
+    /// The rows of a group, whatever their states.
+    pub(crate) fn entries_of_group(&self, group: &GroupName) -> Result<Vec<Entry>> {
+        self.select(&format!("{SELECT} WHERE g.name = ?1"), &[&group.as_str()])
+    }
+
+    /// The databases that are drafts or ready, by name.
+    pub(crate) fn list(&self, which: &ListDatabases) -> Result<Vec<Database>> {
+        let mut sql = format!("{SELECT} WHERE d.state IN ('draft', 'ready')");
+        let mut values: Vec<&dyn ToSql> = Vec::new();
+        for (value, condition) in
+            [(&which.group, "g.name = ?"), (&which.parent, "d.parent_uuid = ?"), (&which.after, "d.name > ?")]
+        {
+            if let Some(value) = value {
+                values.push(value);
+                sql += " AND ";
+                sql += condition;
+            }
+        }
+        // One plan for each: a page is read from the index in order, never sorted.
+        sql += match (&which.group, &which.parent) {
+            (_, Some(_)) | (None, None) => " ORDER BY d.name",
+            (Some(_), None) => " ORDER BY d.group_id, d.name",
+        };
+        if let Some(limit) = &which.limit {
+            values.push(limit);
+            sql += " LIMIT ?";
+        }
+        Ok(self.select(&sql, &values)?.into_iter().map(|entry| entry.database).collect())
+    }
+
+    /// Moves a row on, if it is still there and in the state `from`, and says whether it was.
+    pub(crate) fn set_state(&self, id: &str, from: State, to: State) -> Result<bool> {
+        self.connection
+            .prepare_cached("UPDATE databases SET state = ?3 WHERE uuid = ?1 AND state = ?2")
+            .and_then(|mut update| update.execute(params![id, from.as_str(), to.as_str()]))
+            .map(|changed| changed > 0)
+            .map_err(|error| sqlite::failed("changing a database's row", error))
+    }
+
+    /// Removes a row, if it is in the state `state`.
+    pub(crate) fn delete_database(&self, id: &str, state: State) -> Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM databases WHERE uuid = ?1 AND state = ?2")
+            .and_then(|mut delete| delete.execute(params![id, state.as_str()]))
+            .map(|_| ())
+            .map_err(|error| sqlite::failed("deleting a database's row", error))
+    }
+
+    pub(crate) fn configure(&self, id: &str, changes: &DatabaseChanges) -> Result<()> {
+        self.connection
+            .prepare_cached(
+                "UPDATE databases SET
+                    size_limit = iif(?2, ?3, size_limit),
+                    block_reads = ifnull(?4, block_reads),
+                    block_writes = ifnull(?5, block_writes),
+                    delete_protection = ifnull(?6, delete_protection)
+                 WHERE uuid = ?1",
+            )
+            .and_then(|mut update| {
+                update.execute(params![
+                    id,
+                    changes.size_limit.is_some(),
+                    limit_column(changes.size_limit.flatten()),
+                    changes.block_reads,
+                    changes.block_writes,
+                    changes.delete_protection,
+                ])
+            })
+            .map(|_| ())
+            .map_err(|error| sqlite::failed("changing a database's row", error))
+    }
+
+    fn select_one(&self, column: &str, value: &str) -> Result<Option<Entry>> {
+        Ok(self.select(&format!("{SELECT} WHERE {column} = ?1"), &[&value])?.pop())
+    }
+
+    fn select(&self, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<Entry>> {
+        let mut select = self.connection.prepare_cached(sql).map_err(failed)?;
+        let rows = select.query_map(values, |row| Ok(self.read(row))).map_err(failed)?;
+        rows.map(|row| row.map_err(failed)?).collect()
+    }
+
+    fn read(&self, row: &Row<'_>) -> Result<Entry> {
+        let text = |at: usize| row.get::<_, Option<String>>(at).map_err(failed);
+        let number = |at: usize| row.get::<_, Option<i64>>(at).map_err(failed);
+        let flag = |at: usize| row.get::<_, bool>(at).map_err(failed);
+        let some = |text: Option<String>| text.unwrap_or_default();
+        let name: DatabaseName = some(text(1)?).parse()?;
+        let state = State::parse(&some(text(3)?))?;
+        let parent = match (text(7)?, text(8)?, number(9)?) {
+            (Some(id), Some(name), Some(at)) => {
+                Some(Parent { id, name: name.parse()?, branched_at: Timestamp::from_micros(at)? })
+            }
+            _ => None,
+        };
+        let size_limit = number(5)?.and_then(|bytes| u64::try_from(bytes).ok());
+        let database = Database {
+            id: some(text(0)?),
+            hostname: format!("{name}.{}", self.domain),
+            name,
+            group: some(text(2)?).parse()?,
+            state: if state == State::Draft { DatabaseState::Draft } else { DatabaseState::Ready },
+            created_at: Timestamp::from_micros(number(4)?.unwrap_or_default())?,
+            size_limit: size_limit.map(SizeLimit::from_bytes).transpose()?,
+            cipher: text(6)?.map(|cipher| cipher.parse()).transpose()?,
+            parent,
+            block_reads: flag(10)?,
+            block_writes: flag(11)?,
+            delete_protection: flag(12)?,
+        };
+        Ok(Entry { state, database, group_protected: flag(13)? })
+    }
+}
+
+fn limit_column(limit: Option<SizeLimit>) -> Option<i64> {
+    limit.and_then(|limit| i64::try_from(limit.bytes()).ok())
+}

@@ -1,0 +1,115 @@
+//! The rows of groups.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::Rows;
+use crate::{
+    api::Group,
+    error::{Error, ErrorKind, Result},
+    name::GroupName,
+    sqlite,
+    time::Timestamp,
+};
+
+const COLUMNS: &str = "name, uuid, created_at, delete_protection";
+
+/// The documented answer to the name of a group that is not there.
+pub(super) fn not_found() -> Error {
+    Error::new(ErrorKind::NotFound, "group not found")
+}
+
+fn failed(error: rusqlite::Error) -> Error {
+    sqlite::failed("reading a group", error)
+}
+
+impl Rows<'_> {
+    pub(crate) fn insert_group(&self, name: &GroupName, uuid: &str, now: Timestamp) -> Result<Group> {
+        let inserted = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO groups(uuid, name, state, created_at) VALUES (?1, ?2, 'ready', ?3) ON CONFLICT DO NOTHING",
+            )
+            .and_then(|mut insert| insert.execute(params![uuid, name.as_str(), now.as_micros()]))
+            .map_err(|error| sqlite::failed("creating a group", error))?;
+        if inserted == 0 {
+            return Err(Error::new(ErrorKind::AlreadyExists, "group already exists"));
+        }
+        Ok(Group { name: name.clone(), uuid: uuid.into(), created_at: now, delete_protection: false })
+    }
+
+    /// The group with this name, if it is not being deleted.
+    pub(crate) fn group(&self, name: &GroupName) -> Result<Group> {
+        self.connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM groups WHERE name = ?1 AND state = 'ready'"))
+            .and_then(|mut select| select.query_row([name.as_str()], |row| Ok(read(row))).optional())
+            .map_err(failed)?
+            .ok_or_else(not_found)?
+    }
+
+    pub(crate) fn groups(&self) -> Result<Vec<Group>> {
+        self.select_groups("state = 'ready' ORDER BY name")
+    }
+
+    pub(crate) fn groups_being_deleted(&self) -> Result<Vec<Group>> {
+        self.select_groups("state = 'deleting'")
+    }
+
+    fn select_groups(&self, which: &str) -> Result<Vec<Group>> {
+        let mut select = self
+            .connection
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM groups WHERE {which}"))
+            .map_err(failed)?;
+        let rows = select.query_map([], |row| Ok(read(row))).map_err(failed)?;
+        rows.map(|row| row.map_err(failed)?).collect()
+    }
+
+    pub(crate) fn set_group_protection(&self, name: &GroupName, protect: bool) -> Result<()> {
+        self.change_group(
+            "UPDATE groups SET delete_protection = ?2 WHERE name = ?1 AND state = 'ready'",
+            name,
+            protect,
+        )
+    }
+
+    /// Marks a group and every database in it as being deleted.
+    pub(crate) fn mark_group_deleting(&self, name: &GroupName) -> Result<()> {
+        self.change_group("UPDATE groups SET state = 'deleting' WHERE name = ?1 AND ?2", name, true)?;
+        self.connection
+            .execute(
+                "UPDATE databases SET state = 'deleting' WHERE group_id = (SELECT id FROM groups WHERE name = ?1)",
+                [name.as_str()],
+            )
+            .map_err(failed)?;
+        Ok(())
+    }
+
+    /// Removes a group that is being deleted, and all its databases, from the catalog.
+    pub(crate) fn delete_group(&self, uuid: &str) -> Result<()> {
+        for statement in [
+            "DELETE FROM databases WHERE group_id = (SELECT id FROM groups WHERE uuid = ?1 AND state = 'deleting')",
+            "DELETE FROM groups WHERE uuid = ?1 AND state = 'deleting'",
+        ] {
+            self.connection
+                .execute(statement, [uuid])
+                .map_err(|error| sqlite::failed("deleting a group", error))?;
+        }
+        Ok(())
+    }
+
+    fn change_group(&self, statement: &str, name: &GroupName, value: bool) -> Result<()> {
+        match self.connection.execute(statement, params![name.as_str(), value]).map_err(failed)? {
+            0 => Err(not_found()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read(row: &Row<'_>) -> Result<Group> {
+    let name: String = row.get(0).map_err(failed)?;
+    Ok(Group {
+        name: name.parse()?,
+        uuid: row.get(1).map_err(failed)?,
+        created_at: Timestamp::from_micros(row.get(2).map_err(failed)?)?,
+        delete_protection: row.get(3).map_err(failed)?,
+    })
+}

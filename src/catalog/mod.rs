@@ -1,0 +1,144 @@
+//! The catalog: which groups and databases there are. One SQLite database, `control.db`, which alone decides.
+//!
+//! Any number of processes may have it open. Nothing of it is kept in memory: every call asks it anew.
+
+mod databases;
+mod groups;
+mod schema;
+
+use std::{
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+pub(crate) use databases::{Entry, NewDatabase, State};
+
+use crate::{error::Result, sqlite};
+
+/// How long a transaction waits for another process's.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections for reading that are kept open.
+const READERS_MAX: usize = 8;
+
+/// How much a committed transaction is worth when the power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// It is on the disk when the call returns.
+    Full,
+    /// It may be lost, but never in part, and never while a later [`Full`](Self::Full) one is kept.
+    Lazy,
+}
+
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    path: PathBuf,
+    domain: String,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+impl Catalog {
+    /// Opens the catalog at `path`, and makes it if there is none. Databases get host names in `domain`.
+    pub(crate) fn open(path: PathBuf, domain: String) -> Result<Self> {
+        let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        schema::prepare(&writer)?;
+        Ok(Self { path, domain, writer: Mutex::new(writer), readers: Mutex::default() })
+    }
+
+    /// Runs `run` in a read transaction.
+    pub(crate) fn read<T>(&self, run: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
+        // No lock is held while `run` runs: it may be called by the VFS in the middle of a host's own transaction.
+        let pooled = lock(&self.readers).pop();
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
+        };
+        let transaction =
+            connection.transaction().map_err(|error| sqlite::failed("reading the catalog", error))?;
+        let result = run(&Rows { connection: &transaction, domain: &self.domain });
+        drop(transaction);
+        let mut readers = lock(&self.readers);
+        if readers.len() < READERS_MAX {
+            readers.push(connection);
+        }
+        result
+    }
+
+    /// Runs `run` in a write transaction, which is committed unless `run` fails.
+    pub(crate) fn write<T>(
+        &self,
+        durability: Durability,
+        run: impl FnOnce(&Rows<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let failed = |error| sqlite::failed("writing the catalog", error);
+        let mut writer = lock(&self.writer);
+        let synchronous = match durability {
+            Durability::Full => "PRAGMA synchronous=FULL",
+            Durability::Lazy => "PRAGMA synchronous=NORMAL",
+        };
+        writer.prepare_cached(synchronous).and_then(|mut pragma| pragma.execute([])).map_err(failed)?;
+        let transaction = Transaction::new(&mut writer, TransactionBehavior::Immediate).map_err(failed)?;
+        let result = run(&Rows { connection: &transaction, domain: &self.domain })?;
+        transaction.commit().map_err(failed)?;
+        Ok(result)
+    }
+}
+
+/// The rows of the catalog, as one transaction sees them.
+#[derive(Debug)]
+pub(crate) struct Rows<'a> {
+    connection: &'a Connection,
+    domain: &'a str,
+}
+
+fn connect(path: &std::path::Path, flags: OpenFlags) -> Result<Connection> {
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.execute_batch("PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF")?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(connection)
+    };
+    open().map_err(|error| sqlite::failed(format_args!("opening {}", path.display()), error))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under the lock leaves a connection whose transaction was rolled back: it is as good as any.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn open(path: PathBuf) -> Result<Catalog> {
+        Catalog::open(path, "localhost".into())
+    }
+
+    #[test]
+    fn a_newer_catalog_and_a_foreign_one_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.db");
+        drop(open(path.clone()).unwrap());
+        drop(open(path.clone()).unwrap());
+
+        let raw = Connection::open(&path).unwrap();
+        raw.execute_batch("PRAGMA user_version=99").unwrap();
+        let error = open(path.clone()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("schema version 99"), "{error}");
+        raw.execute_batch("PRAGMA user_version=1; UPDATE root SET format_version=7").unwrap();
+        let error = open(path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("format version 7"), "{error}");
+
+        let foreign = dir.path().join("foreign.db");
+        Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+        assert_eq!(open(foreign).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}

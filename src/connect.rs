@@ -1,0 +1,194 @@
+//! Connections for the host: plain `rusqlite` connections, opened through the fleet's VFS.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::{
+    catalog::{Catalog, State},
+    changes::{Changes, Pair},
+    error::{Error, ErrorKind, Result},
+    sqlite,
+    vfs::{self, Governor, Refusal, Rules},
+};
+
+/// How much a committed transaction is worth when the power fails; `PRAGMA synchronous` by its own names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Synchronous {
+    /// The system decides when to write. A power failure may damage the database.
+    Off,
+    /// A power failure may undo the last transactions, but damages nothing.
+    Normal,
+    /// Each transaction is on the disk before it returns.
+    Full,
+}
+
+/// How to open a database.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    read_only: bool,
+    busy_timeout: Duration,
+    foreign_keys: bool,
+    synchronous: Synchronous,
+}
+
+impl Default for ConnectOptions {
+    /// Reads and writes, a busy timeout of 5 seconds, foreign keys on, `synchronous=NORMAL`.
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            busy_timeout: Duration::from_secs(5),
+            foreign_keys: true,
+            synchronous: Synchronous::Normal,
+        }
+    }
+}
+
+impl ConnectOptions {
+    /// Whether to refuse writes on this connection.
+    #[must_use]
+    pub fn read_only(self, read_only: bool) -> Self {
+        Self { read_only, ..self }
+    }
+
+    /// How long a statement waits for another connection's transaction.
+    #[must_use]
+    pub fn busy_timeout(self, busy_timeout: Duration) -> Self {
+        Self { busy_timeout, ..self }
+    }
+
+    /// Whether foreign keys are enforced.
+    #[must_use]
+    pub fn foreign_keys(self, foreign_keys: bool) -> Self {
+        Self { foreign_keys, ..self }
+    }
+
+    /// How much a committed transaction is worth when the power fails.
+    #[must_use]
+    pub fn synchronous(self, synchronous: Synchronous) -> Self {
+        Self { synchronous, ..self }
+    }
+}
+
+/// The rules of one database, as the catalog has them.
+#[derive(Debug)]
+pub(crate) struct CatalogGovernor {
+    catalog: Arc<Catalog>,
+    changes: Arc<Changes>,
+    id: String,
+    pair: Pair,
+}
+
+impl CatalogGovernor {
+    pub(crate) fn new(catalog: Arc<Catalog>, changes: Arc<Changes>, id: String) -> Self {
+        Self { catalog, changes, pair: Pair::of(&id), id }
+    }
+}
+
+impl Governor for CatalogGovernor {
+    fn stamp(&self) -> Option<u64> {
+        self.changes.stamp(self.pair)
+    }
+
+    fn rules(&self) -> Result<Option<Rules>> {
+        let entry = self.catalog.read(|rows| rows.entry_by_id(&self.id))?;
+        Ok(entry.filter(|entry| entry.state == State::Ready).map(|entry| Rules {
+            size_limit: entry.database.size_limit,
+            block_reads: entry.database.block_reads,
+            block_writes: entry.database.block_writes,
+        }))
+    }
+}
+
+/// Opens the database file at `path` under the rules of `governor`.
+pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOptions) -> Result<Connection> {
+    // Never `CREATE`: a database that is not there was destroyed, and is not to come back empty.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = vfs::open(path, flags, Arc::new(governor))
+        .map_err(|error| sqlite::failed(format_args!("opening {}", path.display()), error))?;
+    match prepare(&connection, options) {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(explain(&connection, error)),
+    }
+}
+
+fn prepare(connection: &Connection, options: &ConnectOptions) -> rusqlite::Result<()> {
+    connection.busy_timeout(options.busy_timeout)?;
+    // Another program may have taken the database out of WAL mode. Where it did not, this reads and writes nothing.
+    connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
+    let pragmas = format!(
+        "PRAGMA foreign_keys={}; PRAGMA synchronous={}; PRAGMA query_only={}",
+        i32::from(options.foreign_keys),
+        match options.synchronous {
+            Synchronous::Off => 0,
+            Synchronous::Normal => 1,
+            Synchronous::Full => 2,
+        },
+        i32::from(options.read_only),
+    );
+    connection.execute_batch(&pragmas)
+}
+
+/// Attaches the database file at `path` to a connection, under the rules of `governor`.
+pub(crate) fn attach(
+    connection: &Connection,
+    path: &Path,
+    governor: CatalogGovernor,
+    schema: &str,
+) -> Result<()> {
+    let path_text = path.to_str().ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, format!("{}: a path to attach must be UTF-8", path.display()))
+    })?;
+    vfs::hand_over(Arc::new(governor), || connection.execute("ATTACH ?1 AS ?2", [path_text, schema]))
+        .map(|_| ())
+        .map_err(|error| explain(connection, error))
+}
+
+/// Says what an SQL error on a connection of the fleet means, in this crate's terms.
+///
+/// SQLite has only its own result codes to say that the fleet refused something. This tells them apart: the kind
+/// is [`Blocked`](ErrorKind::Blocked) for `SQLITE_AUTH` and `SQLITE_READONLY` that come from blocked reads and
+/// writes, [`TooLarge`](ErrorKind::TooLarge) for `SQLITE_FULL` that comes from the size limit,
+/// [`Destroyed`](ErrorKind::Destroyed) where the database is gone, and the kind of SQLite's own error otherwise.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let plane = litefleet::ControlPlane::open(dir.path())?;
+/// # plane.create_group("default")?;
+/// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+/// use litefleet::{DatabaseChanges, ErrorKind, explain};
+///
+/// let connection = plane.connect("orders", &Default::default())?;
+/// plane.configure_database("orders", DatabaseChanges::default().block_writes(true))?;
+/// let error = connection.execute_batch("CREATE TABLE t(a)").unwrap_err();
+/// assert_eq!(explain(&connection, error).kind(), ErrorKind::Blocked);
+/// # Ok::<(), litefleet::Error>(())
+/// ```
+#[must_use]
+pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
+    let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
+    let refusal = vfs::refusal(connection).filter(|refusal| code == Some(refusal.code()));
+    let (kind, message) = match refusal {
+        None => return Error::new(sqlite::kind(&error), error.to_string()).caused_by(error),
+        Some(Refusal::ReadsBlocked) => (ErrorKind::Blocked, reads_blocked().to_owned()),
+        Some(Refusal::WritesBlocked) => (
+            ErrorKind::Blocked,
+            "Operation was blocked: SQL write operations are forbidden (writes are blocked)".to_owned(),
+        ),
+        Some(Refusal::OverLimit(limit)) => {
+            (ErrorKind::TooLarge, format!("database or disk is full: the size limit is {limit} bytes"))
+        }
+        Some(Refusal::Destroyed) => (ErrorKind::Destroyed, "the database was destroyed".to_owned()),
+        Some(Refusal::NoRules(why)) => {
+            (ErrorKind::Io, format!("the database's configuration could not be read: {why}"))
+        }
+    };
+    Error::new(kind, message).caused_by(error)
+}
+
+/// What a caller is told whose reads are blocked.
+pub(crate) fn reads_blocked() -> &'static str {
+    "Operation was blocked: SQL read operations are forbidden (reads are blocked)"
+}

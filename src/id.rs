@@ -1,0 +1,40 @@
+//! Ids of databases and groups: UUIDs of version 7, which sort by the time they were made.
+
+use uuid::{NoContext, Uuid};
+
+use crate::time::Timestamp;
+
+/// The byte by which Turso's clients tell engines apart, and the value that stands for another engine than SQLite.
+const ENGINE_BYTE: usize = 5;
+const OTHER_ENGINE: u8 = 0x10;
+
+/// A new id, made at `now`.
+pub(crate) fn new_id(now: Timestamp) -> String {
+    let micros = u64::try_from(now.as_micros()).unwrap_or(0);
+    let made =
+        |millis: u64| Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, millis / 1000, nanos(millis)));
+    let id = made(micros / 1000);
+    // The byte is the last one of the milliseconds, so that the next one is free of it.
+    let id = if id.as_bytes()[ENGINE_BYTE] == OTHER_ENGINE { made(micros / 1000 + 1) } else { id };
+    id.hyphenated().to_string()
+}
+
+fn nanos(millis: u64) -> u32 {
+    u32::try_from(millis % 1000 * 1_000_000).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_id_names_another_engine() {
+        for millis in 0..512 {
+            let id: Uuid = new_id(Timestamp::from_micros(1_764_000_000_000_000 + millis * 1000).unwrap())
+                .parse()
+                .unwrap();
+            assert_ne!(id.as_bytes()[ENGINE_BYTE], OTHER_ENGINE);
+            assert_eq!(id.get_version_num(), 7);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The pages of a live database at one commit: its file overlaid with the committed frames of its WAL.
+//!
+//! A copy is made without any lock, without a trace beside the source, and without stopping its writers:
+//!
+//! 1. The header of the WAL is read. While it stays the same, the WAL is only appended to.
+//! 2. The database file is copied, or cloned. A checkpoint may run meanwhile and tear what is copied; but it only
+//!    writes pages whose newest committed versions are in the WAL.
+//! 3. The committed frames of the WAL are read, and their newest page versions written over the copy. Whatever a
+//!    checkpoint wrote or tore is thereby made good, since every frame it took is among these.
+//! 4. The header of the WAL is read again. If it changed, the WAL was begun anew in between, and all is done again.
+//!
+//! Where there is no WAL (a database in rollback mode, or one at rest) the copy stands if no journal was hot and
+//! neither the change counter, the size nor the time of the file moved meanwhile.
+//!
+//! A fork holds a read transaction of the source besides, so that its WAL can be begun anew at most once.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout, page,
+    progress::{self, Phase, Watch},
+    size::SizeLimit,
+    wal,
+};
+
+/// Copies that are begun before a source that never rests is given up.
+const ATTEMPTS: u32 = 10;
+
+/// What is to be copied, and where to.
+pub(crate) struct Copy<'a> {
+    pub(crate) disk: &'a Disk,
+    /// The database file.
+    pub(crate) source: &'a Path,
+    /// The file to be made.
+    pub(crate) target: &'a Path,
+    pub(crate) size_limit: Option<SizeLimit>,
+    /// Looks at the source's first bytes (fewer than a header if it is shorter) and its length.
+    pub(crate) inspect: &'a (dyn Fn(&[u8], u64) -> Result<page::Header> + Sync),
+}
+
+/// What stands beside and in a database file, as far as it tells whether a copy is whole.
+#[derive(PartialEq, Eq)]
+struct Surroundings {
+    /// The inode and the header of the WAL, if it has a valid one.
+    wal: Option<(u64, wal::Header)>,
+    /// A rollback journal that is not empty: a transaction is under way, or was interrupted.
+    journal: Option<Vec<u8>>,
+    /// The length, change counter and time of the database file.
+    data: (u64, u32, i64, i64),
+}
+
+/// The newest committed versions of pages in a WAL.
+struct Overlay {
+    page_size: u32,
+    /// The size of the database in pages after the last commit.
+    page_count: u32,
+    /// Offsets of pages in the WAL, by page number.
+    pages: BTreeMap<u32, u64>,
+}
+
+impl Copy<'_> {
+    /// Makes the copy, which is not flushed to the disk, and returns its size in bytes.
+    ///
+    /// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors): it opens and closes the source.
+    pub(crate) fn run(&self, watch: &mut Watch<'_>) -> Result<u64> {
+        let target = self.disk.create(self.target)?;
+        for _ in 0..ATTEMPTS {
+            if let Some(len) = self.attempt(&target, watch)? {
+                return Ok(len);
+            }
+            self.disk.set_len(&target, self.target, 0)?;
+        }
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "{} is being written too fast to be copied; try again when it rests",
+                self.source.display()
+            ),
+        ))
+    }
+
+    /// Makes the copy once. Nothing means that the source moved on meanwhile.
+    fn attempt(&self, target: &File, watch: &mut Watch<'_>) -> Result<Option<u64>> {
+        let source = Disk::open(self.source)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{}: no such file", self.source.display()))
+        })?;
+        let (before, header) = self.look(&source)?;
+        let (len, ..) = before.data;
+        self.admit(len)?;
+        if !self.disk.clone_file(&source, target, self.target)? {
+            let mut stopped = Ok(());
+            let copied = self.disk.copy(&source, target, self.target, len, |done| {
+                stopped = progress::tell(watch, Phase::Copy, done, Some(len));
+                stopped.is_ok()
+            })?;
+            stopped?;
+            if copied < len {
+                return Ok(None);
+            }
+        }
+        progress::tell(watch, Phase::Copy, len, Some(len))?;
+        let mut size = len;
+        if before.wal.is_some() {
+            let path = layout::beside(self.source, "-wal");
+            let Some(log) = Disk::open(&path)? else { return Ok(None) };
+            if let Some(overlay) = Overlay::read(&log, &path)? {
+                if overlay.page_size != header.page_size {
+                    let message = format!("{}: its WAL is of another page size", self.source.display());
+                    return Err(Error::new(ErrorKind::Corrupt, message));
+                }
+                size = u64::from(overlay.page_count) * u64::from(overlay.page_size);
+                self.admit(size)?;
+                self.lay_over(&overlay, &log, &path, target)?;
+                self.disk.set_len(target, self.target, size)?;
+            }
+        } else if let Some(journal) = &before.journal {
+            // An interrupted transaction: SQLite rolls it back when the copy is opened.
+            let path = layout::beside(self.target, "-journal");
+            self.disk.remove(&path)?;
+            let copy = self.disk.create(&path)?;
+            self.disk.write_at(&copy, &path, journal, 0)?;
+        }
+        let (after, _) = self.look(&source)?;
+        let whole = match (&before.wal, &after.wal) {
+            (Some(before), Some(after)) => before == after,
+            (None, None) => before == after,
+            _ => false,
+        };
+        Ok(whole.then_some(size))
+    }
+
+    fn admit(&self, size: u64) -> Result<()> {
+        match self.size_limit {
+            Some(limit) if !limit.admits(size) => Err(too_large(size, limit)),
+            _ => Ok(()),
+        }
+    }
+
+    fn look(&self, source: &File) -> Result<(Surroundings, page::Header)> {
+        let looking = |error| Error::io(format_args!("reading {}", self.source.display()), error);
+        let found = source.metadata().map_err(looking)?;
+        if !found.is_file() {
+            let message = format!("{}: not a file", self.source.display());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let mut bytes = [0; page::HEADER_LEN];
+        let count = read_up_to(source, &mut bytes, 0).map_err(looking)?;
+        let header = (self.inspect)(&bytes[..count], found.len())?;
+        let surroundings = Surroundings {
+            wal: wal_header(&layout::beside(self.source, "-wal"))?,
+            journal: hot_journal(&layout::beside(self.source, "-journal"))?,
+            data: (found.len(), header.change_counter, found.mtime(), found.mtime_nsec()),
+        };
+        Ok((surroundings, header))
+    }
+
+    fn lay_over(&self, overlay: &Overlay, log: &File, log_path: &Path, target: &File) -> Result<()> {
+        let mut page = vec![0; overlay.page_size as usize];
+        for (number, offset) in &overlay.pages {
+            log.read_exact_at(&mut page, *offset)
+                .map_err(|error| Error::io(format_args!("reading {}", log_path.display()), error))?;
+            let at = u64::from(number - 1) * u64::from(overlay.page_size);
+            self.disk.write_at(target, self.target, &page, at)?;
+        }
+        Ok(())
+    }
+}
+
+impl Overlay {
+    /// Reads the committed frames of a WAL; nothing if there are none.
+    fn read(log: &File, path: &Path) -> Result<Option<Self>> {
+        let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
+        let mut header = [0; wal::HEADER_LEN];
+        if read_up_to(log, &mut header, 0).map_err(reading)? < header.len() {
+            return Ok(None);
+        }
+        let Some(header) = wal::Header::parse(&header) else { return Ok(None) };
+        let mut chain = header.chain();
+        let mut frame = vec![0; header.frame_len()];
+        let mut overlay = Self { page_size: header.page_size(), page_count: 0, pages: BTreeMap::new() };
+        let mut uncommitted = Vec::new();
+        // As far as the log goes now, and no further: a writer may append as fast as this reads.
+        let end = log.metadata().map_err(reading)?.len();
+        let mut at = wal::HEADER_LEN as u64;
+        while at < end && read_up_to(log, &mut frame, at).map_err(reading)? == frame.len() {
+            let Some(followed) = chain.follow(&frame) else { break };
+            uncommitted.push((followed.page_number, at + wal::FRAME_HEADER_LEN as u64));
+            at += frame.len() as u64;
+            if let Some(page_count) = followed.commit {
+                overlay.page_count = page_count;
+                overlay.pages.extend(uncommitted.drain(..));
+            }
+        }
+        let _beyond = overlay.pages.split_off(&overlay.page_count.saturating_add(1));
+        Ok((overlay.page_count > 0).then_some(overlay))
+    }
+}
+
+/// The inode and the header of a WAL; nothing where it is not there, or has no header that SQLite would take.
+fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
+    let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
+    let Some(log) = Disk::open(path)? else { return Ok(None) };
+    let inode = log.metadata().map_err(reading)?.ino();
+    let mut bytes = [0; wal::HEADER_LEN];
+    if read_up_to(&log, &mut bytes, 0).map_err(reading)? < bytes.len() {
+        return Ok(None);
+    }
+    Ok(wal::Header::parse(&bytes).map(|header| (inode, header)))
+}
+
+/// The bytes of a rollback journal that SQLite would roll back: one whose first byte is not zero.
+fn hot_journal(path: &PathBuf) -> Result<Option<Vec<u8>>> {
+    let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
+    let Some(journal) = Disk::open(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut &journal, &mut bytes).map_err(reading)?;
+    Ok((bytes.first().is_some_and(|first| *first != 0)).then_some(bytes))
+}
+
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut count = 0;
+    while count < buffer.len() {
+        match file.read_at(&mut buffer[count..], offset + count as u64)? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    Ok(count)
+}
+
+/// The database does not fit its limit.
+pub(crate) fn too_large(size: u64, limit: SizeLimit) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("the database is {size} bytes, more than its size limit of {limit}"),
+    )
+}

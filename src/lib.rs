@@ -1,0 +1,50 @@
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "litefleet runs on Linux: copying a database that is in use needs descriptor tables of its own"
+);
+
+// Lowest layer first; a file may name only those above it in this list (tests/tidy.rs holds the table).
+mod error;
+mod id;
+mod name;
+mod progress;
+mod size;
+mod time;
+
+mod api;
+mod cipher;
+mod page;
+mod wal;
+
+mod disk;
+mod layout;
+
+mod sqlite;
+mod vfs;
+
+mod catalog;
+mod changes;
+mod image;
+
+mod connect;
+mod seed;
+
+mod plane;
+
+pub use api::{
+    CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, Group,
+    ListDatabases, Parent, RemoteEncryption, Seed,
+};
+pub use cipher::{Cipher, EncryptionKey};
+pub use connect::{ConnectOptions, Synchronous, explain};
+pub use disk::{Hook, Step};
+pub use error::{Error, ErrorKind, Result};
+pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
+pub use plane::{ControlPlane, ControlPlaneBuilder};
+pub use progress::{Phase, Progress, Watch};
+pub use rusqlite;
+pub use seed::upload::Upload;
+pub use size::SizeLimit;
+pub use time::Timestamp;

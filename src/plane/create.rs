@@ -1,0 +1,232 @@
+//! Creating databases: the protocol by which a create is whole or leaves nothing.
+//!
+//! | step | on the disk | row | after a crash |
+//! |---|---|---|---|
+//! | 1 | `.staging/<id>` is made and locked | none | removed: no row |
+//! | 2 | | `creating` | row and directory removed |
+//! | 3 | files are written and flushed, then the directory | `creating` | row and directory removed |
+//! | 4 | | `publishing`, flushed | carried on at step 5 |
+//! | 5 | renamed to `<group>/<database>` | `publishing` | carried on at step 6 |
+//! | 6 | | `ready` | it is there |
+//!
+//! A draft is a row `draft` without a directory; an upload to it goes through the same steps, but that its row is
+//! `draft` where a create's is `creating`, and stays so if the upload fails. The row of step 2 and that of step 6
+//! are not flushed: the sweep finds the directory of the one without it, and carries the other on from step 5.
+
+use super::Plane;
+use crate::{
+    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, Seed},
+    catalog::{Durability, Entry, NewDatabase, State},
+    connect::{self, ConnectOptions},
+    error::{Error, ErrorKind, Result},
+    id,
+    name::{DatabaseName, GroupName},
+    progress::Watch,
+    seed::{
+        self, Staged, fork,
+        upload::{self, Upload},
+    },
+    time::Timestamp,
+};
+
+impl Plane {
+    pub(super) fn create(
+        &self,
+        input: &CreateDatabaseInput,
+        upload: Option<Upload<'_>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<CreateDatabaseOutput> {
+        let name: DatabaseName = input.name.parse()?;
+        let group = input.group.as_deref().map(str::parse::<GroupName>).transpose()?;
+        if input.remote_encryption.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "encrypted databases are not supported by this version",
+            ));
+        }
+        let source = match &input.seed {
+            Some(Seed::Database { timestamp: Some(_), .. }) => {
+                let message = "point-in-time restore is not supported by this version";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            Some(Seed::Database { .. }) if upload.is_some() => {
+                let message = "a database is created from another one or from a file, not from both";
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            Some(Seed::Database { name, timestamp: None }) => {
+                Some(self.source(&name.parse()?, group.as_ref())?)
+            }
+            Some(Seed::DatabaseUpload) | None => None,
+        };
+        let group = match (group, &source) {
+            (Some(group), _) => group,
+            (None, Some(source)) => source.database.group.clone(),
+            (None, None) => return Err(Error::new(ErrorKind::Invalid, "group is required")),
+        };
+        let now = Timestamp::now();
+        let inherited = source.as_ref().and_then(|source| source.database.size_limit);
+        let new = NewDatabase {
+            id: id::new_id(now),
+            name,
+            group,
+            state: State::Creating,
+            created_at: now,
+            size_limit: input.size_limit.or(inherited),
+            parent: source.as_ref().map(|source| Parent {
+                id: source.database.id.clone(),
+                name: source.database.name.clone(),
+                branched_at: now,
+            }),
+        };
+        if upload.is_none() && input.seed == Some(Seed::DatabaseUpload) {
+            let draft = NewDatabase { state: State::Draft, ..new };
+            self.insert(&draft, Durability::Full)?;
+            return self.output(&draft.id);
+        }
+        let limit = new.size_limit;
+        self.build(&new, |staged| match (&source, upload) {
+            (Some(source), _) => {
+                let options = ConnectOptions::default().read_only(true);
+                let connection = self.connect(source, &options)?;
+                fork::write(&self.disk, &connection, &self.data(source), &staged.data(), limit, watch)
+            }
+            (None, Some(upload)) => upload::write(&self.disk, upload, &staged.data(), limit, watch),
+            (None, None) => seed::empty(&self.disk, &staged.data()),
+        })?;
+        self.output(&new.id)
+    }
+
+    pub(super) fn upload(
+        &self,
+        name: &DatabaseName,
+        upload: Upload<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let entry = self.catalog.read(|rows| rows.settled_entry(name))?;
+        if entry.state != State::Draft {
+            let message =
+                format!("database {name} already has its contents; a file can be uploaded to a draft only");
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        let staged = Staged::begin(&self.disk, &self.layout, &entry.database.id)?;
+        let limit = entry.database.size_limit;
+        self.whole_or_nothing(&staged, State::Draft, || {
+            upload::write(&self.disk, upload, &staged.data(), limit, watch)
+        })
+    }
+
+    /// The database to be forked, if it may be forked into `group`.
+    fn source(&self, name: &DatabaseName, group: Option<&GroupName>) -> Result<Entry> {
+        let source = self.ready(name)?;
+        if let Some(group) = group.filter(|group| **group != source.database.group) {
+            self.catalog.read(|rows| rows.group(group))?;
+            let message = format!(
+                "can only fork databases within the same group: database {name} is not part of group {group}"
+            );
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        if source.database.block_reads {
+            return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
+        }
+        Ok(source)
+    }
+
+    fn output(&self, id: &str) -> Result<CreateDatabaseOutput> {
+        let entry = self.catalog.read(|rows| rows.entry_by_id(id))?;
+        let database = entry.map(|entry| entry.database).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the database was destroyed as soon as it was created")
+        })?;
+        Ok(CreateDatabaseOutput {
+            id: database.id,
+            hostname: database.hostname,
+            name: database.name.as_str().to_owned(),
+        })
+    }
+
+    /// Inserts a row. A name that a dead process holds is freed first.
+    fn insert(&self, new: &NewDatabase, durability: Durability) -> Result<()> {
+        let insert = || self.catalog.write(durability, |rows| rows.insert_database(new));
+        let taken = match insert() {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => error,
+            inserted => return inserted,
+        };
+        match self.catalog.read(|rows| rows.entry(&new.name))? {
+            Some(entry) if !entry.state.is_unsettled() => Err(taken),
+            _ => {
+                self.settle()?;
+                insert()
+            }
+        }
+    }
+
+    /// Creates a database whose directory `fill` fills.
+    fn build(&self, new: &NewDatabase, fill: impl FnOnce(&Staged) -> Result<()>) -> Result<()> {
+        let staged = Staged::begin(&self.disk, &self.layout, &new.id)?;
+        let inserted = self.insert(new, Durability::Lazy);
+        if inserted.is_err() {
+            // What cannot be removed now is swept later: nobody has its lock.
+            let _swept_later = self.disk.remove(&staged.dir);
+        }
+        inserted?;
+        self.whole_or_nothing(&staged, State::Creating, || fill(&staged))
+    }
+
+    /// Fills a staged directory and publishes it. If that fails, everything is as before.
+    fn whole_or_nothing(
+        &self,
+        staged: &Staged,
+        from: State,
+        fill: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Err(error) = fill().and_then(|()| self.publish(staged, from)) else { return Ok(()) };
+        let place = self.catalog.read(|rows| rows.entry_by_id(&staged.id)).ok().flatten();
+        let place = place.filter(|entry| entry.state == State::Publishing).map(|entry| self.place(&entry));
+        let trashed = self.layout.trashed(&staged.id);
+        // It is in staging or, if it failed late, in its place. Out of the way first, so that the row can go.
+        let moved = self.disk.rename(&staged.dir, &trashed).is_ok();
+        if let Some(place) = place.filter(|_| !moved) {
+            let _not_there = self.disk.rename(&place, &trashed);
+        }
+        // If the catalog cannot be written now, the sweep finds a row without a directory, and removes it.
+        let _swept_later = self.catalog.write(Durability::Lazy, |rows| match from {
+            State::Draft => rows.set_state(&staged.id, State::Publishing, State::Draft).map(|_| ()),
+            _ => {
+                rows.delete_database(&staged.id, State::Creating)?;
+                rows.delete_database(&staged.id, State::Publishing)
+            }
+        });
+        let _swept_later = self.disk.remove(&trashed);
+        let _nothing_left = self.disk.remove(&staged.dir);
+        Err(error)
+    }
+
+    /// Moves a staged directory, which is whole, to its place.
+    fn publish(&self, staged: &Staged, from: State) -> Result<()> {
+        staged.sync(&self.disk, &self.layout)?;
+        let entry = self.catalog.write(Durability::Full, |rows| {
+            let entry = rows.entry_by_id(&staged.id)?;
+            let moved = rows.set_state(&staged.id, from, State::Publishing)?;
+            entry.filter(|_| moved).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "the database was destroyed while it was being created")
+            })
+        })?;
+        self.put_in_place(staged, &entry)?;
+        self.catalog
+            .write(Durability::Lazy, |rows| rows.set_state(&staged.id, State::Publishing, State::Ready))?;
+        Ok(())
+    }
+
+    /// Renames a staged directory to its place.
+    fn put_in_place(&self, staged: &Staged, entry: &Entry) -> Result<()> {
+        self.make_group_dir(&entry.database.group)?;
+        self.disk.rename(&staged.dir, &self.place(entry))
+    }
+
+    /// Makes the directory of a group, with the first database in it.
+    pub(super) fn make_group_dir(&self, group: &GroupName) -> Result<()> {
+        if self.disk.make_dir(&self.layout.group(group))? {
+            self.disk.sync_dir(self.layout.root())?;
+        }
+        Ok(())
+    }
+}

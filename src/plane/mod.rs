@@ -1,0 +1,411 @@
+//! The control plane: the one handle through which a host does everything.
+
+mod create;
+mod destroy;
+mod settle;
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rusqlite::Connection;
+
+use crate::{
+    api::{CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, Group, ListDatabases},
+    catalog::{Catalog, Durability, Entry, State},
+    changes::{Changes, Pair},
+    connect::{self, CatalogGovernor, ConnectOptions},
+    disk::{Disk, Hook},
+    error::{Error, ErrorKind, Result},
+    id, layout,
+    layout::Layout,
+    name::{DatabaseName, GroupName},
+    progress::{Watch, unwatched},
+    seed::upload::Upload,
+    time::Timestamp,
+};
+
+/// How to open a control plane, for those who want more than [`ControlPlane::open`].
+#[derive(Clone, Debug)]
+pub struct ControlPlaneBuilder {
+    domain: String,
+    disk: Disk,
+}
+
+impl ControlPlaneBuilder {
+    /// The domain of the databases' host names: `orders.<domain>`. It is `localhost` unless set.
+    #[must_use]
+    pub fn domain(self, domain: impl Into<String>) -> Self {
+        Self { domain: domain.into(), ..self }
+    }
+
+    /// Asks `hook` before every step that changes something on the disk; the error that it returns is the result
+    /// of that step. This is for test harnesses: it lets any step of a call fail, or the process stop there.
+    /// SQLite's own writes are not asked about.
+    #[must_use]
+    pub fn on_step(self, hook: Arc<Hook>) -> Self {
+        Self { disk: Disk::with_hook(hook), ..self }
+    }
+
+    /// Opens the control plane in the directory `root`, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if a newer version of this crate wrote the root, [`ErrorKind::Invalid`] if
+    /// something else lies there, and what the disk may answer.
+    pub fn open(self, root: impl AsRef<Path>) -> Result<ControlPlane> {
+        let disk = self.disk;
+        disk.make_dirs(root.as_ref())?;
+        let layout = Layout::new(Disk::canonical(root.as_ref())?);
+        // One process at a time opens a root, so that only one makes what is not there yet.
+        let opening = Disk::wait_for_dir(layout.root())?;
+        disk.make_dir(&layout.staging())?;
+        disk.make_dir(&layout.trash())?;
+        let catalog = Catalog::open(layout.control(), self.domain)?;
+        let changes = Changes::open(&disk, &layout, &id::new_id(Timestamp::now()))?;
+        catalog.write(Durability::Lazy, |_| {
+            changes.settle();
+            Ok(())
+        })?;
+        disk.sync_dir(layout.root())?;
+        drop(opening);
+        let plane = ControlPlane(Arc::new(Plane {
+            disk,
+            layout,
+            catalog: Arc::new(catalog),
+            changes: Arc::new(changes),
+        }));
+        plane.0.settle()?;
+        Ok(plane)
+    }
+}
+
+/// A fleet of SQLite databases in a directory.
+///
+/// It is cheap to clone, and may be used from any number of threads. Any number of processes may open the same
+/// directory at once.
+///
+/// Every call that changes something is done, and on the disk, when it returns; one that fails leaves nothing
+/// behind. What a killed process left half done is settled by the next [`open`](Self::open).
+#[derive(Clone, Debug)]
+pub struct ControlPlane(Arc<Plane>);
+
+#[derive(Debug)]
+struct Plane {
+    disk: Disk,
+    layout: Layout,
+    catalog: Arc<Catalog>,
+    changes: Arc<Changes>,
+}
+
+impl ControlPlane {
+    /// Opens the control plane in the directory `root`, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ControlPlaneBuilder::open`].
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(root)
+    }
+
+    /// How to open a control plane otherwise.
+    #[must_use]
+    pub fn builder() -> ControlPlaneBuilder {
+        ControlPlaneBuilder { domain: "localhost".into(), disk: Disk::default() }
+    }
+
+    /// The directory of the control plane, with symbolic links resolved.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.0.layout.root()
+    }
+
+    /// Creates a group.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`], [`ErrorKind::Invalid`] for a name that is none.
+    pub fn create_group(&self, name: &str) -> Result<Group> {
+        let name: GroupName = name.parse()?;
+        let now = Timestamp::now();
+        self.0.catalog.write(Durability::Full, |rows| rows.insert_group(&name, &id::new_id(now), now))
+    }
+
+    /// The group `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]: `group not found`.
+    pub fn get_group(&self, name: &str) -> Result<Group> {
+        let name: GroupName = name.parse()?;
+        self.0.catalog.read(|rows| rows.group(&name))
+    }
+
+    /// All groups, by name.
+    pub fn list_groups(&self) -> Result<Vec<Group>> {
+        self.0.catalog.read(|rows| rows.groups())
+    }
+
+    /// Turns a group's delete protection on or off. It protects every database in the group too.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]: `group not found`.
+    pub fn protect_group(&self, name: &str, protect: bool) -> Result<()> {
+        let name: GroupName = name.parse()?;
+        self.0.catalog.write(Durability::Full, |rows| rows.set_group_protection(&name, protect))
+    }
+
+    /// Destroys a group and every database in it. Connections that are open to them fail from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Protected`] if the group or a database in it is; [`ErrorKind::Busy`]
+    /// while a database is being created in it.
+    pub fn destroy_group(&self, name: &str) -> Result<()> {
+        self.0.destroy_group(&name.parse()?)
+    }
+
+    /// Creates a database: an empty one, a fork of another, or a draft that waits for an upload.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a group or source that is not there (`group not found`),
+    /// [`ErrorKind::AlreadyExists`] (`database with name <name> already exists`), [`ErrorKind::Invalid`] for what
+    /// the request says, [`ErrorKind::TooLarge`] for a source larger than the size limit, [`ErrorKind::Blocked`]
+    /// for a source whose reads are blocked, [`ErrorKind::Unsupported`] for what this version does not do yet.
+    pub fn create_database(&self, input: CreateDatabaseInput) -> Result<CreateDatabaseOutput> {
+        self.create_database_watched(input, &mut unwatched)
+    }
+
+    /// Like [`create_database`](Self::create_database), telling `watch` how far a fork has come.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`ErrorKind::Cancelled`].
+    pub fn create_database_watched(
+        &self,
+        input: CreateDatabaseInput,
+        watch: &mut Watch<'_>,
+    ) -> Result<CreateDatabaseOutput> {
+        self.0.create(&input, None, watch)
+    }
+
+    /// Creates a database from a SQLite file, in one step and without a draft.
+    ///
+    /// Any page size, journal mode, text encoding and reserve is taken. The file is checked whole, and is only read.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path().join("fleet"))?;
+    /// # plane.create_group("default")?;
+    /// # let file = dir.path().join("some.sqlite");
+    /// # rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+    /// use litefleet::CreateDatabaseInput;
+    ///
+    /// plane.import_database(CreateDatabaseInput::new("orders", "default"), file.as_path())?;
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`create_database`](Self::create_database), and [`ErrorKind::Invalid`] for a file that is not a
+    /// SQLite database, [`ErrorKind::Corrupt`] with the first finding for a damaged one, [`ErrorKind::TooLarge`] for
+    /// one larger than the size limit, [`ErrorKind::NotFound`] for a missing one, [`ErrorKind::Busy`] for one that
+    /// is written too fast to be copied.
+    pub fn import_database<'a>(
+        &self,
+        input: CreateDatabaseInput,
+        upload: impl Into<Upload<'a>>,
+    ) -> Result<CreateDatabaseOutput> {
+        self.import_database_watched(input, upload, &mut unwatched)
+    }
+
+    /// Like [`import_database`](Self::import_database), telling `watch` how far it has come.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`ErrorKind::Cancelled`].
+    pub fn import_database_watched<'a>(
+        &self,
+        input: CreateDatabaseInput,
+        upload: impl Into<Upload<'a>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<CreateDatabaseOutput> {
+        self.0.create(&input, Some(upload.into()), watch)
+    }
+
+    /// Completes a draft with the bytes of a SQLite file. If it fails, the draft stays a draft.
+    ///
+    /// # Errors
+    ///
+    /// As for [`import_database`](Self::import_database), and [`ErrorKind::AlreadyExists`] for a database that is
+    /// not a draft.
+    pub fn upload_database(&self, name: &str, mut reader: impl Read + Send) -> Result<()> {
+        self.0.upload(&name.parse()?, Upload::Reader(&mut reader), &mut unwatched)
+    }
+
+    /// Like [`upload_database`](Self::upload_database), from a file or a reader, telling `watch` how far it has come.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`ErrorKind::Cancelled`].
+    pub fn upload_database_watched<'a>(
+        &self,
+        name: &str,
+        upload: impl Into<Upload<'a>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        self.0.upload(&name.parse()?, upload.into(), watch)
+    }
+
+    /// The database `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]: `could not find database with name <name>: record not found`.
+    pub fn get_database(&self, name: &str) -> Result<Database> {
+        let name: DatabaseName = name.parse()?;
+        self.0.catalog.read(|rows| Ok(rows.settled_entry(&name)?.database))
+    }
+
+    /// The databases, by name: all of them, those of a group, the forks of a database, or a page of these.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] for a group that is not there.
+    pub fn list_databases(&self, which: &ListDatabases) -> Result<Vec<Database>> {
+        let group = which.group.as_deref().map(str::parse::<GroupName>).transpose()?;
+        self.0.catalog.read(|rows| {
+            if let Some(group) = &group {
+                rows.group(group)?;
+            }
+            rows.list(which)
+        })
+    }
+
+    /// Changes the configuration of a database, and returns what it is now. Connections that are open to it follow
+    /// from their next transaction on, in every process.
+    ///
+    /// A size limit below the present size is allowed: the database then cannot grow, but rows can be deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`].
+    pub fn configure_database(&self, name: &str, changes: DatabaseChanges) -> Result<Database> {
+        let name: DatabaseName = name.parse()?;
+        self.0.change(|rows| {
+            let entry = rows.settled_entry(&name)?;
+            rows.configure(&entry.database.id, &changes)?;
+            Ok((entry.database.id, ()))
+        })?;
+        self.get_database(name.as_str())
+    }
+
+    /// Destroys a database. Connections that are open to it fail from then on. Forks of it stay.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Protected`] if it or its group is:
+    /// `database <name> is delete-protected and cannot be deleted`.
+    pub fn destroy_database(&self, name: &str) -> Result<()> {
+        self.0.destroy(&name.parse()?)
+    }
+
+    /// Opens a connection to a database.
+    ///
+    /// It is a plain [`rusqlite::Connection`]. What a database of a fleet refuses (writes past its size limit, what
+    /// its configuration blocks, leaving WAL mode) reaches the host as an SQLite error, which
+    /// [`explain`](crate::explain) tells apart.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft; [`ErrorKind::Blocked`] if reads are blocked.
+    pub fn connect(&self, name: &str, options: &ConnectOptions) -> Result<Connection> {
+        self.0.connect(&self.0.ready(&name.parse()?)?, options)
+    }
+
+    /// Attaches a database of this fleet to a connection, as `schema`, under its own configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect), and what SQLite has against the schema's name.
+    pub fn attach(&self, connection: &Connection, name: &str, schema: &str) -> Result<()> {
+        let entry = self.0.ready(&name.parse()?)?;
+        connect::attach(connection, &self.0.data(&entry), self.0.governor(&entry), schema)
+    }
+
+    /// The file of a database. It is a SQLite database; while it is in use, part of its rows stand in the `-wal`
+    /// beside it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft.
+    pub fn database_path(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.0.data(&self.0.ready(&name.parse()?)?))
+    }
+
+    /// The bytes that a database takes on the disk now, its log included.
+    ///
+    /// # Errors
+    ///
+    /// As for [`database_path`](Self::database_path).
+    pub fn database_size(&self, name: &str) -> Result<u64> {
+        let data = self.database_path(name)?;
+        let log = layout::beside(&data, "-wal");
+        Ok(Disk::len(&data)?.unwrap_or(0) + Disk::len(&log)?.unwrap_or(0))
+    }
+}
+
+impl Plane {
+    /// The row of a database that can be used.
+    fn ready(&self, name: &DatabaseName) -> Result<Entry> {
+        let entry = self.catalog.read(|rows| rows.settled_entry(name))?;
+        if entry.state == State::Draft {
+            let message = format!("database {name} is a draft: upload a file to it first");
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        Ok(entry)
+    }
+
+    fn place(&self, entry: &Entry) -> PathBuf {
+        self.layout.database(&entry.database.group, &entry.database.name)
+    }
+
+    fn data(&self, entry: &Entry) -> PathBuf {
+        layout::data(&self.place(entry))
+    }
+
+    fn governor(&self, entry: &Entry) -> CatalogGovernor {
+        CatalogGovernor::new(Arc::clone(&self.catalog), Arc::clone(&self.changes), entry.database.id.clone())
+    }
+
+    fn connect(&self, entry: &Entry, options: &ConnectOptions) -> Result<Connection> {
+        if entry.database.block_reads {
+            return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
+        }
+        connect::open(&self.data(entry), self.governor(entry), options).map_err(|error| {
+            // It may have been destroyed since its row was read.
+            match self.ready(&entry.database.name) {
+                Err(gone) if gone.kind() == ErrorKind::NotFound => gone,
+                _ => error,
+            }
+        })
+    }
+
+    /// Changes a database's row, and lets every open connection know. `change` names the database.
+    fn change<T>(&self, change: impl FnOnce(&crate::catalog::Rows<'_>) -> Result<(String, T)>) -> Result<T> {
+        let mut begun = None;
+        let result = self.catalog.write(Durability::Full, |rows| {
+            let (id, result) = change(rows)?;
+            begun = Some(self.changes.begin(Pair::of(&id)));
+            Ok(result)
+        });
+        if let Some(begun) = &begun {
+            self.changes.finish(begun);
+        }
+        result
+    }
+}

@@ -1,0 +1,99 @@
+//! Instants, and the one place where the clock is read.
+
+use std::{fmt, str::FromStr, time::SystemTime};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// An instant, in microseconds of UTC.
+///
+/// It parses from RFC 3339, with a fraction and any offset, and prints in UTC:
+///
+/// ```
+/// let at: litefleet::Timestamp = "2024-01-01T10:10:10.25-10:00".parse()?;
+/// assert_eq!(at.to_string(), "2024-01-01T20:10:10.250000Z");
+/// # Ok::<(), litefleet::Error>(())
+/// ```
+///
+/// Digits beyond the microsecond are cut off, so that a parsed instant is never later than its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(DateTime<Utc>);
+
+impl Timestamp {
+    /// The instant `micros` microseconds after (or before) 1970-01-01T00:00:00Z.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] outside of the years that chrono can represent, some 262,000 either way.
+    pub fn from_micros(micros: i64) -> Result<Self> {
+        DateTime::from_timestamp_micros(micros).map(Self).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, format!("invalid timestamp: {micros} µs is out of range"))
+        })
+    }
+
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn as_micros(self) -> i64 {
+        self.0.timestamp_micros()
+    }
+
+    /// The system clock's instant, which can step back.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place where the clock is read")]
+    #[must_use]
+    pub fn now() -> Self {
+        let now = DateTime::<Utc>::from(SystemTime::now());
+        Self(DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now))
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = DateTime::parse_from_rfc3339(text.trim()).map_err(|error| {
+            Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "invalid timestamp {text:?}: give RFC 3339, such as 2023-09-29T10:16:13-03:00 ({error})"
+                ),
+            )
+        })?;
+        Self::from_micros(parsed.timestamp_micros())
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_and_offsets_are_read() {
+        for (text, utc) in [
+            ("2024-01-01T00:00:00.000Z", "2024-01-01T00:00:00.000000Z"),
+            ("2024-01-01t10:10:10-10:00", "2024-01-01T20:10:10.000000Z"),
+            ("2025-04-15T13:14:34.468213117Z", "2025-04-15T13:14:34.468213Z"),
+            ("2106-02-07T06:28:16+00:00", "2106-02-07T06:28:16.000000Z"),
+            ("1969-12-31T23:59:59.9999999Z", "1969-12-31T23:59:59.999999Z"),
+        ] {
+            let at: Timestamp = text.parse().unwrap();
+            assert_eq!(at.to_string(), utc);
+            assert_eq!(Timestamp::from_micros(at.as_micros()).unwrap(), at);
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_instant_is_refused() {
+        for text in
+            ["", "yesterday", "2024-01-01", "2024-01-01T00:00:00", "2024-02-30T00:00:00Z", "1704067200"]
+        {
+            assert_eq!(text.parse::<Timestamp>().unwrap_err().kind(), ErrorKind::Invalid, "{text}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Groups and databases: create, get, configure, destroy.
+
+use litefleet::{
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind, RemoteEncryption, Seed,
+    rusqlite::Connection,
+};
+
+use crate::support::{Fleet, names, refused};
+
+#[test]
+fn an_empty_database_is_a_real_sqlite_file_in_its_place() {
+    let fleet = Fleet::new();
+    let made = fleet.plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
+    assert_eq!((made.name.as_str(), made.hostname.as_str()), ("orders", "orders.localhost"));
+    assert_eq!(names(&fleet.plane.root().join("default/orders")), ["data.db"]);
+    fleet.run("orders", "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)");
+
+    // Another program reads it, without this crate.
+    let theirs = Connection::open(fleet.plane.root().join("default/orders/data.db")).unwrap();
+    assert_eq!(theirs.query_row("SELECT sum(a) FROM t", [], |row| row.get::<_, i64>(0)).unwrap(), 3);
+    let found = fleet.plane.get_database("orders").unwrap();
+    assert_eq!((found.id, found.state, found.size_limit), (made.id, DatabaseState::Ready, None));
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn documented_texts_are_used_word_for_word() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let new = |name, group| fleet.plane.create_database(CreateDatabaseInput::new(name, group));
+    for (answer, expected) in [
+        (new("other", "nowhere").map(|_| ()), (ErrorKind::NotFound, "group not found")),
+        (new("orders", "default").map(|_| ()), (ErrorKind::AlreadyExists, "database with name orders already exists")),
+        (fleet.plane.create_group("default").map(|_| ()), (ErrorKind::AlreadyExists, "group already exists")),
+        (fleet.plane.get_group("nowhere").map(|_| ()), (ErrorKind::NotFound, "group not found")),
+        (
+            fleet.plane.get_database("gone").map(|_| ()),
+            (ErrorKind::NotFound, "could not find database with name gone: record not found"),
+        ),
+        (
+            fleet.plane.destroy_database("gone"),
+            (ErrorKind::NotFound, "could not find database with name gone: record not found"),
+        ),
+    ] {
+        assert_eq!(refused(answer), (expected.0, expected.1.to_owned()));
+    }
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn a_request_that_is_wrong_leaves_nothing() {
+    let fleet = Fleet::new();
+    let sealed = r#"{"name":"a","group":"default","remote_encryption":
+        {"encryption_key":"AAAAAAAAAAAAAAAAAAAAAA==","encryption_cipher":"aegis128l"}}"#;
+    let at = r#"{"name":"a","group":"default","seed":{"type":"database","name":"a","timestamp":"2023-12-20T09:46:08Z"}}"#;
+    for body in [sealed, at] {
+        let input: CreateDatabaseInput = serde_json::from_str(body).unwrap();
+        assert_eq!(refused(fleet.plane.create_database(input)).0, ErrorKind::Unsupported);
+    }
+    for (name, group) in [("A", "default"), ("", "default"), ("../x", "default"), ("a", "../../x"), ("a", "")] {
+        let answer = fleet.plane.create_database(CreateDatabaseInput::new(name, group));
+        assert_eq!(refused(answer).0, ErrorKind::Invalid, "{name:?} {group:?}");
+    }
+    let input: CreateDatabaseInput = serde_json::from_str(r#"{"name":"a"}"#).unwrap();
+    assert_eq!(refused(fleet.plane.create_database(input)), (ErrorKind::Invalid, "group is required".into()));
+    assert!(fleet.plane.list_databases(&Default::default()).unwrap().is_empty());
+    assert!(!fleet.plane.root().join("default").exists());
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn the_json_is_that_of_the_documented_page() {
+    let body = r#"{"name":"n","group":"g","seed":{"type":"database","name":"my-db","timestamp":"2023-12-20T09:46:08Z"},
+        "size_limit":"256mb","remote_encryption":{"encryption_key":"AAAAAAAAAAAAAAAAAAAAAA==","encryption_cipher":"aes128gcm"}}"#;
+    let input: CreateDatabaseInput = serde_json::from_str(body).unwrap();
+    let again = serde_json::to_value(&input).unwrap();
+    assert_eq!(again["seed"]["type"], "database");
+    assert_eq!(again["seed"]["timestamp"], "2023-12-20T09:46:08.000000Z");
+    assert_eq!(again["size_limit"], "268435456");
+    assert_eq!(again["remote_encryption"]["encryption_key"], "AAAAAAAAAAAAAAAAAAAAAA==");
+    assert_eq!(again["remote_encryption"]["encryption_cipher"], "aes128gcm");
+
+    // What real clients send: other names, nulls, fields that mean nothing here.
+    let cli = r#"{"name":"n","location":"","image":"latest","group":"g","seed":{"type":"database","value":"src"},"size_limit":null}"#;
+    let input: CreateDatabaseInput = serde_json::from_str(cli).unwrap();
+    assert_eq!(input.seed, Some(Seed::database("src")));
+    let upload: CreateDatabaseInput =
+        serde_json::from_str(r#"{"name":"n","group":"g","seed":{"type":"database_upload"}}"#).unwrap();
+    assert_eq!(upload.seed, Some(Seed::DatabaseUpload));
+
+    for (bad, complaint) in [
+        (r#"{"name":"n","group":"g","seed":{"type:":"database","name":"s"}}"#, "missing field `type`"),
+        (r#"{"name":"n","group":"g","seed":{"type":"database"}}"#, "missing field `name`"),
+        (r#"{"name":"n","group":"g","seed":{"type":"dump","url":"x"}}"#, "unknown variant `dump`"),
+        (r#"{"name":"n","group":"g","size_limit":"huge"}"#, "invalid size limit"),
+        (r#"{"group":"g"}"#, "missing field `name`"),
+    ] {
+        let error = serde_json::from_str::<CreateDatabaseInput>(bad).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{bad}: {error}");
+    }
+    let secret = r#"{"encryption_key":"c2VjcmV0LXNlY3JldC1zZWNyZXQ=","encryption_cipher":"aes256gcm"}"#;
+    let error = serde_json::from_str::<RemoteEncryption>(secret).unwrap_err().to_string();
+    assert!(!error.contains("c2Vj") && error.contains("must be 16 or 32 bytes"), "{error}");
+    let input: CreateDatabaseInput = serde_json::from_str(body).unwrap();
+    assert!(!format!("{input:?}").contains("AAAA"), "a key is printed");
+}
+
+#[test]
+fn protection_holds_for_a_database_and_for_its_group() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    fleet.plane.configure_database("orders", DatabaseChanges::default().delete_protection(true)).unwrap();
+    let protected =
+        (ErrorKind::Protected, "database orders is delete-protected and cannot be deleted".to_owned());
+    assert_eq!(refused(fleet.plane.destroy_database("orders")), protected);
+    assert_eq!(refused(fleet.plane.destroy_group("default")), protected);
+    fleet.plane.configure_database("orders", DatabaseChanges::default().delete_protection(false)).unwrap();
+    fleet.plane.protect_group("default", true).unwrap();
+    assert_eq!(refused(fleet.plane.destroy_database("orders")), protected);
+    assert_eq!(refused(fleet.plane.destroy_group("default")).0, ErrorKind::Protected);
+    assert!(fleet.plane.get_group("default").unwrap().delete_protection);
+    fleet.plane.protect_group("default", false).unwrap();
+    fleet.run("orders", "CREATE TABLE still_here(a)");
+    fleet.plane.destroy_database("orders").unwrap();
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn destroying_a_group_takes_its_databases_and_no_others() {
+    let fleet = Fleet::new();
+    fleet.plane.create_group("other").unwrap();
+    fleet.create("a");
+    fleet.create("b");
+    fleet.plane.create_database(CreateDatabaseInput::new("c", "other")).unwrap();
+    let open = fleet.connect("a");
+    fleet.plane.destroy_group("default").unwrap();
+    assert_eq!(refused(fleet.plane.get_group("default")).0, ErrorKind::NotFound);
+    assert_eq!(refused(fleet.plane.get_database("a")).0, ErrorKind::NotFound);
+    fleet.plane.get_database("c").unwrap();
+    let error = open.execute_batch("CREATE TABLE t(a)").unwrap_err();
+    assert_eq!(litefleet::explain(&open, error).kind(), ErrorKind::Destroyed);
+    fleet.assert_no_debris();
+    fleet.plane.create_group("default").unwrap();
+    fleet.create("a");
+}
+
+#[test]
+fn a_name_is_free_again_as_soon_as_it_is_destroyed() {
+    let fleet = Fleet::new();
+    let mut ids = std::collections::BTreeSet::new();
+    for round in 0..20 {
+        let made = fleet.plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
+        assert!(ids.insert(made.id));
+        let connection = fleet.connect("orders");
+        connection.execute_batch(&format!("CREATE TABLE t AS SELECT {round} AS round")).unwrap();
+        fleet.plane.destroy_database("orders").unwrap();
+        assert_eq!(refused(fleet.plane.connect("orders", &Default::default())).0, ErrorKind::NotFound);
+    }
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn threads_that_race_for_a_name_have_one_winner() {
+    let fleet = Fleet::new();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| fleet.plane.create_database(CreateDatabaseInput::new("orders", "default"))))
+            .collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    assert!(lost.into_iter().all(|answer| answer.unwrap_err().kind() == ErrorKind::AlreadyExists));
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn a_root_is_found_again_and_a_file_is_no_root() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let root = fleet.plane.root().to_owned();
+    drop(fleet.plane);
+    let plane = ControlPlane::builder().domain("fleet.example").open(&root).unwrap();
+    assert_eq!(plane.get_database("orders").unwrap().hostname, "orders.fleet.example");
+    assert_eq!(refused(ControlPlane::open(root.join("control.db"))).0, ErrorKind::Io);
+}

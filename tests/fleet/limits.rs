@@ -1,0 +1,214 @@
+//! What a database's configuration refuses, on new connections and on open ones.
+
+use litefleet::{
+    ConnectOptions, CreateDatabaseInput, DatabaseChanges, ErrorKind, SizeLimit, explain,
+    rusqlite::{Connection, ErrorCode},
+};
+
+use crate::support::{Fleet, count, refused};
+
+fn kind(connection: &Connection, sql: &str) -> ErrorKind {
+    explain(connection, connection.execute_batch(sql).unwrap_err()).kind()
+}
+
+fn limited(limit: &str) -> Fleet {
+    let fleet = Fleet::new();
+    let input = CreateDatabaseInput::new("tiny", "default").with_size_limit(limit.parse().unwrap());
+    fleet.plane.create_database(input).unwrap();
+    fleet
+}
+
+#[test]
+fn a_write_past_the_limit_is_full_and_the_rows_before_it_stand() {
+    let fleet = limited("256kb");
+    let connection = fleet.connect("tiny");
+    connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    let mut rows = 0;
+    let error = loop {
+        match connection.execute("INSERT INTO t VALUES (randomblob(10000))", []) {
+            Ok(_) => rows += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DiskFull));
+    let error = explain(&connection, error);
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert!(error.to_string().starts_with("database or disk is full"), "{error}");
+    assert!((15..=25).contains(&rows), "{rows}");
+    assert_eq!(count(&connection, "SELECT count(*) FROM t"), rows);
+
+    // A transaction rolls back whole, and pragmas lift nothing.
+    connection.execute_batch("PRAGMA max_page_count=1000000; PRAGMA cache_size=5").unwrap();
+    let all = "BEGIN; DELETE FROM t WHERE rowid = 1; INSERT INTO t VALUES (1), (randomblob(300000)); COMMIT";
+    assert_eq!(kind(&connection, all), ErrorKind::TooLarge);
+    if !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK").unwrap();
+    }
+    assert_eq!(count(&connection, "SELECT count(*) FROM t"), rows);
+    assert_eq!(count(&connection, "SELECT count(*) FROM t WHERE a = 1"), 0);
+
+    // What fits goes on: rows can be deleted, and others take their place.
+    connection.execute_batch("DELETE FROM t WHERE rowid < 5; INSERT INTO t VALUES (randomblob(10000))").unwrap();
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); VACUUM").unwrap();
+    assert_eq!(connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    assert!(fleet.plane.database_size("tiny").unwrap() <= 262_144);
+}
+
+#[test]
+fn a_limit_that_changes_holds_for_open_connections() {
+    let fleet = limited("256kb");
+    let connection = fleet.connect("tiny");
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (randomblob(100000))").unwrap();
+    let big = "INSERT INTO t VALUES (randomblob(500000))";
+    assert_eq!(kind(&connection, big), ErrorKind::TooLarge);
+    let limit = |limit: Option<&str>| {
+        let limit: Option<SizeLimit> = limit.map(|limit| limit.parse().unwrap());
+        let changes = DatabaseChanges::default().size_limit(limit);
+        assert_eq!(fleet.plane.configure_database("tiny", changes).unwrap().size_limit, limit);
+    };
+    limit(Some("1mb"));
+    connection.execute_batch(big).unwrap();
+    assert_eq!(kind(&connection, big), ErrorKind::TooLarge);
+    limit(None);
+    connection.execute_batch(big).unwrap();
+
+    // Below the present size it stops growth, and nothing else.
+    limit(Some("100kb"));
+    assert_eq!(kind(&connection, big), ErrorKind::TooLarge);
+    connection.execute_batch("DELETE FROM t WHERE length(a) > 100000; VACUUM").unwrap();
+    let other = fleet.connect("tiny");
+    other.execute_batch("UPDATE t SET a = 1").unwrap();
+    assert_eq!(kind(&other, big), ErrorKind::TooLarge);
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    assert!(kind(&connection, big) == ErrorKind::TooLarge);
+}
+
+#[test]
+fn blocks_hold_for_new_and_open_connections_until_they_are_lifted() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let connection = fleet.connect("orders");
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    let configure = |changes| fleet.plane.configure_database("orders", changes).unwrap();
+    let changes = DatabaseChanges::default;
+
+    configure(changes().block_writes(true));
+    let error = connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly));
+    let error = explain(&connection, error);
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (
+            ErrorKind::Blocked,
+            "Operation was blocked: SQL write operations are forbidden (writes are blocked)".to_owned()
+        )
+    );
+    assert_eq!(kind(&connection, "BEGIN IMMEDIATE"), ErrorKind::Blocked);
+    let fresh = fleet.connect("orders");
+    assert_eq!(count(&fresh, "SELECT count(*) FROM t"), 1);
+    assert_eq!(kind(&fresh, "DELETE FROM t"), ErrorKind::Blocked);
+    fresh.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+
+    configure(changes().block_reads(true).block_writes(false));
+    assert_eq!(kind(&connection, "SELECT * FROM t"), ErrorKind::Blocked);
+    assert_eq!(kind(&connection, "INSERT INTO t VALUES (2)"), ErrorKind::Blocked);
+    assert_eq!(refused(fleet.plane.connect("orders", &ConnectOptions::default())).0, ErrorKind::Blocked);
+
+    configure(changes().block_reads(false));
+    connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+    assert_eq!(count(&fresh, "SELECT count(*) FROM t"), 2);
+    // An SQL error that is SQLite's own stays so.
+    assert_eq!(kind(&connection, "SELECT nothing FROM nowhere"), ErrorKind::Sql);
+}
+
+#[test]
+fn a_database_whose_writes_are_blocked_is_recovered_and_read() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let connection = fleet.connect("orders");
+    connection.execute_batch("PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    // As a crash leaves it: the log is there, the shared memory is not.
+    let data = fleet.plane.database_path("orders").unwrap();
+    let saved = fleet.dir.path().join("saved");
+    std::fs::create_dir(&saved).unwrap();
+    for file in ["data.db", "data.db-wal"] {
+        std::fs::copy(data.with_file_name(file), saved.join(file)).unwrap();
+    }
+    drop(connection);
+    for file in ["data.db", "data.db-wal"] {
+        std::fs::copy(saved.join(file), data.with_file_name(file)).unwrap();
+    }
+    fleet.plane.configure_database("orders", DatabaseChanges::default().block_writes(true)).unwrap();
+    assert_eq!(count(&fleet.connect("orders"), "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn an_open_connection_sees_that_its_database_is_destroyed() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let connection = fleet.connect("orders");
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    fleet.plane.destroy_database("orders").unwrap();
+    fleet.create("orders");
+    for sql in ["SELECT * FROM t", "INSERT INTO t VALUES (2)"] {
+        let error = connection.prepare(sql).and_then(|mut statement| statement.query([])?.next().map(|_| ()));
+        assert_eq!(explain(&connection, error.unwrap_err()).kind(), ErrorKind::Destroyed, "{sql}");
+    }
+    assert_eq!(count(&fleet.connect("orders"), "SELECT count(*) FROM sqlite_schema"), 0);
+}
+
+#[test]
+fn wal_mode_is_not_left() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let connection = fleet.connect("orders");
+    for pragma in ["PRAGMA journal_mode=DELETE", "PRAGMA locking_mode=EXCLUSIVE", "PRAGMA page_size=8192"] {
+        let error = connection.query_row(pragma, [], |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("of a database in a fleet"), "{pragma}: {error}");
+    }
+    let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+    drop(connection);
+
+    // Another program can; the next connection puts it back.
+    let data = fleet.plane.database_path("orders").unwrap();
+    let theirs = Connection::open(&data).unwrap();
+    theirs.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(())).unwrap();
+    drop(theirs);
+    fleet.run("orders", "CREATE TABLE t(a)");
+    assert_eq!(std::fs::read(&data).unwrap()[18], 2);
+}
+
+#[test]
+fn attached_databases_keep_their_own_rules() {
+    let fleet = limited("64kb");
+    fleet.create("orders");
+    let connection = fleet.connect("orders");
+    fleet.plane.attach(&connection, "tiny", "small").unwrap();
+    connection.execute_batch("CREATE TABLE small.t(a); CREATE TABLE main.t(a)").unwrap();
+    connection.execute_batch("INSERT INTO main.t VALUES (randomblob(200000))").unwrap();
+    assert_eq!(kind(&connection, "INSERT INTO small.t SELECT a FROM main.t"), ErrorKind::TooLarge);
+    assert_eq!(refused(fleet.plane.attach(&connection, "gone", "g")).0, ErrorKind::NotFound);
+    connection.execute_batch("DETACH small").unwrap();
+}
+
+#[test]
+fn options_are_what_they_say() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let default = fleet.connect("orders");
+    assert_eq!(count(&default, "PRAGMA foreign_keys"), 1);
+    assert_eq!(count(&default, "PRAGMA synchronous"), 1);
+    assert_eq!(count(&default, "PRAGMA busy_timeout"), 5000);
+    let options = ConnectOptions::default()
+        .read_only(true)
+        .foreign_keys(false)
+        .synchronous(litefleet::Synchronous::Full)
+        .busy_timeout(std::time::Duration::from_millis(7));
+    let other = fleet.plane.connect("orders", &options).unwrap();
+    assert_eq!(count(&other, "PRAGMA foreign_keys"), 0);
+    assert_eq!(count(&other, "PRAGMA synchronous"), 2);
+    assert_eq!(count(&other, "PRAGMA busy_timeout"), 7);
+    assert!(other.execute_batch("CREATE TABLE t(a)").is_err());
+}
