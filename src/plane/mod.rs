@@ -43,7 +43,8 @@ impl ControlPlaneBuilder {
 
     /// Asks `hook` before every step that changes something on the disk; the error that it returns is the result
     /// of that step. This is for test harnesses: it lets any step of a call fail, or the process stop there.
-    /// SQLite's own writes are not asked about.
+    /// SQLite's own writes are not asked about. The hook may be called on a thread where none of the process's
+    /// file descriptors but the standard ones are open.
     #[must_use]
     pub fn on_step(self, hook: Arc<Hook>) -> Self {
         Self { disk: Disk::with_hook(hook), ..self }
@@ -243,7 +244,7 @@ impl ControlPlane {
     ///
     /// As for [`import_database`](Self::import_database), and [`ErrorKind::AlreadyExists`] for a database that is
     /// not a draft.
-    pub fn upload_database(&self, name: &str, mut reader: impl Read + Send) -> Result<()> {
+    pub fn upload_database(&self, name: &str, mut reader: impl Read) -> Result<()> {
         self.0.upload(&name.parse()?, Upload::Reader(&mut reader), &mut unwatched)
     }
 

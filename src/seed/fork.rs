@@ -12,7 +12,6 @@ use crate::{
     page,
     progress::{self, Phase, Watch},
     size::SizeLimit,
-    vfs::ffi,
 };
 
 /// Writes the database that `source` is open on, whose file is `source_data`, to `target`, on the disk.
@@ -36,12 +35,10 @@ pub(crate) fn write(
         page::Header::parse(header)
     };
     let copy = Copy { disk, source: source_data, target, size_limit, inspect: &inspect };
-    ffi::with_private_descriptors(|| {
-        let size = copy.run(watch)?;
+    super::copy_and(&copy, watch, |size, watch| {
         progress::tell(watch, Phase::Sync, 0, Some(size))?;
         let file = Disk::open(target)?.ok_or_else(|| Error::new(ErrorKind::Io, "the staged file is gone"))?;
         disk.sync_file(&file, target)
-    })
-    .map_err(|error| Error::io("copying with descriptors of its own", error))??;
+    })?;
     source.execute_batch("COMMIT").map_err(|error| connect::explain(source, error))
 }

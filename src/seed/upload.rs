@@ -6,8 +6,11 @@
 
 use std::{
     io::Read,
+    panic::resume_unwind,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
@@ -20,11 +23,13 @@ use crate::{
     progress::{self, Phase, Watch},
     size::SizeLimit,
     sqlite,
-    vfs::ffi,
 };
 
 /// How SQL dumps begin that the `sqlite3` shell writes.
 const DUMP: &[u8] = b"PRAGMA foreign_keys=OFF;";
+
+/// How often the caller is asked whether a check is to go on.
+const CHECK_TICK: Duration = Duration::from_millis(100);
 
 /// A SQLite file to make a database of.
 pub enum Upload<'a> {
@@ -32,7 +37,7 @@ pub enum Upload<'a> {
     /// in a `-journal` is rolled back in the copy. It may be in use.
     Path(&'a Path),
     /// The bytes of a file, from anywhere.
-    Reader(&'a mut (dyn Read + Send)),
+    Reader(&'a mut dyn Read),
 }
 
 impl std::fmt::Debug for Upload<'_> {
@@ -66,8 +71,7 @@ pub(crate) fn write(
         Upload::Path(source) => {
             let inspect = |bytes: &[u8], len| inspect(&name, bytes, len);
             let copy = Copy { disk, source, target, size_limit, inspect: &inspect };
-            ffi::with_private_descriptors(|| copy.run(watch))
-                .map_err(|error| Error::io("copying with descriptors of its own", error))??
+            super::copy_and(&copy, watch, |size, _| Ok(size))?
         }
         Upload::Reader(reader) => {
             let file = disk.create(target)?;
@@ -151,27 +155,30 @@ fn check(name: &str, target: &Path, watch: &mut Watch<'_>) -> Result<()> {
     let connection = Connection::open_with_flags(target, flags).map_err(failed)?;
     fence(&connection).map_err(failed)?;
 
-    // Cancelling interrupts SQLite in the middle of its check.
-    let cancelled = AtomicBool::new(false);
-    let finding = std::thread::scope(|scope| {
-        let (done, is_done) = std::sync::mpsc::channel::<()>();
-        let interrupt = connection.get_interrupt_handle();
-        let cancelled = &cancelled;
-        scope.spawn(move || {
-            let tick = std::time::Duration::from_millis(100);
-            while is_done.recv_timeout(tick) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                if progress::tell(watch, Phase::Check, 0, None).is_err() {
-                    cancelled.store(true, Ordering::Relaxed);
-                    interrupt.interrupt();
-                }
-            }
+    // The check runs on a thread of its own, so that the caller's can be asked meanwhile whether to go on.
+    let interrupt = connection.get_interrupt_handle();
+    let (connection, finding, stopped) = thread::scope(|scope| {
+        let mut stopped = None;
+        let (done, is_done) = mpsc::channel::<()>();
+        let checking = scope.spawn(move || {
+            let finding = first_finding(&connection);
+            drop(done);
+            (connection, finding)
         });
-        let finding = first_finding(&connection);
-        drop(done);
-        finding
+        while is_done.recv_timeout(CHECK_TICK) == Err(RecvTimeoutError::Timeout) {
+            if stopped.is_none() {
+                stopped = progress::tell(watch, Phase::Check, 0, None).err();
+            }
+            // Again each time: an interrupt that comes before SQLite begins is lost.
+            if stopped.is_some() {
+                interrupt.interrupt();
+            }
+        }
+        let (connection, finding) = checking.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (connection, finding, stopped)
     });
-    if cancelled.load(Ordering::Relaxed) {
-        return Err(progress::cancelled());
+    if let Some(cancelled) = stopped {
+        return Err(cancelled);
     }
     if let Some(finding) = finding.map_err(failed)? {
         let finding = finding.trim_start_matches("*** in database main ***").trim();

@@ -137,13 +137,17 @@ pub(crate) fn words(map: &MmapRaw) -> &[AtomicU64] {
     }
 }
 
-/// Runs `run` on a thread with a table of file descriptors of its own, in which none but the standard ones are open.
+/// Runs `run` on a thread with a table of file descriptors of its own, in which none but the standard ones are open,
+/// and `meanwhile` on this one.
 ///
 /// POSIX takes all of a process's locks on a file away when the process closes *any* descriptor of it, whoever
 /// opened that one, and with its locks SQLite loses its safety. On Linux such locks belong to the descriptor
 /// table. So this is the way to open, copy and close a database by its path while connections of this process have
-/// it open. No descriptor may leave `run`, nor come into it.
-pub(crate) fn with_private_descriptors<T: Send>(run: impl FnOnce() -> T + Send) -> io::Result<T> {
+/// it open. No descriptor may leave `run`, nor come into it; code of the host's therefore runs in `meanwhile`.
+pub(crate) fn with_private_descriptors<T: Send>(
+    run: impl FnOnce() -> T + Send,
+    meanwhile: impl FnOnce(),
+) -> io::Result<T> {
     const FIRST: libc::c_uint = 3;
     let private = || {
         // SAFETY: the call takes three integers. It unshares the table of this new thread alone before it closes
@@ -154,8 +158,9 @@ pub(crate) fn with_private_descriptors<T: Send>(run: impl FnOnce() -> T + Send) 
         if code == 0 { Ok(run()) } else { Err(io::Error::last_os_error()) }
     };
     thread::scope(|scope| {
-        let copying = thread::Builder::new().name("litefleet-copy".into()).spawn_scoped(scope, private)?;
-        copying.join().unwrap_or_else(|panic| resume_unwind(panic))
+        let running = thread::Builder::new().name("litefleet-copy".into()).spawn_scoped(scope, private)?;
+        meanwhile();
+        running.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 

@@ -30,7 +30,10 @@ fn documented_texts_are_used_word_for_word() {
     let new = |name, group| fleet.plane.create_database(CreateDatabaseInput::new(name, group));
     for (answer, expected) in [
         (new("other", "nowhere").map(|_| ()), (ErrorKind::NotFound, "group not found")),
-        (new("orders", "default").map(|_| ()), (ErrorKind::AlreadyExists, "database with name orders already exists")),
+        (
+            new("orders", "default").map(|_| ()),
+            (ErrorKind::AlreadyExists, "database with name orders already exists"),
+        ),
         (fleet.plane.create_group("default").map(|_| ()), (ErrorKind::AlreadyExists, "group already exists")),
         (fleet.plane.get_group("nowhere").map(|_| ()), (ErrorKind::NotFound, "group not found")),
         (
@@ -57,7 +60,8 @@ fn a_request_that_is_wrong_leaves_nothing() {
         let input: CreateDatabaseInput = serde_json::from_str(body).unwrap();
         assert_eq!(refused(fleet.plane.create_database(input)).0, ErrorKind::Unsupported);
     }
-    for (name, group) in [("A", "default"), ("", "default"), ("../x", "default"), ("a", "../../x"), ("a", "")] {
+    for (name, group) in [("A", "default"), ("", "default"), ("../x", "default"), ("a", "../../x"), ("a", "")]
+    {
         let answer = fleet.plane.create_database(CreateDatabaseInput::new(name, group));
         assert_eq!(refused(answer).0, ErrorKind::Invalid, "{name:?} {group:?}");
     }
@@ -164,7 +168,9 @@ fn threads_that_race_for_a_name_have_one_winner() {
     let fleet = Fleet::new();
     let answers: Vec<_> = std::thread::scope(|scope| {
         let racers: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| fleet.plane.create_database(CreateDatabaseInput::new("orders", "default"))))
+            .map(|_| {
+                scope.spawn(|| fleet.plane.create_database(CreateDatabaseInput::new("orders", "default")))
+            })
             .collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });

@@ -48,9 +48,14 @@ fn a_write_past_the_limit_is_full_and_the_rows_before_it_stand() {
     assert_eq!(count(&connection, "SELECT count(*) FROM t WHERE a = 1"), 0);
 
     // What fits goes on: rows can be deleted, and others take their place.
-    connection.execute_batch("DELETE FROM t WHERE rowid < 5; INSERT INTO t VALUES (randomblob(10000))").unwrap();
+    connection
+        .execute_batch("DELETE FROM t WHERE rowid < 5; INSERT INTO t VALUES (randomblob(10000))")
+        .unwrap();
     connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); VACUUM").unwrap();
-    assert_eq!(connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    assert_eq!(
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(),
+        "ok"
+    );
     connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     assert!(fleet.plane.database_size("tiny").unwrap() <= 262_144);
 }
@@ -127,7 +132,9 @@ fn a_database_whose_writes_are_blocked_is_recovered_and_read() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let connection = fleet.connect("orders");
-    connection.execute_batch("PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    connection
+        .execute_batch("PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES (1)")
+        .unwrap();
     // As a crash leaves it: the log is there, the shared memory is not.
     let data = fleet.plane.database_path("orders").unwrap();
     let saved = fleet.dir.path().join("saved");

@@ -9,39 +9,39 @@ use litefleet::{
 use tempfile::TempDir;
 
 /// A plane with a group `default`, in a directory that goes with it.
-pub struct Fleet {
-    pub plane: ControlPlane,
-    pub dir: TempDir,
+pub(crate) struct Fleet {
+    pub(crate) plane: ControlPlane,
+    pub(crate) dir: TempDir,
 }
 
 impl Fleet {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
         plane.create_group("default").unwrap();
         Self { plane, dir }
     }
 
-    pub fn create(&self, name: &str) {
+    pub(crate) fn create(&self, name: &str) {
         self.plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
     }
 
-    pub fn connect(&self, name: &str) -> Connection {
+    pub(crate) fn connect(&self, name: &str) -> Connection {
         self.plane.connect(name, &litefleet::ConnectOptions::default()).unwrap()
     }
 
     /// Runs SQL on a database.
-    pub fn run(&self, name: &str, sql: &str) {
+    pub(crate) fn run(&self, name: &str, sql: &str) {
         self.connect(name).execute_batch(sql).unwrap();
     }
 
     /// Checks that nothing is left over: every file in the root belongs to a database that is there.
-    pub fn assert_no_debris(&self) {
+    pub(crate) fn assert_no_debris(&self) {
         assert_no_debris(&self.plane);
     }
 }
 
-pub fn assert_no_debris(plane: &ControlPlane) {
+pub(crate) fn assert_no_debris(plane: &ControlPlane) {
     let listed: Vec<_> = plane
         .list_databases(&Default::default())
         .unwrap()
@@ -52,7 +52,9 @@ pub fn assert_no_debris(plane: &ControlPlane) {
     let mut found = Vec::new();
     for name in names(plane.root()) {
         match name.as_str() {
-            ".staging" | ".trash" => assert_eq!(names(&plane.root().join(&name)), Vec::<String>::new(), "{name}"),
+            ".staging" | ".trash" => {
+                assert_eq!(names(&plane.root().join(&name)), Vec::<String>::new(), "{name}")
+            }
             ".changes" | "control.db" | "control.db-wal" | "control.db-shm" => {}
             group => {
                 for database in names(&plane.root().join(group)) {
@@ -70,7 +72,7 @@ pub fn assert_no_debris(plane: &ControlPlane) {
     assert_eq!(found, expected);
 }
 
-pub fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -79,13 +81,13 @@ pub fn names(dir: &Path) -> Vec<String> {
 
 /// The kind and the text of an error that must be one.
 #[track_caller]
-pub fn refused<T: std::fmt::Debug>(result: Result<T>) -> (ErrorKind, String) {
+pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T>) -> (ErrorKind, String) {
     let error = result.unwrap_err();
     (error.kind(), error.to_string())
 }
 
 /// Every table's rows in the order of their rowids or keys, and the schema.
-pub fn contents(connection: &Connection) -> BTreeMap<String, Vec<Vec<Value>>> {
+pub(crate) fn contents(connection: &Connection) -> BTreeMap<String, Vec<Vec<Value>>> {
     let rows = |sql: &str| -> Vec<Vec<Value>> {
         let mut statement = connection.prepare(sql).unwrap();
         let columns = statement.column_count();
@@ -107,6 +109,6 @@ pub fn contents(connection: &Connection) -> BTreeMap<String, Vec<Vec<Value>>> {
     all
 }
 
-pub fn count(connection: &Connection, sql: &str) -> i64 {
+pub(crate) fn count(connection: &Connection, sql: &str) -> i64 {
     connection.query_row(sql, [], |row| row.get(0)).unwrap()
 }
