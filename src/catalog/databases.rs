@@ -14,7 +14,7 @@ use crate::{
 
 const SELECT: &str = "
     SELECT d.uuid, d.name, g.name, d.state, d.created_at, d.size_limit, d.cipher, d.parent_uuid, d.parent_name,
-        d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection
+        d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection, g.state
     FROM databases d JOIN groups g ON g.id = d.group_id";
 
 /// How far a database has come.
@@ -159,7 +159,7 @@ impl Rows<'_> {
 
     /// The databases that are drafts or ready, by name.
     pub(crate) fn list(&self, which: &ListDatabases) -> Result<Vec<Database>> {
-        let mut sql = format!("{SELECT} WHERE d.state IN ('draft', 'ready')");
+        let mut sql = format!("{SELECT} WHERE d.state IN ('draft', 'ready') AND g.state = 'ready'");
         let mut values: Vec<&dyn ToSql> = Vec::new();
         for (value, condition) in
             [(&which.group, "g.name = ?"), (&which.parent, "d.parent_uuid = ?"), (&which.after, "d.name > ?")]
@@ -240,7 +240,11 @@ impl Rows<'_> {
         let flag = |at: usize| row.get::<_, bool>(at).map_err(failed);
         let some = |text: Option<String>| text.unwrap_or_default();
         let name: DatabaseName = some(text(1)?).parse()?;
-        let state = State::parse(&some(text(3)?))?;
+        // What happens to a group happens to all that is in it.
+        let state = match some(text(14)?).as_str() {
+            "ready" => State::parse(&some(text(3)?))?,
+            _ => State::Deleting,
+        };
         let parent = match (text(7)?, text(8)?, number(9)?) {
             (Some(id), Some(name), Some(at)) => {
                 Some(Parent { id, name: name.parse()?, branched_at: Timestamp::from_micros(at)? })

@@ -64,23 +64,23 @@ impl Rows<'_> {
     }
 
     pub(crate) fn set_group_protection(&self, name: &GroupName, protect: bool) -> Result<()> {
-        self.change_group(
-            "UPDATE groups SET delete_protection = ?2 WHERE name = ?1 AND state = 'ready'",
-            name,
-            protect,
-        )
-    }
-
-    /// Marks a group and every database in it as being deleted.
-    pub(crate) fn mark_group_deleting(&self, name: &GroupName) -> Result<()> {
-        self.change_group("UPDATE groups SET state = 'deleting' WHERE name = ?1 AND ?2", name, true)?;
-        self.connection
+        let changed = self
+            .connection
             .execute(
-                "UPDATE databases SET state = 'deleting' WHERE group_id = (SELECT id FROM groups WHERE name = ?1)",
-                [name.as_str()],
+                "UPDATE groups SET delete_protection = ?2 WHERE name = ?1 AND state = 'ready'",
+                params![name.as_str(), protect],
             )
             .map_err(failed)?;
-        Ok(())
+        if changed == 0 { Err(not_found()) } else { Ok(()) }
+    }
+
+    /// Marks a group as being deleted, and so every database in it, or takes that back.
+    pub(crate) fn mark_group_deleting(&self, uuid: &str, deleting: bool) -> Result<()> {
+        let state = if deleting { "deleting" } else { "ready" };
+        self.connection
+            .execute("UPDATE groups SET state = ?2 WHERE uuid = ?1", [uuid, state])
+            .map(|_| ())
+            .map_err(failed)
     }
 
     /// Removes a group that is being deleted, and all its databases, from the catalog.
@@ -94,13 +94,6 @@ impl Rows<'_> {
                 .map_err(|error| sqlite::failed("deleting a group", error))?;
         }
         Ok(())
-    }
-
-    fn change_group(&self, statement: &str, name: &GroupName, value: bool) -> Result<()> {
-        match self.connection.execute(statement, params![name.as_str(), value]).map_err(failed)? {
-            0 => Err(not_found()),
-            _ => Ok(()),
-        }
     }
 }
 

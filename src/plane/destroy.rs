@@ -4,6 +4,8 @@
 //! the trash and its row removed in one transaction of the catalog, so that its name cannot be taken in between; and
 //! what is in the trash is removed. A crash after the first step is carried on by the next sweep.
 
+use std::path::Path;
+
 use super::Plane;
 use crate::{
     catalog::{Durability, State},
@@ -17,20 +19,23 @@ use crate::{
 
 impl Plane {
     pub(super) fn destroy(&self, name: &DatabaseName) -> Result<()> {
-        let (id, was) = self.change(|rows| {
+        let (id, was, place) = self.change(|rows| {
             let entry = rows.settled_entry(name)?;
             if entry.database.delete_protection || entry.group_protected {
                 return Err(protected(name));
             }
             rows.set_state(&entry.database.id, entry.state, State::Deleting)?;
-            Ok((entry.database.id.clone(), (entry.database.id, entry.state)))
+            let place = self.place(&entry);
+            Ok((entry.database.id.clone(), (entry.database.id, entry.state, place)))
         })?;
         self.finish_destroy(&id).inspect_err(|_| {
             // The directory could not be moved: then the database is still there.
-            let _swept_later = self.change(|rows| {
-                rows.set_state(&id, State::Deleting, was)?;
-                Ok((id.clone(), ()))
-            });
+            if was == State::Draft || Disk::exists(&place).unwrap_or(false) {
+                let _swept_later = self.change(|rows| {
+                    rows.set_state(&id, State::Deleting, was)?;
+                    Ok((id.clone(), ()))
+                });
+            }
         })
     }
 
@@ -42,11 +47,7 @@ impl Plane {
                 return Ok(());
             };
             let place = self.place(&entry);
-            if Disk::exists(&place)? {
-                self.disk.rename(&place, &trashed)?;
-                self.disk.sync_dir(&self.layout.group(&entry.database.group))?;
-                self.disk.sync_dir(&self.layout.trash())?;
-            }
+            self.move_to_trash(&place, &trashed)?;
             rows.delete_database(id, State::Deleting)
         })?;
         // The database is gone; its remains go now or with the next sweep.
@@ -54,8 +55,23 @@ impl Plane {
         Ok(())
     }
 
+    /// Moves a directory, if it is there, into the trash, on the disk; or leaves it where it is.
+    fn move_to_trash(&self, place: &Path, trashed: &Path) -> Result<()> {
+        if !Disk::exists(place)? {
+            return Ok(());
+        }
+        self.disk.rename(place, trashed)?;
+        place
+            .parent()
+            .map_or(Ok(()), |parent| self.disk.sync_dir(parent))
+            .and_then(|()| self.disk.sync_dir(&self.layout.trash()))
+            .inspect_err(|_| {
+                let _still_in_the_trash = self.disk.rename(trashed, place);
+            })
+    }
+
     pub(super) fn destroy_group(&self, name: &GroupName) -> Result<()> {
-        let mut begun = Vec::new();
+        let mut pairs = Vec::new();
         let marked = self.catalog.write(Durability::Full, |rows| {
             let group = rows.group(name)?;
             if group.delete_protection {
@@ -71,18 +87,26 @@ impl Plane {
                         format!("database {} is being created in group {name}", entry.database.name);
                     return Err(Error::new(ErrorKind::Busy, message));
                 }
-                begun.push(Pair::of(&entry.database.id));
+                pairs.push(Pair::of(&entry.database.id));
             }
-            begun.sort_unstable();
-            begun.dedup();
-            rows.mark_group_deleting(name)?;
-            Ok((group.uuid, begun.iter().map(|pair| self.changes.begin(*pair)).collect::<Vec<_>>()))
+            pairs.sort_unstable();
+            pairs.dedup();
+            rows.mark_group_deleting(&group.uuid, true)?;
+            Ok((group.uuid, pairs.iter().map(|pair| self.changes.begin(*pair)).collect::<Vec<_>>()))
         });
         let (uuid, begun) = marked?;
         for change in &begun {
             self.changes.finish(change);
         }
-        self.finish_destroy_group(name, &uuid)
+        self.finish_destroy_group(name, &uuid).inspect_err(|_| {
+            let back = self.catalog.write(Durability::Full, |rows| {
+                rows.mark_group_deleting(&uuid, false)?;
+                Ok(pairs.iter().map(|pair| self.changes.begin(*pair)).collect::<Vec<_>>())
+            });
+            for change in back.iter().flatten() {
+                self.changes.finish(change);
+            }
+        })
     }
 
     /// Carries on with a group that is marked `deleting`, if it still is.
@@ -93,11 +117,7 @@ impl Plane {
                 return Ok(());
             }
             let place = self.layout.group(name);
-            if Disk::exists(&place)? {
-                self.disk.rename(&place, &trashed)?;
-                self.disk.sync_dir(self.layout.root())?;
-                self.disk.sync_dir(&self.layout.trash())?;
-            }
+            self.move_to_trash(&place, &trashed)?;
             rows.delete_group(uuid)
         })?;
         let _swept_later = self.disk.remove(&trashed);

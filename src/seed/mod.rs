@@ -45,7 +45,7 @@ impl Staged {
                 if let Some(lock) = Disk::lock_dir(&dir)? {
                     return Ok(Self { id: id.to_owned(), dir, _lock: lock });
                 }
-            } else if Disk::lock_dir(&dir)?.is_some() {
+            } else if let Some(_nobodys) = Disk::lock_dir(&dir)? {
                 disk.remove(&dir)?;
                 continue;
             } else if !made && Disk::exists(&dir)? {

@@ -1,1 +1,159 @@
-//! x
+//! Every step of every call fails once: the call says so, and nothing is left behind.
+
+use std::{
+    fs,
+    io::{Error as IoError, ErrorKind as IoErrorKind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use litefleet::{ControlPlane, CreateDatabaseInput, ErrorKind, Hook, Seed, Step, rusqlite::Connection};
+
+use crate::support::{Fleet, assert_no_debris, contents};
+
+/// A plane over the root of another, whose n-th step fails, counted from when it is armed.
+struct Faulty {
+    plane: ControlPlane,
+    countdown: Arc<AtomicUsize>,
+}
+
+const OFF: usize = usize::MAX;
+
+impl Faulty {
+    fn over(fleet: &Fleet) -> Self {
+        let countdown = Arc::new(AtomicUsize::new(OFF));
+        let armed = Arc::clone(&countdown);
+        let hook: Arc<Hook> = Arc::new(move |_: Step, _: &_| {
+            match armed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                (left != OFF).then(|| left.wrapping_sub(1))
+            }) {
+                Ok(0) => Err(IoError::from(IoErrorKind::StorageFull)),
+                _ => Ok(()),
+            }
+        });
+        let plane = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+        Self { plane, countdown }
+    }
+}
+
+/// Runs `call` with its first step failing, then its second, and so on until it gets through.
+fn each_step_fails_once(
+    fleet: &Fleet,
+    call: impl Fn(&ControlPlane) -> litefleet::Result<()>,
+    undone: impl Fn(&ControlPlane),
+) -> usize {
+    let faulty = Faulty::over(fleet);
+    for step in 0.. {
+        faulty.countdown.store(step, Ordering::SeqCst);
+        let answer = call(&faulty.plane);
+        let left = faulty.countdown.swap(OFF, Ordering::SeqCst);
+        match answer {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::DiskFull, "step {step}: {error}");
+                undone(&fleet.plane);
+                assert_no_debris(&fleet.plane);
+            }
+            // The step that failed was one that may: cleaning up, which the next open does instead.
+            Ok(()) if left > step => return step,
+            Ok(()) => return step,
+        }
+        assert!(step < 100, "it never gets through");
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_create_that_fails_at_any_step_leaves_nothing() {
+    let fleet = Fleet::new();
+    let steps = each_step_fails_once(
+        &fleet,
+        |plane| plane.create_database(CreateDatabaseInput::new("a", "default")).map(|_| ()),
+        |plane| assert_eq!(plane.get_database("a").unwrap_err().kind(), ErrorKind::NotFound),
+    );
+    assert!(steps >= 7, "{steps}");
+    fleet.run("a", "CREATE TABLE t(a)");
+    assert_no_debris(&fleet.plane);
+}
+
+#[test]
+fn a_fork_that_fails_at_any_step_leaves_nothing() {
+    let fleet = Fleet::new();
+    fleet.create("source");
+    let source = fleet.connect("source");
+    source.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (randomblob(50000))").unwrap();
+    let steps = each_step_fails_once(
+        &fleet,
+        |plane| plane.create_database(CreateDatabaseInput::fork("a", "source")).map(|_| ()),
+        |plane| assert_eq!(plane.get_database("a").unwrap_err().kind(), ErrorKind::NotFound),
+    );
+    assert!(steps >= 9, "{steps}");
+    assert_eq!(contents(&fleet.connect("a")), contents(&source));
+    assert_no_debris(&fleet.plane);
+}
+
+#[test]
+fn an_import_that_fails_at_any_step_leaves_nothing() {
+    let fleet = Fleet::new();
+    let path = fleet.dir.path().join("some.db");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE t AS SELECT randomblob(50000)").unwrap();
+    let steps = each_step_fails_once(
+        &fleet,
+        |plane| plane.import_database(CreateDatabaseInput::new("a", "default"), path.as_path()).map(|_| ()),
+        |plane| assert_eq!(plane.get_database("a").unwrap_err().kind(), ErrorKind::NotFound),
+    );
+    assert!(steps >= 8, "{steps}");
+
+    // A draft stays a draft at every step, and is completed in the end.
+    fleet
+        .plane
+        .create_database(CreateDatabaseInput::new("b", "default").with_seed(Seed::DatabaseUpload))
+        .unwrap();
+    each_step_fails_once(
+        &fleet,
+        |plane| plane.upload_database("b", fs::File::open(&path).unwrap()),
+        |plane| assert_eq!(plane.connect("b", &Default::default()).unwrap_err().kind(), ErrorKind::Invalid),
+    );
+    assert_eq!(contents(&fleet.connect("a")), contents(&fleet.connect("b")));
+    assert_no_debris(&fleet.plane);
+}
+
+#[test]
+fn a_destroy_that_fails_leaves_the_database_as_it_was() {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    fleet.run("a", "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+    let before = contents(&fleet.connect("a"));
+    let steps = each_step_fails_once(
+        &fleet,
+        |plane| plane.destroy_database("a"),
+        |plane| assert_eq!(contents(&plane.connect("a", &Default::default()).unwrap()), before),
+    );
+    assert!(steps >= 1, "{steps}");
+    assert_eq!(fleet.plane.get_database("a").unwrap_err().kind(), ErrorKind::NotFound);
+    ControlPlane::open(fleet.plane.root()).unwrap();
+    assert_no_debris(&fleet.plane);
+}
+
+#[test]
+fn a_group_that_cannot_be_destroyed_stays_with_all_that_is_in_it() {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    fleet.create("b");
+    let open = fleet.connect("b");
+    open.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    each_step_fails_once(
+        &fleet,
+        |plane| plane.destroy_group("default"),
+        |plane| {
+            assert_eq!(plane.list_databases(&Default::default()).unwrap().len(), 2);
+            plane.connect("a", &Default::default()).unwrap();
+            open.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+        },
+    );
+    assert_eq!(fleet.plane.get_group("default").unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(open.execute_batch("INSERT INTO t VALUES (3)").is_err());
+    ControlPlane::open(fleet.plane.root()).unwrap();
+    assert_no_debris(&fleet.plane);
+}

@@ -1,1 +1,406 @@
-//! x
+//! Imports: what users really have is taken whole, and what is not a sound database is refused in one sentence.
+
+use std::{
+    fs,
+    io::Cursor,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use litefleet::{
+    CreateDatabaseInput, DatabaseState, ErrorKind, Phase, Seed, SizeLimit, Upload, rusqlite,
+    rusqlite::Connection,
+};
+
+use crate::support::{Fleet, contents, count, names, refused};
+
+const ROWS: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB); CREATE INDEX i ON t(a);
+    CREATE VIEW v AS SELECT a FROM t; CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM t WHERE id < 0; END;
+    WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+    INSERT INTO t SELECT i, 'row ' || i, randomblob(i * 3) FROM n;";
+
+fn input(name: &str) -> CreateDatabaseInput {
+    CreateDatabaseInput::new(name, "default")
+}
+
+/// A file made by `pragmas` and then filled.
+fn file(fleet: &Fleet, name: &str, pragmas: &str) -> PathBuf {
+    let path = fleet.dir.path().join(name);
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(pragmas).unwrap();
+    connection.execute_batch(ROWS).unwrap();
+    path
+}
+
+fn assert_sound(fleet: &Fleet, name: &str, original: &Path) {
+    let theirs = Connection::open(original).unwrap();
+    let ours = fleet.connect(name);
+    assert_eq!(contents(&ours), contents(&theirs), "{name}");
+    assert_eq!(ours.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    assert_eq!(ours.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap(), "wal");
+    for pragma in ["page_size", "auto_vacuum", "user_version", "application_id"] {
+        let pragma = format!("PRAGMA {pragma}");
+        assert_eq!(count(&ours, &pragma), count(&theirs, &pragma), "{name}: {pragma}");
+    }
+}
+
+#[test]
+fn every_shape_of_a_sqlite_file_is_taken() {
+    let fleet = Fleet::new();
+    for (name, pragmas) in [
+        ("page-512", "PRAGMA page_size=512"),
+        ("page-1024", "PRAGMA page_size=1024"),
+        ("page-65536", "PRAGMA page_size=65536; PRAGMA user_version=7; PRAGMA application_id=9"),
+        ("rollback", ""),
+        ("persist", "PRAGMA journal_mode=PERSIST"),
+        ("wal", "PRAGMA journal_mode=WAL"),
+        ("wal-512", "PRAGMA page_size=512; PRAGMA journal_mode=WAL"),
+        ("auto-vacuum", "PRAGMA auto_vacuum=FULL"),
+        ("incremental", "PRAGMA auto_vacuum=INCREMENTAL"),
+        ("utf-16le", "PRAGMA encoding='UTF-16le'"),
+        ("utf-16be", "PRAGMA encoding='UTF-16be'; PRAGMA journal_mode=WAL"),
+        ("legacy", "PRAGMA legacy_file_format=ON"),
+    ] {
+        let path = file(&fleet, name, pragmas);
+        let before = fs::read(&path).unwrap();
+        fleet.plane.import_database(input(name), path.as_path()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), before, "{name}: the source was changed");
+        assert_sound(&fleet, name, &path);
+        // The same from a stream of bytes.
+        let stream = format!("{name}-stream");
+        fleet.plane.import_database(input(&stream), Upload::Reader(&mut Cursor::new(before))).unwrap();
+        assert_sound(&fleet, &stream, &path);
+    }
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn reserved_bytes_are_taken_as_they_are() {
+    let fleet = Fleet::new();
+    let plain = file(&fleet, "plain", "");
+    for reserve in [12, 48, 255] {
+        let name = format!("reserve-{reserve}");
+        let path = fleet.dir.path().join(&name);
+        Connection::open(&plain)
+            .unwrap()
+            .execute_batch(&format!("VACUUM INTO 'file:{}?reserve={reserve}'", path.display()))
+            .unwrap();
+        assert_eq!(fs::read(&path).unwrap()[20], reserve);
+        fleet.plane.import_database(input(&name), path.as_path()).unwrap();
+        assert_sound(&fleet, &name, &path);
+        assert_eq!(fs::read(fleet.plane.database_path(&name).unwrap()).unwrap()[20], reserve);
+    }
+}
+
+#[test]
+fn rows_that_stand_in_a_log_beside_the_file_are_taken() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "live", "PRAGMA journal_mode=WAL");
+    let writer = Connection::open(&path).unwrap();
+    writer
+        .execute_batch("PRAGMA wal_autocheckpoint=0; DELETE FROM t WHERE id > 100; CREATE TABLE late(a)")
+        .unwrap();
+    writer.execute_batch("INSERT INTO late VALUES (1); BEGIN; INSERT INTO late VALUES (2)").unwrap();
+    let beside = names(fleet.dir.path());
+    fleet.plane.import_database(input("live"), path.as_path()).unwrap();
+    assert_eq!(names(fleet.dir.path()), beside, "files were left beside the source");
+    assert_eq!(count(&fleet.connect("live"), "SELECT count(*) FROM t"), 100);
+    assert_eq!(count(&fleet.connect("live"), "SELECT count(*) FROM late"), 1);
+    writer.execute_batch("COMMIT").unwrap();
+
+    // The same files after a crash of their program: copied while it runs, without the shared memory.
+    let crashed = fleet.dir.path().join("crashed");
+    fs::copy(&path, &crashed).unwrap();
+    fs::copy(fleet.dir.path().join("live-wal"), fleet.dir.path().join("crashed-wal")).unwrap();
+    fleet.plane.import_database(input("crashed"), crashed.as_path()).unwrap();
+    assert_eq!(count(&fleet.connect("crashed"), "SELECT count(*) FROM late"), 2);
+    assert!(!fleet.dir.path().join("crashed-shm").exists());
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn an_interrupted_transaction_is_rolled_back_in_the_copy() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "live", "");
+    let writer = Connection::open(&path).unwrap();
+    writer
+        .execute_batch("PRAGMA cache_size=2; PRAGMA cache_spill=2; BEGIN; UPDATE t SET b = zeroblob(900)")
+        .unwrap();
+    let journal = fleet.dir.path().join("live-journal");
+    let crashed = fleet.dir.path().join("crashed");
+    fs::copy(&path, &crashed).unwrap();
+    let mut bytes = fs::read(&journal).unwrap();
+    assert!(bytes.len() > 4096, "the transaction has not spilled");
+    bytes[..8].copy_from_slice(&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7]);
+    fs::write(fleet.dir.path().join("crashed-journal"), &bytes).unwrap();
+    writer.execute_batch("ROLLBACK").unwrap();
+    fleet.plane.import_database(input("crashed"), crashed.as_path()).unwrap();
+    assert_eq!(contents(&fleet.connect("crashed")), contents(&Connection::open(&path).unwrap()));
+    assert!(fleet.dir.path().join("crashed-journal").exists(), "the source was touched");
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn a_file_that_is_being_written_is_taken_at_one_commit() {
+    let fleet = Fleet::new();
+    for mode in ["WAL", "DELETE", "TRUNCATE", "PERSIST"] {
+        let path = fleet.dir.path().join(format!("bank-{mode}"));
+        let connection = Connection::open(&path).unwrap();
+        connection.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(())).unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA synchronous=OFF; CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER, filler BLOB);
+                 WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+                 INSERT INTO account SELECT i, 100, randomblob(500) FROM n; PRAGMA wal_autocheckpoint=20",
+            )
+            .unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut step = 0_i64;
+                while !stop.load(Ordering::Relaxed) {
+                    step += 7919;
+                    let (from, to) = (step % 1000 + 1, step * 31 % 1000 + 1);
+                    connection
+                        .execute_batch(&format!(
+                            "BEGIN; UPDATE account SET balance = balance - 5, filler = randomblob(600) WHERE id = {from};
+                             UPDATE account SET balance = balance + 5 WHERE id = {to}; COMMIT"
+                        ))
+                        .unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            });
+            let mut taken = 0;
+            for round in 0..20 {
+                let name = format!("bank-{}-{round}", mode.to_ascii_lowercase());
+                match fleet.plane.import_database(input(&name), path.as_path()) {
+                    Ok(_) => {
+                        taken += 1;
+                        assert_eq!(count(&fleet.connect(&name), "SELECT sum(balance) FROM account"), 100_000);
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(taken > 0, "{mode}: never taken");
+        });
+    }
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn what_is_not_a_sound_database_is_refused_in_one_sentence() {
+    let fleet = Fleet::new();
+    let sound = fs::read(file(&fleet, "sound", "")).unwrap();
+    let mut damaged = sound.clone();
+    let middle = damaged.len() / 2 / 4096 * 4096;
+    damaged[middle..middle + 4096].fill(0x5a);
+    let mut odd_page_size = sound.clone();
+    odd_page_size[16] = 0x33;
+    let mut newer = sound.clone();
+    newer[18] = 9;
+    newer[19] = 9;
+    let dump = b"PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t(a);\nCOMMIT;\n".to_vec();
+    let cases: Vec<(&str, Vec<u8>, ErrorKind, &str)> = vec![
+        (
+            "dump.sql",
+            dump,
+            ErrorKind::Invalid,
+            "is a sqlite3 dump, not a sqlite3 database. Please import a sqlite database",
+        ),
+        ("empty.db", Vec::new(), ErrorKind::Invalid, "is empty, not a sqlite3 database"),
+        ("image.png", b"\x89PNG\r\n\x1a\n0000".repeat(1000), ErrorKind::Invalid, "is not a sqlite3 database"),
+        ("short.db", sound[..50].to_vec(), ErrorKind::Corrupt, "is truncated"),
+        ("half.db", sound[..sound.len() / 2].to_vec(), ErrorKind::Corrupt, "is truncated"),
+        ("header.db", sound[..100].to_vec(), ErrorKind::Corrupt, "is truncated"),
+        ("damaged.db", damaged, ErrorKind::Corrupt, "is damaged: "),
+        ("odd.db", odd_page_size, ErrorKind::Corrupt, "a page size of"),
+        ("newer.db", newer, ErrorKind::Invalid, "is not a sqlite3 database that this version can read"),
+    ];
+    for (name, bytes, kind, text) in cases {
+        let path = fleet.dir.path().join(name);
+        fs::write(&path, &bytes).unwrap();
+        let (found, message) = refused(fleet.plane.import_database(input("a"), path.as_path()));
+        assert_eq!(found, kind, "{name}: {message}");
+        assert!(message.contains(text) && message.contains(name), "{name}: {message}");
+        let (found, message) =
+            refused(fleet.plane.import_database(input("a"), Upload::Reader(&mut Cursor::new(bytes))));
+        assert_eq!(found, kind, "{name}: {message}");
+        assert!(message.contains(text) && message.contains("the uploaded file"), "{message}");
+        assert_eq!(refused(fleet.plane.get_database("a")).0, ErrorKind::NotFound);
+        fleet.assert_no_debris();
+    }
+    let missing = fleet.dir.path().join("missing.db");
+    assert_eq!(refused(fleet.plane.import_database(input("a"), missing.as_path())).0, ErrorKind::NotFound);
+    assert_eq!(refused(fleet.plane.import_database(input("a"), fleet.dir.path())).0, ErrorKind::Invalid);
+    let large = input("a").with_size_limit(SizeLimit::from_bytes(8192).unwrap());
+    let path = fleet.dir.path().join("sound");
+    assert_eq!(refused(fleet.plane.import_database(large.clone(), path.as_path())).0, ErrorKind::TooLarge);
+    let stream = fleet.plane.import_database(large, Upload::Reader(&mut Cursor::new(sound)));
+    assert_eq!(refused(stream).0, ErrorKind::TooLarge);
+    let both = CreateDatabaseInput::fork("a", "b");
+    assert_eq!(refused(fleet.plane.import_database(both, path.as_path())).0, ErrorKind::Invalid);
+    fleet.assert_no_debris();
+}
+
+/// A byte that is changed anywhere is found, or changes nothing that SQLite's own check would find.
+#[test]
+fn damage_that_the_integrity_check_finds_is_never_taken() {
+    let fleet = Fleet::new();
+    let sound = fs::read(file(&fleet, "sound", "PRAGMA page_size=1024")).unwrap();
+    let path = fleet.dir.path().join("flipped");
+    let mut found = 0;
+    for at in (0..sound.len()).step_by(997) {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x81;
+        fs::write(&path, &bytes).unwrap();
+        let theirs = Connection::open(&path).and_then(|connection| {
+            connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))
+        });
+        let ours = fleet.plane.import_database(input("a"), path.as_path());
+        if theirs.as_deref() == Ok("ok") {
+            if ours.is_ok() {
+                fleet.plane.destroy_database("a").unwrap();
+            }
+        } else {
+            found += 1;
+            assert!(ours.is_err(), "byte {at}: {theirs:?}");
+        }
+    }
+    assert!(found > 10, "{found}");
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn a_hostile_file_runs_nothing() {
+    let fleet = Fleet::new();
+    let path = fleet.dir.path().join("hostile");
+    let proof = fleet.dir.path().join("proof");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(ROWS).unwrap();
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE bait(a, b AS (abs(a)));
+             INSERT INTO bait VALUES (1);
+             CREATE VIEW trap AS SELECT writefile('{}', 'owned');
+             CREATE TRIGGER on_read AFTER UPDATE ON bait BEGIN SELECT load_extension('/tmp/evil'); END;",
+            proof.display()
+        ))
+        .unwrap();
+    // A schema that was edited by hand, with a module nobody has and an expression nobody may call.
+    connection
+        .execute_batch(
+            "PRAGMA writable_schema=ON;
+             INSERT INTO sqlite_schema VALUES ('table', 'ghost', 'ghost', 0, 'CREATE VIRTUAL TABLE ghost USING nothing(a)');
+             PRAGMA writable_schema=OFF",
+        )
+        .unwrap();
+    drop(connection);
+    let _taken_or_refused = fleet.plane.import_database(input("hostile"), path.as_path());
+    assert!(!proof.exists());
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn collations_and_functions_of_other_programs_do_not_stand_in_the_way() {
+    let fleet = Fleet::new();
+    let path = fleet.dir.path().join("apple");
+    let connection = Connection::open(&path).unwrap();
+    connection.create_collation("unicode_nocase", |a: &str, b: &str| b.cmp(a)).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE t(a TEXT COLLATE unicode_nocase); CREATE INDEX i ON t(a);
+             INSERT INTO t VALUES ('x'), ('a'), ('m');
+             CREATE VIRTUAL TABLE words USING fts5(body); INSERT INTO words VALUES ('hello world');
+             CREATE VIRTUAL TABLE boxes USING rtree(id, x0, x1); INSERT INTO boxes VALUES (1, 0, 1)",
+        )
+        .unwrap();
+    drop(connection);
+    fleet.plane.import_database(input("apple"), path.as_path()).unwrap();
+    assert_eq!(count(&fleet.connect("apple"), "SELECT count(*) FROM t"), 3);
+    assert_eq!(count(&fleet.connect("apple"), "SELECT count(*) FROM words('world')"), 1);
+}
+
+#[test]
+fn a_draft_waits_for_its_file_and_takes_it_once() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "some", "");
+    let draft = input("orders").with_seed(Seed::DatabaseUpload);
+    let made = fleet.plane.create_database(draft.clone()).unwrap();
+    assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
+    assert_eq!(fleet.plane.list_databases(&Default::default()).unwrap().len(), 1);
+    assert_eq!(refused(fleet.plane.connect("orders", &Default::default())).0, ErrorKind::Invalid);
+    assert_eq!(refused(fleet.plane.create_database(draft)).0, ErrorKind::AlreadyExists);
+    fleet.assert_no_debris();
+
+    // A file that fails leaves the draft as it was.
+    assert_eq!(refused(fleet.plane.upload_database("orders", &b"nonsense"[..])).0, ErrorKind::Invalid);
+    assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
+    fleet.assert_no_debris();
+    fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()).unwrap();
+    let found = fleet.plane.get_database("orders").unwrap();
+    assert_eq!((found.state, found.id), (DatabaseState::Ready, made.id));
+    assert_sound(&fleet, "orders", &path);
+    let again = refused(fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()));
+    assert_eq!(again.0, ErrorKind::AlreadyExists, "{}", again.1);
+
+    fleet.plane.create_database(input("other").with_seed(Seed::DatabaseUpload)).unwrap();
+    fleet.plane.destroy_database("other").unwrap();
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
+    let fleet = Fleet::new();
+    let path = fleet.dir.path().join("large");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "CREATE TABLE t(a, b); CREATE INDEX i ON t(b); WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL
+             SELECT i + 1 FROM n WHERE i < 300000) INSERT INTO t SELECT i, hex(randomblob(20)) FROM n",
+        )
+        .unwrap();
+    struct Breaks(u64);
+    impl std::io::Read for Breaks {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            if self.0 > 3 { Err(std::io::Error::other("the line went dead")) } else { Ok(buffer.len()) }
+        }
+    }
+    let (kind, text) = refused(fleet.plane.import_database(input("a"), Upload::Reader(&mut Breaks(0))));
+    assert_eq!(kind, ErrorKind::Io);
+    assert!(text.contains("the line went dead"), "{text}");
+    fleet.assert_no_debris();
+    for stop_at in [Phase::Copy, Phase::Check, Phase::Sync] {
+        let mut seen = 0;
+        let answer = fleet.plane.import_database_watched(input("a"), path.as_path(), &mut |progress| {
+            seen += i32::from(progress.phase == stop_at);
+            // The check is told of once when it begins, and then while it runs.
+            if seen > i32::from(stop_at == Phase::Check) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        match answer {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{stop_at:?}"),
+            // The check may be faster than its first tick.
+            Ok(_) if stop_at == Phase::Check => fleet.plane.destroy_database("a").unwrap(),
+            Ok(_) => panic!("{stop_at:?} was not cancelled"),
+        }
+        fleet.assert_no_debris();
+    }
+}
+
+#[test]
+fn the_error_of_a_file_that_is_not_utf8_is_still_one_sentence() {
+    let fleet = Fleet::new();
+    let path = fleet.dir.path().join("odd name\n.db");
+    fs::write(&path, b"no").unwrap();
+    let (kind, _) = refused(fleet.plane.import_database(input("a"), path.as_path()));
+    assert_eq!(kind, ErrorKind::Invalid);
+    let _: &rusqlite::Connection =
+        &fleet.plane.create_database(input("a")).map(|_| fleet.connect("a")).unwrap();
+}
