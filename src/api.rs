@@ -291,7 +291,6 @@ pub struct Group {
 #[non_exhaustive]
 pub struct DatabaseChanges {
     /// A new size limit, or `Some(None)` for none.
-    #[expect(clippy::option_option, reason = "to leave a limit alone and to lift it are two things")]
     pub size_limit: Option<Option<SizeLimit>>,
     /// Whether to refuse reads.
     pub block_reads: Option<bool>,

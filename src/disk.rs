@@ -125,9 +125,12 @@ impl Disk {
 
     /// Removes a file or a directory with all that is in it. What is not there is removed already.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
-        let removed = self.step(Step::Remove, path, || match fs::symlink_metadata(path)?.is_dir() {
-            true => fs::remove_dir_all(path),
-            false => fs::remove_file(path),
+        let removed = self.step(Step::Remove, path, || {
+            if fs::symlink_metadata(path)?.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            }
         });
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", path, error)),

@@ -138,7 +138,7 @@ mod tests {
         let error = Error::io("writing data.db", io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(error.kind(), ErrorKind::DiskFull);
         assert!(error.to_string().starts_with("writing data.db: "), "{error}");
-        assert!(error.source().is_some_and(|source| source.is::<io::Error>()));
+        assert!(error.source().is_some_and(<dyn StdError>::is::<io::Error>));
         assert!(Error::new(ErrorKind::Busy, "later").source().is_none());
     }
 

@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     os::unix::fs::{FileExt, MetadataExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use crate::{
@@ -216,7 +216,7 @@ fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
 }
 
 /// The bytes of a rollback journal that SQLite would roll back: one whose first byte is not zero.
-fn hot_journal(path: &PathBuf) -> Result<Option<Vec<u8>>> {
+fn hot_journal(path: &Path) -> Result<Option<Vec<u8>>> {
     let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
     let Some(journal) = Disk::open(path)? else { return Ok(None) };
     let mut bytes = Vec::new();

@@ -46,20 +46,13 @@ impl Rows<'_> {
             .ok_or_else(not_found)?
     }
 
-    pub(crate) fn groups(&self) -> Result<Vec<Group>> {
-        self.select_groups("state = 'ready' ORDER BY name")
-    }
-
-    pub(crate) fn groups_being_deleted(&self) -> Result<Vec<Group>> {
-        self.select_groups("state = 'deleting'")
-    }
-
-    fn select_groups(&self, which: &str) -> Result<Vec<Group>> {
+    /// The groups that are `ready` or `deleting`, by name.
+    pub(crate) fn groups(&self, state: &str) -> Result<Vec<Group>> {
         let mut select = self
             .connection
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM groups WHERE {which}"))
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM groups WHERE state = ?1 ORDER BY name"))
             .map_err(failed)?;
-        let rows = select.query_map([], |row| Ok(read(row))).map_err(failed)?;
+        let rows = select.query_map([state], |row| Ok(read(row))).map_err(failed)?;
         rows.map(|row| row.map_err(failed)?).collect()
     }
 

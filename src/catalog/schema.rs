@@ -7,7 +7,7 @@ use crate::{
     sqlite,
 };
 
-/// What tells a catalog apart from other SQLite databases: "LFlt".
+/// What tells a catalog apart from other SQLite databases: `LFlt`.
 const APPLICATION_ID: i64 = 0x4c46_6c74;
 
 /// The version of the tables below, kept in `user_version`.

@@ -32,19 +32,20 @@ use crate::{
 impl Plane {
     pub(super) fn create(
         &self,
-        input: &CreateDatabaseInput,
+        input: CreateDatabaseInput,
         upload: Option<Upload<'_>>,
         watch: &mut Watch<'_>,
     ) -> Result<CreateDatabaseOutput> {
-        let name: DatabaseName = input.name.parse()?;
-        let group = input.group.as_deref().map(str::parse::<GroupName>).transpose()?;
-        if input.remote_encryption.is_some() {
+        let CreateDatabaseInput { name, group, seed, size_limit, remote_encryption } = input;
+        let name: DatabaseName = name.parse()?;
+        let group = group.as_deref().map(str::parse::<GroupName>).transpose()?;
+        if remote_encryption.is_some() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "encrypted databases are not supported by this version",
             ));
         }
-        let source = match &input.seed {
+        let source = match &seed {
             Some(Seed::Database { timestamp: Some(_), .. }) => {
                 let message = "point-in-time restore is not supported by this version";
                 return Err(Error::new(ErrorKind::Unsupported, message));
@@ -71,14 +72,14 @@ impl Plane {
             group,
             state: State::Creating,
             created_at: now,
-            size_limit: input.size_limit.or(inherited),
+            size_limit: size_limit.or(inherited),
             parent: source.as_ref().map(|source| Parent {
                 id: source.database.id.clone(),
                 name: source.database.name.clone(),
                 branched_at: now,
             }),
         };
-        if upload.is_none() && input.seed == Some(Seed::DatabaseUpload) {
+        if upload.is_none() && seed == Some(Seed::DatabaseUpload) {
             let draft = NewDatabase { state: State::Draft, ..new };
             self.insert(&draft, Durability::Full)?;
             return self.output(&draft.id);
@@ -188,12 +189,12 @@ impl Plane {
             let _not_there = self.disk.rename(&place, &trashed);
         }
         // If the catalog cannot be written now, the sweep finds a row without a directory, and removes it.
-        let _swept_later = self.catalog.write(Durability::Lazy, |rows| match from {
-            State::Draft => rows.set_state(&staged.id, State::Publishing, State::Draft).map(|_| ()),
-            _ => {
-                rows.delete_database(&staged.id, State::Creating)?;
-                rows.delete_database(&staged.id, State::Publishing)
+        let _swept_later = self.catalog.write(Durability::Lazy, |rows| {
+            if from == State::Draft {
+                return rows.set_state(&staged.id, State::Publishing, State::Draft).map(|_| ());
             }
+            rows.delete_database(&staged.id, State::Creating)?;
+            rows.delete_database(&staged.id, State::Publishing)
         });
         let _swept_later = self.disk.remove(&trashed);
         let _nothing_left = self.disk.remove(&staged.dir);

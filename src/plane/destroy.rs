@@ -113,7 +113,7 @@ impl Plane {
     pub(super) fn finish_destroy_group(&self, name: &GroupName, uuid: &str) -> Result<()> {
         let trashed = self.layout.trashed(&id::new_id(Timestamp::now()));
         self.catalog.write(Durability::Full, |rows| {
-            if !rows.groups_being_deleted()?.iter().any(|group| group.uuid == uuid) {
+            if !rows.groups("deleting")?.iter().any(|group| group.uuid == uuid) {
                 return Ok(());
             }
             let place = self.layout.group(name);

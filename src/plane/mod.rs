@@ -146,7 +146,7 @@ impl ControlPlane {
 
     /// All groups, by name.
     pub fn list_groups(&self) -> Result<Vec<Group>> {
-        self.0.catalog.read(|rows| rows.groups())
+        self.0.catalog.read(|rows| rows.groups("ready"))
     }
 
     /// Turns a group's delete protection on or off. It protects every database in the group too.
@@ -191,7 +191,7 @@ impl ControlPlane {
         input: CreateDatabaseInput,
         watch: &mut Watch<'_>,
     ) -> Result<CreateDatabaseOutput> {
-        self.0.create(&input, None, watch)
+        self.0.create(input, None, watch)
     }
 
     /// Creates a database from a SQLite file, in one step and without a draft.
@@ -235,7 +235,7 @@ impl ControlPlane {
         upload: impl Into<Upload<'a>>,
         watch: &mut Watch<'_>,
     ) -> Result<CreateDatabaseOutput> {
-        self.0.create(&input, Some(upload.into()), watch)
+        self.0.create(input, Some(upload.into()), watch)
     }
 
     /// Completes a draft with the bytes of a SQLite file. If it fails, the draft stays a draft.

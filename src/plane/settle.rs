@@ -20,7 +20,7 @@ impl Plane {
             self.settle_staged(&id)?;
         }
         let (unsettled, groups) =
-            self.catalog.read(|rows| Ok((rows.unsettled()?, rows.groups_being_deleted()?)))?;
+            self.catalog.read(|rows| Ok((rows.unsettled()?, rows.groups("deleting")?)))?;
         for entry in unsettled {
             match entry.state {
                 State::Deleting => self.finish_destroy(&entry.database.id)?,

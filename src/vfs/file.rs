@@ -169,7 +169,7 @@ impl Governed {
                 self.reading.store(if take { held | bit } else { held & !bit }, Relaxed);
             }
             ShmLock { shared: false, offset: CHECKPOINT_LOCK, take } => {
-                self.checkpointing.store(take, Relaxed)
+                self.checkpointing.store(take, Relaxed);
             }
             _ => {}
         }

@@ -53,16 +53,16 @@ fn forks_of_a_database_under_load_are_each_of_one_commit() {
          INSERT INTO account SELECT i, 100, randomblob(300) FROM n;
          CREATE TABLE transfer(id INTEGER PRIMARY KEY)",
     );
-    let stop = AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     let transfers = AtomicI64::new(0);
     std::thread::scope(|scope| {
         for writer in 0..2_i64 {
-            let (fleet, stop, transfers) = (&fleet, &stop, &transfers);
+            let (fleet, done, transfers) = (&fleet, &done, &transfers);
             scope.spawn(move || {
                 let connection = fleet.connect("bank");
                 connection.execute_batch("PRAGMA wal_autocheckpoint=50; PRAGMA cache_size=20").unwrap();
                 let mut step = writer;
-                while !stop.load(Ordering::Relaxed) {
+                while !done.load(Ordering::Relaxed) {
                     step += 7919;
                     let (from, to) = (step % 2000 + 1, step * 31 % 2000 + 1);
                     connection
@@ -96,7 +96,7 @@ fn forks_of_a_database_under_load_are_each_of_one_commit() {
             drop(fork);
             fleet.plane.destroy_database(&name).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         assert!(seen > 60, "the writers were held up: {seen} transfers");
     });
     fleet.assert_no_debris();

@@ -155,12 +155,12 @@ fn a_file_that_is_being_written_is_taken_at_one_commit() {
                  INSERT INTO account SELECT i, 100, randomblob(500) FROM n; PRAGMA wal_autocheckpoint=20",
             )
             .unwrap();
-        let stop = AtomicBool::new(false);
+        let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let stop = &stop;
+            let done = &done;
             scope.spawn(move || {
                 let mut step = 0_i64;
-                while !stop.load(Ordering::Relaxed) {
+                while !done.load(Ordering::Relaxed) {
                     step += 7919;
                     let (from, to) = (step % 1000 + 1, step * 31 % 1000 + 1);
                     connection
@@ -183,7 +183,7 @@ fn a_file_that_is_being_written_is_taken_at_one_commit() {
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
                 }
             }
-            stop.store(true, Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
             assert!(taken > 0, "{mode}: never taken");
         });
     }
@@ -351,6 +351,16 @@ fn a_draft_waits_for_its_file_and_takes_it_once() {
     fleet.assert_no_debris();
 }
 
+/// A stream that breaks off.
+struct Breaks(u64);
+
+impl std::io::Read for Breaks {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0 += 1;
+        if self.0 > 3 { Err(std::io::Error::other("the line went dead")) } else { Ok(buffer.len()) }
+    }
+}
+
 #[test]
 fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
     let fleet = Fleet::new();
@@ -362,13 +372,6 @@ fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
              SELECT i + 1 FROM n WHERE i < 300000) INSERT INTO t SELECT i, hex(randomblob(20)) FROM n",
         )
         .unwrap();
-    struct Breaks(u64);
-    impl std::io::Read for Breaks {
-        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-            self.0 += 1;
-            if self.0 > 3 { Err(std::io::Error::other("the line went dead")) } else { Ok(buffer.len()) }
-        }
-    }
     let (kind, text) = refused(fleet.plane.import_database(input("a"), Upload::Reader(&mut Breaks(0))));
     assert_eq!(kind, ErrorKind::Io);
     assert!(text.contains("the line went dead"), "{text}");

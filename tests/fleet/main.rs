@@ -1,5 +1,8 @@
 //! The control plane as a host program uses it, on real files.
 
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+#![expect(clippy::default_trait_access, reason = "the name of an options type says nothing more to a reader")]
+
 mod create;
 mod faults;
 mod fork;

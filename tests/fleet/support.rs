@@ -53,7 +53,7 @@ pub(crate) fn assert_no_debris(plane: &ControlPlane) {
     for name in names(plane.root()) {
         match name.as_str() {
             ".staging" | ".trash" => {
-                assert_eq!(names(&plane.root().join(&name)), Vec::<String>::new(), "{name}")
+                assert_eq!(names(&plane.root().join(&name)), Vec::<String>::new(), "{name}");
             }
             ".changes" | "control.db" | "control.db-wal" | "control.db-shm" => {}
             group => {

@@ -1,0 +1,183 @@
+//! The commands, each a few calls of the public API.
+
+pub(crate) mod args;
+pub(crate) mod output;
+mod progress;
+mod shell;
+mod sql;
+mod tour;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+};
+
+use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand};
+use clap::CommandFactory;
+use litefleet::{
+    ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, DatabaseChanges, Error,
+    ErrorKind, ListDatabases, Result, Seed, Upload,
+};
+use output::Output;
+
+/// The file name that stands for standard input.
+const STDIN: &str = "-";
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let output = Output { json: arguments.json };
+    let plane = || ControlPlane::open(&arguments.root);
+    match arguments.command {
+        Command::Group(command) => group(&plane()?, command, output),
+        Command::Db(command) => db(&plane()?, command, output),
+        Command::Tour => tour::run(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<()> {
+    match command {
+        GroupCommand::Create { name } => {
+            let group = plane.create_group(&name)?;
+            output.say(&group, || format!("Created group {name}."))
+        }
+        GroupCommand::List => output.groups(&plane.list_groups()?),
+        GroupCommand::Show { name } => output.groups(&[plane.get_group(&name)?]),
+        GroupCommand::Protect { name, on } => {
+            plane.protect_group(&name, on)?;
+            output.groups(&[plane.get_group(&name)?])
+        }
+        GroupCommand::Destroy { name, yes } => {
+            let group = plane.get_group(&name)?;
+            let count = plane.list_databases(&ListDatabases::default().group(&name))?.len();
+            confirm(yes, &format!("Destroy group {name} and the {count} databases in it?"))?;
+            plane.destroy_group(&name)?;
+            output.say(&group, || format!("Destroyed group {name}."))
+        }
+    }
+}
+
+fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
+    match command {
+        DbCommand::Create(arguments) => {
+            let made = create(plane, &arguments)?;
+            output.say(&made, || format!("Created database {}.", made.name))
+        }
+        DbCommand::List { group, parent, limit, after } => {
+            let mut which = ListDatabases::default();
+            which.group = group;
+            which.parent =
+                parent.map(|parent| plane.get_database(&parent).map(|parent| parent.id)).transpose()?;
+            which.limit = limit;
+            which.after = after;
+            output.databases(&plane.list_databases(&which)?)
+        }
+        DbCommand::Show { name } => {
+            let database = plane.get_database(&name)?;
+            let size = plane.database_size(&name).ok();
+            output.database(&database, size)
+        }
+        DbCommand::Config(arguments) => config(plane, &arguments, output),
+        DbCommand::Destroy { name, yes } => {
+            let database = plane.get_database(&name)?;
+            confirm(yes, &format!("Destroy database {name}?"))?;
+            plane.destroy_database(&name)?;
+            output.say(&database, || format!("Destroyed database {name}."))
+        }
+        DbCommand::Upload { name, file } => {
+            let mut bar = progress::Bar::new("Uploading");
+            let mut watch = |progress| bar.show(progress);
+            if file.as_os_str() == STDIN {
+                let mut stdin = io::stdin().lock();
+                plane.upload_database_watched(&name, Upload::Reader(&mut stdin), &mut watch)?;
+            } else {
+                plane.upload_database_watched(&name, file.as_path(), &mut watch)?;
+            }
+            bar.clear();
+            output.say(&plane.get_database(&name)?, || format!("Uploaded to database {name}."))
+        }
+        DbCommand::Shell { name, sql, read_only } => {
+            let connection = plane.connect(&name, &ConnectOptions::default().read_only(read_only))?;
+            match sql {
+                Some(sql) => sql::run(&connection, &sql, output),
+                None if io::stdin().is_terminal() && !output.json => shell::run(&connection, &name),
+                None => {
+                    let sql = io::read_to_string(io::stdin().lock()).map_err(|error| {
+                        Error::new(ErrorKind::Io, format!("reading standard input: {error}"))
+                    })?;
+                    sql::run(&connection, &sql, output)
+                }
+            }
+        }
+    }
+}
+
+fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDatabaseOutput> {
+    let mut input = CreateDatabaseInput::new(&arguments.name, "");
+    input.group.clone_from(&arguments.group);
+    if let Some(limit) = &arguments.size_limit {
+        input.size_limit = Some(limit.parse()?);
+    }
+    if arguments.draft {
+        input.seed = Some(Seed::DatabaseUpload);
+    }
+    if let Some(source) = &arguments.from_db {
+        input.seed = Some(Seed::database(source));
+    }
+    let Some(file) = &arguments.from_file else {
+        let mut bar = progress::Bar::new("Forking");
+        let made = plane.create_database_watched(input, &mut |progress| bar.show(progress));
+        bar.clear();
+        return made;
+    };
+    let mut bar = progress::Bar::new("Importing");
+    let mut watch = |progress| bar.show(progress);
+    let made = if file.as_os_str() == STDIN {
+        plane.import_database_watched(input, Upload::Reader(&mut io::stdin().lock()), &mut watch)
+    } else {
+        plane.import_database_watched(input, Path::new(file), &mut watch)
+    };
+    bar.clear();
+    made
+}
+
+fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> Result<()> {
+    let mut changes = DatabaseChanges::default();
+    changes.size_limit = match arguments.size_limit.as_deref() {
+        None => None,
+        Some("none") => Some(None),
+        Some(limit) => Some(Some(limit.parse()?)),
+    };
+    changes.block_reads = arguments.block_reads;
+    changes.block_writes = arguments.block_writes;
+    changes.delete_protection = arguments.delete_protection;
+    let database = if changes == DatabaseChanges::default() {
+        plane.get_database(&arguments.name)?
+    } else {
+        plane.configure_database(&arguments.name, changes)?
+    };
+    output.database(&database, plane.database_size(&arguments.name).ok())
+}
+
+/// Asks before something is destroyed. Nobody is asked where nobody can answer: there `--yes` must be said.
+fn confirm(yes: bool, question: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            format!("{question} Say --yes to do so without being asked."),
+        ));
+    }
+    eprint!("{question} [y/N] ");
+    let _shown_or_not = io::stderr().flush();
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Cancelled, "nothing was destroyed"))
+}

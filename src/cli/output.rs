@@ -1,0 +1,151 @@
+//! What is printed: tables for people, one JSON value for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use litefleet::{Database, DatabaseState, Error, ErrorKind, Group, Result, SizeLimit};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// Prints `value` as JSON, or a sentence.
+    pub(crate) fn say(self, value: &impl Serialize, sentence: impl FnOnce() -> String) -> Result<()> {
+        if self.json { json_line(value) } else { print(&sentence()) }
+    }
+
+    pub(crate) fn groups(self, groups: &[Group]) -> Result<()> {
+        if self.json {
+            return json_line(groups);
+        }
+        let mut table = table(&["NAME", "CREATED", "PROTECTED"]);
+        for group in groups {
+            table.add_row([
+                group.name.to_string(),
+                group.created_at.to_string(),
+                yes(group.delete_protection),
+            ]);
+        }
+        print(&table.to_string())
+    }
+
+    pub(crate) fn databases(self, databases: &[Database]) -> Result<()> {
+        if self.json {
+            return json_line(databases);
+        }
+        let mut table = table(&["NAME", "GROUP", "STATE", "CREATED", "LIMIT", "FORK OF"]);
+        for database in databases {
+            table.add_row([
+                database.name.to_string(),
+                database.group.to_string(),
+                state(database),
+                database.created_at.to_string(),
+                limit(database.size_limit),
+                database.parent.as_ref().map_or_else(String::new, |parent| parent.name.to_string()),
+            ]);
+        }
+        print(&table.to_string())
+    }
+
+    /// A database and the bytes that it takes.
+    pub(crate) fn database(self, database: &Database, size: Option<u64>) -> Result<()> {
+        if self.json {
+            let mut value = serde_json::to_value(database).map_err(unprintable)?;
+            value["size_bytes"] = json!(size);
+            return json_line(&value);
+        }
+        let mut table = table(&[]);
+        let mut row = |name: &str, value: String| {
+            table.add_row([name.to_owned(), value]);
+        };
+        row("name", database.name.to_string());
+        row("id", database.id.clone());
+        row("hostname", database.hostname.clone());
+        row("group", database.group.to_string());
+        row("state", state(database));
+        row("created", database.created_at.to_string());
+        row("size", size.map_or_else(|| "-".to_owned(), |size| format!("{size} bytes")));
+        row("size limit", limit(database.size_limit));
+        row("block reads", yes(database.block_reads));
+        row("block writes", yes(database.block_writes));
+        row("delete protection", yes(database.delete_protection));
+        if let Some(parent) = &database.parent {
+            row("fork of", format!("{} ({}) at {}", parent.name, parent.id, parent.branched_at));
+        }
+        print(&table.to_string())
+    }
+}
+
+/// Prints one value as a line of JSON.
+pub(crate) fn json_line(value: &(impl Serialize + ?Sized)) -> Result<()> {
+    print(&serde_json::to_string(value).map_err(unprintable)?)
+}
+
+fn unprintable(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("printing JSON: {error}")).caused_by(error)
+}
+
+/// Prints a line. A reader that went away (`| head`) ends the program quietly, as it does others.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        printed => printed.map_err(|error| Error::new(ErrorKind::Io, format!("printing: {error}"))),
+    }
+}
+
+/// Prints an error as one line on standard error.
+pub(crate) fn print_error(error: &Error, as_json: bool) {
+    if as_json {
+        eprintln!("{}", json!({"error": error.to_string(), "kind": error.kind().as_str()}));
+    } else {
+        eprintln!("error: {error}");
+    }
+}
+
+/// A table without lines, as wide as the terminal at most.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    if !header.is_empty() {
+        table.set_header(header);
+    }
+    table
+}
+
+fn yes(flag: bool) -> String {
+    if flag { "yes" } else { "no" }.to_owned()
+}
+
+fn state(database: &Database) -> String {
+    match database.state {
+        DatabaseState::Draft => "draft",
+        _ => "ready",
+    }
+    .to_owned()
+}
+
+fn limit(limit: Option<SizeLimit>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |limit| format!("{limit} bytes"))
+}
+
+/// A JSON value for each of SQLite's, in the way that the README documents.
+pub(crate) fn sql_value(value: litefleet::rusqlite::types::ValueRef<'_>) -> Value {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use litefleet::rusqlite::types::ValueRef;
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => json!(number),
+        // Infinities are the only reals without a JSON number: SQLite has no NaN.
+        ValueRef::Real(number) if number.is_finite() => json!(number),
+        ValueRef::Real(number) => json!(if number > 0.0 { "Infinity" } else { "-Infinity" }),
+        ValueRef::Text(text) => json!(String::from_utf8_lossy(text)),
+        ValueRef::Blob(bytes) => json!({"base64": STANDARD.encode(bytes)}),
+    }
+}

@@ -1,0 +1,45 @@
+//! A progress bar for long work, on a terminal only.
+
+use std::ops::ControlFlow;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use litefleet::{Phase, Progress};
+
+#[derive(Debug)]
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    verb: &'static str,
+}
+
+impl Bar {
+    /// A bar for what `verb` says. Where standard error is no terminal, none is drawn.
+    pub(crate) fn new(verb: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        Self { bar, verb }
+    }
+
+    /// Shows how far the work has come. It never asks to stop.
+    pub(crate) fn show(&mut self, progress: Progress) -> ControlFlow<()> {
+        let style = match progress.total {
+            Some(_) => "{msg:10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}",
+            None => "{spinner} {msg:10} {bytes} {elapsed}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            self.bar.set_style(style);
+        }
+        self.bar.set_message(match progress.phase {
+            Phase::Check => "Checking",
+            Phase::Sync => "Flushing",
+            _ => self.verb,
+        });
+        if let Some(total) = progress.total {
+            self.bar.set_length(total);
+        }
+        self.bar.set_position(progress.done);
+        ControlFlow::Continue(())
+    }
+
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,113 @@
+//! The interactive shell: history, statements over several lines, and a few commands of its own.
+
+use std::path::PathBuf;
+
+use litefleet::{
+    Error, ErrorKind, Result,
+    rusqlite::{Connection, OptionalExtension},
+};
+use rustyline::{
+    Completer, Editor, Helper, Highlighter, Hinter,
+    error::ReadlineError,
+    history::FileHistory,
+    validate::{ValidationContext, ValidationResult, Validator},
+};
+
+use super::{
+    output::{self, Output},
+    sql,
+};
+
+const HELP: &str = "\
+.tables          the tables and views
+.schema [NAME]   the statements that made them
+.json            print rows as JSON, or as tables again
+.quit            leave (also Ctrl-D)
+Everything else is SQL, and runs at its semicolon.";
+
+/// Waits for more lines while a statement is not complete.
+#[derive(Completer, Helper, Highlighter, Hinter)]
+struct Statements;
+
+impl Validator for Statements {
+    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        let input = context.input();
+        Ok(if input.trim_start().starts_with('.') || sql::is_complete(input) {
+            ValidationResult::Valid(None)
+        } else {
+            ValidationResult::Incomplete
+        })
+    }
+}
+
+/// Reads and runs statements until the input ends.
+pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
+    let failed = |error: ReadlineError| Error::new(ErrorKind::Io, format!("reading the terminal: {error}"));
+    let mut editor: Editor<Statements, FileHistory> = Editor::new().map_err(failed)?;
+    editor.set_helper(Some(Statements));
+    let history = history_file();
+    if let Some(history) = &history {
+        let _there_is_none_yet = editor.load_history(history);
+    }
+    println!("SQLite {}, database {name}. Enter .help for help.", litefleet::rusqlite::version());
+    let mut output = Output { json: false };
+    loop {
+        let line = match editor.readline(&format!("{name}> ")) {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(failed(error)),
+        };
+        let _kept_or_not = editor.add_history_entry(line.trim());
+        let ran = match line.trim().strip_prefix('.') {
+            None => sql::run(connection, &line, output),
+            Some(command) => match command.split_whitespace().collect::<Vec<_>>().as_slice() {
+                ["quit" | "exit"] => break,
+                ["help"] => output::print(HELP),
+                ["json"] => {
+                    output.json = !output.json;
+                    Ok(())
+                }
+                ["tables"] => sql::run(
+                    connection,
+                    "SELECT type, name FROM sqlite_schema WHERE type IN ('table', 'view')
+                     AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
+                    output,
+                ),
+                ["schema"] => schema(connection, None),
+                ["schema", name] => schema(connection, Some(name)),
+                _ => Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("no command .{command}; enter .help for help"),
+                )),
+            },
+        };
+        if let Err(error) = ran {
+            output::print_error(&error, output.json);
+        }
+    }
+    if let Some(history) = &history {
+        let _kept_or_not = editor.save_history(history);
+    }
+    Ok(())
+}
+
+fn schema(connection: &Connection, name: Option<&str>) -> Result<()> {
+    let query =
+        "SELECT group_concat(sql || ';', char(10)) FROM sqlite_schema WHERE ?1 IS NULL OR tbl_name = ?1";
+    let schema: Option<String> = connection
+        .query_row(query, [name], |row| row.get(0))
+        .optional()
+        .map_err(|error| litefleet::explain(connection, error))?
+        .flatten();
+    output::print(&schema.unwrap_or_default())
+}
+
+/// Where the lines that were entered are kept: in the user's state directory.
+fn history_file() -> Option<PathBuf> {
+    let home = |rest: &str| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(rest));
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| home(".local/state"))?;
+    let dir = state.join("litefleet");
+    std::fs::create_dir_all(&dir).ok()?;
+    Some(dir.join("history"))
+}
