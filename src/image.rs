@@ -75,6 +75,8 @@ impl Copy<'_> {
             if let Some(len) = self.attempt(&target, watch)? {
                 return Ok(len);
             }
+            // A journal that belongs to this copy would roll pages of the next one back.
+            self.disk.remove(&layout::beside(self.target, "-journal"))?;
             self.disk.set_len(&target, self.target, 0)?;
         }
         Err(Error::new(
@@ -123,7 +125,6 @@ impl Copy<'_> {
         } else if let Some(journal) = &before.journal {
             // An interrupted transaction: SQLite rolls it back when the copy is opened.
             let path = layout::beside(self.target, "-journal");
-            self.disk.remove(&path)?;
             let copy = self.disk.create(&path)?;
             self.disk.write_at(&copy, &path, journal, 0)?;
         }

@@ -1,1 +1,213 @@
-//! x
+//! The house rules that no linter knows: which file may name which, what stands where, how long files are.
+
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The library's modules from the lowest up, and the modules that each may name.
+const LAYERS: &[(&str, &[&str])] = &[
+    // values
+    ("error", &[]),
+    ("time", &["error"]),
+    ("id", &["time"]),
+    ("name", &["error"]),
+    ("progress", &["error"]),
+    ("size", &["error"]),
+    // bytes: no paths, no files, no clock, no handles
+    ("cipher", &["error"]),
+    ("page", &["error"]),
+    ("wal", &["page"]),
+    ("api", &["cipher", "error", "name", "size", "time"]),
+    // files: no SQLite
+    ("disk", &["error"]),
+    ("layout", &["name"]),
+    // services
+    ("sqlite", &["error"]),
+    ("vfs", &["disk", "error", "page", "size", "wal"]),
+    ("changes", &["disk", "error", "layout", "vfs"]),
+    ("catalog", &["api", "error", "name", "size", "sqlite", "time"]),
+    ("image", &["disk", "error", "layout", "page", "progress", "size", "wal"]),
+    // operations
+    ("connect", &["catalog", "changes", "error", "sqlite", "vfs"]),
+    ("seed", &["connect", "disk", "error", "image", "layout", "page", "progress", "size", "sqlite", "vfs"]),
+    // the face
+    (
+        "plane",
+        &[
+            "api", "catalog", "changes", "connect", "disk", "error", "id", "layout", "name", "progress",
+            "seed", "time",
+        ],
+    ),
+];
+
+/// Where a thing may stand, by the text that gives it away.
+const PLACES: &[(&str, &[&str])] = &[
+    ("std::fs", &["src/disk.rs", "src/cli/shell.rs", "src/cli/tour.rs"]),
+    (concat!("unsafe", " {"), &["src/vfs/ffi.rs"]),
+    ("SystemTime", &["src/time.rs"]),
+    ("serde", &["src/api.rs", "src/cli/output.rs", "src/cli/sql.rs"]),
+    ("aegis::", &[]),
+    ("base64::", &["src/cipher.rs", "src/cli/output.rs"]),
+];
+
+/// No file grows past this without a reason to part it.
+const LINES_MAX: usize = 500;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A file's code: without its comments and without the tests at its end.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .fold(String::new(), |all, line| all + line + "\n")
+}
+
+/// The modules of the crate that a piece of code names: after `crate::`, alone or in braces.
+fn named(code: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let list = if let Some(inner) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let end = inner.find(|sign| {
+                depth += i32::from(sign == '{') - i32::from(sign == '}');
+                depth == 0
+            });
+            top_level_items(&inner[..end.unwrap()])
+        } else {
+            vec![rest.to_owned()]
+        };
+        for item in list {
+            names.insert(
+                item.trim().chars().take_while(|sign| sign.is_alphanumeric() || *sign == '_').collect(),
+            );
+        }
+    }
+    names.remove("");
+    names
+}
+
+/// The items between commas that stand in no inner braces.
+fn top_level_items(list: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut items = vec![String::new()];
+    for sign in list.chars() {
+        depth += i32::from(sign == '{') - i32::from(sign == '}');
+        if sign == ',' && depth == 0 {
+            items.push(String::new());
+        } else {
+            items.last_mut().unwrap().push(sign);
+        }
+    }
+    items
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_lower_layer_never_names_a_higher_one() {
+    for (at, (module, allowed)) in LAYERS.iter().enumerate() {
+        let lower: BTreeSet<_> = LAYERS[..at].iter().map(|(name, _)| *name).collect();
+        for name in *allowed {
+            assert!(lower.contains(name), "the row of {module} allows {name}, which is not below it");
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for path in sources(&root().join("src")) {
+        let shown = shown(&path);
+        let module = shown.trim_start_matches("src/").split(['/', '.']).next().unwrap().to_owned();
+        if ["lib", "main", "cli"].contains(&module.as_str()) {
+            continue;
+        }
+        let row = LAYERS.iter().find(|(name, _)| *name == module);
+        let (_, allowed) = row.unwrap_or_else(|| panic!("{shown} has no row in LAYERS"));
+        seen.insert(module.clone());
+        for name in named(&code(&path)) {
+            assert!(
+                name == module || allowed.contains(&name.as_str()),
+                "{shown} names crate::{name}, which its row does not allow"
+            );
+        }
+    }
+    assert_eq!(seen.len(), LAYERS.len(), "a row of LAYERS has no file");
+}
+
+#[test]
+fn things_stand_where_they_belong() {
+    for path in sources(&root().join("src")) {
+        let (shown, code) = (shown(&path), code(&path));
+        for (text, places) in PLACES {
+            let there = code.contains(text);
+            assert!(
+                !there || places.contains(&shown.as_str()),
+                "{shown} has {text:?}, which belongs in {places:?}"
+            );
+        }
+    }
+    // The command line is a host like any other.
+    for path in sources(&root().join("src/cli")) {
+        let code = code(&path);
+        assert!(
+            !code.contains("crate::") || !named(&code).iter().any(|name| name != "cli"),
+            "{}",
+            shown(&path)
+        );
+    }
+}
+
+#[test]
+fn files_are_short_and_tests_can_fail() {
+    for dir in ["src", "tests", "benches"] {
+        for path in sources(&root().join(dir)) {
+            let (shown, text) = (shown(&path), fs::read_to_string(&path).unwrap());
+            let lines = text.lines().count();
+            // All of the crate's unsafe code is in one file, whatever its length.
+            assert!(lines <= LINES_MAX || shown == "src/vfs/ffi.rs", "{shown} has {lines} lines");
+            for (at, line) in text.lines().enumerate() {
+                let line = line.trim_start();
+                let at = at + 1;
+                assert!(
+                    !line.starts_with(concat!("#[", "allow")),
+                    "{shown}:{at}: expect a lint, with a reason"
+                );
+                assert!(!line.starts_with(concat!("#[", "ignore")), "{shown}:{at}: a test that is not run");
+                assert!(
+                    !(line.starts_with(concat!("matches", "!(")) && line.ends_with(';')),
+                    "{shown}:{at}: a check that nobody looks at"
+                );
+                assert!(!line.contains(concat!("todo", "!(")), "{shown}:{at}: unfinished");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_table_reads_uses_as_rust_does() {
+    let code = "use crate::{a::{b, c}, d};\nuse crate::e;\nlet x = crate::f::g();";
+    let expected: BTreeSet<_> = ["a", "d", "e", "f"].map(str::to_owned).into();
+    assert_eq!(named(code), expected);
+}

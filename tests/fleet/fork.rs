@@ -6,7 +6,7 @@ use litefleet::{
     CreateDatabaseInput, DatabaseChanges, ErrorKind, ListDatabases, Phase, SizeLimit, rusqlite::Connection,
 };
 
-use crate::support::{Fleet, contents, count, refused};
+use crate::support::{Fleet, SetOnDrop, contents, count, refused};
 
 #[test]
 fn a_fork_has_the_rows_of_the_file_and_of_its_log() {
@@ -79,6 +79,7 @@ fn forks_of_a_database_under_load_are_each_of_one_commit() {
                 }
             });
         }
+        let stop = SetOnDrop(&done);
         let mut seen = 0;
         for round in 0..60 {
             let name = format!("fork-{round}");
@@ -96,7 +97,7 @@ fn forks_of_a_database_under_load_are_each_of_one_commit() {
             drop(fork);
             fleet.plane.destroy_database(&name).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         assert!(seen > 60, "the writers were held up: {seen} transfers");
     });
     fleet.assert_no_debris();

@@ -13,7 +13,7 @@ use litefleet::{
     rusqlite::Connection,
 };
 
-use crate::support::{Fleet, contents, count, names, refused};
+use crate::support::{Fleet, SetOnDrop, contents, count, names, refused};
 
 const ROWS: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB); CREATE INDEX i ON t(a);
     CREATE VIEW v AS SELECT a FROM t; CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM t WHERE id < 0; END;
@@ -172,6 +172,7 @@ fn a_file_that_is_being_written_is_taken_at_one_commit() {
                     std::thread::sleep(std::time::Duration::from_millis(2));
                 }
             });
+            let stop = SetOnDrop(done);
             let mut taken = 0;
             for round in 0..20 {
                 let name = format!("bank-{}-{round}", mode.to_ascii_lowercase());
@@ -183,7 +184,7 @@ fn a_file_that_is_being_written_is_taken_at_one_commit() {
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
                 }
             }
-            done.store(true, Ordering::Relaxed);
+            drop(stop);
             assert!(taken > 0, "{mode}: never taken");
         });
     }
