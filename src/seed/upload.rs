@@ -6,6 +6,7 @@
 
 use std::{
     io::Read,
+    os::unix::fs::FileExt,
     panic::resume_unwind,
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
@@ -19,7 +20,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     image::{self, Copy},
-    page,
+    layout, page,
     progress::{self, Phase, Watch},
     size::SizeLimit,
     sqlite,
@@ -86,12 +87,13 @@ pub(crate) fn write(
                 ));
             }
             let mut bytes = vec![0; page::HEADER_LEN.min(usize::try_from(size).unwrap_or(usize::MAX))];
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)
+            file.read_exact_at(&mut bytes, 0)
                 .map_err(|error| Error::io(format_args!("reading {}", target.display()), error))?;
             inspect(&name, &bytes, size)?;
             size
         }
     };
+    check_length(&name, target)?;
     check(&name, target, watch)?;
     if let Some(limit) = size_limit {
         let size = Disk::len(target)?.unwrap_or(0);
@@ -124,17 +126,26 @@ fn inspect(name: &str, bytes: &[u8], len: u64) -> Result<page::Header> {
             format!("{name} is truncated: {len} bytes are less than a header"),
         ));
     };
-    let header =
-        page::Header::parse(header).map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
+    page::Header::parse(header).map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))
+}
+
+/// Says so if a staged file is shorter than its header says. SQLite's own check speaks of a malformed image then.
+fn check_length(name: &str, target: &Path) -> Result<()> {
+    let reading = |error| Error::io(format_args!("reading {}", target.display()), error);
+    let Some(file) = Disk::open(target)? else { return Ok(()) };
+    let mut header = [0; page::HEADER_LEN];
+    file.read_exact_at(&mut header, 0).map_err(reading)?;
+    let header = page::Header::parse(&header)?;
     let whole = u64::from(header.page_count.unwrap_or(1)) * u64::from(header.page_size);
-    // In WAL mode the rest may stand in the log beside it, which the integrity check then knows.
-    if len < whole && !header.wal || len < u64::from(header.page_size) {
+    let len = file.metadata().map_err(reading)?.len();
+    // What an interrupted transaction left is whole once it is rolled back.
+    if len < whole && !Disk::exists(&layout::beside(target, "-journal"))? {
         return Err(Error::new(
             ErrorKind::Corrupt,
             format!("{name} is truncated: its header says {whole} bytes, and it has {len}"),
         ));
     }
-    Ok(header)
+    Ok(())
 }
 
 /// Checks a staged file's integrity, and leaves it alone and in WAL mode.
