@@ -1,1 +1,157 @@
-//! x
+//! The command line, run as a person or a script runs it.
+
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+struct Shell(TempDir);
+
+impl Shell {
+    fn new() -> Self {
+        let shell = Self(tempfile::tempdir().unwrap());
+        shell.done(&["group", "create", "default"]);
+        shell
+    }
+
+    fn run(&self, arguments: &[&str], input: &str) -> Output {
+        let mut running = Command::new(env!("CARGO_BIN_EXE_litefleet"))
+            .arg("--root")
+            .arg(self.0.path().join("root"))
+            .args(arguments)
+            .current_dir(self.0.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _not_read = running.stdin.take().unwrap().write_all(input.as_bytes());
+        running.wait_with_output().unwrap()
+    }
+
+    /// What is printed by a command that must succeed, and must print no error.
+    fn done(&self, arguments: &[&str]) -> String {
+        self.done_with(arguments, "")
+    }
+
+    fn done_with(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.run(arguments, input);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.done(&[arguments, &["--json"]].concat())).unwrap()
+    }
+
+    /// The one line on standard error of a command that must fail with `code` and print nothing else.
+    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments, "");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+#[test]
+fn the_main_job() {
+    let shell = Shell::new();
+    let made = shell.json(&["db", "create", "orders", "--group", "default"]);
+    assert_eq!((&made["Name"], &made["Hostname"]), (&json!("orders"), &json!("orders.localhost")));
+    shell.done(&["db", "shell", "orders", "create table t(a); insert into t values (1),(2)"]);
+    shell.done(&["db", "create", "copy", "--from-db", "orders"]);
+    assert_eq!(shell.json(&["db", "shell", "copy", "select sum(a) from t"]), json!([{"sum(a)": 3}]));
+    let file = shell.0.path().join("root/default/orders/data.db");
+    shell.done(&["db", "create", "big", "--group", "default", "--from-file", file.to_str().unwrap()]);
+    assert_eq!(shell.json(&["db", "shell", "big", "select count(*) as n from t"]), json!([{"n": 2}]));
+
+    shell.done(&["db", "create", "tiny", "--group", "default", "--size-limit", "256kb"]);
+    shell.done(&["db", "shell", "tiny", "create table t(a); insert into t values (1)"]);
+    let full = shell.fails(1, &["db", "shell", "tiny", "insert into t values (randomblob(300000))"]);
+    assert_eq!(full, "error: database or disk is full: the size limit is 262144 bytes\n");
+    assert_eq!(shell.json(&["db", "shell", "tiny", "select a from t"]), json!([{"a": 1}]));
+
+    let names: Vec<_> =
+        shell.json(&["db", "list"]).as_array().unwrap().iter().map(|row| row["Name"].clone()).collect();
+    assert_eq!(names, ["big", "copy", "orders", "tiny"]);
+    let forks = shell.json(&["db", "list", "--parent", "orders"]);
+    assert_eq!((&forks[0]["Name"], &forks[0]["parent"]["name"]), (&json!("copy"), &json!("orders")));
+    let shown = shell.json(&["db", "config", "tiny", "--size-limit", "none", "--block-writes", "true"]);
+    assert_eq!((&shown["size_limit"], &shown["block_writes"]), (&Value::Null, &json!(true)));
+    assert!(shell.done(&["db", "show", "tiny"]).contains("block writes       yes"));
+    shell.done(&["db", "destroy", "copy", "--yes"]);
+    shell.done(&["group", "destroy", "default", "-y"]);
+    assert_eq!(shell.json(&["group", "list"]), json!([]));
+}
+
+#[test]
+fn json_is_one_array_of_row_objects_a_statement() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "a", "--group", "default"]);
+    let sql = "create table t(a); select 1 as x, 'é' as x, null as n, 2.5 as r, x'00ff' as b, 9e999 as i;
+        select a from t; select 9007199254740993 as big";
+    let printed = shell.done(&["db", "shell", "a", sql, "--json"]);
+    let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines[0],
+        json!([{"x": 1, "x:1": "é", "n": null, "r": 2.5, "b": {"base64": "AP8="}, "i": "Infinity"}])
+    );
+    assert_eq!((&lines[1], &lines[2]), (&json!([]), &json!([{"big": 9_007_199_254_740_993_i64}])));
+    let piped = shell.done_with(&["db", "shell", "a", "--json"], "select 1 as one;\nselect 2 as two;\n");
+    assert_eq!(piped, "[{\"one\":1}]\n[{\"two\":2}]\n");
+}
+
+#[test]
+fn errors_are_one_line_and_say_what_to_do() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "a", "--group", "default"]);
+    let json: Value =
+        serde_json::from_str(&shell.fails(1, &["db", "create", "a", "--group", "default", "--json"]))
+            .unwrap();
+    assert_eq!(json, json!({"error": "database with name a already exists", "kind": "already_exists"}));
+    assert_eq!(shell.fails(1, &["db", "create", "b", "--group", "none"]), "error: group not found\n");
+    assert_eq!(
+        shell.fails(1, &["db", "show", "b"]),
+        "error: could not find database with name b: record not found\n"
+    );
+    let refused = shell.fails(1, &["db", "destroy", "a"]);
+    assert!(refused.contains("--yes"), "{refused}");
+    let wrong = shell.fails(1, &["db", "shell", "a", "begin;\nselect  from t"]);
+    assert_eq!(wrong, "error: near \"from\": syntax error at line 2, column 9\n");
+    assert!(
+        shell
+            .fails(1, &["db", "create", "b", "--group", "default", "--from-file", "no.db"])
+            .contains("no such file")
+    );
+    shell.fails(2, &["db", "create"]);
+    shell.fails(2, &["nonsense"]);
+    shell.fails(2, &["db", "create", "b", "--from-db", "a", "--from-file", "x"]);
+}
+
+#[test]
+fn drafts_take_a_file_or_standard_input() {
+    let shell = Shell::new();
+    let file = shell.0.path().join("some.sqlite");
+    let connection = litefleet::rusqlite::Connection::open(&file).unwrap();
+    connection.execute_batch("create table t(a); insert into t values (42)").unwrap();
+    shell.done(&["db", "create", "a", "--group", "default", "--draft"]);
+    assert_eq!(shell.json(&["db", "show", "a"])["state"], "draft");
+    shell.done(&["db", "upload", "a", "some.sqlite"]);
+    assert_eq!(shell.json(&["db", "shell", "a", "select a from t"]), json!([{"a": 42}]));
+    let refused = shell.fails(1, &["db", "create", "b", "--group", "default", "--from-file", "-"]);
+    assert_eq!(refused, "error: the uploaded file is empty, not a sqlite3 database\n");
+}
+
+#[test]
+fn the_tour_and_the_completions_run() {
+    let shell = Shell::new();
+    let tour = shell.done(&["tour"]);
+    assert!(tour.contains("orders 479613, experiment 959226"), "{tour}");
+    assert!(shell.done(&["completions", "bash"]).contains("litefleet"));
+}

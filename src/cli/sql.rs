@@ -1,6 +1,9 @@
 //! Running SQL: statement by statement, each with its rows.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    io::{self, IsTerminal},
+};
 
 use litefleet::{
     Error, ErrorKind, Result, explain,
@@ -84,7 +87,7 @@ fn shown(value: ValueRef<'_>) -> String {
     }
 }
 
-/// An error of a statement: one line, and for an error in the SQL also where in it.
+/// An error of a statement: one line, with the place for an error in the SQL, which a person is shown below it.
 fn located(connection: &Connection, all: &str, statement: &str, failed: Failed) -> Error {
     let error = match failed {
         Failed::Other(error) => return error,
@@ -102,7 +105,10 @@ fn located(connection: &Connection, all: &str, statement: &str, failed: Failed) 
         .chars()
         .count();
     let text = all.lines().nth(line).unwrap_or_default();
-    let message = format!("{msg} at line {}, column {}\n  {text}\n  {:column$}^", line + 1, column + 1, "");
+    let mut message = format!("{msg} at line {}, column {}", line + 1, column + 1);
+    if io::stderr().is_terminal() {
+        let _never_fails = write!(message, "\n  {text}\n  {:column$}^", "");
+    }
     Error::new(ErrorKind::Sql, message).caused_by(error)
 }
 
@@ -188,6 +194,11 @@ fn words(sql: &str) -> impl Iterator<Item = (&str, usize)> {
             };
             match first {
                 _ if rest.starts_with("--") => at = until("\n", start),
+                // A comment that is not closed is not nothing: there is more to come.
+                _ if rest.starts_with("/*") && !rest[2..].contains("*/") => {
+                    at = sql.len();
+                    return Some((rest, start));
+                }
                 _ if rest.starts_with("/*") => at = until("*/", start + 2),
                 b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' => at += 1,
                 b'\'' | b'"' | b'`' => {

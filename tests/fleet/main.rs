@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 #![expect(clippy::default_trait_access, reason = "the name of an options type says nothing more to a reader")]
 
+mod crash;
 mod create;
 mod faults;
 mod fork;
 mod import;
 mod limits;
 mod lists;
+mod model;
 mod support;

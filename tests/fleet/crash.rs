@@ -4,12 +4,6 @@
 //! die is killed with SIGKILL at a moment that differs from round to round, or stops itself at the n-th step of a
 //! call; then the root is opened anew, and everything in it must be whole, and nothing left over.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
-#![expect(clippy::default_trait_access, reason = "the name of an options type says nothing more to a reader")]
-
-#[path = "fleet/support.rs"]
-mod support;
-
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -23,8 +17,8 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{assert_no_debris, count};
 use litefleet::{ControlPlane, CreateDatabaseInput, DatabaseState, ErrorKind, Seed, rusqlite::Connection};
-use support::{assert_no_debris, count};
 
 const ROLE: &str = "LITEFLEET_TEST_CHILD";
 
@@ -33,7 +27,7 @@ const ROUNDS: u64 = 300;
 
 fn child(test: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role);
+    command.args(["--exact", &format!("crash::{test}"), "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
