@@ -2,7 +2,7 @@
 //!
 //! The catalog alone holds configurations. What stands here only says *when to look again*, so that a connection
 //! need not ask the catalog at the start of each transaction: looking costs two reads of memory. The file holds
-//! pairs of counters, changes begun and changes finished; a database's pair follows from its id, and a pair that is
+//! pairs of counters, changes begun and changes finished; a database's pair follows from its name, and a pair that is
 //! shared with another database costs a needless look and nothing else.
 //!
 //! A change is begun inside of the catalog's write transaction, before it commits, and finished after that. A
@@ -20,6 +20,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::Layout,
+    name::DatabaseName,
     vfs::ffi,
 };
 
@@ -39,10 +40,10 @@ pub(crate) struct Changes {
 pub(crate) struct Pair(usize);
 
 impl Pair {
-    /// The pair of the database with this id, which is a UUID and so ends in random digits.
-    pub(crate) fn of(id: &str) -> Self {
-        let hash =
-            id.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    /// The pair of the database with this name.
+    pub(crate) fn of(name: &DatabaseName) -> Self {
+        let bytes = name.as_str().bytes();
+        let hash = bytes.fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
         Self(hash % PAIRS)
     }
 }
@@ -118,7 +119,7 @@ mod tests {
         std::fs::create_dir(layout.staging()).unwrap();
         let ours = Changes::open(&Disk::default(), &layout, "a").unwrap();
         let theirs = Changes::open(&Disk::default(), &layout, "b").unwrap();
-        let pair = Pair::of("0197");
+        let pair = Pair::of(&"orders".parse().unwrap());
         let before = theirs.stamp(pair);
         let change = ours.begin(pair);
         assert_eq!(theirs.stamp(pair), None);

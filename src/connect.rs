@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{
-    catalog::{Catalog, State},
+    catalog::{Catalog, Entry, State},
     changes::{Changes, Pair},
     error::{Error, ErrorKind, Result},
     sqlite,
@@ -79,12 +79,34 @@ pub(crate) struct CatalogGovernor {
     changes: Arc<Changes>,
     id: String,
     pair: Pair,
+    first: Option<(u64, Rules)>,
 }
 
 impl CatalogGovernor {
-    pub(crate) fn new(catalog: Arc<Catalog>, changes: Arc<Changes>, id: String) -> Self {
-        Self { catalog, changes, pair: Pair::of(&id), id }
+    /// Of the database whose row was read after the stamp was taken.
+    pub(crate) fn new(
+        catalog: Arc<Catalog>,
+        changes: Arc<Changes>,
+        entry: &Entry,
+        stamp: Option<u64>,
+    ) -> Self {
+        Self {
+            catalog,
+            changes,
+            id: entry.database.id.clone(),
+            pair: Pair::of(&entry.database.name),
+            first: stamp.zip(rules(entry)),
+        }
     }
+}
+
+/// The rules that a row has; nothing if the database is not there any more.
+fn rules(entry: &Entry) -> Option<Rules> {
+    (entry.state == State::Ready).then_some(Rules {
+        size_limit: entry.database.size_limit,
+        block_reads: entry.database.block_reads,
+        block_writes: entry.database.block_writes,
+    })
 }
 
 impl Governor for CatalogGovernor {
@@ -94,11 +116,11 @@ impl Governor for CatalogGovernor {
 
     fn rules(&self) -> Result<Option<Rules>> {
         let entry = self.catalog.read(|rows| rows.entry_by_id(&self.id))?;
-        Ok(entry.filter(|entry| entry.state == State::Ready).map(|entry| Rules {
-            size_limit: entry.database.size_limit,
-            block_reads: entry.database.block_reads,
-            block_writes: entry.database.block_writes,
-        }))
+        Ok(entry.as_ref().and_then(rules))
+    }
+
+    fn first_rules(&self) -> Option<(u64, Rules)> {
+        self.first
     }
 }
 

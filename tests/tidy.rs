@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // services
     ("sqlite", &["error"]),
     ("vfs", &["disk", "error", "page", "size", "wal"]),
-    ("changes", &["disk", "error", "layout", "vfs"]),
+    ("changes", &["disk", "error", "layout", "name", "vfs"]),
     ("catalog", &["api", "error", "name", "size", "sqlite", "time"]),
     ("image", &["disk", "error", "layout", "page", "progress", "size", "wal"]),
     // operations

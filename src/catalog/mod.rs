@@ -49,18 +49,15 @@ impl Catalog {
         Ok(Self { path, domain, writer: Mutex::new(writer), readers: Mutex::default() })
     }
 
-    /// Runs `run` in a read transaction.
+    /// Runs `run`, which sees each row as it is when it is read.
     pub(crate) fn read<T>(&self, run: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
         // No lock is held while `run` runs: it may be called by the VFS in the middle of a host's own transaction.
         let pooled = lock(&self.readers).pop();
-        let mut connection = match pooled {
+        let connection = match pooled {
             Some(connection) => connection,
             None => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
         };
-        let transaction =
-            connection.transaction().map_err(|error| sqlite::failed("reading the catalog", error))?;
-        let result = run(&Rows { connection: &transaction, domain: &self.domain });
-        drop(transaction);
+        let result = run(&Rows { connection: &connection, domain: &self.domain });
         let mut readers = lock(&self.readers);
         if readers.len() < READERS_MAX {
             readers.push(connection);
@@ -88,7 +85,7 @@ impl Catalog {
     }
 }
 
-/// The rows of the catalog, as one transaction sees them.
+/// The rows of the catalog.
 #[derive(Debug)]
 pub(crate) struct Rows<'a> {
     connection: &'a Connection,

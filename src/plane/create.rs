@@ -88,7 +88,11 @@ impl Plane {
         self.build(&new, |staged| match (&source, upload) {
             (Some(source), _) => {
                 let options = ConnectOptions::default().read_only(true);
-                let connection = self.connect(source, &options)?;
+                let (entry, connection) = self.connect(&source.database.name, &options)?;
+                if entry.database.id != source.database.id {
+                    // Destroyed, and its name taken by another, since its row was read.
+                    return Err(Error::new(ErrorKind::NotFound, "the source was destroyed meanwhile"));
+                }
                 fork::write(&self.disk, &connection, &self.data(source), &staged.data(), limit, watch)
             }
             (None, Some(upload)) => upload::write(&self.disk, upload, &staged.data(), limit, watch),

@@ -26,14 +26,14 @@ impl Plane {
             }
             rows.set_state(&entry.database.id, entry.state, State::Deleting)?;
             let place = self.place(&entry);
-            Ok((entry.database.id.clone(), (entry.database.id, entry.state, place)))
+            Ok((name.clone(), (entry.database.id, entry.state, place)))
         })?;
         self.finish_destroy(&id).inspect_err(|_| {
             // The directory could not be moved: then the database is still there.
             if was == State::Draft || Disk::exists(&place).unwrap_or(false) {
                 let _swept_later = self.change(|rows| {
                     rows.set_state(&id, State::Deleting, was)?;
-                    Ok((id.clone(), ()))
+                    Ok((name.clone(), ()))
                 });
             }
         })
@@ -87,7 +87,7 @@ impl Plane {
                         format!("database {} is being created in group {name}", entry.database.name);
                     return Err(Error::new(ErrorKind::Busy, message));
                 }
-                pairs.push(Pair::of(&entry.database.id));
+                pairs.push(Pair::of(&entry.database.name));
             }
             pairs.sort_unstable();
             pairs.dedup();

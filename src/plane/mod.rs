@@ -300,7 +300,7 @@ impl ControlPlane {
         self.0.change(|rows| {
             let entry = rows.settled_entry(&name)?;
             rows.configure(&entry.database.id, &changes)?;
-            Ok((entry.database.id, ()))
+            Ok((entry.database.name, ()))
         })?;
         self.get_database(name.as_str())
     }
@@ -325,7 +325,7 @@ impl ControlPlane {
     ///
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft; [`ErrorKind::Blocked`] if reads are blocked.
     pub fn connect(&self, name: &str, options: &ConnectOptions) -> Result<Connection> {
-        self.0.connect(&self.0.ready(&name.parse()?)?, options)
+        Ok(self.0.connect(&name.parse()?, options)?.1)
     }
 
     /// Attaches a database of this fleet to a connection, as `schema`, under its own configuration.
@@ -334,8 +334,8 @@ impl ControlPlane {
     ///
     /// As for [`connect`](Self::connect), and what SQLite has against the schema's name.
     pub fn attach(&self, connection: &Connection, name: &str, schema: &str) -> Result<()> {
-        let entry = self.0.ready(&name.parse()?)?;
-        connect::attach(connection, &self.0.data(&entry), self.0.governor(&entry), schema)
+        let (entry, governor) = self.0.governed(&name.parse()?)?;
+        connect::attach(connection, &self.0.data(&entry), governor, schema)
     }
 
     /// The file of a database. It is a SQLite database; while it is in use, part of its rows stand in the `-wal`
@@ -379,29 +379,39 @@ impl Plane {
         layout::data(&self.place(entry))
     }
 
-    fn governor(&self, entry: &Entry) -> CatalogGovernor {
-        CatalogGovernor::new(Arc::clone(&self.catalog), Arc::clone(&self.changes), entry.database.id.clone())
+    /// What governs the connections to a database that can be used, and its row.
+    fn governed(&self, name: &DatabaseName) -> Result<(Entry, CatalogGovernor)> {
+        let stamp = self.changes.stamp(Pair::of(name));
+        let entry = self.ready(name)?;
+        let governor =
+            CatalogGovernor::new(Arc::clone(&self.catalog), Arc::clone(&self.changes), &entry, stamp);
+        Ok((entry, governor))
     }
 
-    fn connect(&self, entry: &Entry, options: &ConnectOptions) -> Result<Connection> {
+    fn connect(&self, name: &DatabaseName, options: &ConnectOptions) -> Result<(Entry, Connection)> {
+        let (entry, governor) = self.governed(name)?;
         if entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
-        connect::open(&self.data(entry), self.governor(entry), options).map_err(|error| {
+        match connect::open(&self.data(&entry), governor, options) {
+            Ok(connection) => Ok((entry, connection)),
             // It may have been destroyed since its row was read.
-            match self.ready(&entry.database.name) {
-                Err(gone) if gone.kind() == ErrorKind::NotFound => gone,
-                _ => error,
-            }
-        })
+            Err(error) => match self.ready(name) {
+                Err(gone) if gone.kind() == ErrorKind::NotFound => Err(gone),
+                _ => Err(error),
+            },
+        }
     }
 
     /// Changes a database's row, and lets every open connection know. `change` names the database.
-    fn change<T>(&self, change: impl FnOnce(&crate::catalog::Rows<'_>) -> Result<(String, T)>) -> Result<T> {
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&crate::catalog::Rows<'_>) -> Result<(DatabaseName, T)>,
+    ) -> Result<T> {
         let mut begun = None;
         let result = self.catalog.write(Durability::Full, |rows| {
-            let (id, result) = change(rows)?;
-            begun = Some(self.changes.begin(Pair::of(&id)));
+            let (name, result) = change(rows)?;
+            begun = Some(self.changes.begin(Pair::of(&name)));
             Ok(result)
         });
         if let Some(begun) = &begun {

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{Governor, Refusal};
+use super::{Governor, Refusal, Rules};
 use crate::{disk::Disk, page, size::SizeLimit, wal};
 
 /// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
@@ -77,7 +77,8 @@ pub(super) struct ShmLock {
 
 impl Governed {
     pub(super) fn new(governor: Arc<dyn Governor>, path: PathBuf) -> Self {
-        Self {
+        let first = governor.first_rules();
+        let governed = Self {
             governor,
             path,
             seen: AtomicU64::new(NEVER),
@@ -88,7 +89,19 @@ impl Governed {
             reading: AtomicU8::new(0),
             checkpointing: AtomicBool::new(false),
             refusal: Mutex::new(None),
+        };
+        if let Some((stamp, rules)) = first {
+            governed.keep(Some(stamp), rules);
         }
+        governed
+    }
+
+    /// Keeps the rules, which hold for as long as the stamp stays the same.
+    fn keep(&self, stamp: Option<u64>, rules: Rules) {
+        self.limit.store(rules.size_limit.map_or(UNLIMITED, SizeLimit::bytes), Relaxed);
+        self.block_reads.store(rules.block_reads, Relaxed);
+        self.block_writes.store(rules.block_writes, Relaxed);
+        self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
     }
 
     pub(super) fn refusal(&self) -> Option<Refusal> {
@@ -110,16 +123,15 @@ impl Governed {
             return Ok(());
         }
         match self.governor.rules() {
-            Ok(Some(rules)) => {
-                self.limit.store(rules.size_limit.map_or(UNLIMITED, SizeLimit::bytes), Relaxed);
-                self.block_reads.store(rules.block_reads, Relaxed);
-                self.block_writes.store(rules.block_writes, Relaxed);
+            Ok(Some(rules)) => self.keep(stamp, rules),
+            // It never comes back, so there is nothing to look for again.
+            Ok(None) => {
+                self.destroyed.store(true, Relaxed);
+                self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
             }
-            Ok(None) => self.destroyed.store(true, Relaxed),
             // Without rules nothing is allowed: a database that may be blocked is not to be read.
             Err(error) => return self.refuse(Refusal::NoRules(error.to_string())),
         }
-        self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
         Ok(())
     }
 

@@ -40,6 +40,9 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
 
     /// The rules as they are now; nothing when the database was destroyed.
     fn rules(&self) -> Result<Option<Rules>>;
+
+    /// Rules that were read already, and a stamp that was taken before that.
+    fn first_rules(&self) -> Option<(u64, Rules)>;
 }
 
 /// Why the VFS refused a call.

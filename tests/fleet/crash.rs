@@ -180,10 +180,8 @@ fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
                 plane.create_group("other").unwrap();
                 plane.create_database(CreateDatabaseInput::new("y", "other")).unwrap();
                 match operation {
-                    "upload" => {
-                        plane.create_database(new("x").with_seed(Seed::DatabaseUpload)).map(|_| ()).unwrap()
-                    }
-                    "destroy" => plane.create_database(new("x")).map(|_| ()).unwrap(),
+                    "upload" => _ = plane.create_database(new("x").with_seed(Seed::DatabaseUpload)).unwrap(),
+                    "destroy" => _ = plane.create_database(new("x")).unwrap(),
                     _ => {}
                 }
             }

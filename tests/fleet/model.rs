@@ -34,8 +34,8 @@ struct Known {
     group: u8,
     draft: bool,
     protected: bool,
-    block_reads: bool,
-    block_writes: bool,
+    /// Whether reads and writes are blocked.
+    blocked: (bool, bool),
     /// The numbers that were written to it.
     rows: Vec<i64>,
     parent: Option<u8>,
@@ -83,10 +83,12 @@ impl Model {
     fn apply(&mut self, operation: &Operation) -> Result<(), ErrorKind> {
         use ErrorKind::{AlreadyExists, Blocked, Invalid, NotFound, Protected};
         match *operation {
-            Operation::CreateGroup(group) => match self.groups.contains_key(&group) {
-                true => return Err(AlreadyExists),
-                false => drop(self.groups.insert(group, false)),
-            },
+            Operation::CreateGroup(group) => {
+                if self.groups.contains_key(&group) {
+                    return Err(AlreadyExists);
+                }
+                self.groups.insert(group, false);
+            }
             Operation::DestroyGroup(group) => {
                 let protected = *self.groups.get(&group).ok_or(NotFound)?;
                 let mine = |known: &Known| known.group == group;
@@ -106,7 +108,7 @@ impl Model {
             }
             Operation::Fork(name, source) => {
                 let known = self.usable(source)?;
-                if known.block_reads {
+                if known.blocked.0 {
                     return Err(Blocked);
                 }
                 let fork = Known { rows: known.rows.clone(), parent: Some(source), ..Known::default() };
@@ -131,11 +133,11 @@ impl Model {
             Operation::Protect(name, on) => self.databases.get_mut(&name).ok_or(NotFound)?.protected = on,
             Operation::Block(name, reads, writes) => {
                 let known = self.databases.get_mut(&name).ok_or(NotFound)?;
-                (known.block_reads, known.block_writes) = (reads, writes);
+                known.blocked = (reads, writes);
             }
             Operation::Write(name, row) => {
                 let known = self.usable(name)?;
-                if known.block_reads || known.block_writes {
+                if known.blocked != (false, false) {
                     return Err(Blocked);
                 }
                 self.databases.get_mut(&name).ok_or(Invalid)?.rows.push(row);
@@ -210,9 +212,9 @@ fn compare(plane: &ControlPlane, model: &Model) -> TestCaseResult {
         prop_assert_eq!(found.group.as_str(), group_name(known.group));
         prop_assert_eq!(found.state == DatabaseState::Draft, known.draft);
         prop_assert_eq!(found.delete_protection, known.protected);
-        prop_assert_eq!((found.block_reads, found.block_writes), (known.block_reads, known.block_writes));
+        prop_assert_eq!((found.block_reads, found.block_writes), known.blocked);
         prop_assert_eq!(found.parent.as_ref().map(|parent| parent.name.to_string()), known.parent.map(name));
-        if known.draft || known.block_reads {
+        if known.draft || known.blocked.0 {
             continue;
         }
         let connection = plane.connect(found.name.as_str(), &Default::default()).unwrap();
