@@ -1,6 +1,6 @@
 //! Forks and imports of a large database beside `cp` and a flush of the same bytes, in turn, as medians.
 //!
-//! `LITEFLEET_BENCH_MB` sets the size (1024), `LITEFLEET_BENCH_DIR` where (the working directory),
+//! `LITEFLEET_BENCH_MB` sets the size (1024), `LITEFLEET_BENCH_DIR` where (cargo's target directory),
 //! `LITEFLEET_BENCH_SMOKE` runs it once and small.
 
 #![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
@@ -56,7 +56,10 @@ fn main() {
     let megabytes =
         env::var("LITEFLEET_BENCH_MB").ok().map_or(if smoke { 4 } else { 1024 }, |mb| mb.parse().unwrap());
     let rounds = if smoke { 1 } else { 5 };
-    let dir = tempfile::tempdir_in(env::var("LITEFLEET_BENCH_DIR").unwrap_or_else(|_| ".".into())).unwrap();
+    let dir = tempfile::tempdir_in(
+        env::var("LITEFLEET_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").into()),
+    )
+    .unwrap();
     let plane = ControlPlane::open(dir.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();

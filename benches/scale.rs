@@ -1,6 +1,6 @@
 //! A root that grows to 100,000 databases: how creating, listing, connecting and opening hold up.
 //!
-//! `LITEFLEET_BENCH_DATABASES` sets how many, `LITEFLEET_BENCH_DIR` where (the working directory),
+//! `LITEFLEET_BENCH_DATABASES` sets how many, `LITEFLEET_BENCH_DIR` where (cargo's target directory),
 //! `LITEFLEET_BENCH_SMOKE` runs it small.
 
 #![expect(
@@ -40,7 +40,10 @@ fn main() {
     let databases: usize = env::var("LITEFLEET_BENCH_DATABASES")
         .ok()
         .map_or(if smoke { 200 } else { 100_000 }, |count| count.parse().unwrap());
-    let dir = tempfile::tempdir_in(env::var("LITEFLEET_BENCH_DIR").unwrap_or_else(|_| ".".into())).unwrap();
+    let dir = tempfile::tempdir_in(
+        env::var("LITEFLEET_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").into()),
+    )
+    .unwrap();
     let root = dir.path().join("root");
     let empty = dir.path().join("empty");
     drop(ControlPlane::open(&empty).unwrap());

@@ -6,6 +6,7 @@
 mod crash;
 mod create;
 mod faults;
+mod filesystem;
 mod fork;
 mod import;
 mod limits;

@@ -1,0 +1,141 @@
+//! What file systems do: a real one that is full, and one that can share blocks.
+//!
+//! A small file system is mounted for each test, which takes root and, for the second, `mkfs.xfs` or `mkfs.btrfs`.
+//! Where the machine does not let us, the test says so and checks nothing.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use litefleet::{ControlPlane, CreateDatabaseInput, ErrorKind, Upload, rusqlite::Connection};
+use tempfile::TempDir;
+
+use crate::support::{assert_no_debris, contents, count, refused};
+
+struct Mounted(TempDir);
+
+impl Mounted {
+    fn new(arguments: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(arguments).arg(dir.path()).stderr(Stdio::null()).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(dir));
+        }
+        eprintln!("not checked: this machine does not let us mount {arguments:?}");
+        None
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _left_to_the_system = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn fill(connection: &Connection, megabytes: u32) {
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE t(a); WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < {megabytes} * 16)
+             INSERT INTO t SELECT randomblob(65536) FROM n; PRAGMA wal_checkpoint(TRUNCATE)"
+        ))
+        .unwrap();
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_of_a_fork_or_an_import() {
+    let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=12m", "tmpfs"]) else { return };
+    let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
+    plane.create_group("default").unwrap();
+    plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();
+    let source = plane.connect("source", &Default::default()).unwrap();
+    source.execute_batch("PRAGMA wal_autocheckpoint=100").unwrap();
+    for _ in 0..5 {
+        source
+            .execute_batch("CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES (randomblob(1000000))")
+            .unwrap();
+        source.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    }
+    let outside = tempfile::tempdir().unwrap();
+    let file = outside.path().join("large.db");
+    fill(&Connection::open(&file).unwrap(), 10);
+
+    // A first fork fits, and a second one does not any more.
+    plane.create_database(CreateDatabaseInput::fork("fits", "source")).unwrap();
+    let before = contents(&source);
+    for _ in 0..3 {
+        let answer = plane.create_database(CreateDatabaseInput::fork("copy", "source"));
+        assert_eq!(refused(answer).0, ErrorKind::DiskFull);
+        let input = CreateDatabaseInput::new("copy", "default");
+        assert_eq!(refused(plane.import_database(input.clone(), file.as_path())).0, ErrorKind::DiskFull);
+        let answer = plane.import_database(input, Upload::Reader(&mut File::open(&file).unwrap()));
+        assert_eq!(refused(answer).0, ErrorKind::DiskFull);
+        assert_eq!(refused(plane.get_database("copy")).0, ErrorKind::NotFound);
+        assert_no_debris(&plane);
+    }
+    assert_eq!(contents(&source), before);
+
+    // With no byte left even the catalog cannot be written. Once there is room, all goes on.
+    let filler = disk.0.path().join("filler");
+    let _full = std::io::copy(&mut std::io::repeat(1), &mut File::create(&filler).unwrap());
+    let answer = plane.create_database(CreateDatabaseInput::new("late", "default"));
+    assert_eq!(refused(answer).0, ErrorKind::DiskFull);
+    assert_eq!(refused(plane.get_database("late")).0, ErrorKind::NotFound);
+    fs::remove_file(&filler).unwrap();
+    let plane = ControlPlane::open(plane.root()).unwrap();
+    assert_no_debris(&plane);
+    plane.create_database(CreateDatabaseInput::new("late", "default")).unwrap();
+    plane.destroy_database("fits").unwrap();
+    plane.create_database(CreateDatabaseInput::fork("copy", "source")).unwrap();
+    assert_eq!(contents(&plane.connect("copy", &Default::default()).unwrap()), before);
+}
+
+/// The bytes of a file system that are in use.
+fn used(path: &Path) -> u64 {
+    let output = Command::new("df").args(["--output=used", "-B1"]).arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().nth(1).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_fork_shares_the_blocks_of_its_source_where_the_file_system_can() {
+    let dir = tempfile::tempdir().unwrap();
+    for make in [["mkfs.xfs", "-q"], ["mkfs.btrfs", "-q"]] {
+        let image = dir.path().join(make[0]);
+        File::create(&image).unwrap().set_len(400 << 20).unwrap();
+        let made = Command::new(make[0]).arg(make[1]).arg(&image).stderr(Stdio::null()).status();
+        if !made.is_ok_and(|status| status.success()) {
+            eprintln!("not checked: {} is not on this machine", make[0]);
+            continue;
+        }
+        let Some(disk) = Mounted::new(&["-o", "loop", image.to_str().unwrap()]) else { continue };
+        let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
+        plane.create_group("default").unwrap();
+        plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();
+        let source = plane.connect("source", &Default::default()).unwrap();
+        fill(&source, 64);
+        source.execute_batch("DELETE FROM t WHERE rowid = 1").unwrap();
+        assert!(Command::new("sync").status().unwrap().success());
+        let before = used(disk.0.path());
+        for fork in 0..3 {
+            let name = format!("fork-{fork}");
+            plane.create_database(CreateDatabaseInput::fork(&name, "source")).unwrap();
+            let fork = plane.connect(&name, &Default::default()).unwrap();
+            assert_eq!(count(&fork, "SELECT count(*) FROM t"), 64 * 16 - 1);
+            assert_eq!(
+                fork.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(),
+                "ok"
+            );
+            assert!(fs::metadata(plane.database_path(&name).unwrap()).unwrap().size() > 64 << 20);
+        }
+        assert!(Command::new("sync").status().unwrap().success());
+        let grown = used(disk.0.path()).saturating_sub(before);
+        assert!(grown < 32 << 20, "{}: three forks of 64 MB took {grown} bytes", make[0]);
+        // What is written to the one is not seen in the other.
+        let fork = plane.connect("fork-0", &Default::default()).unwrap();
+        fork.execute_batch("DELETE FROM t; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        assert_eq!(count(&source, "SELECT count(*) FROM t"), 64 * 16 - 1);
+        assert_no_debris(&plane);
+    }
+}
