@@ -206,6 +206,15 @@ fn files_are_short_and_tests_can_fail() {
 }
 
 #[test]
+fn every_folder_of_fixtures_says_how_it_was_made() {
+    let readme = fs::read_to_string(root().join("fixtures/README.md")).unwrap();
+    for entry in fs::read_dir(root().join("fixtures")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(name == "README.md" || readme.contains(&format!("`{name}/`")), "fixtures/{name}");
+    }
+}
+
+#[test]
 fn the_table_reads_uses_as_rust_does() {
     let code = "use crate::{a::{b, c}, d};\nuse crate::e;\nlet x = crate::f::g();";
     let expected: BTreeSet<_> = ["a", "d", "e", "f"].map(str::to_owned).into();

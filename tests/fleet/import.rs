@@ -76,6 +76,27 @@ fn every_shape_of_a_sqlite_file_is_taken() {
 }
 
 #[test]
+fn files_that_another_sqlite_wrote_are_taken() {
+    let fleet = Fleet::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sqlite");
+    for (name, file) in
+        [("rollback", "rollback.db"), ("small", "page-512.db"), ("utf-16", "utf-16.db"), ("wal", "wal.db")]
+    {
+        fleet.plane.import_database(input(name), fixtures.join(file).as_path()).unwrap();
+        assert_eq!(count(&fleet.connect(name), "SELECT sum(id) FROM t"), 55, "{file}");
+        assert_eq!(count(&fleet.connect(name), "SELECT count(*) FROM t WHERE a > ''"), 10, "{file}");
+    }
+    assert!(!fixtures.join("wal.db-shm").exists());
+    let truncated = fleet.plane.import_database(input("a"), fixtures.join("truncated.db").as_path());
+    assert_eq!(refused(truncated).0, ErrorKind::Corrupt);
+    let (_, text) = refused(fleet.plane.import_database(input("a"), fixtures.join("dump.sql").as_path()));
+    assert!(
+        text.ends_with("is a sqlite3 dump, not a sqlite3 database. Please import a sqlite database"),
+        "{text}"
+    );
+}
+
+#[test]
 fn reserved_bytes_are_taken_as_they_are() {
     let fleet = Fleet::new();
     let plain = file(&fleet, "plain", "");
