@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
     catalog::{Catalog, Entry, State},
@@ -140,17 +140,13 @@ fn prepare(connection: &Connection, options: &ConnectOptions) -> rusqlite::Resul
     connection.busy_timeout(options.busy_timeout)?;
     // Another program may have taken the database out of WAL mode. Where it did not, this reads and writes nothing.
     connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
-    let pragmas = format!(
-        "PRAGMA foreign_keys={}; PRAGMA synchronous={}; PRAGMA query_only={}",
-        i32::from(options.foreign_keys),
-        match options.synchronous {
-            Synchronous::Off => 0,
-            Synchronous::Normal => 1,
-            Synchronous::Full => 2,
-        },
-        i32::from(options.read_only),
-    );
-    connection.execute_batch(&pragmas)
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)?;
+    connection.execute_batch(match options.synchronous {
+        Synchronous::Off => "PRAGMA synchronous=OFF",
+        Synchronous::Normal => "PRAGMA synchronous=NORMAL",
+        Synchronous::Full => "PRAGMA synchronous=FULL",
+    })?;
+    if options.read_only { connection.execute_batch("PRAGMA query_only=ON") } else { Ok(()) }
 }
 
 /// Attaches the database file at `path` to a connection, under the rules of `governor`.

@@ -56,7 +56,7 @@ impl fmt::Debug for Disk {
 const COPY_STEP: u64 = 16 << 20;
 
 /// The buffer of copies that do not stay in the kernel.
-const BUFFER_LEN: usize = 1 << 20;
+const BUFFER_LEN: usize = 128 << 10;
 
 /// A directory of this process alone: the lock goes when the value is dropped or the process ends.
 #[derive(Debug)]
