@@ -30,6 +30,10 @@ use crate::{
     wal,
 };
 
+/// What a rollback journal begins with, and the name of a super-journal ends with
+/// (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
+const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+
 /// Copies that are begun before a source that never rests is given up.
 const ATTEMPTS: u32 = 10;
 
@@ -217,12 +221,25 @@ fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
 }
 
 /// The bytes of a rollback journal that SQLite would roll back: one whose first byte is not zero.
+///
+/// A journal that ends in the name of a super-journal is refused: rolling it back, SQLite may delete the file of that
+/// name, which whoever made the journal chose.
 fn hot_journal(path: &Path) -> Result<Option<Vec<u8>>> {
     let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
     let Some(journal) = Disk::open(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut &journal, &mut bytes).map_err(reading)?;
-    Ok((bytes.first().is_some_and(|first| *first != 0)).then_some(bytes))
+    if bytes.first().is_none_or(|first| *first == 0) {
+        return Ok(None);
+    }
+    if bytes.ends_with(&JOURNAL_MAGIC) {
+        let message = format!(
+            "{}: an interrupted transaction over several databases; open the database with sqlite3 once, then import it",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    Ok(Some(bytes))
 }
 
 fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {

@@ -20,6 +20,9 @@ const FIRST_READ_LOCK: u32 = 3;
 /// Stands for "no stamp seen": the governors' stamps count up from 0 and never get there.
 const NEVER: u64 = u64::MAX;
 
+/// Stands for a size that nobody asked for yet.
+const UNKNOWN: u64 = u64::MAX;
+
 /// Stands for "no limit".
 const UNLIMITED: u64 = u64::MAX;
 
@@ -64,6 +67,9 @@ pub(super) struct Governed {
     /// The read locks that this connection holds in the shared memory, one bit each.
     reading: AtomicU8,
     checkpointing: AtomicBool,
+    /// The size in pages that the last commit left, once the write transaction that runs has asked for it.
+    committed: AtomicU64,
+    refused: AtomicBool,
     refusal: Mutex<Option<Refusal>>,
 }
 
@@ -88,6 +94,8 @@ impl Governed {
             destroyed: AtomicBool::new(false),
             reading: AtomicU8::new(0),
             checkpointing: AtomicBool::new(false),
+            committed: AtomicU64::new(UNKNOWN),
+            refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
         };
         if let Some((stamp, rules)) = first {
@@ -112,6 +120,7 @@ impl Governed {
     #[cold]
     fn refuse(&self, refusal: Refusal) -> Result<(), Refusal> {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal.clone());
+        self.refused.store(true, Relaxed);
         Err(refusal)
     }
 
@@ -144,6 +153,10 @@ impl Governed {
         if self.block_reads.load(Relaxed) {
             return self.refuse(Refusal::ReadsBlocked);
         }
+        // What was refused before is over, and is not to explain an error that comes after this.
+        if self.refused.swap(false, Relaxed) {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         Ok(())
     }
 
@@ -153,6 +166,7 @@ impl Governed {
         if self.block_writes.load(Relaxed) {
             return self.refuse(Refusal::WritesBlocked);
         }
+        self.committed.store(UNKNOWN, Relaxed);
         Ok(())
     }
 
@@ -255,21 +269,11 @@ impl GovernedWal {
         if pages * u64::from(page_size) <= limit {
             return Ok(());
         }
-        // The size that the last commit left: in its frame, or, where the WAL has none, in the file itself.
-        let mut header = [0; 8];
-        let mut at = offset;
-        let committed = loop {
-            if at < HEADER_LEN + frame_len {
-                break Disk::len(&self.governed.path).ok().flatten().unwrap_or(0) / u64::from(page_size);
-            }
-            at -= frame_len;
-            if !read(&mut header, at) {
-                break 0;
-            }
-            if let Some(pages) = wal::frame_fields(&header).commit {
-                break u64::from(pages);
-            }
-        };
+        let mut committed = self.governed.committed.load(Relaxed);
+        if committed == UNKNOWN {
+            committed = self.committed_pages(page_size, offset, &mut read);
+            self.governed.committed.store(committed, Relaxed);
+        }
         if pages <= committed {
             return Ok(());
         }
@@ -277,6 +281,28 @@ impl GovernedWal {
             Ok(limit) => self.governed.refuse(Refusal::OverLimit(limit)),
             Err(error) => self.governed.refuse(Refusal::NoRules(error.to_string())),
         }
+    }
+
+    /// The size that the last commit left, in pages: it stands in that commit's frame, before the frame at `at`,
+    /// or, where the WAL has none, it is that of the file itself.
+    fn committed_pages(
+        &self,
+        page_size: u32,
+        mut at: u64,
+        read: &mut impl FnMut(&mut [u8], u64) -> bool,
+    ) -> u64 {
+        let frame_len = u64::from(page_size) + wal::FRAME_HEADER_LEN as u64;
+        let mut header = [0; 8];
+        while at >= wal::HEADER_LEN as u64 + frame_len {
+            at -= frame_len;
+            if !read(&mut header, at) {
+                return 0;
+            }
+            if let Some(pages) = wal::frame_fields(&header).commit {
+                return u64::from(pages);
+            }
+        }
+        Disk::len(&self.governed.path).ok().flatten().unwrap_or(0) / u64::from(page_size)
     }
 }
 

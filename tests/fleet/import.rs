@@ -162,6 +162,30 @@ fn an_interrupted_transaction_is_rolled_back_in_the_copy() {
     fleet.assert_no_debris();
 }
 
+/// Rolling back a journal that names a super-journal, SQLite may delete the file of that name.
+#[test]
+fn a_journal_that_names_another_file_is_refused() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "victim", "");
+    let target = fleet.dir.path().join("precious");
+    fs::write(&target, b"precious\0").unwrap();
+    let magic = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let name = target.to_str().unwrap().as_bytes();
+    let mut journal = magic.to_vec();
+    journal.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 2, 0, 0, 0, 0x10, 0]);
+    journal.resize(512, 0);
+    journal.extend(0x4000_0001_u32.to_be_bytes());
+    journal.extend(name);
+    journal.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
+    journal.extend(name.iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte))).to_be_bytes());
+    journal.extend(magic);
+    fs::write(fleet.dir.path().join("victim-journal"), &journal).unwrap();
+    let (kind, text) = refused(fleet.plane.import_database(input("a"), path.as_path()));
+    assert_eq!(kind, ErrorKind::Unsupported, "{text}");
+    assert!(target.exists());
+    fleet.assert_no_debris();
+}
+
 #[test]
 fn a_file_that_is_being_written_is_taken_at_one_commit() {
     let fleet = Fleet::new();

@@ -78,8 +78,11 @@ fn a_limit_that_changes_holds_for_open_connections() {
     limit(None);
     connection.execute_batch(big).unwrap();
 
-    // Below the present size it stops growth, and nothing else.
+    // Below the present size it stops growth, and nothing else: not the rewriting of what is there, however large.
     limit(Some("100kb"));
+    connection
+        .execute_batch("PRAGMA cache_size=10; UPDATE t SET a = randomblob(length(a)); SELECT 1")
+        .unwrap();
     assert_eq!(kind(&connection, big), ErrorKind::TooLarge);
     connection.execute_batch("DELETE FROM t WHERE length(a) > 100000; VACUUM").unwrap();
     let other = fleet.connect("tiny");
@@ -123,6 +126,13 @@ fn blocks_hold_for_new_and_open_connections_until_they_are_lifted() {
     configure(changes().block_reads(false));
     connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
     assert_eq!(count(&fresh, "SELECT count(*) FROM t"), 2);
+    // A refusal that is over does not explain what comes later: here SQLite's own read-only mode.
+    configure(changes().block_writes(true));
+    assert!(fresh.execute_batch("DELETE FROM t").is_err());
+    configure(changes().block_writes(false));
+    assert_eq!(count(&fresh, "SELECT count(*) FROM t"), 2);
+    fresh.execute_batch("PRAGMA query_only=ON").unwrap();
+    assert_eq!(kind(&fresh, "DELETE FROM t"), ErrorKind::Sql);
     // An SQL error that is SQLite's own stays so.
     assert_eq!(kind(&connection, "SELECT nothing FROM nowhere"), ErrorKind::Sql);
 }
