@@ -18,6 +18,7 @@ use crate::{
     api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, Seed},
     catalog::{Durability, Entry, NewDatabase, State},
     connect::{self, ConnectOptions},
+    disk::Disk,
     error::{Error, ErrorKind, Result},
     id,
     name::{DatabaseName, GroupName},
@@ -186,6 +187,12 @@ impl Plane {
         let Err(error) = fill().and_then(|()| self.publish(staged, from)) else { return Ok(()) };
         let place = self.catalog.read(|rows| rows.entry_by_id(&staged.id)).ok().flatten();
         let place = place.filter(|entry| entry.state == State::Publishing).map(|entry| self.place(&entry));
+        if from == State::Draft && Disk::exists(&staged.dir).unwrap_or(false) {
+            // First of all, so that no sweep takes the draft for a database that lost its directory.
+            let _later = self
+                .catalog
+                .write(Durability::Full, |rows| rows.set_state(&staged.id, State::Publishing, State::Draft));
+        }
         let trashed = self.layout.trashed(&staged.id);
         // It is in staging or, if it failed late, in its place. Out of the way first, so that the row can go.
         let moved = self.disk.rename(&staged.dir, &trashed).is_ok();
