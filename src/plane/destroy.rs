@@ -71,6 +71,17 @@ impl Plane {
     }
 
     pub(super) fn destroy_group(&self, name: &GroupName) -> Result<()> {
+        match self.try_destroy_group(name) {
+            // Whoever is creating a database in it may have died.
+            Err(busy) if busy.kind() == ErrorKind::Busy => {
+                self.settle()?;
+                self.try_destroy_group(name)
+            }
+            done => done,
+        }
+    }
+
+    fn try_destroy_group(&self, name: &GroupName) -> Result<()> {
         let mut pairs = Vec::new();
         let marked = self.catalog.write(Durability::Full, |rows| {
             let group = rows.group(name)?;

@@ -219,6 +219,38 @@ fn call(plane: &ControlPlane, operation: &str, file: &Path) -> litefleet::Result
     }
 }
 
+/// A process that lives on finds the names and the groups that a dead one held free, without opening the root anew.
+#[test]
+fn what_a_dead_process_held_is_free_for_those_that_live() {
+    if let Some(orders) = orders() {
+        let hook = |step: litefleet::Step, _: &Path| {
+            if step == litefleet::Step::SyncFile {
+                std::process::abort();
+            }
+            Ok(())
+        };
+        let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(&orders[0]).unwrap();
+        let _aborts = plane.create_database(new("x"));
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (root, _) = prepare(dir.path());
+    let plane = ControlPlane::open(&root).unwrap();
+    let die = || {
+        let name = "what_a_dead_process_held_is_free_for_those_that_live";
+        let status = child(name, &root.display().to_string()).stdout(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), None);
+        assert_eq!(plane.get_database("x").unwrap_err().kind(), ErrorKind::NotFound);
+    };
+    die();
+    plane.create_database(new("x")).unwrap();
+    assert_no_debris(&plane);
+    plane.destroy_database("x").unwrap();
+    die();
+    plane.destroy_group("default").unwrap();
+    assert_no_debris(&plane);
+}
+
 #[test]
 fn two_processes_share_a_root() {
     if let Some(orders) = orders() {

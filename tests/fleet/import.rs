@@ -9,8 +9,7 @@ use std::{
 };
 
 use litefleet::{
-    CreateDatabaseInput, DatabaseState, ErrorKind, Phase, Seed, SizeLimit, Upload, rusqlite,
-    rusqlite::Connection,
+    CreateDatabaseInput, DatabaseState, ErrorKind, Phase, Seed, SizeLimit, Upload, rusqlite::Connection,
 };
 
 use crate::support::{Fleet, SetOnDrop, contents, count, names, refused};
@@ -441,15 +440,4 @@ fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
         }
         fleet.assert_no_debris();
     }
-}
-
-#[test]
-fn the_error_of_a_file_that_is_not_utf8_is_still_one_sentence() {
-    let fleet = Fleet::new();
-    let path = fleet.dir.path().join("odd name\n.db");
-    fs::write(&path, b"no").unwrap();
-    let (kind, _) = refused(fleet.plane.import_database(input("a"), path.as_path()));
-    assert_eq!(kind, ErrorKind::Invalid);
-    let _: &rusqlite::Connection =
-        &fleet.plane.create_database(input("a")).map(|_| fleet.connect("a")).unwrap();
 }
