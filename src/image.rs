@@ -123,7 +123,9 @@ impl Copy<'_> {
                 }
                 size = u64::from(overlay.page_count) * u64::from(overlay.page_size);
                 self.admit(size)?;
-                self.lay_over(&overlay, &log, &path, target)?;
+                if !self.lay_over(&overlay, &log, &path, target)? {
+                    return Ok(None);
+                }
                 self.disk.set_len(target, self.target, size)?;
             }
         } else if let Some(journal) = &before.journal {
@@ -166,15 +168,20 @@ impl Copy<'_> {
         Ok((surroundings, header))
     }
 
-    fn lay_over(&self, overlay: &Overlay, log: &File, log_path: &Path, target: &File) -> Result<()> {
+    /// Writes the pages of the log over the copy, and says whether the log still had them all.
+    fn lay_over(&self, overlay: &Overlay, log: &File, log_path: &Path, target: &File) -> Result<bool> {
         let mut page = vec![0; overlay.page_size as usize];
         for (number, offset) in &overlay.pages {
-            log.read_exact_at(&mut page, *offset)
+            let read = read_up_to(log, &mut page, *offset)
                 .map_err(|error| Error::io(format_args!("reading {}", log_path.display()), error))?;
+            // A checkpoint truncated it meanwhile.
+            if read < page.len() {
+                return Ok(false);
+            }
             let at = u64::from(number - 1) * u64::from(overlay.page_size);
             self.disk.write_at(target, self.target, &page, at)?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) database: Database,
     pub(crate) group_protected: bool,
+    /// Whether its own row, whatever happens to its group, says that it has a directory in its place.
+    pub(crate) has_files: bool,
 }
 
 /// A row to be.
@@ -240,9 +242,10 @@ impl Rows<'_> {
         let flag = |at: usize| row.get::<_, bool>(at).map_err(failed);
         let some = |text: Option<String>| text.unwrap_or_default();
         let name: DatabaseName = some(text(1)?).parse()?;
+        let own_state = State::parse(&some(text(3)?))?;
         // What happens to a group happens to all that is in it.
         let state = match some(text(14)?).as_str() {
-            "ready" => State::parse(&some(text(3)?))?,
+            "ready" => own_state,
             _ => State::Deleting,
         };
         let parent = match (text(7)?, text(8)?, number(9)?) {
@@ -266,7 +269,7 @@ impl Rows<'_> {
             block_writes: flag(11)?,
             delete_protection: flag(12)?,
         };
-        Ok(Entry { state, database, group_protected: flag(13)? })
+        Ok(Entry { state, database, group_protected: flag(13)?, has_files: own_state == State::Ready })
     }
 }
 

@@ -115,6 +115,17 @@ impl Plane {
             return Err(Error::new(ErrorKind::AlreadyExists, message));
         }
         let staged = Staged::begin(&self.disk, &self.layout, &entry.database.id)?;
+        // Another upload may have completed the draft before this one had the directory.
+        let entry = self.catalog.read(|rows| rows.entry_by_id(&entry.database.id));
+        let entry = match entry {
+            Ok(Some(entry)) if entry.state == State::Draft => entry,
+            other => {
+                let _swept_later = self.disk.remove(&staged.dir);
+                other?;
+                let message = format!("database {name} was completed or destroyed by another call");
+                return Err(Error::new(ErrorKind::AlreadyExists, message));
+            }
+        };
         let limit = entry.database.size_limit;
         self.whole_or_nothing(&staged, State::Draft, || {
             upload::write(&self.disk, upload, &staged.data(), limit, watch)
@@ -185,30 +196,38 @@ impl Plane {
         fill: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let Err(error) = fill().and_then(|()| self.publish(staged, from)) else { return Ok(()) };
-        let place = self.catalog.read(|rows| rows.entry_by_id(&staged.id)).ok().flatten();
-        let place = place.filter(|entry| entry.state == State::Publishing).map(|entry| self.place(&entry));
-        if from == State::Draft && Disk::exists(&staged.dir).unwrap_or(false) {
-            // First of all, so that no sweep takes the draft for a database that lost its directory.
-            let _later = self
-                .catalog
-                .write(Durability::Full, |rows| rows.set_state(&staged.id, State::Publishing, State::Draft));
-        }
         let trashed = self.layout.trashed(&staged.id);
-        // It is in staging or, if it failed late, in its place. Out of the way first, so that the row can go.
-        let moved = self.disk.rename(&staged.dir, &trashed).is_ok();
-        if let Some(place) = place.filter(|_| !moved) {
-            let _not_there = self.disk.rename(&place, &trashed);
-        }
-        // If the catalog cannot be written now, the sweep finds a row without a directory, and removes it.
-        let _swept_later = self.catalog.write(Durability::Lazy, |rows| {
-            if from == State::Draft {
-                return rows.set_state(&staged.id, State::Publishing, State::Draft).map(|_| ());
+        // Row and directory go together, or stay for the sweep to decide on. Only what is still ours is touched: a
+        // row that a sweep made ready belongs to those who use it by now.
+        let undone = self.catalog.write(Durability::Full, |rows| {
+            let entry = rows.entry_by_id(&staged.id)?;
+            let dir = match &entry {
+                Some(entry) if entry.state == State::Publishing && !Disk::exists(&staged.dir)? => {
+                    self.place(entry)
+                }
+                _ => staged.dir.clone(),
+            };
+            if let Some(entry) = &entry {
+                match entry.state {
+                    State::Publishing if from == State::Draft => {
+                        rows.set_state(&staged.id, State::Publishing, State::Draft)?;
+                    }
+                    state @ (State::Publishing | State::Creating) => {
+                        rows.delete_database(&staged.id, state)?;
+                    }
+                    _ => {}
+                }
             }
-            rows.delete_database(&staged.id, State::Creating)?;
-            rows.delete_database(&staged.id, State::Publishing)
+            if Disk::exists(&dir)? && (dir == staged.dir || entry.is_some()) {
+                self.disk.rename(&dir, &trashed)?;
+            }
+            Ok(())
         });
+        // Where the catalog cannot be written now, the sweep finds a row without a directory and removes it.
+        if undone.is_err() {
+            let _nothing_left = self.disk.remove(&staged.dir);
+        }
         let _swept_later = self.disk.remove(&trashed);
-        let _nothing_left = self.disk.remove(&staged.dir);
         Err(error)
     }
 
@@ -218,7 +237,8 @@ impl Plane {
         let entry = self.catalog.write(Durability::Full, |rows| {
             let entry = rows.entry_by_id(&staged.id)?;
             let moved = rows.set_state(&staged.id, from, State::Publishing)?;
-            entry.filter(|_| moved).ok_or_else(|| {
+            // A group that is being destroyed takes its databases with it, whatever their own rows say.
+            entry.filter(|entry| moved && entry.state == from).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, "the database was destroyed while it was being created")
             })
         })?;

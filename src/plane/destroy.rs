@@ -30,12 +30,12 @@ impl Plane {
         })?;
         self.finish_destroy(&id).inspect_err(|_| {
             // The directory could not be moved: then the database is still there.
-            if was == State::Draft || Disk::exists(&place).unwrap_or(false) {
-                let _swept_later = self.change(|rows| {
+            let _swept_later = self.change(|rows| {
+                if was == State::Draft || Disk::exists(&place)? {
                     rows.set_state(&id, State::Deleting, was)?;
-                    Ok((name.clone(), ()))
-                });
-            }
+                }
+                Ok((name.clone(), ()))
+            });
         })
     }
 
@@ -111,6 +111,11 @@ impl Plane {
         }
         self.finish_destroy_group(name, &uuid).inspect_err(|_| {
             let back = self.catalog.write(Durability::Full, |rows| {
+                // Once its directory is in the trash there is no way back: the next sweep carries on.
+                let ready = rows.entries_of_group(name)?.iter().any(|entry| entry.has_files);
+                if ready && !Disk::exists(&self.layout.group(name))? {
+                    return Ok(Vec::new());
+                }
                 rows.mark_group_deleting(&uuid, false)?;
                 Ok(pairs.iter().map(|pair| self.changes.begin(*pair)).collect::<Vec<_>>())
             });

@@ -42,7 +42,11 @@ impl Plane {
         let dir = self.layout.staged(id);
         let Some(_nobodys) = Disk::lock_dir(&dir)? else { return Ok(()) };
         self.catalog.write(Durability::Full, |rows| match rows.entry_by_id(id)? {
-            Some(entry) if matches!(entry.state, State::Publishing | State::Ready) => {
+            // With a directory in its place already, this one is a leftover of another call.
+            Some(entry)
+                if matches!(entry.state, State::Publishing | State::Ready)
+                    && !Disk::exists(&self.place(&entry))? =>
+            {
                 self.make_group_dir(&entry.database.group)?;
                 self.disk.rename(&dir, &self.place(&entry))?;
                 rows.set_state(id, State::Publishing, State::Ready).map(|_| ())

@@ -71,6 +71,11 @@ pub(crate) fn write(
     let size = match upload {
         Upload::Path(source) => {
             let inspect = |bytes: &[u8], len| inspect(&name, bytes, len);
+            // SQLite follows symbolic links before it names a log or a journal.
+            if !Disk::exists(source)? {
+                return Err(Error::new(ErrorKind::NotFound, format!("{name}: no such file")));
+            }
+            let source = &Disk::canonical(source)?;
             let copy = Copy { disk, source, target, size_limit, inspect: &inspect };
             super::copy_and(&copy, watch, |size, _| Ok(size))?
         }

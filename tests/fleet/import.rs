@@ -139,6 +139,39 @@ fn rows_that_stand_in_a_log_beside_the_file_are_taken() {
     fleet.assert_no_debris();
 }
 
+/// SQLite follows symbolic links before it names a log, and so must whoever looks for one.
+#[test]
+fn rows_in_a_log_are_taken_through_a_symbolic_link_too() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "app", "PRAGMA journal_mode=WAL");
+    let link = fleet.dir.path().join("current");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let writer = Connection::open(&link).unwrap();
+    writer
+        .execute_batch("PRAGMA wal_autocheckpoint=0; CREATE TABLE late(a); INSERT INTO late VALUES (1)")
+        .unwrap();
+    fleet.plane.import_database(input("a"), link.as_path()).unwrap();
+    assert_eq!(count(&fleet.connect("a"), "SELECT count(*) FROM late"), 1);
+}
+
+/// A directory in staging beside a database that is ready is a leftover, and keeps nobody from opening the root.
+#[test]
+fn a_leftover_of_a_second_upload_is_swept() {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    fleet.run("a", "CREATE TABLE t(a)");
+    let id = fleet.plane.get_database("a").unwrap().id;
+    let leftover = fleet.plane.root().join(".staging").join(id);
+    fs::create_dir(&leftover).unwrap();
+    fs::write(leftover.join("data.db"), b"half").unwrap();
+    let plane = litefleet::ControlPlane::open(fleet.plane.root()).unwrap();
+    assert_eq!(
+        count(&plane.connect("a", &Default::default()).unwrap(), "SELECT count(*) FROM sqlite_schema"),
+        1
+    );
+    fleet.assert_no_debris();
+}
+
 #[test]
 fn an_interrupted_transaction_is_rolled_back_in_the_copy() {
     let fleet = Fleet::new();
