@@ -13,9 +13,13 @@ use std::{
     sync::Arc,
 };
 
-use rustix::{fs as unix, io::Errno};
+use rustix::{
+    fs as unix,
+    io::Errno,
+    process::{Flock, FlockType, fcntl_getlk},
+};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A step that changes what is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,6 +196,25 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => opened.map(Some).map_err(|error| failed("opening", path, error)),
         }
+    }
+
+    /// Opens a file to be read; nothing if it is not there. What is no file (a pipe, say, that would be waited for) is
+    /// refused.
+    pub(crate) fn open_regular(path: &Path) -> Result<Option<File>> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("looking at", path, error)),
+            Ok(found) if found.is_file() => Self::open(path),
+            Ok(_) => Err(Error::new(ErrorKind::Invalid, format!("{}: not a file", path.display()))),
+        }
+    }
+
+    /// Whether somebody holds a write lock (of POSIX's kind) on `len` bytes of a file from `start` on.
+    pub(crate) fn is_write_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
+        // A read lock is what only a write lock stands against.
+        let mut probe = Flock::from(FlockType::ReadLock);
+        (probe.start, probe.length) = (start, len);
+        Ok(fcntl_getlk(file, &probe)?.is_some())
     }
 
     /// Opens a file whose memory is shared with other processes.

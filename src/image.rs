@@ -19,6 +19,8 @@ use std::{
     fs::File,
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use crate::{
@@ -29,6 +31,12 @@ use crate::{
     size::SizeLimit,
     wal,
 };
+
+/// How much longer each attempt waits for the source to rest than the one before.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The bytes of a database that SQLite locks to write to it (<https://www.sqlite.org/src/file/src/os.h>).
+const SHARED_LOCKS: (u64, u64) = (0x4000_0002, 510);
 
 /// What a rollback journal begins with, and the name of a super-journal ends with
 /// (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
@@ -55,9 +63,22 @@ struct Surroundings {
     /// The inode and the header of the WAL, if it has a valid one.
     wal: Option<(u64, wal::Header)>,
     /// A rollback journal that is not empty: a transaction is under way, or was interrupted.
-    journal: Option<Vec<u8>>,
+    journal: Option<Journal>,
+    /// Whether somebody may be writing to the database file itself.
+    exclusive: bool,
     /// The length, change counter and time of the database file.
     data: (u64, u32, i64, i64),
+}
+
+/// A rollback journal that SQLite would roll back.
+#[derive(PartialEq, Eq)]
+struct Journal {
+    /// The inode, length and time of its file.
+    file: (u64, u64, i64, i64),
+    /// The fields at its start, which a transaction writes first and last.
+    head: [u8; 28],
+    /// Whether it ends in the name of a super-journal.
+    names_another: bool,
 }
 
 /// The newest committed versions of pages in a WAL.
@@ -75,7 +96,8 @@ impl Copy<'_> {
     /// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors): it opens and closes the source.
     pub(crate) fn run(&self, watch: &mut Watch<'_>) -> Result<u64> {
         let target = self.disk.create(self.target)?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            thread::sleep(PAUSE * attempt);
             if let Some(len) = self.attempt(&target, watch)? {
                 return Ok(len);
             }
@@ -94,10 +116,15 @@ impl Copy<'_> {
 
     /// Makes the copy once. Nothing means that the source moved on meanwhile.
     fn attempt(&self, target: &File, watch: &mut Watch<'_>) -> Result<Option<u64>> {
-        let source = Disk::open(self.source)?.ok_or_else(|| {
+        let source = Disk::open_regular(self.source)?.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("{}: no such file", self.source.display()))
         })?;
         let (before, header) = self.look(&source)?;
+        // Without a log or a journal nothing could undo what is half written.
+        let at_rest = |now: &Surroundings| now.wal.is_some() || now.journal.is_some() || !now.exclusive;
+        if !at_rest(&before) {
+            return Ok(None);
+        }
         let (len, ..) = before.data;
         self.admit(len)?;
         if !self.disk.clone_file(&source, target, self.target)? {
@@ -113,34 +140,54 @@ impl Copy<'_> {
         }
         progress::tell(watch, Phase::Copy, len, Some(len))?;
         let mut size = len;
+        let mut complaint = None;
         if before.wal.is_some() {
             let path = layout::beside(self.source, "-wal");
-            let Some(log) = Disk::open(&path)? else { return Ok(None) };
+            let Some(log) = Disk::open_regular(&path)? else { return Ok(None) };
             if let Some(overlay) = Overlay::read(&log, &path)? {
-                if overlay.page_size != header.page_size {
-                    let message = format!("{}: its WAL is of another page size", self.source.display());
-                    return Err(Error::new(ErrorKind::Corrupt, message));
+                if overlay.page_size == header.page_size {
+                    size = u64::from(overlay.page_count) * u64::from(overlay.page_size);
+                    self.admit(size)?;
+                    if !self.lay_over(&overlay, &log, &path, target)? {
+                        return Ok(None);
+                    }
+                    self.disk.set_len(target, self.target, size)?;
+                } else {
+                    complaint = Some((ErrorKind::Corrupt, "its WAL is of another page size"));
                 }
-                size = u64::from(overlay.page_count) * u64::from(overlay.page_size);
-                self.admit(size)?;
-                if !self.lay_over(&overlay, &log, &path, target)? {
-                    return Ok(None);
-                }
-                self.disk.set_len(target, self.target, size)?;
             }
         } else if let Some(journal) = &before.journal {
-            // An interrupted transaction: SQLite rolls it back when the copy is opened.
-            let path = layout::beside(self.target, "-journal");
-            let copy = self.disk.create(&path)?;
-            self.disk.write_at(&copy, &path, journal, 0)?;
+            // An interrupted transaction: SQLite rolls it back when the copy is opened. But where it ends in the name
+            // of a super-journal, SQLite may delete the file of that name, which the journal's maker chose.
+            if journal.names_another {
+                complaint = Some((
+                    ErrorKind::Unsupported,
+                    "an interrupted transaction over several databases; open it with sqlite3 once, then import it",
+                ));
+            } else {
+                let (from, to) =
+                    (layout::beside(self.source, "-journal"), layout::beside(self.target, "-journal"));
+                let Some(from) = Disk::open_regular(&from)? else { return Ok(None) };
+                let copy = self.disk.create(&to)?;
+                let (_, len, ..) = journal.file;
+                if self.disk.copy(&from, &copy, &to, len, |_| true)? < len {
+                    return Ok(None);
+                }
+            }
         }
         let (after, _) = self.look(&source)?;
         let whole = match (&before.wal, &after.wal) {
             (Some(before), Some(after)) => before == after,
-            (None, None) => before == after,
+            (None, None) => before == after && at_rest(&after),
             _ => false,
         };
-        Ok(whole.then_some(size))
+        // What is wrong with a source that moves may be right a moment later.
+        match complaint.filter(|_| whole) {
+            Some((kind, complaint)) => {
+                Err(Error::new(kind, format!("{}: {complaint}", self.source.display())))
+            }
+            None => Ok(whole.then_some(size)),
+        }
     }
 
     fn admit(&self, size: u64) -> Result<()> {
@@ -153,16 +200,13 @@ impl Copy<'_> {
     fn look(&self, source: &File) -> Result<(Surroundings, page::Header)> {
         let looking = |error| Error::io(format_args!("reading {}", self.source.display()), error);
         let found = source.metadata().map_err(looking)?;
-        if !found.is_file() {
-            let message = format!("{}: not a file", self.source.display());
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
         let mut bytes = [0; page::HEADER_LEN];
         let count = read_up_to(source, &mut bytes, 0).map_err(looking)?;
         let header = (self.inspect)(&bytes[..count], found.len())?;
         let surroundings = Surroundings {
             wal: wal_header(&layout::beside(self.source, "-wal"))?,
             journal: hot_journal(&layout::beside(self.source, "-journal"))?,
+            exclusive: Disk::is_write_locked(source, SHARED_LOCKS.0, SHARED_LOCKS.1).map_err(looking)?,
             data: (found.len(), header.change_counter, found.mtime(), found.mtime_nsec()),
         };
         Ok((surroundings, header))
@@ -218,7 +262,7 @@ impl Overlay {
 /// The inode and the header of a WAL; nothing where it is not there, or has no header that SQLite would take.
 fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
     let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
-    let Some(log) = Disk::open(path)? else { return Ok(None) };
+    let Some(log) = Disk::open_regular(path)? else { return Ok(None) };
     let inode = log.metadata().map_err(reading)?.ino();
     let mut bytes = [0; wal::HEADER_LEN];
     if read_up_to(&log, &mut bytes, 0).map_err(reading)? < bytes.len() {
@@ -227,26 +271,23 @@ fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
     Ok(wal::Header::parse(&bytes).map(|header| (inode, header)))
 }
 
-/// The bytes of a rollback journal that SQLite would roll back: one whose first byte is not zero.
-///
-/// A journal that ends in the name of a super-journal is refused: rolling it back, SQLite may delete the file of that
-/// name, which whoever made the journal chose.
-fn hot_journal(path: &Path) -> Result<Option<Vec<u8>>> {
+/// The rollback journal that SQLite would roll back: one whose first byte is not zero.
+fn hot_journal(path: &Path) -> Result<Option<Journal>> {
     let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
-    let Some(journal) = Disk::open(path)? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut &journal, &mut bytes).map_err(reading)?;
-    if bytes.first().is_none_or(|first| *first == 0) {
+    let Some(journal) = Disk::open_regular(path)? else { return Ok(None) };
+    let found = journal.metadata().map_err(reading)?;
+    let mut head = [0; 28];
+    if read_up_to(&journal, &mut head, 0).map_err(reading)? == 0 || head[0] == 0 {
         return Ok(None);
     }
-    if bytes.ends_with(&JOURNAL_MAGIC) {
-        let message = format!(
-            "{}: an interrupted transaction over several databases; open the database with sqlite3 once, then import it",
-            path.display()
-        );
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    Ok(Some(bytes))
+    let mut tail = [0; JOURNAL_MAGIC.len()];
+    let at = found.len().saturating_sub(tail.len() as u64);
+    read_up_to(&journal, &mut tail, at).map_err(reading)?;
+    Ok(Some(Journal {
+        file: (found.ino(), found.len(), found.mtime(), found.mtime_nsec()),
+        head,
+        names_another: at > 0 && tail == JOURNAL_MAGIC,
+    }))
 }
 
 fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {

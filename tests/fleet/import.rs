@@ -3,14 +3,11 @@
 use std::{
     fs,
     io::Cursor,
-    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use litefleet::{
-    CreateDatabaseInput, DatabaseState, ErrorKind, Phase, Seed, SizeLimit, Upload, rusqlite::Connection,
-};
+use litefleet::{CreateDatabaseInput, ErrorKind, SizeLimit, Upload, rusqlite::Connection};
 
 use crate::support::{Fleet, SetOnDrop, contents, count, names, refused};
 
@@ -19,12 +16,12 @@ const ROWS: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB); CREA
     WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)
     INSERT INTO t SELECT i, 'row ' || i, randomblob(i * 3) FROM n;";
 
-fn input(name: &str) -> CreateDatabaseInput {
+pub(crate) fn input(name: &str) -> CreateDatabaseInput {
     CreateDatabaseInput::new(name, "default")
 }
 
 /// A file made by `pragmas` and then filled.
-fn file(fleet: &Fleet, name: &str, pragmas: &str) -> PathBuf {
+pub(crate) fn file(fleet: &Fleet, name: &str, pragmas: &str) -> PathBuf {
     let path = fleet.dir.path().join(name);
     let connection = Connection::open(&path).unwrap();
     connection.execute_batch(pragmas).unwrap();
@@ -32,7 +29,7 @@ fn file(fleet: &Fleet, name: &str, pragmas: &str) -> PathBuf {
     path
 }
 
-fn assert_sound(fleet: &Fleet, name: &str, original: &Path) {
+pub(crate) fn assert_sound(fleet: &Fleet, name: &str, original: &Path) {
     let theirs = Connection::open(original).unwrap();
     let ours = fleet.connect(name);
     assert_eq!(contents(&ours), contents(&theirs), "{name}");
@@ -137,6 +134,48 @@ fn rows_that_stand_in_a_log_beside_the_file_are_taken() {
     assert_eq!(count(&fleet.connect("crashed"), "SELECT count(*) FROM late"), 2);
     assert!(!fleet.dir.path().join("crashed-shm").exists());
     fleet.assert_no_debris();
+}
+
+/// A program without a journal that has written half of a transaction to the file, and holds its lock.
+#[test]
+fn half_a_transaction_without_a_journal_is_busy() {
+    let fleet = Fleet::new();
+    for mode in ["MEMORY", "OFF"] {
+        let path = file(&fleet, mode, "");
+        let writer = Connection::open(&path).unwrap();
+        writer.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(())).unwrap();
+        writer.execute_batch("PRAGMA cache_size=2; BEGIN; UPDATE t SET b = zeroblob(900)").unwrap();
+        assert_eq!(
+            refused(fleet.plane.import_database(input("a"), path.as_path())).0,
+            ErrorKind::Busy,
+            "{mode}"
+        );
+        writer.execute_batch("COMMIT").unwrap();
+        let name = mode.to_ascii_lowercase();
+        fleet.plane.import_database(input(&name), path.as_path()).unwrap();
+        assert_eq!(count(&fleet.connect(&name), "SELECT count(*) FROM t WHERE b = zeroblob(900)"), 500);
+    }
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "some", "");
+    let pipe = |name: &str| {
+        let pipe = fleet.dir.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        pipe
+    };
+    assert_eq!(
+        refused(fleet.plane.import_database(input("a"), pipe("pipe").as_path())).0,
+        ErrorKind::Invalid
+    );
+    for beside in ["some-wal", "some-journal"] {
+        let pipe = pipe(beside);
+        assert_eq!(refused(fleet.plane.import_database(input("a"), path.as_path())).0, ErrorKind::Invalid);
+        fs::remove_file(pipe).unwrap();
+    }
 }
 
 /// SQLite follows symbolic links before it names a log, and so must whoever looks for one.
@@ -399,78 +438,4 @@ fn collations_and_functions_of_other_programs_do_not_stand_in_the_way() {
     fleet.plane.import_database(input("apple"), path.as_path()).unwrap();
     assert_eq!(count(&fleet.connect("apple"), "SELECT count(*) FROM t"), 3);
     assert_eq!(count(&fleet.connect("apple"), "SELECT count(*) FROM words('world')"), 1);
-}
-
-#[test]
-fn a_draft_waits_for_its_file_and_takes_it_once() {
-    let fleet = Fleet::new();
-    let path = file(&fleet, "some", "");
-    let draft = input("orders").with_seed(Seed::DatabaseUpload);
-    let made = fleet.plane.create_database(draft.clone()).unwrap();
-    assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
-    assert_eq!(fleet.plane.list_databases(&Default::default()).unwrap().len(), 1);
-    assert_eq!(refused(fleet.plane.connect("orders", &Default::default())).0, ErrorKind::Invalid);
-    assert_eq!(refused(fleet.plane.create_database(draft)).0, ErrorKind::AlreadyExists);
-    fleet.assert_no_debris();
-
-    // A file that fails leaves the draft as it was.
-    assert_eq!(refused(fleet.plane.upload_database("orders", &b"nonsense"[..])).0, ErrorKind::Invalid);
-    assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
-    fleet.assert_no_debris();
-    fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()).unwrap();
-    let found = fleet.plane.get_database("orders").unwrap();
-    assert_eq!((found.state, found.id), (DatabaseState::Ready, made.id));
-    assert_sound(&fleet, "orders", &path);
-    let again = refused(fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()));
-    assert_eq!(again.0, ErrorKind::AlreadyExists, "{}", again.1);
-
-    fleet.plane.create_database(input("other").with_seed(Seed::DatabaseUpload)).unwrap();
-    fleet.plane.destroy_database("other").unwrap();
-    fleet.assert_no_debris();
-}
-
-/// A stream that breaks off.
-struct Breaks(u64);
-
-impl std::io::Read for Breaks {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0 += 1;
-        if self.0 > 3 { Err(std::io::Error::other("the line went dead")) } else { Ok(buffer.len()) }
-    }
-}
-
-#[test]
-fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
-    let fleet = Fleet::new();
-    let path = fleet.dir.path().join("large");
-    Connection::open(&path)
-        .unwrap()
-        .execute_batch(
-            "CREATE TABLE t(a, b); CREATE INDEX i ON t(b); WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL
-             SELECT i + 1 FROM n WHERE i < 300000) INSERT INTO t SELECT i, hex(randomblob(20)) FROM n",
-        )
-        .unwrap();
-    let (kind, text) = refused(fleet.plane.import_database(input("a"), Upload::Reader(&mut Breaks(0))));
-    assert_eq!(kind, ErrorKind::Io);
-    assert!(text.contains("the line went dead"), "{text}");
-    fleet.assert_no_debris();
-    for stop_at in [Phase::Copy, Phase::Check, Phase::Sync] {
-        let mut seen = 0;
-        let answer = fleet.plane.import_database_watched(input("a"), path.as_path(), &mut |progress| {
-            seen += i32::from(progress.phase == stop_at);
-            // The check is told of once when it begins, and then while it runs.
-            if seen > i32::from(stop_at == Phase::Check) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        match answer {
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{stop_at:?}"),
-            // The check may be faster than its first tick.
-            Ok(_) if stop_at == Phase::Check => fleet.plane.destroy_database("a").unwrap(),
-            Ok(_) => panic!("{stop_at:?} was not cancelled"),
-        }
-        fleet.assert_no_debris();
-    }
 }

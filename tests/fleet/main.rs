@@ -13,3 +13,4 @@ mod limits;
 mod lists;
 mod model;
 mod support;
+mod upload;

@@ -1,0 +1,84 @@
+//! Drafts, and uploads that end before their time.
+
+use std::{fs, ops::ControlFlow};
+
+use litefleet::{DatabaseState, ErrorKind, Phase, Seed, Upload, rusqlite::Connection};
+
+use crate::{
+    import::{assert_sound, file, input},
+    support::{Fleet, refused},
+};
+
+#[test]
+fn a_draft_waits_for_its_file_and_takes_it_once() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "some", "");
+    let draft = input("orders").with_seed(Seed::DatabaseUpload);
+    let made = fleet.plane.create_database(draft.clone()).unwrap();
+    assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
+    assert_eq!(fleet.plane.list_databases(&Default::default()).unwrap().len(), 1);
+    assert_eq!(refused(fleet.plane.connect("orders", &Default::default())).0, ErrorKind::Invalid);
+    assert_eq!(refused(fleet.plane.create_database(draft)).0, ErrorKind::AlreadyExists);
+    fleet.assert_no_debris();
+
+    // A file that fails leaves the draft as it was.
+    assert_eq!(refused(fleet.plane.upload_database("orders", &b"nonsense"[..])).0, ErrorKind::Invalid);
+    assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
+    fleet.assert_no_debris();
+    fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()).unwrap();
+    let found = fleet.plane.get_database("orders").unwrap();
+    assert_eq!((found.state, found.id), (DatabaseState::Ready, made.id));
+    assert_sound(&fleet, "orders", &path);
+    let again = refused(fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()));
+    assert_eq!(again.0, ErrorKind::AlreadyExists, "{}", again.1);
+
+    fleet.plane.create_database(input("other").with_seed(Seed::DatabaseUpload)).unwrap();
+    fleet.plane.destroy_database("other").unwrap();
+    fleet.assert_no_debris();
+}
+
+/// A stream that breaks off.
+struct Breaks(u64);
+
+impl std::io::Read for Breaks {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0 += 1;
+        if self.0 > 3 { Err(std::io::Error::other("the line went dead")) } else { Ok(buffer.len()) }
+    }
+}
+
+#[test]
+fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
+    let fleet = Fleet::new();
+    let path = fleet.dir.path().join("large");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "CREATE TABLE t(a, b); CREATE INDEX i ON t(b); WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL
+             SELECT i + 1 FROM n WHERE i < 300000) INSERT INTO t SELECT i, hex(randomblob(20)) FROM n",
+        )
+        .unwrap();
+    let (kind, text) = refused(fleet.plane.import_database(input("a"), Upload::Reader(&mut Breaks(0))));
+    assert_eq!(kind, ErrorKind::Io);
+    assert!(text.contains("the line went dead"), "{text}");
+    fleet.assert_no_debris();
+    for stop_at in [Phase::Copy, Phase::Check, Phase::Sync] {
+        let mut seen = 0;
+        let answer = fleet.plane.import_database_watched(input("a"), path.as_path(), &mut |progress| {
+            seen += i32::from(progress.phase == stop_at);
+            // The check is told of once when it begins, and then while it runs.
+            if seen > i32::from(stop_at == Phase::Check) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        match answer {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{stop_at:?}"),
+            // The check may be faster than its first tick.
+            Ok(_) if stop_at == Phase::Check => fleet.plane.destroy_database("a").unwrap(),
+            Ok(_) => panic!("{stop_at:?} was not cancelled"),
+        }
+        fleet.assert_no_debris();
+    }
+}
