@@ -224,7 +224,12 @@ fn fence(connection: &Connection) -> rusqlite::Result<()> {
 /// Users' files have collations and functions of their programs, which SQLite does not know here. Where the whole
 /// check stops at one, the rest is checked without the order of indexes.
 fn first_finding(connection: &Connection) -> rusqlite::Result<Option<String>> {
-    let ask = |pragma| connection.query_row(pragma, [], |row| row.get::<_, String>(0));
+    // A finding may quote a name that is not UTF-8.
+    let ask = |pragma| {
+        connection.query_row(pragma, [], |row| {
+            Ok(String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned())
+        })
+    };
     let answer = match ask("PRAGMA integrity_check(1)") {
         Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown) => {
             connection.collation_needed(|connection, name| {
