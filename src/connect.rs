@@ -79,6 +79,7 @@ pub(crate) struct CatalogGovernor {
     changes: Arc<Changes>,
     id: String,
     pair: Pair,
+    read_only: bool,
     first: Option<(u64, Rules)>,
 }
 
@@ -95,8 +96,15 @@ impl CatalogGovernor {
             changes,
             id: entry.database.id.clone(),
             pair: Pair::of(&entry.database.name),
+            read_only: false,
             first: stamp.zip(rules(entry)),
         }
+    }
+
+    /// The same for a connection that may or may not write.
+    fn read_only(self, read_only: bool) -> Self {
+        let first = self.first.map(|(stamp, rules)| (stamp, Rules { read_only, ..rules }));
+        Self { read_only, first, ..self }
     }
 }
 
@@ -106,6 +114,7 @@ fn rules(entry: &Entry) -> Option<Rules> {
         size_limit: entry.database.size_limit,
         block_reads: entry.database.block_reads,
         block_writes: entry.database.block_writes,
+        read_only: false,
     })
 }
 
@@ -116,7 +125,7 @@ impl Governor for CatalogGovernor {
 
     fn rules(&self) -> Result<Option<Rules>> {
         let entry = self.catalog.read(|rows| rows.entry_by_id(&self.id))?;
-        Ok(entry.as_ref().and_then(rules))
+        Ok(entry.as_ref().and_then(rules).map(|rules| Rules { read_only: self.read_only, ..rules }))
     }
 
     fn first_rules(&self) -> Option<(u64, Rules)> {
@@ -128,25 +137,38 @@ impl Governor for CatalogGovernor {
 pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOptions) -> Result<Connection> {
     // Never `CREATE`: a database that is not there was destroyed, and is not to come back empty.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = vfs::open(path, flags, Arc::new(governor))
+    let connection = vfs::open(path, flags, Arc::new(governor.read_only(options.read_only)))
         .map_err(|error| sqlite::failed(format_args!("opening {}", path.display()), error))?;
-    match prepare(&connection, options) {
+    connection.busy_timeout(options.busy_timeout).map_err(|error| explain(&connection, error))?;
+    into_wal(&connection, "main")?;
+    let prepared = connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
+        .and_then(|_| {
+            connection.execute_batch(match options.synchronous {
+                Synchronous::Off => "PRAGMA synchronous=OFF",
+                Synchronous::Normal => "PRAGMA synchronous=NORMAL",
+                Synchronous::Full => "PRAGMA synchronous=FULL",
+            })
+        });
+    match prepared {
         Ok(()) => Ok(connection),
         Err(error) => Err(explain(&connection, error)),
     }
 }
 
-fn prepare(connection: &Connection, options: &ConnectOptions) -> rusqlite::Result<()> {
-    connection.busy_timeout(options.busy_timeout)?;
-    // Another program may have taken the database out of WAL mode. Where it did not, this reads and writes nothing.
-    connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)?;
-    connection.execute_batch(match options.synchronous {
-        Synchronous::Off => "PRAGMA synchronous=OFF",
-        Synchronous::Normal => "PRAGMA synchronous=NORMAL",
-        Synchronous::Full => "PRAGMA synchronous=FULL",
-    })?;
-    if options.read_only { connection.execute_batch("PRAGMA query_only=ON") } else { Ok(()) }
+/// Puts a database into WAL mode, which another program may have taken it out of. Where none did, this reads and
+/// writes nothing. The rules hold in WAL mode only, so a database that stays out of it is not to be had.
+fn into_wal(connection: &Connection, schema: &str) -> Result<()> {
+    let pragma = format!("PRAGMA \"{}\".journal_mode=WAL", schema.replace('"', "\"\""));
+    let mode: String =
+        connection.query_row(&pragma, [], |row| row.get(0)).map_err(|error| explain(connection, error))?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
+    }
+    let message = format!(
+        "another program took the database into journal mode {mode}, and it cannot be taken back now"
+    );
+    Err(Error::new(ErrorKind::Busy, message))
 }
 
 /// Attaches the database file at `path` to a connection, under the rules of `governor`.
@@ -156,12 +178,19 @@ pub(crate) fn attach(
     governor: CatalogGovernor,
     schema: &str,
 ) -> Result<()> {
+    // On any other connection SQLite would open the file through another VFS, and without rules.
+    if !vfs::is_governed(connection) {
+        let message = "a database can be attached to a connection that `connect` made, and to no other";
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
     let path_text = path.to_str().ok_or_else(|| {
         Error::new(ErrorKind::Invalid, format!("{}: a path to attach must be UTF-8", path.display()))
     })?;
     vfs::hand_over(Arc::new(governor), || connection.execute("ATTACH ?1 AS ?2", [path_text, schema]))
-        .map(|_| ())
-        .map_err(|error| explain(connection, error))
+        .map_err(|error| explain(connection, error))?;
+    into_wal(connection, schema).inspect_err(|_| {
+        let _still_attached = connection.execute("DETACH ?1", [schema]);
+    })
 }
 
 /// Says what an SQL error on a connection of the fleet means, in this crate's terms.
@@ -187,7 +216,7 @@ pub(crate) fn attach(
 #[must_use]
 pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
     let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
-    let refusal = vfs::refusal(connection).filter(|refusal| code == Some(refusal.code()));
+    let refusal = code.and_then(|code| vfs::take_refusal(connection, code));
     let (kind, message) = match refusal {
         None => return Error::new(sqlite::kind(&error), error.to_string()).caused_by(error),
         Some(Refusal::ReadsBlocked) => (ErrorKind::Blocked, reads_blocked().to_owned()),
@@ -195,6 +224,7 @@ pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
             ErrorKind::Blocked,
             "Operation was blocked: SQL write operations are forbidden (writes are blocked)".to_owned(),
         ),
+        Some(Refusal::ReadOnly) => (ErrorKind::Sql, format!("{error}: this connection was opened read-only")),
         Some(Refusal::OverLimit(limit)) => {
             (ErrorKind::TooLarge, format!("database or disk is full: the size limit is {limit} bytes"))
         }

@@ -54,6 +54,12 @@ const TABLES: &str = "
 pub(super) fn prepare(connection: &Connection) -> Result<()> {
     let failed = |error| sqlite::failed("opening the catalog", error);
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+    let objects: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let ours = |id: i64| if id == APPLICATION_ID { Ok(()) } else { Err(foreign()) };
+    if objects > 0 {
+        ours(pragma("application_id").map_err(failed)?)?;
+    }
     if pragma("user_version").map_err(failed)? == 0 {
         connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).map_err(failed)?;
         connection.execute_batch("PRAGMA synchronous=FULL; BEGIN IMMEDIATE").map_err(failed)?;
@@ -61,12 +67,7 @@ pub(super) fn prepare(connection: &Connection) -> Result<()> {
         connection.execute_batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" }).map_err(failed)?;
         made?;
     }
-    if pragma("application_id").map_err(failed)? != APPLICATION_ID {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            "control.db is not a catalog of litefleet; choose another root",
-        ));
-    }
+    ours(pragma("application_id").map_err(failed)?)?;
     let newer = |what: &str, version: i64, known: i64| {
         let message = format!(
             "control.db has {what} version {version}; this litefleet knows {known}, so use a newer one"
@@ -83,6 +84,10 @@ pub(super) fn prepare(connection: &Connection) -> Result<()> {
         return newer("format", version, FORMAT_VERSION);
     }
     Ok(())
+}
+
+fn foreign() -> Error {
+    Error::new(ErrorKind::Invalid, "control.db is not a catalog of litefleet; choose another root")
 }
 
 /// Makes the tables, unless another process was faster, or the database is somebody else's.

@@ -82,7 +82,7 @@ impl Plane {
     }
 
     fn try_destroy_group(&self, name: &GroupName) -> Result<()> {
-        let mut pairs = Vec::new();
+        let (mut pairs, mut begun) = (Vec::new(), Vec::new());
         let marked = self.catalog.write(Durability::Full, |rows| {
             let group = rows.group(name)?;
             if group.delete_protection {
@@ -103,23 +103,26 @@ impl Plane {
             pairs.sort_unstable();
             pairs.dedup();
             rows.mark_group_deleting(&group.uuid, true)?;
-            Ok((group.uuid, pairs.iter().map(|pair| self.changes.begin(*pair)).collect::<Vec<_>>()))
+            begun.extend(pairs.iter().map(|pair| self.changes.begin(*pair)));
+            Ok(group.uuid)
         });
-        let (uuid, begun) = marked?;
+        // Whether or not it was committed: what is not finished makes every reader look again each time.
         for change in &begun {
             self.changes.finish(change);
         }
+        let uuid = marked?;
         self.finish_destroy_group(name, &uuid).inspect_err(|_| {
-            let back = self.catalog.write(Durability::Full, |rows| {
+            let mut begun = Vec::new();
+            let _swept_later = self.catalog.write(Durability::Full, |rows| {
                 // Once its directory is in the trash there is no way back: the next sweep carries on.
-                let ready = rows.entries_of_group(name)?.iter().any(|entry| entry.has_files);
-                if ready && !Disk::exists(&self.layout.group(name))? {
-                    return Ok(Vec::new());
+                let has_files = rows.entries_of_group(name)?.iter().any(|entry| entry.has_files);
+                if !has_files || Disk::exists(&self.layout.group(name))? {
+                    rows.mark_group_deleting(&uuid, false)?;
+                    begun.extend(pairs.iter().map(|pair| self.changes.begin(*pair)));
                 }
-                rows.mark_group_deleting(&uuid, false)?;
-                Ok(pairs.iter().map(|pair| self.changes.begin(*pair)).collect::<Vec<_>>())
+                Ok(())
             });
-            for change in back.iter().flatten() {
+            for change in &begun {
                 self.changes.finish(change);
             }
         })

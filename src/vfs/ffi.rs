@@ -12,6 +12,7 @@ use std::{
     io,
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
     ptr,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicU64},
     thread,
@@ -28,7 +29,7 @@ use super::{
     file::{Governed, GovernedWal, ShmLock, Waiting},
 };
 
-/// The file-control by which [`refusal`] reaches the governed file of a connection. SQLite passes what it does not
+/// The file-control by which [`take_refusal`] reaches the governed file of a connection. SQLite passes what it does not
 /// know on to the VFS, and asks that numbers below 100 be left alone.
 const REFUSAL_OP: c_int = 0x4c46_0001;
 
@@ -111,21 +112,23 @@ pub(crate) fn register() -> rusqlite::Result<()> {
     }
 }
 
-/// Why the VFS last refused a call for this schema of a connection.
-pub(crate) fn refusal(connection: &Connection, schema: &str) -> Option<Refusal> {
+/// What [`take_refusal`] asks of a governed file.
+struct Asked {
+    code: c_int,
+    answer: Option<Refusal>,
+}
+
+/// Why the VFS refused a call for this schema of a connection with `code`; nothing at all if the schema's file is not
+/// governed.
+pub(crate) fn take_refusal(connection: &Connection, schema: &str, code: c_int) -> Option<Option<Refusal>> {
     let schema = CString::new(schema).ok()?;
-    let mut refusal: Option<Refusal> = None;
-    // SAFETY: the connection is open, and `file_control` below writes an `Option<Refusal>` for this operation or
-    // nothing; no other VFS knows it.
-    unsafe {
-        ffi::sqlite3_file_control(
-            connection.handle(),
-            schema.as_ptr(),
-            REFUSAL_OP,
-            (&raw mut refusal).cast(),
-        );
-    }
-    refusal
+    let mut asked = Asked { code, answer: None };
+    // SAFETY: the connection is open, and `file_control` below takes an `Asked` for this operation; no other VFS
+    // knows it.
+    let known = unsafe {
+        ffi::sqlite3_file_control(connection.handle(), schema.as_ptr(), REFUSAL_OP, (&raw mut asked).cast())
+    };
+    (known == ffi::SQLITE_OK).then_some(asked.answer)
 }
 
 /// The words of a shared mapping, which other processes count in too.
@@ -233,9 +236,12 @@ unsafe extern "C" fn open(
         let real_vfs = real_vfs(vfs);
         let Some(real_open) = (*real_vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
         let mut made = None;
-        let code = guard(|| {
-            made = handle_for(name, flags);
-            ffi::SQLITE_OK
+        let code = guard(|| match handle_for(name, flags) {
+            Ok(handle) => {
+                made = handle;
+                ffi::SQLITE_OK
+            }
+            Err(code) => code,
         });
         (*file).pMethods = ptr::null();
         if code != ffi::SQLITE_OK {
@@ -262,31 +268,45 @@ unsafe extern "C" fn open(
     }
 }
 
-/// What a file that is being opened is to the rules; nothing if it is nothing to them.
+/// What a file that is being opened is to the rules: nothing if it is nothing to them, and a result code if it must
+/// not be opened.
 ///
 /// # Safety
 ///
 /// `name` is null or one that SQLite gave to `xOpen` together with `flags`.
-unsafe fn handle_for(name: *const c_char, flags: c_int) -> Option<Handle> {
+unsafe fn handle_for(name: *const c_char, flags: c_int) -> Result<Option<Handle>, c_int> {
     if name.is_null() {
-        return None;
+        return Ok(None);
     }
     if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-        let governor = Waiting::take()?;
         // SAFETY: a name is a C string.
-        let path = OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes());
-        return Some(Handle::Data {
-            governed: Arc::new(Governed::new(governor, path.into())),
-            name: name as usize,
-        });
+        let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()));
+        let governed = match Waiting::take() {
+            Some(governor) => Some(Governed::new(governor, path.to_owned())),
+            None => {
+                let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+                let same = open.values().find(|governed| governed.path() == path);
+                let in_a_fleet = || {
+                    open.values().any(|governed| governed.root().is_some_and(|root| path.starts_with(root)))
+                };
+                match same {
+                    Some(governed) => Some(governed.another()),
+                    None if in_a_fleet() => return Err(ffi::SQLITE_CANTOPEN),
+                    None => None,
+                }
+            }
+        };
+        return Ok(
+            governed.map(|governed| Handle::Data { governed: Arc::new(governed), name: name as usize })
+        );
     }
     if flags & ffi::SQLITE_OPEN_WAL != 0 {
         // SAFETY: with this flag the name comes from a pager, and leads back to the name of its database.
         let database = unsafe { ffi::sqlite3_filename_database(name) } as usize;
         let governed = OPEN.lock().unwrap_or_else(PoisonError::into_inner).get(&database).cloned();
-        return governed.map(GovernedWal::new).map(Handle::Wal);
+        return Ok(governed.map(GovernedWal::new).map(Handle::Wal));
     }
-    None
+    Ok(None)
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
@@ -360,7 +380,8 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     if let Handle::Data { governed, .. } = unsafe { handle(file) } {
         let admitted = guard(|| match level {
             ffi::SQLITE_LOCK_SHARED => code(governed.begin_read()),
-            ffi::SQLITE_LOCK_RESERVED => code(governed.begin_write()),
+            // In WAL mode these are the lock of the last to close. Outside of it they are the switch into it, which
+            // every connection makes first of all, whether or not writes are blocked.
             _ => ffi::SQLITE_OK,
         });
         if admitted != ffi::SQLITE_OK {
@@ -382,8 +403,9 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
     // SAFETY: the file is open.
     match (op, unsafe { handle(file) }) {
         (REFUSAL_OP, Handle::Data { governed, .. }) => guard(|| {
-            // SAFETY: the argument of this operation is `refusal`'s, above.
-            unsafe { *argument.cast::<Option<Refusal>>() = governed.refusal() };
+            // SAFETY: the argument of this operation is `take_refusal`'s, above.
+            let asked = unsafe { &mut *argument.cast::<Asked>() };
+            asked.answer = governed.take_refusal(asked.code);
             ffi::SQLITE_OK
         }),
         (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data { .. }) => {

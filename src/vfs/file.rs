@@ -2,7 +2,8 @@
 
 use std::{
     cell::RefCell,
-    path::PathBuf,
+    ffi::c_int,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -67,6 +68,9 @@ pub(super) struct Governed {
     /// The read locks that this connection holds in the shared memory, one bit each.
     reading: AtomicU8,
     checkpointing: AtomicBool,
+    /// Whether this connection has begun a write transaction.
+    writing: AtomicBool,
+    read_only: AtomicBool,
     /// The size in pages that the last commit left, once the write transaction that runs has asked for it.
     committed: AtomicU64,
     refused: AtomicBool,
@@ -94,6 +98,8 @@ impl Governed {
             destroyed: AtomicBool::new(false),
             reading: AtomicU8::new(0),
             checkpointing: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
             committed: AtomicU64::new(UNKNOWN),
             refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
@@ -109,11 +115,29 @@ impl Governed {
         self.limit.store(rules.size_limit.map_or(UNLIMITED, SizeLimit::bytes), Relaxed);
         self.block_reads.store(rules.block_reads, Relaxed);
         self.block_writes.store(rules.block_writes, Relaxed);
+        self.read_only.store(rules.read_only, Relaxed);
+        // It may come back: one that could not be destroyed after all.
+        self.destroyed.store(false, Relaxed);
         self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
     }
 
-    pub(super) fn refusal(&self) -> Option<Refusal> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Another connection's view of the same database.
+    pub(super) fn another(&self) -> Self {
+        Self::new(Arc::clone(&self.governor), self.path.clone())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of the fleet: `<root>/<group>/<database>/data.db` is three below it.
+    pub(super) fn root(&self) -> Option<&Path> {
+        self.path.ancestors().nth(3)
+    }
+
+    /// Why the call was refused that answered with `code`. It is told once: it explains one error.
+    pub(super) fn take_refusal(&self, code: c_int) -> Option<Refusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take_if(|refusal| refusal.code() == code)
     }
 
     /// Notes why a call is refused.
@@ -133,7 +157,6 @@ impl Governed {
         }
         match self.governor.rules() {
             Ok(Some(rules)) => self.keep(stamp, rules),
-            // It never comes back, so there is nothing to look for again.
             Ok(None) => {
                 self.destroyed.store(true, Relaxed);
                 self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
@@ -163,20 +186,32 @@ impl Governed {
     /// A write transaction begins.
     pub(super) fn begin_write(&self) -> Result<(), Refusal> {
         self.begin_read()?;
+        self.admit_write()
+    }
+
+    /// Whether this connection may write.
+    fn admit_write(&self) -> Result<(), Refusal> {
         if self.block_writes.load(Relaxed) {
             return self.refuse(Refusal::WritesBlocked);
         }
-        self.committed.store(UNKNOWN, Relaxed);
+        if self.read_only.load(Relaxed) {
+            return self.refuse(Refusal::ReadOnly);
+        }
         Ok(())
     }
 
     /// A lock of the shared memory is about to be taken or given back.
     ///
     /// The write lock begins a write transaction only where a read transaction is open and no checkpoint runs:
-    /// recovery and checkpoints take it too, and a database whose writes are blocked needs them.
+    /// recovery and checkpoints take it too, and a database whose writes are blocked needs them. Within a write
+    /// transaction read locks change hands when the WAL is begun anew; what was begun is not refused there.
     pub(super) fn before_shm_lock(&self, lock: ShmLock) -> Result<(), Refusal> {
         match lock {
-            ShmLock { take: true, shared: true, offset: FIRST_READ_LOCK.. } => self.begin_read(),
+            ShmLock { take: true, shared: true, offset: FIRST_READ_LOCK.. }
+                if !self.writing.load(Relaxed) =>
+            {
+                self.begin_read()
+            }
             ShmLock { take: true, shared: false, offset: WRITE_LOCK }
                 if self.reading.load(Relaxed) != 0 && !self.checkpointing.load(Relaxed) =>
             {
@@ -193,6 +228,11 @@ impl Governed {
                 let bit = 1 << (offset - FIRST_READ_LOCK);
                 let held = self.reading.load(Relaxed);
                 self.reading.store(if take { held | bit } else { held & !bit }, Relaxed);
+            }
+            ShmLock { shared: false, offset: WRITE_LOCK, take } => {
+                let begun = take && self.reading.load(Relaxed) != 0 && !self.checkpointing.load(Relaxed);
+                self.writing.store(begun, Relaxed);
+                self.committed.store(UNKNOWN, Relaxed);
             }
             ShmLock { shared: false, offset: CHECKPOINT_LOCK, take } => {
                 self.checkpointing.store(take, Relaxed);
@@ -247,6 +287,8 @@ impl GovernedWal {
             self.page_size.store(page::be32(bytes, 8), Relaxed);
             return Ok(());
         }
+        // A SQLite may be built to take the write lock first of all, and then no write transaction was seen to begin.
+        self.governed.admit_write()?;
         let limit = self.governed.limit.load(Relaxed);
         if limit == UNLIMITED || offset < HEADER_LEN || bytes.len() < 8 {
             return Ok(());

@@ -6,7 +6,9 @@
 //! connections that do not name this VFS never meet it.
 //!
 //! A database is handed over by [`open`] or [`hand_over`], not by its file name: the next `xOpen` of a main
-//! database on this thread takes the [`Governor`] that waits for it.
+//! database on this thread takes the [`Governor`] that waits for it. A file that SQL opens by its path (`ATTACH`,
+//! `VACUUM INTO`) is governed as it is elsewhere in the process if it is open there, refused if it lies in a fleet's
+//! directory otherwise, and the host's own business if it does not.
 
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
 pub(crate) mod ffi;
@@ -30,6 +32,8 @@ pub(crate) struct Rules {
     pub(crate) block_reads: bool,
     /// No transaction may write.
     pub(crate) block_writes: bool,
+    /// No transaction of this connection may write.
+    pub(crate) read_only: bool,
 }
 
 /// Who knows the [`Rules`] of one database.
@@ -50,6 +54,7 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
 pub(crate) enum Refusal {
     ReadsBlocked,
     WritesBlocked,
+    ReadOnly,
     OverLimit(SizeLimit),
     Destroyed,
     /// The rules could not be read, for the reason that stands here.
@@ -61,7 +66,7 @@ impl Refusal {
     pub(crate) fn code(&self) -> std::ffi::c_int {
         match self {
             Self::ReadsBlocked => rusqlite::ffi::SQLITE_AUTH,
-            Self::WritesBlocked => rusqlite::ffi::SQLITE_READONLY,
+            Self::WritesBlocked | Self::ReadOnly => rusqlite::ffi::SQLITE_READONLY,
             Self::OverLimit(_) => rusqlite::ffi::SQLITE_FULL,
             Self::Destroyed => rusqlite::ffi::SQLITE_CANTOPEN,
             Self::NoRules(_) => rusqlite::ffi::SQLITE_IOERR,
@@ -88,7 +93,13 @@ pub(crate) fn hand_over<T>(
     open()
 }
 
-/// Why the VFS last refused a call of this connection, if what followed has not succeeded since.
-pub(crate) fn refusal(connection: &Connection) -> Option<Refusal> {
-    (0..).map_while(|at| connection.db_name(at).ok()).find_map(|schema| ffi::refusal(connection, &schema))
+/// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.
+pub(crate) fn take_refusal(connection: &Connection, code: std::ffi::c_int) -> Option<Refusal> {
+    let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());
+    schemas.find_map(|schema| ffi::take_refusal(connection, &schema, code).flatten())
+}
+
+/// Whether the main database of a connection is one that was handed over.
+pub(crate) fn is_governed(connection: &Connection) -> bool {
+    ffi::take_refusal(connection, "main", rusqlite::ffi::SQLITE_OK).is_some()
 }
