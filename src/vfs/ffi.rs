@@ -118,17 +118,21 @@ struct Asked {
     answer: Option<Refusal>,
 }
 
-/// Why the VFS refused a call for this schema of a connection with `code`; nothing at all if the schema's file is not
-/// governed.
-pub(crate) fn take_refusal(connection: &Connection, schema: &str, code: c_int) -> Option<Option<Refusal>> {
-    let schema = CString::new(schema).ok()?;
+/// Why the VFS refused a call for this schema of a connection with `code`; SQLite's result code if the schema's file
+/// is not governed.
+pub(crate) fn take_refusal(
+    connection: &Connection,
+    schema: &str,
+    code: c_int,
+) -> Result<Option<Refusal>, c_int> {
+    let schema = CString::new(schema).map_err(|_| ffi::SQLITE_MISUSE)?;
     let mut asked = Asked { code, answer: None };
     // SAFETY: the connection is open, and `file_control` below takes an `Asked` for this operation; no other VFS
     // knows it.
     let known = unsafe {
         ffi::sqlite3_file_control(connection.handle(), schema.as_ptr(), REFUSAL_OP, (&raw mut asked).cast())
     };
-    (known == ffi::SQLITE_OK).then_some(asked.answer)
+    if known == ffi::SQLITE_OK { Ok(asked.answer) } else { Err(known) }
 }
 
 /// The words of a shared mapping, which other processes count in too.
@@ -281,24 +285,20 @@ unsafe fn handle_for(name: *const c_char, flags: c_int) -> Result<Option<Handle>
     if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
         // SAFETY: a name is a C string.
         let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()));
-        let governed = match Waiting::take() {
-            Some(governor) => Some(Governed::new(governor, path.to_owned())),
-            None => {
-                let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-                let same = open.values().find(|governed| governed.path() == path);
-                let in_a_fleet = || {
-                    open.values().any(|governed| governed.root().is_some_and(|root| path.starts_with(root)))
-                };
-                match same {
-                    Some(governed) => Some(governed.another()),
-                    None if in_a_fleet() => return Err(ffi::SQLITE_CANTOPEN),
-                    None => None,
-                }
+        let governed = if let Some(governor) = Waiting::take() {
+            Some(Governed::new(governor, path.to_owned()))
+        } else {
+            let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+            let same = open.values().find(|governed| governed.path() == path);
+            let in_a_fleet =
+                |governed: &Arc<Governed>| governed.root().is_some_and(|root| path.starts_with(root));
+            if same.is_none() && open.values().any(in_a_fleet) {
+                return Err(ffi::SQLITE_CANTOPEN);
             }
+            same.map(|governed| governed.another())
         };
-        return Ok(
-            governed.map(|governed| Handle::Data { governed: Arc::new(governed), name: name as usize })
-        );
+        let handle = |governed| Handle::Data { governed: Arc::new(governed), name: name as usize };
+        return Ok(governed.map(handle));
     }
     if flags & ffi::SQLITE_OPEN_WAL != 0 {
         // SAFETY: with this flag the name comes from a pager, and leads back to the name of its database.

@@ -96,10 +96,10 @@ pub(crate) fn hand_over<T>(
 /// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.
 pub(crate) fn take_refusal(connection: &Connection, code: std::ffi::c_int) -> Option<Refusal> {
     let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());
-    schemas.find_map(|schema| ffi::take_refusal(connection, &schema, code).flatten())
+    schemas.find_map(|schema| ffi::take_refusal(connection, &schema, code).ok().flatten())
 }
 
 /// Whether the main database of a connection is one that was handed over.
 pub(crate) fn is_governed(connection: &Connection) -> bool {
-    ffi::take_refusal(connection, "main", rusqlite::ffi::SQLITE_OK).is_some()
+    ffi::take_refusal(connection, "main", rusqlite::ffi::SQLITE_OK).is_ok()
 }
