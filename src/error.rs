@@ -19,6 +19,10 @@ pub enum ErrorKind {
     AlreadyExists,
     /// Delete protection is on. Turn it off first.
     Protected,
+    /// The database is encrypted, and no key was given.
+    KeyRequired,
+    /// The key that was given is not the one that the database is encrypted under.
+    WrongKey,
     /// Reads or writes of this database are blocked by its configuration.
     Blocked,
     /// The size limit of the database does not admit this much data.
@@ -50,6 +54,8 @@ impl ErrorKind {
             Self::NotFound => "not_found",
             Self::AlreadyExists => "already_exists",
             Self::Protected => "protected",
+            Self::KeyRequired => "key_required",
+            Self::WrongKey => "wrong_key",
             Self::Blocked => "blocked",
             Self::TooLarge => "too_large",
             Self::Destroyed => "destroyed",

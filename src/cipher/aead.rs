@@ -1,0 +1,135 @@
+//! What every cipher does: seal and open bytes in place, with the tag apart.
+
+/// The size of a tag in bytes, for every cipher.
+pub(crate) const TAG_LEN: usize = 16;
+
+/// The tag does not fit: the bytes, what is associated with them, the nonce or the key are not those of the sealing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unauthentic;
+
+/// A cipher under its key.
+///
+/// A nonce has the size that the cipher takes; another size is a mistake of this crate's, and panics.
+pub(crate) trait Aead: Send + Sync {
+    /// Encrypts `text` in place and returns its tag.
+    fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN];
+
+    /// Decrypts `text` in place. If it fails, what `text` holds is not to be used.
+    fn open(
+        &self,
+        nonce: &[u8],
+        associated: &[u8],
+        text: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), Unauthentic>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::cipher::{Cipher, rustcrypto};
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// Whatever runs the cipher: the build's choice, and for three of them the portable crate too.
+    fn implementations(cipher: Cipher, key: &[u8]) -> Vec<Box<dyn Aead>> {
+        [Some(cipher.under(key).unwrap()), rustcrypto::new(cipher, key)].into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn published_vectors_are_met_by_every_implementation() {
+        let file = include_str!("../../fixtures/ciphers/vectors.json");
+        let vectors: Vec<BTreeMap<String, serde_json::Value>> = serde_json::from_str(file).unwrap();
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for vector in &vectors {
+            let text = |field: &str| vector[field].as_str().unwrap();
+            let cipher: Cipher = text("cipher").parse().unwrap();
+            *seen.entry(cipher.as_str()).or_default() += 1;
+            let (nonce, aad, plain) = (hex(text("nonce")), hex(text("aad")), hex(text("plaintext")));
+            let (sealed, tag) = (hex(text("ciphertext")), hex(text("tag")));
+            let tag = *tag.first_chunk().unwrap();
+            for aead in implementations(cipher, &hex(text("key"))) {
+                let mut bytes = sealed.clone();
+                let opened = aead.open(&nonce, &aad, &mut bytes, &tag);
+                if vector["valid"] == false {
+                    assert_eq!(opened, Err(Unauthentic), "{}", text("source"));
+                    continue;
+                }
+                assert_eq!((opened, &bytes), (Ok(()), &plain), "{}", text("source"));
+                assert_eq!(
+                    (aead.seal(&nonce, &aad, &mut bytes), &bytes),
+                    (tag, &sealed),
+                    "{}",
+                    text("source")
+                );
+            }
+        }
+        assert_eq!(seen.len(), Cipher::ALL.len(), "{seen:?}");
+    }
+
+    #[test]
+    fn two_implementations_give_the_same_bytes() {
+        let mut state = 1_u32;
+        let mut random = |len: usize| -> Vec<u8> {
+            std::iter::repeat_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            })
+            .take(len)
+            .collect()
+        };
+        for cipher in [Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305] {
+            for (text, aad) in
+                [(0, 0), (1, 20), (15, 100), (16, 0), (4068, 20), (4096 - 28 - 100, 100), (65_508, 20)]
+            {
+                let (key, nonce) = (random(cipher.key_len()), random(cipher.nonce_len()));
+                let (text, aad) = (random(text), random(aad));
+                let both = implementations(cipher, &key);
+                assert_eq!(both.len(), 2);
+                let results: Vec<_> = both
+                    .iter()
+                    .map(|aead| {
+                        let mut bytes = text.clone();
+                        (aead.seal(&nonce, &aad, &mut bytes), bytes)
+                    })
+                    .collect();
+                assert!(results[0] == results[1], "{cipher}");
+                for (aead, (tag, bytes)) in both.iter().zip(results.iter().rev()) {
+                    let mut bytes = bytes.clone();
+                    assert_eq!(aead.open(&nonce, &aad, &mut bytes, tag), Ok(()));
+                    assert!(bytes == text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_noticed() {
+        for cipher in Cipher::ALL {
+            let (key, nonce, aad) = (vec![1; cipher.key_len()], vec![2; cipher.nonce_len()], vec![3; 20]);
+            for aead in implementations(*cipher, &key) {
+                let mut sealed = vec![4; 100];
+                let tag = aead.seal(&nonce, &aad, &mut sealed);
+                for bit in 0..8 * (sealed.len() + tag.len() + nonce.len() + aad.len()) {
+                    let (mut bytes, mut tag, mut nonce, mut aad) =
+                        (sealed.clone(), tag, nonce.clone(), aad.clone());
+                    let mut all = bytes.iter_mut().chain(&mut tag).chain(&mut nonce).chain(&mut aad);
+                    *all.nth(bit / 8).unwrap() ^= 1 << (bit % 8);
+                    assert_eq!(aead.open(&nonce, &aad, &mut bytes, &tag), Err(Unauthentic), "{cipher} {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_size_is_refused_naming_the_right_one() {
+        for cipher in Cipher::ALL {
+            let error = cipher.under(&vec![0; 48 - cipher.key_len()]).err().unwrap().to_string();
+            assert!(error.contains(&format!("expected {} bytes", cipher.key_len())), "{error}");
+        }
+    }
+}
