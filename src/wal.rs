@@ -1,4 +1,4 @@
-//! SQLite's write-ahead log, read only: its header, its chain of frames, and the commits in it.
+//! SQLite's write-ahead log: its header, its chain of frames, and the commits in it.
 //!
 //! Offsets and checksums are those of <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.
 
@@ -81,6 +81,16 @@ impl Header {
     pub(crate) fn chain(self) -> Chain {
         Chain { checksum: self.checksum, header: self }
     }
+
+    /// The chain from the frame on that follows one with this checksum in its header.
+    pub(crate) fn chain_after(self, checksum: [u8; 8]) -> Chain {
+        Chain { checksum: [be32(&checksum, 0), be32(&checksum, 4)], header: self }
+    }
+
+    /// Whether the header of a frame has the salts of this log.
+    pub(crate) fn has_salts(&self, frame: &[u8]) -> bool {
+        frame[8..16] == self.salts
+    }
 }
 
 /// One frame that continued its chain.
@@ -116,6 +126,33 @@ impl Chain {
         self.checksum = checksum;
         Some(Frame { page_number, commit: Some(be32(head, 4)).filter(|pages| *pages > 0) })
     }
+
+    /// Carries the chain on over a frame that is written, of which the first 8 bytes and the page are given, and returns
+    /// the checksum that belongs into its header.
+    pub(crate) fn extend(&mut self, head: &[u8], page: &[u8]) -> [u8; 8] {
+        let words = self.header.words;
+        let [s0, s1] = words.checksum(words.checksum(self.checksum, &head[..8]), page);
+        self.checksum = [s0, s1];
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&s0.to_be_bytes());
+        bytes[4..].copy_from_slice(&s1.to_be_bytes());
+        bytes
+    }
+}
+
+/// The size of a region of the wal-index in bytes, and of its header in words
+/// (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
+pub(crate) const INDEX_REGION_LEN: usize = 32 << 10;
+const INDEX_HEADER_WORDS: u32 = 34;
+
+/// Frames whose page numbers stand in a region of the wal-index that has no header.
+const INDEX_REGION_FRAMES: u32 = 4096;
+
+/// Where in the wal-index the page number of a frame stands: the region, and the word in it.
+pub(crate) fn index_slot(frame: u32) -> (usize, usize) {
+    // In the first region the header takes the place of as many frames.
+    let word = frame - 1 + INDEX_HEADER_WORDS;
+    ((word / INDEX_REGION_FRAMES) as usize, (word % INDEX_REGION_FRAMES) as usize)
 }
 
 /// The page number and commit size in the header of a frame, unchecked.

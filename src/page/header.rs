@@ -1,10 +1,14 @@
-//! The SQLite database header, and the pages of an empty database.
+//! The database header, of a plain and of a sealed file, and the pages of an empty database.
 //!
 //! Offsets are those of <https://www.sqlite.org/fileformat2.html#the_database_header>.
 
+use super::{
+    be32,
+    seal::{SALT_LEN, Seal},
+};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The first bytes of every SQLite database.
+/// The first bytes of every plain SQLite database.
 pub(crate) const MAGIC: [u8; 16] = *b"SQLite format 3\0";
 
 /// The size of the header at the start of page 1.
@@ -13,21 +17,22 @@ pub(crate) const HEADER_LEN: usize = 100;
 /// The page size of the databases that this crate makes.
 pub(crate) const PAGE_SIZE: u16 = 4096;
 
-const PAGE_SIZE_AT: usize = 16;
+pub(super) const PAGE_SIZE_AT: usize = 16;
 const WRITE_VERSION_AT: usize = 18;
+pub(super) const RESERVED_AT: usize = 20;
 const CHANGE_COUNTER_AT: usize = 24;
 const PAGE_COUNT_AT: usize = 28;
+const SCHEMA_FORMAT_AT: usize = 44;
+const ENCODING_AT: usize = 56;
+/// Bytes that SQLite leaves zero; the salt of a sealed file stands at their start.
+pub(super) const EXPANSION: std::ops::Range<usize> = 72..92;
 const VERSION_VALID_FOR_AT: usize = 92;
 
-/// The value of the read and write version that stands for WAL.
-const WAL_VERSION: u8 = 2;
+const _: () = assert!(EXPANSION.start + SALT_LEN <= EXPANSION.end);
 
-/// Reads a big-endian `u32` at `at`, which must lie within `bytes`.
-pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_be_bytes(word)
-}
+/// The values of the read and write version that stand for rollback mode and for WAL.
+const ROLLBACK_VERSION: u8 = 1;
+const WAL_VERSION: u8 = 2;
 
 /// The fields of a database header that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +45,17 @@ pub(crate) struct Header {
     pub(crate) change_counter: u32,
     /// The size of the database in pages, or nothing where a program older than SQLite 3.7.0 wrote last.
     pub(crate) page_count: Option<u32>,
+    /// The bytes at the end of each page that SQLite leaves alone.
+    pub(crate) reserved: u8,
+    /// What the file is sealed under; nothing for a plain one.
+    pub(crate) seal: Option<Seal>,
 }
 
 impl Header {
     /// Reads a header, which must be whole.
     pub(crate) fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
-        if bytes[..MAGIC.len()] != MAGIC {
+        let seal = Seal::parse(bytes)?;
+        if seal.is_none() && bytes[..MAGIC.len()] != MAGIC {
             return Err(Error::new(ErrorKind::Invalid, "not a SQLite database"));
         }
         let page_size = match u32::from(u16::from_be_bytes([bytes[PAGE_SIZE_AT], bytes[PAGE_SIZE_AT + 1]])) {
@@ -64,18 +74,21 @@ impl Header {
             wal: bytes[WRITE_VERSION_AT] == WAL_VERSION,
             change_counter,
             page_count: counted.then_some(page_count),
+            reserved: bytes[RESERVED_AT],
+            seal,
         })
     }
 }
 
-/// The whole file of an empty database in WAL mode, as SQLite itself would leave it.
-pub(crate) fn empty_database() -> [u8; PAGE_SIZE as usize] {
+/// The whole file of an empty plain database in WAL mode, as SQLite itself would leave it, whose pages have `reserved`
+/// bytes at their end.
+pub(crate) fn empty_database(reserved: u8) -> [u8; PAGE_SIZE as usize] {
     const LEAF_TABLE: u8 = 0x0d;
     let mut page = [0; PAGE_SIZE as usize];
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &MAGIC);
     put(PAGE_SIZE_AT, &PAGE_SIZE.to_be_bytes());
-    put(WRITE_VERSION_AT, &[WAL_VERSION, WAL_VERSION]);
+    put(RESERVED_AT, &[reserved]);
     // The payload fractions, which are constants of the format.
     put(21, &[64, 32, 32]);
     put(CHANGE_COUNTER_AT, &1u32.to_be_bytes());
@@ -84,10 +97,28 @@ pub(crate) fn empty_database() -> [u8; PAGE_SIZE as usize] {
     put(VERSION_VALID_FOR_AT, &1u32.to_be_bytes());
     // The version of SQLite that wrote last: 3.37.0, the oldest that this crate works with.
     put(96, &3_037_000u32.to_be_bytes());
-    // The root page of the schema: an empty leaf whose cells would begin at the page's end.
+    // The root page of the schema: an empty leaf whose cells would begin at the end of what SQLite uses.
     put(HEADER_LEN, &[LEAF_TABLE]);
-    put(HEADER_LEN + 5, &PAGE_SIZE.to_be_bytes());
+    put(HEADER_LEN + 5, &(PAGE_SIZE - u16::from(reserved)).to_be_bytes());
+    enter_wal(&mut page);
     page
+}
+
+/// Writes into the header that the database is in WAL mode.
+pub(crate) fn enter_wal(header: &mut [u8]) {
+    header[WRITE_VERSION_AT..WRITE_VERSION_AT + 2].copy_from_slice(&[WAL_VERSION; 2]);
+}
+
+/// Writes into the header that the database is in rollback mode.
+pub(crate) fn leave_wal(header: &mut [u8]) {
+    header[WRITE_VERSION_AT..WRITE_VERSION_AT + 2].copy_from_slice(&[ROLLBACK_VERSION; 2]);
+}
+
+/// Writes into the header of an empty database what the first table would: schema format 4 and UTF-8. Turso's engine
+/// does not open one without.
+pub(crate) fn choose_utf8(header: &mut [u8]) {
+    header[SCHEMA_FORMAT_AT..SCHEMA_FORMAT_AT + 4].copy_from_slice(&4u32.to_be_bytes());
+    header[ENCODING_AT..ENCODING_AT + 4].copy_from_slice(&1u32.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -104,7 +135,7 @@ mod tests {
         assert_eq!(mode, "wal");
         drop(connection);
         let mut theirs = std::fs::read(&path).unwrap();
-        let ours = empty_database();
+        let ours = empty_database(0);
         theirs[96..100].copy_from_slice(&ours[96..100]);
         let differing: Vec<_> = (0..theirs.len()).filter(|at| ours[*at] != theirs[*at]).collect();
         assert_eq!(theirs.len(), ours.len());
@@ -114,8 +145,15 @@ mod tests {
     #[test]
     fn headers_are_read() {
         let mut bytes = [0; HEADER_LEN];
-        bytes.copy_from_slice(&empty_database()[..HEADER_LEN]);
-        let header = Header { page_size: 4096, wal: true, change_counter: 1, page_count: Some(1) };
+        bytes.copy_from_slice(&empty_database(0)[..HEADER_LEN]);
+        let header = Header {
+            page_size: 4096,
+            wal: true,
+            change_counter: 1,
+            page_count: Some(1),
+            reserved: 0,
+            seal: None,
+        };
         assert_eq!(Header::parse(&bytes).unwrap(), header);
         bytes[PAGE_SIZE_AT..PAGE_SIZE_AT + 2].copy_from_slice(&[0, 1]);
         assert_eq!(Header::parse(&bytes).unwrap().page_size, 65_536);

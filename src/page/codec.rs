@@ -1,0 +1,203 @@
+//! Sealing and opening pages: what SQLite has in memory on one side, what stands on the disk on the other.
+//!
+//! Both have the same size. The last bytes of a page, which SQLite reserves and leaves zero, hold its tag and its nonce
+//! on the disk.
+
+use std::{fmt, ops::Range};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::{
+    HEADER_LEN,
+    header::{EXPANSION, PAGE_SIZE_AT, RESERVED_AT},
+    seal::{PageFormat, SALT_LEN, Seal},
+};
+use crate::{
+    cipher::{Aead, EncryptionKey, NONCE_LEN_MAX, Nonces, TAG_LEN},
+    error::{Error, ErrorKind, Result},
+};
+
+/// The least of a page that SQLite must be able to use.
+const USABLE_MIN: u32 = 480;
+
+/// Bytes are copied in pieces of this size: longer ones are as much as 25 times as slow on some processors, where source
+/// and target lie a little apart modulo 4096.
+const PIECE: usize = 2048;
+
+/// Why a page was not sealed or opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageFault {
+    /// Its tag does not fit: it is damaged, or stands where it does not belong, or was sealed under another key.
+    Unauthentic,
+    /// It is laid out for another page size or another number of reserved bytes, or has something in these.
+    Layout,
+    /// The operating system has no random bytes to give.
+    NoNonce,
+}
+
+/// Seals and opens the pages of one file.
+pub(crate) struct PageCodec {
+    seal: Seal,
+    page_size: usize,
+    aead: Box<dyn Aead>,
+    mask: Hmac<Sha256>,
+}
+
+impl fmt::Debug for PageCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageCodec")
+            .field("seal", &self.seal)
+            .field("page_size", &self.page_size)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PageCodec {
+    /// For a file with this seal, under its key.
+    ///
+    /// [`ErrorKind::WrongKey`] where the format tells that the key is another one.
+    pub(crate) fn new(seal: Seal, page_size: u32, key: &EncryptionKey) -> Result<Self> {
+        key.check_size(seal.cipher)?;
+        if seal.is_key(key) == Some(false) {
+            return Err(Error::new(
+                ErrorKind::WrongKey,
+                "this is not the key that the database is encrypted under",
+            ));
+        }
+        let reserved = u32::from(seal.cipher.reserved_bytes());
+        if page_size < USABLE_MIN + reserved {
+            let message = format!("pages of {page_size} bytes are too small for {}", seal.cipher);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let mask = Hmac::new_from_slice(&seal.mask_key(key))
+            .map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+        Ok(Self { aead: seal.cipher.under(&seal.page_key(key))?, seal, page_size: page_size as usize, mask })
+    }
+
+    pub(crate) fn seal(&self) -> &Seal {
+        &self.seal
+    }
+
+    pub(crate) fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    /// The part of a page that is ciphertext on the disk.
+    fn text(&self, page_number: u32) -> Range<usize> {
+        let start = if page_number == 1 { HEADER_LEN } else { 0 };
+        start..self.page_size - usize::from(self.seal.cipher.reserved_bytes())
+    }
+
+    /// What the tag of a page covers besides the page. The header is that of page 1, as it stands on the disk.
+    fn associated<'a>(
+        &self,
+        page_number: u32,
+        header: &'a [u8],
+        own: &'a mut [u8; SALT_LEN + 4],
+    ) -> &'a [u8] {
+        match (page_number, self.seal.format) {
+            (1, _) => header,
+            (_, PageFormat::Turso) => &[],
+            (_, PageFormat::Native) => {
+                own[..SALT_LEN].copy_from_slice(&self.seal.salt);
+                own[SALT_LEN..].copy_from_slice(&page_number.to_be_bytes());
+                own
+            }
+        }
+    }
+
+    /// Seals the plain page `page_number` into `sealed`. Both are a page long.
+    pub(crate) fn seal_page(
+        &self,
+        page_number: u32,
+        plain: &[u8],
+        sealed: &mut [u8],
+        nonces: &mut Nonces,
+    ) -> Result<(), PageFault> {
+        let text = self.text(page_number);
+        if plain.len() != self.page_size || plain[text.end..].iter().any(|byte| *byte != 0) {
+            return Err(PageFault::Layout);
+        }
+        if page_number == 1 && !self.fits(plain) {
+            return Err(PageFault::Layout);
+        }
+        for (sealed, plain) in sealed[..text.end].chunks_mut(PIECE).zip(plain[..text.end].chunks(PIECE)) {
+            sealed.copy_from_slice(plain);
+        }
+        if page_number == 1 {
+            self.seal.stamp(sealed);
+        }
+        let (body, tail) = sealed.split_at_mut(text.end);
+        let (header, body) = body.split_at_mut(text.start);
+        let (tag, nonce) = tail.split_at_mut(TAG_LEN);
+        nonces.fill(nonce).map_err(|_| PageFault::NoNonce)?;
+        let mut own = [0; SALT_LEN + 4];
+        tag.copy_from_slice(&self.aead.seal(nonce, self.associated(page_number, header, &mut own), body));
+        Ok(())
+    }
+
+    /// Opens the sealed page `page_number` in place. If it fails, the page is all zeros.
+    pub(crate) fn open_page(&self, page_number: u32, page: &mut [u8]) -> Result<(), PageFault> {
+        let opened = self.try_open(page_number, page);
+        if opened.is_err() {
+            page.fill(0);
+        }
+        opened
+    }
+
+    fn try_open(&self, page_number: u32, page: &mut [u8]) -> Result<(), PageFault> {
+        if page.len() != self.page_size {
+            return Err(PageFault::Layout);
+        }
+        let text = self.text(page_number);
+        let (body, tail) = page.split_at_mut(text.end);
+        let (header, body) = body.split_at_mut(text.start);
+        let (Some(tag), nonce) = (tail.first_chunk::<TAG_LEN>(), &tail[TAG_LEN..]) else {
+            return Err(PageFault::Layout);
+        };
+        let mut own = [0; SALT_LEN + 4];
+        self.aead
+            .open(nonce, self.associated(page_number, header, &mut own), body, tag)
+            .map_err(|_| PageFault::Unauthentic)?;
+        tail.fill(0);
+        if page_number == 1 {
+            self.seal.unstamp(header, 0);
+            if !self.fits(page) {
+                return Err(PageFault::Layout);
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns what was read of the sealed header into what a plain one has there. It is not authenticated: only opening
+    /// page 1 does that.
+    pub(crate) fn unstamp(&self, bytes: &mut [u8], from: usize) {
+        self.seal.unstamp(bytes, from);
+    }
+
+    /// Whether the plain page 1 says of the layout what is so here.
+    fn fits(&self, page: &[u8]) -> bool {
+        let size = match u16::from_be_bytes([page[PAGE_SIZE_AT], page[PAGE_SIZE_AT + 1]]) {
+            1 => 65_536,
+            size => usize::from(size),
+        };
+        size == self.page_size
+            && page[RESERVED_AT] == self.seal.cipher.reserved_bytes()
+            && page[EXPANSION].iter().all(|byte| *byte == 0)
+    }
+
+    /// Four bytes that hide the checksum which SQLite keeps of this page in a rollback journal: it is a sum of plaintext.
+    /// No two sealed pages have the same, and none can be told without the key.
+    pub(crate) fn journal_mask(&self, sealed: &[u8]) -> [u8; 4] {
+        let tail = &sealed[self.page_size - usize::from(self.seal.cipher.reserved_bytes())..];
+        let mut mask = [0; 4];
+        mask.copy_from_slice(&self.mask.clone().chain_update(tail).finalize().into_bytes()[..4]);
+        mask
+    }
+}
+
+const _: () = {
+    // Tag and nonce fill the reserved bytes, which SQLite counts in one byte.
+    assert!(TAG_LEN + NONCE_LEN_MAX <= u8::MAX as usize);
+};
