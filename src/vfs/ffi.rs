@@ -1,7 +1,8 @@
 //! The C side: SQLite's tables of functions, and the two things that the operating system offers only through C.
 //!
 //! All of the crate's `unsafe` is in this file. The functions below are a few lines each: they turn C's arguments
-//! into Rust's, ask `file`, and pass the call on to the real file, whose memory lies right behind ours.
+//! into Rust's, ask the safe code beside this file, and pass the call on to the real file, whose memory lies right behind
+//! ours.
 //!
 //! A panic never crosses into C. The calls in which Rust code of ours runs are [`guard`]ed, and answer with an I/O
 //! error if it panics; the others only pass their arguments on.
@@ -13,8 +14,11 @@ use std::{
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
-    ptr,
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicU64},
+    ptr, slice,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     thread,
 };
 
@@ -25,13 +29,24 @@ use rusqlite::{
 };
 
 use super::{
-    NAME, Refusal,
-    file::{Governed, GovernedWal, ShmLock, Waiting},
+    Governor, NAME, NOT_OPENED, Refusal, WAITING,
+    beneath::Beneath,
+    database::{Database, ShmLock},
+    journal::Journal,
+    rules::Governed,
+    sealed::{self, Sealed},
+    temp::Temp,
+    wal::Wal,
+};
+use crate::{
+    cipher,
+    page::{PageCodec, Seal},
+    wal,
 };
 
-/// The file-control by which [`take_refusal`] reaches the governed file of a connection. SQLite passes what it does not
-/// know on to the VFS, and asks that numbers below 100 be left alone.
-const REFUSAL_OP: c_int = 0x4c46_0001;
+/// The file-control by which [`ask`] reaches our file of a connection. SQLite passes what it does not know on to the
+/// VFS, and asks that numbers below 100 be left alone.
+const ASK_OP: c_int = 0x4c46_0001;
 
 /// What SQLite holds for an open file: this, and behind it the real file.
 #[repr(C)]
@@ -40,15 +55,18 @@ struct File {
     handle: *mut Handle,
 }
 
-/// What a file of ours is to the rules.
+/// What a file of ours is.
 enum Handle {
-    Data { governed: Arc<Governed>, name: usize },
-    Wal(GovernedWal),
+    /// A database file, and the address of its name.
+    Data(Arc<Database>, usize),
+    Wal(Box<Wal>),
+    Journal(Journal),
+    Temp(Arc<Temp>),
 }
 
-/// The governed databases that are open, by the address of the name that SQLite opened them under. The WAL of a
-/// database is opened under a name that leads back to that address.
-static OPEN: Mutex<BTreeMap<usize, Arc<Governed>>> = Mutex::new(BTreeMap::new());
+/// The databases that are open, by the address of the name that SQLite opened them under. The WAL and the journal of a
+/// database are opened under names that lead back to that address.
+static OPEN: Mutex<BTreeMap<usize, Arc<Database>>> = Mutex::new(BTreeMap::new());
 
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     // Version 2: no memory mapping, so that every read and write comes through here.
@@ -82,6 +100,10 @@ pub(crate) fn register() -> rusqlite::Result<()> {
         if real.is_null() {
             return ffi::SQLITE_ERROR;
         }
+        // SAFETY: the function adds to a counter and does nothing else, which a child may do.
+        if unsafe { libc::pthread_atfork(None, None, Some(cipher::forked)) } != 0 {
+            return ffi::SQLITE_NOMEM;
+        }
         // SAFETY: `real` points to a registered VFS. Copied are the functions that take no file of ours; those
         // that take the VFS itself are wrapped, since the real one expects its own address.
         let mut vfs = unsafe { *real };
@@ -112,36 +134,121 @@ pub(crate) fn register() -> rusqlite::Result<()> {
     }
 }
 
-/// What [`take_refusal`] asks of a governed file.
-struct Asked {
+/// What [`ask`] asks of a file of ours, and its answer.
+pub(super) struct Asked {
     code: c_int,
-    answer: Option<Refusal>,
+    /// Why a call was refused with the code.
+    pub(super) refusal: Option<Refusal>,
+    pub(super) is_governed: bool,
+    pub(super) seal: Option<Seal>,
 }
 
-/// Why the VFS refused a call for this schema of a connection with `code`; SQLite's result code if the schema's file
-/// is not governed.
-pub(crate) fn take_refusal(
-    connection: &Connection,
-    schema: &str,
-    code: c_int,
-) -> Result<Option<Refusal>, c_int> {
+/// Asks our file of a schema of a connection what it is, and why it refused a call with `code`. SQLite's result code if
+/// it is not ours.
+pub(super) fn ask(connection: &Connection, schema: &str, code: c_int) -> Result<Asked, c_int> {
     let schema = CString::new(schema).map_err(|_| ffi::SQLITE_MISUSE)?;
-    let mut asked = Asked { code, answer: None };
+    let mut asked = Asked { code, refusal: None, is_governed: false, seal: None };
     // SAFETY: the connection is open, and `file_control` below takes an `Asked` for this operation; no other VFS
     // knows it.
     let known = unsafe {
-        ffi::sqlite3_file_control(connection.handle(), schema.as_ptr(), REFUSAL_OP, (&raw mut asked).cast())
+        ffi::sqlite3_file_control(connection.handle(), schema.as_ptr(), ASK_OP, (&raw mut asked).cast())
     };
-    if known == ffi::SQLITE_OK { Ok(asked.answer) } else { Err(known) }
+    if known == ffi::SQLITE_OK { Ok(asked) } else { Err(known) }
+}
+
+/// Tells the host's log, if it has one (`SQLITE_CONFIG_LOG`).
+pub(super) fn log(code: c_int, message: &str) {
+    if let Ok(message) = CString::new(message) {
+        // SAFETY: the format takes one string.
+        unsafe { ffi::sqlite3_log(code, c"%s".as_ptr(), message.as_ptr()) };
+    }
+}
+
+/// The wal-index of a connection, as far as it is mapped: memory that all connections of all processes share.
+#[derive(Debug, Default)]
+pub(super) struct WalIndex {
+    regions: Mutex<Vec<Option<&'static [AtomicU32]>>>,
+}
+
+impl WalIndex {
+    /// The page whose version a frame of the WAL holds; nothing if that part of the index is not mapped.
+    pub(super) fn page_of(&self, frame: u32) -> Option<u32> {
+        let (region, word) = wal::index_slot(frame);
+        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let page = regions.get(region).copied().flatten()?[word].load(Relaxed);
+        (page > 0).then_some(page)
+    }
+
+    /// A region was mapped at `memory`.
+    ///
+    /// # Safety
+    ///
+    /// `memory` is null, or a region of a wal-index, which stays mapped until [`unmapped`](Self::unmapped).
+    unsafe fn mapped(&self, region: c_int, size: c_int, memory: *mut c_void) {
+        let (Ok(region), Ok(size)) = (usize::try_from(region), usize::try_from(size)) else { return };
+        if memory.is_null() || size != wal::INDEX_REGION_LEN {
+            return;
+        }
+        let words = size / size_of::<AtomicU32>();
+        // SAFETY: the memory is as long as that, aligned as a mapping is, and nothing borrows it longer than the lock of
+        // `regions` is held, which `unmapped` takes. SQLite writes to it while others read, word by word.
+        let words = unsafe { slice::from_raw_parts(memory.cast::<AtomicU32>(), words) };
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        if regions.len() <= region {
+            regions.resize(region + 1, None);
+        }
+        regions[region] = Some(words);
+    }
+
+    /// The regions are about to be unmapped.
+    fn unmapped(&self) {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// The real file behind one of ours, as the safe code sees it.
+struct Real {
+    file: *mut sqlite3_file,
+    methods: &'static sqlite3_io_methods,
+}
+
+impl Beneath for Real {
+    fn read(&self, into: &mut [u8], at: u64) -> c_int {
+        let (Ok(len), Ok(at)) = (c_int::try_from(into.len()), sqlite3_int64::try_from(at)) else {
+            return ffi::SQLITE_IOERR;
+        };
+        // SAFETY: the file is open as long as this lives, and `into` is as long as it says.
+        self.methods
+            .xRead
+            .map_or(ffi::SQLITE_IOERR, |read| unsafe { read(self.file, into.as_mut_ptr().cast(), len, at) })
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> c_int {
+        let (Ok(len), Ok(at)) = (c_int::try_from(bytes.len()), sqlite3_int64::try_from(at)) else {
+            return ffi::SQLITE_IOERR;
+        };
+        // SAFETY: the file is open as long as this lives, and `bytes` is as long as it says.
+        self.methods
+            .xWrite
+            .map_or(ffi::SQLITE_IOERR, |write| unsafe { write(self.file, bytes.as_ptr().cast(), len, at) })
+    }
+
+    fn len(&self) -> Result<u64, c_int> {
+        let mut size = 0;
+        // SAFETY: the file is open as long as this lives, and the size is there to be set.
+        let code = self
+            .methods
+            .xFileSize
+            .map_or(ffi::SQLITE_IOERR, |file_size| unsafe { file_size(self.file, &raw mut size) });
+        if code == ffi::SQLITE_OK { u64::try_from(size).map_err(|_| ffi::SQLITE_IOERR) } else { Err(code) }
+    }
 }
 
 /// The words of a shared mapping, which other processes count in too.
 pub(crate) fn words(map: &MmapRaw) -> &[AtomicU64] {
     // SAFETY: a mapping begins at a page and so is aligned, is as long as it says, lives as long as it is borrowed,
     // and nobody reads or writes this memory but through atomics.
-    unsafe {
-        std::slice::from_raw_parts(map.as_mut_ptr().cast_const().cast(), map.len() / size_of::<AtomicU64>())
-    }
+    unsafe { slice::from_raw_parts(map.as_mut_ptr().cast_const().cast(), map.len() / size_of::<AtomicU64>()) }
 }
 
 /// Runs `run` on a thread with a table of file descriptors of its own, in which none but the standard ones are open,
@@ -176,10 +283,6 @@ fn guard(run: impl FnOnce() -> c_int) -> c_int {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or(ffi::SQLITE_IOERR)
 }
 
-fn code(result: Result<(), Refusal>) -> c_int {
-    result.map_or_else(|refusal| refusal.code(), |()| ffi::SQLITE_OK)
-}
-
 /// The VFS beneath.
 ///
 /// # Safety
@@ -195,15 +298,15 @@ unsafe fn real_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
 /// # Safety
 ///
 /// `file` was opened by [`open`] with [`METHODS`] and is not closed.
-unsafe fn real(file: *mut sqlite3_file) -> (*mut sqlite3_file, &'static sqlite3_io_methods) {
+unsafe fn real(file: *mut sqlite3_file) -> Real {
     // SAFETY: `szOsFile` has room for both, and the real VFS filled in its part, whose functions are static.
     unsafe {
         let real: *mut sqlite3_file = file.cast::<File>().add(1).cast();
-        (real, &*(*real).pMethods)
+        Real { file: real, methods: &*(*real).pMethods }
     }
 }
 
-/// What the file is to the rules.
+/// What the file is.
 ///
 /// # Safety
 ///
@@ -218,9 +321,9 @@ macro_rules! pass {
     ($file:ident . $method:ident ( $($argument:expr),* )) => {{
         // SAFETY: SQLite calls this with a file that `open` opened, and with arguments that the real function takes.
         unsafe {
-            let (real, methods) = real($file);
+            let Real { file, methods } = real($file);
             match methods.$method {
-                Some(method) => method(real, $($argument),*),
+                Some(method) => method(file, $($argument),*),
                 None => ffi::SQLITE_IOERR,
             }
         }
@@ -239,74 +342,118 @@ unsafe extern "C" fn open(
     unsafe {
         let real_vfs = real_vfs(vfs);
         let Some(real_open) = (*real_vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
-        let mut made = None;
-        let code = guard(|| match handle_for(name, flags) {
-            Ok(handle) => {
-                made = handle;
+        (*file).pMethods = ptr::null();
+        let mut kind = Kind::Foreign;
+        let code = guard(|| match kind_of(name, flags) {
+            Ok(found) => {
+                kind = found;
                 ffi::SQLITE_OK
             }
             Err(code) => code,
         });
-        (*file).pMethods = ptr::null();
         if code != ffi::SQLITE_OK {
             return code;
         }
-        // What no rule concerns is the real VFS's own file, from its first byte.
-        let Some(made) = made else { return real_open(real_vfs, name, file, flags, out_flags) };
-        let real: *mut sqlite3_file = file.cast::<File>().add(1).cast();
-        (*real).pMethods = ptr::null();
-        let code = real_open(real_vfs, name, real, flags, out_flags);
-        if code != ffi::SQLITE_OK {
-            // A failed open that leaves functions behind wants to be closed.
-            if let Some(close) = (*real).pMethods.as_ref().and_then(|methods| methods.xClose) {
-                close(real);
-            }
-            return code;
+        // What is nothing to us is the real VFS's own file, from its first byte.
+        if let Kind::Foreign = kind {
+            return real_open(real_vfs, name, file, flags, out_flags);
         }
-        if let Handle::Data { governed, name } = &made {
-            OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(*name, Arc::clone(governed));
+        let beneath: *mut sqlite3_file = file.cast::<File>().add(1).cast();
+        (*beneath).pMethods = ptr::null();
+        let mut code = real_open(real_vfs, name, beneath, flags, out_flags);
+        if code == ffi::SQLITE_OK {
+            let real = real(file);
+            code = guard(|| match kind.into_handle(&real, name as usize) {
+                Ok(handle) => {
+                    if let Handle::Data(database, name) = &handle {
+                        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+                        open.insert(*name, Arc::clone(database));
+                    }
+                    (*file.cast::<File>()).handle = Box::into_raw(Box::new(handle));
+                    (*file).pMethods = &raw const METHODS;
+                    ffi::SQLITE_OK
+                }
+                Err(refusal) => {
+                    let code = refusal.code();
+                    NOT_OPENED.set(Some(refusal));
+                    code
+                }
+            });
         }
-        (*file.cast::<File>()).handle = Box::into_raw(Box::new(made));
-        (*file).pMethods = &raw const METHODS;
-        ffi::SQLITE_OK
+        // A failed open that leaves functions behind wants to be closed.
+        if code != ffi::SQLITE_OK
+            && let Some(close) = (*beneath).pMethods.as_ref().and_then(|methods| methods.xClose)
+        {
+            close(beneath);
+        }
+        code
     }
 }
 
-/// What a file that is being opened is to the rules: nothing if it is nothing to them, and a result code if it must
-/// not be opened.
+/// What a file that is being opened is.
+enum Kind {
+    /// Nothing to us.
+    Foreign,
+    Data(std::path::PathBuf, Option<Arc<dyn Governor>>),
+    Wal(Arc<Database>),
+    Journal(Arc<Database>),
+    Temp,
+}
+
+impl Kind {
+    /// The file, once the real one is open.
+    fn into_handle(self, real: &Real, name: usize) -> Result<Handle, Refusal> {
+        Ok(match self {
+            Self::Data(path, governor) => match governor.as_ref().and_then(|governor| governor.scratch()) {
+                Some(scratch) => Handle::Temp(scratch),
+                None => Handle::Data(Arc::new(Database::open(&path, governor, real)?), name),
+            },
+            Self::Wal(database) => Handle::Wal(Box::new(Wal::new(database))),
+            Self::Journal(database) => Handle::Journal(Journal::new(database)),
+            Self::Temp | Self::Foreign => {
+                let temp = Temp::new().map_err(|error| Refusal::Unreadable(error.to_string()))?;
+                Handle::Temp(Arc::new(temp))
+            }
+        })
+    }
+}
+
+/// What a file that is being opened is, or a result code if it must not be opened.
 ///
 /// # Safety
 ///
 /// `name` is null or one that SQLite gave to `xOpen` together with `flags`.
-unsafe fn handle_for(name: *const c_char, flags: c_int) -> Result<Option<Handle>, c_int> {
+unsafe fn kind_of(name: *const c_char, flags: c_int) -> Result<Kind, c_int> {
     if name.is_null() {
-        return Ok(None);
+        return Ok(if sealed::is_any_sealed() { Kind::Temp } else { Kind::Foreign });
     }
     if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
         // SAFETY: a name is a C string.
         let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()));
-        let governed = if let Some(governor) = Waiting::take() {
-            Some(Governed::new(governor, path.to_owned()))
-        } else {
-            let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-            let same = open.values().find(|governed| governed.path() == path);
-            let in_a_fleet =
-                |governed: &Arc<Governed>| governed.root().is_some_and(|root| path.starts_with(root));
-            if same.is_none() && open.values().any(in_a_fleet) {
-                return Err(ffi::SQLITE_CANTOPEN);
-            }
-            same.map(|governed| governed.another())
-        };
-        let handle = |governed| Handle::Data { governed: Arc::new(governed), name: name as usize };
-        return Ok(governed.map(handle));
+        if let Some(governor) = WAITING.take() {
+            return Ok(Kind::Data(path.to_owned(), Some(governor)));
+        }
+        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut same = open.values().filter(|database| database.path() == path);
+        let governor = same.find_map(|database| database.rules()).map(Governed::governor);
+        let in_a_fleet =
+            |database: &Arc<Database>| database.root().is_some_and(|root| path.starts_with(root));
+        if governor.is_none() && open.values().any(in_a_fleet) {
+            return Err(ffi::SQLITE_CANTOPEN);
+        }
+        return Ok(Kind::Data(path.to_owned(), governor.cloned()));
     }
-    if flags & ffi::SQLITE_OPEN_WAL != 0 {
-        // SAFETY: with this flag the name comes from a pager, and leads back to the name of its database.
+    if flags & (ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_MAIN_JOURNAL) != 0 {
+        // SAFETY: with these flags the name comes from a pager, and leads back to the name of its database.
         let database = unsafe { ffi::sqlite3_filename_database(name) } as usize;
-        let governed = OPEN.lock().unwrap_or_else(PoisonError::into_inner).get(&database).cloned();
-        return Ok(governed.map(GovernedWal::new).map(Handle::Wal));
+        let database = OPEN.lock().unwrap_or_else(PoisonError::into_inner).get(&database).cloned();
+        return Ok(match database {
+            Some(database) if flags & ffi::SQLITE_OPEN_WAL != 0 => Kind::Wal(database),
+            Some(database) if database.sealed().is_some() => Kind::Journal(database),
+            _ => Kind::Foreign,
+        });
     }
-    Ok(None)
+    Ok(Kind::Foreign)
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
@@ -316,7 +463,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
         (*file).pMethods = ptr::null();
         Box::from_raw((*file.cast::<File>()).handle)
     };
-    if let Handle::Data { name, .. } = &*handle {
+    if let Handle::Data(_, name) = &*handle {
         OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
     // The governor is the crate's own, but what it holds may do anything when dropped.
@@ -332,7 +479,44 @@ unsafe extern "C" fn read(
     len: c_int,
     offset: sqlite3_int64,
 ) -> c_int {
-    pass!(file.xRead(buffer, len, offset))
+    // SAFETY: the file is open.
+    let handle = unsafe { handle(file) };
+    let plain = match handle {
+        Handle::Data(database, _) => database.sealed().is_none(),
+        Handle::Wal(wal) => wal.database().sealed().is_none(),
+        Handle::Journal(_) | Handle::Temp(_) => false,
+    };
+    if plain {
+        return pass!(file.xRead(buffer, len, offset));
+    }
+    let (Ok(size), Ok(at)) = (usize::try_from(len), u64::try_from(offset)) else { return ffi::SQLITE_IOERR };
+    if let Handle::Temp(temp) = handle {
+        return guard(|| {
+            // SAFETY: SQLite gives room for `len` bytes at `buffer`, which are written before they are read.
+            let (real, into) = unsafe {
+                ptr::write_bytes(buffer.cast::<u8>(), 0, size);
+                (real(file), slice::from_raw_parts_mut(buffer.cast::<u8>(), size))
+            };
+            temp.read(into, at, &real)
+        });
+    }
+    let code = pass!(file.xRead(buffer, len, offset));
+    if code != ffi::SQLITE_OK && code != ffi::SQLITE_IOERR_SHORT_READ {
+        return code;
+    }
+    guard(|| {
+        // SAFETY: the real file has written `len` bytes at `buffer`: with this answer, zeros where it had none.
+        let (real, bytes) = unsafe { (real(file), slice::from_raw_parts_mut(buffer.cast::<u8>(), size)) };
+        match handle {
+            Handle::Data(database, _) => database.answer(match database.sealed() {
+                Some(sealed) => sealed.after_read(bytes, at, code),
+                None => Ok(code),
+            }),
+            Handle::Wal(wal) => wal.database().answer(wal.after_read(bytes, at, code, &real)),
+            Handle::Journal(journal) => journal.database().answer(journal.after_read(bytes, at, code)),
+            Handle::Temp(_) => ffi::SQLITE_IOERR,
+        }
+    })
 }
 
 unsafe extern "C" fn write(
@@ -342,48 +526,59 @@ unsafe extern "C" fn write(
     offset: sqlite3_int64,
 ) -> c_int {
     // SAFETY: the file is open.
-    if let Handle::Wal(wal) = unsafe { handle(file) } {
-        let admitted = guard(|| {
-            let (Ok(size), Ok(at)) = (usize::try_from(len), u64::try_from(offset)) else {
-                return ffi::SQLITE_IOERR;
-            };
-            // SAFETY: SQLite gives `len` bytes at `buffer`.
-            let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), size) };
-            code(wal.before_write(bytes, at, |into, from| {
-                let (Ok(size), Ok(at)) = (c_int::try_from(into.len()), sqlite3_int64::try_from(from)) else {
-                    return false;
-                };
-                pass!(file.xRead(into.as_mut_ptr().cast(), size, at)) == ffi::SQLITE_OK
-            }))
-        });
-        if admitted != ffi::SQLITE_OK {
-            return admitted;
-        }
+    let handle = unsafe { handle(file) };
+    if let Handle::Data(database, _) = handle
+        && database.sealed().is_none()
+    {
+        return pass!(file.xWrite(buffer, len, offset));
     }
-    pass!(file.xWrite(buffer, len, offset))
+    guard(|| {
+        let (Ok(size), Ok(at)) = (usize::try_from(len), u64::try_from(offset)) else {
+            return ffi::SQLITE_IOERR;
+        };
+        // SAFETY: SQLite gives `len` bytes at `buffer`.
+        let (real, bytes) = unsafe { (real(file), slice::from_raw_parts(buffer.cast::<u8>(), size)) };
+        match handle {
+            Handle::Data(database, _) => database.answer(match database.sealed() {
+                Some(sealed) => sealed.write(bytes, at, &real),
+                None => Ok(real.write(bytes, at)),
+            }),
+            Handle::Wal(wal) => wal.database().answer(wal.write(bytes, at, &real)),
+            Handle::Journal(journal) => journal.database().answer(journal.write(bytes, at, &real)),
+            Handle::Temp(temp) => temp.write(bytes, at, &real),
+        }
+    })
 }
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
-    pass!(file.xTruncate(size))
+    // SAFETY: the file is open.
+    match unsafe { (handle(file), real(file), u64::try_from(size)) } {
+        (Handle::Temp(temp), real, Ok(size)) => guard(|| temp.truncate(size, &real)),
+        _ => pass!(file.xTruncate(size)),
+    }
 }
 
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
-    pass!(file.xSync(flags))
+    // SAFETY: the file is open.
+    match unsafe { handle(file) } {
+        // It ends with its handle.
+        Handle::Temp(_) => ffi::SQLITE_OK,
+        _ => pass!(file.xSync(flags)),
+    }
 }
 
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
-    pass!(file.xFileSize(size))
+    // SAFETY: the file is open.
+    let Handle::Temp(temp) = (unsafe { handle(file) }) else { return pass!(file.xFileSize(size)) };
+    // SAFETY: SQLite gives a size to be set.
+    unsafe { *size = sqlite3_int64::try_from(temp.len()).unwrap_or(sqlite3_int64::MAX) };
+    ffi::SQLITE_OK
 }
 
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     // SAFETY: the file is open.
-    if let Handle::Data { governed, .. } = unsafe { handle(file) } {
-        let admitted = guard(|| match level {
-            ffi::SQLITE_LOCK_SHARED => code(governed.begin_read()),
-            // In WAL mode these are the lock of the last to close. Outside of it they are the switch into it, which
-            // every connection makes first of all, whether or not writes are blocked.
-            _ => ffi::SQLITE_OK,
-        });
+    if let Handle::Data(database, _) = unsafe { handle(file) } {
+        let admitted = guard(|| database.before_lock(level));
         if admitted != ffi::SQLITE_OK {
             return admitted;
         }
@@ -402,19 +597,38 @@ unsafe extern "C" fn check_reserved_lock(file: *mut sqlite3_file, held: *mut c_i
 unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: *mut c_void) -> c_int {
     // SAFETY: the file is open.
     match (op, unsafe { handle(file) }) {
-        (REFUSAL_OP, Handle::Data { governed, .. }) => guard(|| {
-            // SAFETY: the argument of this operation is `take_refusal`'s, above.
+        (ASK_OP, Handle::Data(database, _)) => guard(|| {
+            // SAFETY: the argument of this operation is `ask`'s, above.
             let asked = unsafe { &mut *argument.cast::<Asked>() };
-            asked.answer = governed.take_refusal(asked.code);
+            asked.refusal = database.take_refusal(asked.code);
+            asked.is_governed = database.rules().is_some();
+            asked.seal = database.sealed().and_then(Sealed::codec).map(PageCodec::seal).copied();
             ffi::SQLITE_OK
         }),
-        (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data { .. }) => {
+        (ffi::SQLITE_FCNTL_PDB, Handle::Data(database, _)) => {
+            // SAFETY: the argument of this operation is the place of the connection's address; the file is open.
+            let (connection, real) = unsafe { (*argument.cast::<usize>(), real(file)) };
+            guard(|| {
+                database.belongs_to(connection);
+                let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut own =
+                    open.values().filter(|other| other.connection() == connection && other.rules().is_some());
+                if let Some(sealed) = own.find_map(|own| own.sealed()) {
+                    database.adopt(sealed.sealing(), &real);
+                }
+                ffi::SQLITE_OK
+            });
+            pass!(file.xFileControl(op, argument))
+        }
+        (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data(database, _)) if database.rules().is_some() => {
             // SAFETY: the argument is what SQLite documents for this operation.
             match guard(|| unsafe { refuse_pragma(argument.cast()) }) {
                 ffi::SQLITE_OK => pass!(file.xFileControl(op, argument)),
                 refused => refused,
             }
         }
+        (_, Handle::Data(database, _)) if database.swallows(op) => ffi::SQLITE_OK,
+        (ffi::SQLITE_FCNTL_CHUNK_SIZE | ffi::SQLITE_FCNTL_SIZE_HINT, Handle::Temp(_)) => ffi::SQLITE_OK,
         // Not mapped here, so neither beneath: the real file would extend and map itself otherwise.
         (ffi::SQLITE_FCNTL_MMAP_SIZE, _) => {
             // SAFETY: the argument of this operation is a number of bytes to be read and set.
@@ -475,7 +689,28 @@ unsafe extern "C" fn sector_size(file: *mut sqlite3_file) -> c_int {
 }
 
 unsafe extern "C" fn device_characteristics(file: *mut sqlite3_file) -> c_int {
-    pass!(file.xDeviceCharacteristics())
+    /// `SQLITE_IOCAP_SUBPAGE_READ`, which older headers do not name.
+    const SUBPAGE_READ: c_int = 0x8000;
+    const MASKED: c_int = SUBPAGE_READ
+        | ffi::SQLITE_IOCAP_BATCH_ATOMIC
+        | ffi::SQLITE_IOCAP_SAFE_APPEND
+        | ffi::SQLITE_IOCAP_SEQUENTIAL
+        | ffi::SQLITE_IOCAP_ATOMIC
+        | ffi::SQLITE_IOCAP_ATOMIC512
+        | ffi::SQLITE_IOCAP_ATOMIC1K
+        | ffi::SQLITE_IOCAP_ATOMIC2K
+        | ffi::SQLITE_IOCAP_ATOMIC4K
+        | ffi::SQLITE_IOCAP_ATOMIC8K
+        | ffi::SQLITE_IOCAP_ATOMIC16K
+        | ffi::SQLITE_IOCAP_ATOMIC32K
+        | ffi::SQLITE_IOCAP_ATOMIC64K;
+    let beneath = pass!(file.xDeviceCharacteristics());
+    // SAFETY: the file is open.
+    match unsafe { handle(file) } {
+        Handle::Data(database, _) if database.sealed().is_none() => beneath,
+        // Pages are read and written whole, and a frame is never written in two pieces.
+        _ => beneath & !MASKED | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE,
+    }
 }
 
 unsafe extern "C" fn shm_map(
@@ -485,12 +720,21 @@ unsafe extern "C" fn shm_map(
     extend: c_int,
     memory: *mut *mut c_void,
 ) -> c_int {
-    pass!(file.xShmMap(region, size, extend, memory))
+    let code = pass!(file.xShmMap(region, size, extend, memory));
+    // SAFETY: the file is open, and the real file has set `memory`.
+    unsafe {
+        if let Handle::Data(database, _) = handle(file)
+            && code == ffi::SQLITE_OK
+        {
+            database.wal_index().mapped(region, size, *memory);
+        }
+    }
+    code
 }
 
 unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, n: c_int, flags: c_int) -> c_int {
     // SAFETY: the file is open.
-    let Handle::Data { governed, .. } = (unsafe { handle(file) }) else {
+    let Handle::Data(database, _) = (unsafe { handle(file) }) else {
         return pass!(file.xShmLock(offset, n, flags));
     };
     let lock = ShmLock {
@@ -498,13 +742,13 @@ unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, n: c_int, 
         take: flags & ffi::SQLITE_SHM_LOCK != 0,
         shared: flags & ffi::SQLITE_SHM_SHARED != 0,
     };
-    let admitted = guard(|| code(governed.before_shm_lock(lock)));
+    let admitted = guard(|| database.before_shm_lock(lock));
     if admitted != ffi::SQLITE_OK {
         return admitted;
     }
     let taken = pass!(file.xShmLock(offset, n, flags));
     if taken == ffi::SQLITE_OK {
-        governed.after_shm_lock(lock);
+        database.after_shm_lock(lock);
     }
     taken
 }
@@ -512,14 +756,18 @@ unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, n: c_int, 
 unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
     // SAFETY: the file is open.
     unsafe {
-        let (real, methods) = real(file);
+        let Real { file, methods } = real(file);
         if let Some(barrier) = methods.xShmBarrier {
-            barrier(real);
+            barrier(file);
         }
     }
 }
 
 unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
+    // SAFETY: the file is open.
+    if let Handle::Data(database, _) = unsafe { handle(file) } {
+        database.wal_index().unmapped();
+    }
     pass!(file.xShmUnmap(delete))
 }
 

@@ -1,30 +1,46 @@
 //! The VFS named `litefleet`: the operating system's own VFS, with rules for each database laid over it.
 //!
-//! It delegates every call to the default VFS, and adds two things for the databases that are handed to it: the
-//! size limit, and the blocks on reads and writes. Both are kept below SQLite, so that no pragma lifts them, and
-//! both hold for connections that are already open when they change. The rest of the host's SQLite is untouched:
-//! connections that do not name this VFS never meet it.
+//! It delegates every call to the default VFS, and adds two things for the databases that are handed to it: rules (the
+//! size limit, and the blocks on reads and writes) and sealing. The rules are kept below SQLite, so that no pragma lifts
+//! them, and they hold for connections that are already open when they change. A sealed database is ciphertext in every
+//! file that SQLite makes of it. The rest of the host's SQLite is untouched: connections that do not name this VFS never
+//! meet it.
 //!
 //! A database is handed over by [`open`] or [`hand_over`], not by its file name: the next `xOpen` of a main
 //! database on this thread takes the [`Governor`] that waits for it. A file that SQL opens by its path (`ATTACH`,
 //! `VACUUM INTO`) is governed as it is elsewhere in the process if it is open there, refused if it lies in a fleet's
-//! directory otherwise, and the host's own business if it does not.
+//! directory otherwise, and the host's own business if it does not; but a new file that a connection to a sealed database
+//! makes is sealed like that one.
 
+mod beneath;
+mod database;
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
 pub(crate) mod ffi;
-mod file;
+mod journal;
+mod rules;
+mod scratch;
+mod sealed;
+mod temp;
+mod wal;
 
-use std::{fmt, sync::Arc};
+use std::{cell::RefCell, ffi::c_int, fmt, path::PathBuf, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::{error::Result, size::SizeLimit};
+pub(crate) use scratch::{Scratch, ScratchFile};
+
+use crate::{
+    cipher::{Cipher, EncryptionKey},
+    error::Result,
+    page::{PageFault, PageFormat, Seal},
+    size::SizeLimit,
+};
 
 /// The name that the VFS is registered under.
 pub(crate) const NAME: &std::ffi::CStr = c"litefleet";
 
 /// What may be done to a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rules {
     /// What the database may grow to.
     pub(crate) size_limit: Option<SizeLimit>,
@@ -47,6 +63,61 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
 
     /// Rules that were read already, and a stamp that was taken before that.
     fn first_rules(&self) -> Option<(u64, Rules)>;
+
+    /// What the database is sealed under; nothing for a plain one.
+    fn sealing(&self) -> Option<Sealing> {
+        None
+    }
+
+    /// The scratch that the database is in, if it is in one.
+    fn scratch(&self) -> Option<Arc<temp::Temp>> {
+        None
+    }
+}
+
+/// Hands over a file that is to be made, in one call and with nobody else at it: sealed, or plain.
+#[derive(Debug)]
+pub(crate) struct Making(pub(crate) Option<Sealing>);
+
+impl Governor for Making {
+    fn stamp(&self) -> Option<u64> {
+        Some(0)
+    }
+
+    fn rules(&self) -> Result<Option<Rules>> {
+        Ok(Some(Rules::default()))
+    }
+
+    fn first_rules(&self) -> Option<(u64, Rules)> {
+        Some((0, Rules::default()))
+    }
+
+    fn sealing(&self) -> Option<Sealing> {
+        self.0.clone().map(|sealing| Sealing { may_create: true, ..sealing })
+    }
+}
+
+/// What a database is sealed under.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealing {
+    pub(crate) key: EncryptionKey,
+    pub(crate) cipher: Cipher,
+    /// The format of a new file. One that is there says which it has.
+    pub(crate) format: PageFormat,
+    /// Whether an empty file is to become a sealed one.
+    may_create: bool,
+}
+
+impl Sealing {
+    /// Of a file that is there.
+    pub(crate) fn new(key: EncryptionKey, cipher: Cipher) -> Self {
+        Self { key, cipher, format: PageFormat::Native, may_create: false }
+    }
+
+    /// The same for a new file in this format.
+    pub(crate) fn in_format(self, format: PageFormat) -> Self {
+        Self { format, ..self }
+    }
 }
 
 /// Why the VFS refused a call.
@@ -59,19 +130,97 @@ pub(crate) enum Refusal {
     Destroyed,
     /// The rules could not be read, for the reason that stands here.
     NoRules(String),
+    /// The key is not the one that the file is sealed under.
+    WrongKey,
+    /// The file is not sealed as it should be, as the reason says.
+    NotSealed(String),
+    /// The tag of a page does not fit: in the database file, or in the file beside it whose suffix stands here.
+    Damaged {
+        path: PathBuf,
+        place: &'static str,
+        page: u32,
+    },
+    /// A page that is to be sealed has another size or another number of reserved bytes than the file.
+    Layout,
+    /// It could not be read what is needed, for the reason that stands here.
+    Unreadable(String),
 }
 
 impl Refusal {
-    /// The result code that SQLite, and so the host, is given.
-    pub(crate) fn code(&self) -> std::ffi::c_int {
+    /// The primary result code that SQLite, and so the host, is given.
+    pub(crate) fn code(&self) -> c_int {
+        self.result() & 0xff
+    }
+
+    /// The same with more of the reason.
+    fn result(&self) -> c_int {
+        use rusqlite::ffi;
         match self {
-            Self::ReadsBlocked => rusqlite::ffi::SQLITE_AUTH,
-            Self::WritesBlocked | Self::ReadOnly => rusqlite::ffi::SQLITE_READONLY,
-            Self::OverLimit(_) => rusqlite::ffi::SQLITE_FULL,
-            Self::Destroyed => rusqlite::ffi::SQLITE_CANTOPEN,
-            Self::NoRules(_) => rusqlite::ffi::SQLITE_IOERR,
+            Self::ReadsBlocked => ffi::SQLITE_AUTH,
+            Self::WritesBlocked | Self::ReadOnly => ffi::SQLITE_READONLY,
+            Self::OverLimit(_) => ffi::SQLITE_FULL,
+            Self::Destroyed => ffi::SQLITE_CANTOPEN,
+            Self::WrongKey | Self::NotSealed(_) => ffi::SQLITE_NOTADB,
+            Self::Damaged { .. } => ffi::SQLITE_IOERR_DATA,
+            Self::NoRules(_) | Self::Layout | Self::Unreadable(_) => ffi::SQLITE_IOERR,
         }
     }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReadsBlocked => {
+                f.write_str("Operation was blocked: SQL read operations are forbidden (reads are blocked)")
+            }
+            Self::WritesBlocked => {
+                f.write_str("Operation was blocked: SQL write operations are forbidden (writes are blocked)")
+            }
+            Self::ReadOnly => f.write_str("this connection was opened read-only"),
+            Self::OverLimit(limit) => {
+                write!(f, "database or disk is full: the size limit is {limit} bytes")
+            }
+            Self::Destroyed => f.write_str("the database was destroyed"),
+            Self::NoRules(why) => write!(f, "the database's configuration could not be read: {why}"),
+            Self::WrongKey => f.write_str("this is not the key that the database is encrypted under"),
+            Self::NotSealed(why) => {
+                write!(f, "the file is not encrypted as it should be: {why}; put back the one that was here")
+            }
+            Self::Damaged { path, place, page } => write!(
+                f,
+                "page {page} in {}{place} is damaged or was tampered with: its tag does not fit",
+                path.display()
+            ),
+            Self::Layout => f.write_str(
+                "a page with another size or number of reserved bytes cannot be sealed here; create the database through the control plane",
+            ),
+            Self::Unreadable(why) => write!(f, "what sealing needs could not be read: {why}"),
+        }
+    }
+}
+
+impl From<PageFault> for Refusal {
+    fn from(fault: PageFault) -> Self {
+        match fault {
+            PageFault::NoNonce => Self::Unreadable("the system has no random bytes to give".into()),
+            PageFault::Layout | PageFault::Unauthentic => Self::Layout,
+        }
+    }
+}
+
+thread_local! {
+    /// The governor that waits for the next main database to be opened on this thread.
+    static WAITING: RefCell<Option<Arc<dyn Governor>>> = const { RefCell::new(None) };
+    /// Why that database was not opened.
+    static NOT_OPENED: RefCell<Option<Refusal>> = const { RefCell::new(None) };
+}
+
+/// Why a database that was handed over was not opened.
+#[derive(Debug)]
+pub(crate) struct NotOpened {
+    pub(crate) error: rusqlite::Error,
+    /// The VFS's own reason, if it was the one that refused.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// Opens a database of the fleet.
@@ -79,7 +228,7 @@ pub(crate) fn open(
     path: &std::path::Path,
     flags: OpenFlags,
     governor: Arc<dyn Governor>,
-) -> rusqlite::Result<Connection> {
+) -> Result<Connection, NotOpened> {
     hand_over(governor, || Connection::open_with_flags_and_vfs(path, flags, NAME))
 }
 
@@ -87,19 +236,36 @@ pub(crate) fn open(
 pub(crate) fn hand_over<T>(
     governor: Arc<dyn Governor>,
     open: impl FnOnce() -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
-    ffi::register()?;
-    let _waiting = file::Waiting::new(governor);
-    open()
+) -> Result<T, NotOpened> {
+    /// Whatever happens, nothing waits any longer than the call.
+    struct Waiting;
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            WAITING.set(None);
+        }
+    }
+    ffi::register().map_err(|error| NotOpened { error, refusal: None })?;
+    NOT_OPENED.set(None);
+    WAITING.set(Some(governor));
+    let _waiting = Waiting;
+    open().map_err(|error| NotOpened { error, refusal: NOT_OPENED.take() })
 }
 
 /// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.
-pub(crate) fn take_refusal(connection: &Connection, code: std::ffi::c_int) -> Option<Refusal> {
+pub(crate) fn take_refusal(connection: &Connection, code: c_int) -> Option<Refusal> {
     let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());
-    schemas.find_map(|schema| ffi::take_refusal(connection, &schema, code).ok().flatten())
+    schemas.find_map(|schema| ffi::ask(connection, &schema, code).ok()?.refusal)
 }
 
-/// Whether the main database of a connection is one that was handed over.
-pub(crate) fn is_governed(connection: &Connection) -> bool {
-    ffi::take_refusal(connection, "main", rusqlite::ffi::SQLITE_OK).is_ok()
+/// What a connection's main database is to this VFS; nothing if it was not handed over.
+pub(crate) fn main_database(connection: &Connection) -> Option<Main> {
+    let answer = ffi::ask(connection, "main", rusqlite::ffi::SQLITE_OK).ok()?;
+    answer.is_governed.then_some(Main { seal: answer.seal })
+}
+
+/// A main database that was handed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Main {
+    /// Nothing for a plain one.
+    pub(crate) seal: Option<Seal>,
 }

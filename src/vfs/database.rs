@@ -1,0 +1,232 @@
+//! One connection's view of one database, which the handles of the database file, its WAL and its journal share.
+
+use std::{
+    ffi::c_int,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use rusqlite::ffi::{SQLITE_FCNTL_CHUNK_SIZE, SQLITE_FCNTL_POWERSAFE_OVERWRITE, SQLITE_OK};
+
+use super::{Governor, Refusal, Sealing, beneath::Beneath, ffi, rules::Governed, sealed::Sealed};
+
+/// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
+const WRITE_LOCK: u32 = 0;
+const CHECKPOINT_LOCK: u32 = 1;
+const FIRST_READ_LOCK: u32 = 3;
+
+/// A lock of the shared memory, taken or given back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShmLock {
+    pub(super) offset: u32,
+    pub(super) take: bool,
+    pub(super) shared: bool,
+}
+
+/// SQLite uses a connection from one thread at a time, so the atomics are there for safety's sake alone, and order
+/// nothing.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    /// Nothing for a file that SQL opened by its path.
+    rules: Option<Governed>,
+    /// Nothing for a plain file.
+    sealed: OnceLock<Sealed>,
+    /// The address of the connection, by which a file that it opens is told to be its own.
+    connection: AtomicUsize,
+    wal_index: ffi::WalIndex,
+    /// The read locks that this connection holds in the shared memory, one bit each.
+    reading: AtomicU8,
+    checkpointing: AtomicBool,
+    /// Whether this connection has begun a write transaction.
+    writing: AtomicBool,
+    /// Write transactions that began so far.
+    transactions: AtomicU64,
+    refused: AtomicBool,
+    refusal: Mutex<Option<Refusal>>,
+}
+
+impl Database {
+    /// A database file that is being opened.
+    pub(super) fn open(
+        path: &Path,
+        governor: Option<Arc<dyn Governor>>,
+        beneath: &impl Beneath,
+    ) -> Result<Self, Refusal> {
+        let sealed = OnceLock::new();
+        if let Some(sealing) = governor.as_ref().and_then(|governor| governor.sealing()) {
+            let _first = sealed.set(Sealed::open(path, sealing, beneath)?);
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            rules: governor.map(Governed::new),
+            sealed,
+            connection: AtomicUsize::new(0),
+            wal_index: ffi::WalIndex::default(),
+            reading: AtomicU8::new(0),
+            checkpointing: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
+            transactions: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
+            refusal: Mutex::new(None),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of the fleet: `<root>/<group>/<database>/data.db` is three below it.
+    pub(super) fn root(&self) -> Option<&Path> {
+        self.rules.is_some().then(|| self.path.ancestors().nth(3)).flatten()
+    }
+
+    pub(super) fn rules(&self) -> Option<&Governed> {
+        self.rules.as_ref()
+    }
+
+    pub(super) fn sealed(&self) -> Option<&Sealed> {
+        self.sealed.get()
+    }
+
+    pub(super) fn wal_index(&self) -> &ffi::WalIndex {
+        &self.wal_index
+    }
+
+    /// Whether this connection has begun a write transaction.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.load(Relaxed)
+    }
+
+    /// Write transactions that began so far: whatever was known of the WAL before is to be looked at anew.
+    pub(super) fn transactions(&self) -> u64 {
+        self.transactions.load(Relaxed)
+    }
+
+    pub(super) fn connection(&self) -> usize {
+        self.connection.load(Relaxed)
+    }
+
+    /// The connection of this file is known from here on.
+    pub(super) fn belongs_to(&self, connection: usize) {
+        self.connection.store(connection, Relaxed);
+    }
+
+    /// A file that SQL opened by its path, on a connection whose own database is sealed: a new one becomes sealed under
+    /// the same key, so that `VACUUM INTO` writes no plaintext; one that is sealed under that key can be read.
+    pub(super) fn adopt(&self, sealing: &Sealing, beneath: &impl Beneath) {
+        if self.rules.is_none()
+            && let Ok(sealed) =
+                Sealed::open(&self.path, Sealing { may_create: true, ..sealing.clone() }, beneath)
+        {
+            let _first = self.sealed.set(sealed);
+        }
+    }
+
+    /// Turns an answer into SQLite's result code, and notes why a call is refused.
+    pub(super) fn answer(&self, result: Result<c_int, Refusal>) -> c_int {
+        result.unwrap_or_else(|refusal| self.refuse(refusal))
+    }
+
+    #[cold]
+    fn refuse(&self, refusal: Refusal) -> c_int {
+        let code = refusal.result();
+        if let Refusal::Damaged { .. } = &refusal {
+            ffi::log(code, &refusal.to_string());
+        }
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+        self.refused.store(true, Relaxed);
+        code
+    }
+
+    /// Why the call was refused that answered with `code`. It is told once: it explains one error.
+    pub(super) fn take_refusal(&self, code: c_int) -> Option<Refusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take_if(|refusal| refusal.code() == code)
+    }
+
+    /// A read transaction begins.
+    pub(super) fn begin_read(&self) -> c_int {
+        if let Some(rules) = &self.rules
+            && let Err(refusal) = rules.begin_read()
+        {
+            return self.refuse(refusal);
+        }
+        // What was refused before is over, and is not to explain an error that comes after this.
+        if self.refused.swap(false, Relaxed) {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        SQLITE_OK
+    }
+
+    /// A lock of the database file is about to be taken.
+    pub(super) fn before_lock(&self, level: c_int) -> c_int {
+        if let Some(sealed) = self.sealed() {
+            sealed.forget_len();
+        }
+        match level {
+            rusqlite::ffi::SQLITE_LOCK_SHARED => self.begin_read(),
+            // In WAL mode these are the lock of the last to close. Outside of it they are the switch into it, which
+            // every connection makes first of all, whether or not writes are blocked.
+            _ => SQLITE_OK,
+        }
+    }
+
+    /// A lock of the shared memory is about to be taken or given back.
+    ///
+    /// The write lock begins a write transaction only where a read transaction is open and no checkpoint runs:
+    /// recovery and checkpoints take it too, and a database whose writes are blocked needs them. Within a write
+    /// transaction read locks change hands when the WAL is begun anew; what was begun is not refused there.
+    pub(super) fn before_shm_lock(&self, lock: ShmLock) -> c_int {
+        match lock {
+            ShmLock { take: true, shared: true, offset: FIRST_READ_LOCK.. } if !self.is_writing() => {
+                self.begin_read()
+            }
+            ShmLock { take: true, shared: false, offset: WRITE_LOCK } if self.begins_writing() => {
+                match self.begin_read() {
+                    SQLITE_OK => self.answer(
+                        self.rules.as_ref().map_or(Ok(()), Governed::admit_write).map(|()| SQLITE_OK),
+                    ),
+                    refused => refused,
+                }
+            }
+            _ => SQLITE_OK,
+        }
+    }
+
+    fn begins_writing(&self) -> bool {
+        self.reading.load(Relaxed) != 0 && !self.checkpointing.load(Relaxed)
+    }
+
+    /// The lock was taken or given back.
+    pub(super) fn after_shm_lock(&self, lock: ShmLock) {
+        match lock {
+            ShmLock { shared: true, offset: offset @ FIRST_READ_LOCK..8, take } => {
+                let bit = 1 << (offset - FIRST_READ_LOCK);
+                let held = self.reading.load(Relaxed);
+                self.reading.store(if take { held | bit } else { held & !bit }, Relaxed);
+            }
+            ShmLock { shared: false, offset: WRITE_LOCK, take } => {
+                self.writing.store(take && self.begins_writing(), Relaxed);
+                self.transactions.fetch_add(1, Relaxed);
+                if let Some(rules) = &self.rules {
+                    rules.write_lock_changed();
+                }
+            }
+            ShmLock { shared: false, offset: CHECKPOINT_LOCK, take } => {
+                self.checkpointing.store(take, Relaxed);
+                if let Some(sealed) = self.sealed() {
+                    sealed.forget_len();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a file-control would undo what sealing relies on, and is swallowed.
+    pub(super) fn swallows(&self, op: c_int) -> bool {
+        self.sealed().is_some() && matches!(op, SQLITE_FCNTL_CHUNK_SIZE | SQLITE_FCNTL_POWERSAFE_OVERWRITE)
+    }
+}

@@ -1,0 +1,160 @@
+//! The rollback journal of a sealed database: its pages are sealed as in the database file, and the checksums that SQLite
+//! keeps of them, which are sums of plaintext, are masked.
+//!
+//! In WAL mode there is none. SQLite makes one where it writes a database before that: in `VACUUM INTO`, and when it
+//! switches a database into WAL mode.
+
+use std::{
+    ffi::c_int,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::ffi::SQLITE_OK;
+
+use super::{
+    Refusal,
+    beneath::{Beneath, Buffer},
+    database::Database,
+};
+use crate::page::PageCodec;
+
+/// What each header of a journal begins with (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
+const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+
+/// The count of records in a header that stands for "as many as fit into the file": nothing after it was flushed, and
+/// what follows may be torn.
+const UNCOUNTED: u32 = u32::MAX;
+
+/// The bytes of a header that hold something.
+const FIELDS_LEN: usize = 28;
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    database: Arc<Database>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    before: Before,
+    /// Whether the records of the header that was read last were counted, and so had been flushed.
+    counted: bool,
+    page: Buffer,
+}
+
+/// What was read or written right before, and ended where the next begins. SQLite goes through a record from its start
+/// to its end: page number, page, checksum.
+#[derive(Clone, Copy, Debug, Default)]
+enum Before {
+    #[default]
+    Nothing,
+    Magic {
+        end: u64,
+    },
+    Number {
+        end: u64,
+        number: u32,
+    },
+    Page {
+        end: u64,
+        mask: [u8; 4],
+    },
+}
+
+impl Journal {
+    pub(super) fn new(database: Arc<Database>) -> Self {
+        Self { database, state: Mutex::default() }
+    }
+
+    pub(super) fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    /// Writes what SQLite gives to be written.
+    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut state.before);
+        let codec = self.database.sealed().and_then(|sealed| Some((sealed, sealed.codec()?)));
+        let end = at + bytes.len() as u64;
+        match (before, <[u8; 4]>::try_from(bytes)) {
+            (Before::Page { end: here, mask }, Ok(checksum)) if here == at => {
+                return Ok(beneath.write(&masked(checksum, mask), at));
+            }
+            (_, Ok(word)) => {
+                let code = beneath.write(&word, at);
+                if code == SQLITE_OK {
+                    state.before = Before::Number { end, number: u32::from_be_bytes(word) };
+                }
+                return Ok(code);
+            }
+            _ => {}
+        }
+        if let (Before::Number { end: here, number }, Some((sealed, codec))) = (before, codec)
+            && here == at
+            && number != super_journal_number(codec)
+        {
+            if bytes.len() != codec.page_size() {
+                return Err(Refusal::Layout);
+            }
+            let page = state.page.of(codec.page_size());
+            codec.seal_page(number, bytes, page, &mut sealed.writer().nonces)?;
+            let mask = codec.journal_mask(page);
+            let code = beneath.write(page, at);
+            if code == SQLITE_OK {
+                state.before = Before::Page { end, mask };
+            }
+            return Ok(code);
+        }
+        // Headers, their fields, and the name of a super-journal hold no rows.
+        let is_name = codec.is_some() && matches!(before, Before::Number { end: here, .. } if here == at);
+        let is_header = bytes.iter().skip(FIELDS_LEN).all(|byte| *byte == 0);
+        if is_name || is_header { Ok(beneath.write(bytes, at)) } else { Err(Refusal::Layout) }
+    }
+
+    /// Turns what was read at `at` into what SQLite is handed.
+    pub(super) fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, Refusal> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut state.before);
+        if code != SQLITE_OK {
+            return Ok(code);
+        }
+        let end = at + bytes.len() as u64;
+        if let Ok(word) = <[u8; 4]>::try_from(&*bytes) {
+            match before {
+                Before::Page { end: here, mask } if here == at => bytes.copy_from_slice(&masked(word, mask)),
+                Before::Magic { end: here } if here == at => {
+                    state.counted = u32::from_be_bytes(word) != UNCOUNTED;
+                }
+                _ => state.before = Before::Number { end, number: u32::from_be_bytes(word) },
+            }
+            return Ok(code);
+        }
+        if *bytes == MAGIC {
+            state.before = Before::Magic { end };
+            return Ok(code);
+        }
+        let sealed = self.database.sealed().and_then(|sealed| Some((sealed, sealed.codec()?)));
+        if let (Before::Number { end: here, number }, Some((sealed, codec))) = (before, sealed)
+            && here == at
+            && bytes.len() == codec.page_size()
+        {
+            let mask = codec.journal_mask(bytes);
+            state.before = Before::Page { end, mask };
+            match sealed.open_page(codec, number, bytes, "-journal") {
+                // What was never flushed may be torn. SQLite sees that by the checksum, which does not fit either.
+                Err(Refusal::Damaged { .. }) if !state.counted => return Ok(code),
+                opened => opened?,
+            }
+        }
+        Ok(code)
+    }
+}
+
+fn masked(checksum: [u8; 4], mask: [u8; 4]) -> [u8; 4] {
+    (u32::from_be_bytes(checksum) ^ u32::from_be_bytes(mask)).to_be_bytes()
+}
+
+/// The page number that stands before the name of a super-journal: that of the page with SQLite's lock bytes.
+fn super_journal_number(codec: &PageCodec) -> u32 {
+    u32::try_from(0x4000_0000 / codec.page_size() + 1).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,191 @@
+//! The rules of one database, as one connection knows them: what is allowed, and why something was refused.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+use super::{Governor, Refusal, Rules};
+use crate::{size::SizeLimit, wal::Frame};
+
+/// Stands for "no stamp seen": the governors' stamps count up from 0 and never get there.
+const NEVER: u64 = u64::MAX;
+
+/// Stands for a size that nobody asked for yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Stands for "no limit".
+const UNLIMITED: u64 = u64::MAX;
+
+/// The rules of a database as one connection knows them.
+///
+/// SQLite uses a connection from one thread at a time, so the atomics are there for safety's sake alone, and
+/// order nothing.
+#[derive(Debug)]
+pub(super) struct Governed {
+    governor: Arc<dyn Governor>,
+    seen: AtomicU64,
+    limit: AtomicU64,
+    block_reads: AtomicBool,
+    block_writes: AtomicBool,
+    destroyed: AtomicBool,
+    read_only: AtomicBool,
+    /// The size in pages that the last commit left, once the write transaction that runs has asked for it.
+    committed: AtomicU64,
+}
+
+impl Governed {
+    pub(super) fn new(governor: Arc<dyn Governor>) -> Self {
+        let first = governor.first_rules();
+        let governed = Self {
+            governor,
+            seen: AtomicU64::new(NEVER),
+            limit: AtomicU64::new(UNLIMITED),
+            block_reads: AtomicBool::new(false),
+            block_writes: AtomicBool::new(false),
+            destroyed: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
+            committed: AtomicU64::new(UNKNOWN),
+        };
+        if let Some((stamp, rules)) = first {
+            governed.keep(Some(stamp), rules);
+        }
+        governed
+    }
+
+    /// Keeps the rules, which hold for as long as the stamp stays the same.
+    fn keep(&self, stamp: Option<u64>, rules: Rules) {
+        self.limit.store(rules.size_limit.map_or(UNLIMITED, SizeLimit::bytes), Relaxed);
+        self.block_reads.store(rules.block_reads, Relaxed);
+        self.block_writes.store(rules.block_writes, Relaxed);
+        self.read_only.store(rules.read_only, Relaxed);
+        // It may come back: one that could not be destroyed after all.
+        self.destroyed.store(false, Relaxed);
+        self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
+    }
+
+    pub(super) fn governor(&self) -> &Arc<dyn Governor> {
+        &self.governor
+    }
+
+    /// Asks for the rules again if they may have changed.
+    fn refresh(&self) -> Result<(), Refusal> {
+        // The stamp is read before the rules: a change in between is then seen the next time.
+        let stamp = self.governor.stamp();
+        if stamp == Some(self.seen.load(Relaxed)) {
+            return Ok(());
+        }
+        match self.governor.rules() {
+            Ok(Some(rules)) => self.keep(stamp, rules),
+            Ok(None) => {
+                self.destroyed.store(true, Relaxed);
+                self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
+            }
+            // Without rules nothing is allowed: a database that may be blocked is not to be read.
+            Err(error) => return Err(Refusal::NoRules(error.to_string())),
+        }
+        Ok(())
+    }
+
+    /// A read transaction begins.
+    pub(super) fn begin_read(&self) -> Result<(), Refusal> {
+        self.refresh()?;
+        if self.destroyed.load(Relaxed) {
+            return Err(Refusal::Destroyed);
+        }
+        if self.block_reads.load(Relaxed) {
+            return Err(Refusal::ReadsBlocked);
+        }
+        Ok(())
+    }
+
+    /// A write transaction has begun, or ended.
+    pub(super) fn write_lock_changed(&self) {
+        self.committed.store(UNKNOWN, Relaxed);
+    }
+
+    /// Whether this connection may write.
+    pub(super) fn admit_write(&self) -> Result<(), Refusal> {
+        if self.block_writes.load(Relaxed) {
+            return Err(Refusal::WritesBlocked);
+        }
+        if self.read_only.load(Relaxed) {
+            return Err(Refusal::ReadOnly);
+        }
+        Ok(())
+    }
+
+    /// Whether a frame may be appended to the WAL, which is where the database grows. `committed` finds the size in pages
+    /// that the last commit left.
+    ///
+    /// The limit is enforced on the frames of the WAL, since what stands there is committed before it ever reaches
+    /// the database file: refused here, the transaction is rolled back whole. Only growth is refused: where a
+    /// limit was set below the present size, pages within that size can still be written, so that rows can be
+    /// deleted and the database vacuumed.
+    pub(super) fn admit_frame(
+        &self,
+        frame: Frame,
+        page_size: u32,
+        committed: impl FnOnce() -> u64,
+    ) -> Result<(), Refusal> {
+        let limit = self.limit.load(Relaxed);
+        let pages = u64::from(frame.page_number.max(frame.commit.unwrap_or(0)));
+        if limit == UNLIMITED || pages * u64::from(page_size) <= limit {
+            return Ok(());
+        }
+        if self.committed.load(Relaxed) == UNKNOWN {
+            self.committed.store(committed(), Relaxed);
+        }
+        if pages <= self.committed.load(Relaxed) {
+            return Ok(());
+        }
+        Err(SizeLimit::from_bytes(limit)
+            .map_or_else(|error| Refusal::NoRules(error.to_string()), Refusal::OverLimit))
+    }
+
+    /// Whether frames are to be admitted one by one.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.load(Relaxed) != UNLIMITED
+    }
+
+    /// Says why a pragma is not to be had, if it is one that would undo what the fleet relies on.
+    pub(super) fn refused_pragma(name: &str, value: Option<&str>) -> Option<&'static str> {
+        let value = value.map(|value| value.trim_matches(['\'', '"', ' ']).to_ascii_lowercase());
+        match (name.to_ascii_lowercase().as_str(), value.as_deref()) {
+            ("journal_mode", Some(mode)) if mode != "wal" => {
+                Some("the journal mode of a database in a fleet is WAL and stays WAL")
+            }
+            ("locking_mode", Some(mode)) if mode != "normal" => {
+                Some("the locking mode of a database in a fleet is NORMAL and stays NORMAL")
+            }
+            ("page_size", Some(_)) => Some("the page size of a database in a fleet cannot be changed"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pragmas_that_leave_wal_are_refused() {
+        for (name, value) in [
+            ("journal_mode", "delete"),
+            ("JOURNAL_MODE", "'MEMORY'"),
+            ("journal_mode", "off"),
+            ("locking_mode", "exclusive"),
+            ("page_size", "8192"),
+        ] {
+            assert!(Governed::refused_pragma(name, Some(value)).is_some(), "{name}={value}");
+        }
+        for (name, value) in [
+            ("journal_mode", Some("WAL")),
+            ("journal_mode", None),
+            ("locking_mode", Some("normal")),
+            ("cache_size", Some("1")),
+        ] {
+            assert!(Governed::refused_pragma(name, value).is_none(), "{name}");
+        }
+    }
+}

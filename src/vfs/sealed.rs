@@ -1,0 +1,260 @@
+//! The sealing of one database file, as one connection uses it.
+
+use std::{
+    ffi::c_int,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
+
+use super::{
+    Refusal, Sealing,
+    beneath::{Beneath, Buffer},
+};
+use crate::{
+    cipher::Nonces,
+    error::ErrorKind,
+    page::{self, HEADER_LEN, PageCodec, PageFault, PageFormat, Seal},
+};
+
+/// Files in this process that are sealed or will be.
+static SEALED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether some database in this process is sealed. If so, files without a name are sealed too: nobody tells whose rows
+/// are sorted in them.
+pub(super) fn is_any_sealed() -> bool {
+    SEALED.load(Relaxed) > 0
+}
+
+/// Stands for one of them.
+#[derive(Debug)]
+pub(super) struct Counted(());
+
+impl Counted {
+    pub(super) fn new() -> Self {
+        SEALED.fetch_add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        SEALED.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What the sealed files of one connection to one database share: its pages, WAL and journal.
+pub(super) struct Sealed {
+    path: PathBuf,
+    sealing: Sealing,
+    /// Not there as long as a new file has no page.
+    codec: OnceLock<PageCodec>,
+    writer: Mutex<Writer>,
+    /// Whether a page was opened once, so that the key is known to be right.
+    authentic: AtomicBool,
+    /// A length that the file had lately: writes up to it leave no gap.
+    known_len: AtomicU64,
+    _counted: Counted,
+}
+
+/// What it takes to seal pages.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) nonces: Nonces,
+    pub(super) page: Buffer,
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealed").field("path", &self.path).field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl Sealed {
+    /// Takes up the sealing of a file. One without a byte is to become sealed; any other must be so already, under this
+    /// cipher and this key.
+    pub(super) fn open(path: &Path, sealing: Sealing, beneath: &impl Beneath) -> Result<Self, Refusal> {
+        let unreadable = |code: c_int| Refusal::Unreadable(format!("SQLite's result code {code}"));
+        let nonces = Nonces::new().map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        let len = beneath.len().map_err(unreadable)?;
+        let sealed = |sealing, codec| Self {
+            path: path.to_owned(),
+            sealing,
+            codec,
+            writer: Mutex::new(Writer { nonces, page: Buffer::default() }),
+            authentic: AtomicBool::new(false),
+            known_len: AtomicU64::new(0),
+            _counted: Counted::new(),
+        };
+        if len == 0 {
+            if !sealing.may_create {
+                return Err(Refusal::NotSealed("it is empty".into()));
+            }
+            return Ok(sealed(sealing, OnceLock::new()));
+        }
+        let mut header = [0; HEADER_LEN];
+        match beneath.read(&mut header, 0) {
+            SQLITE_OK => {}
+            SQLITE_IOERR_SHORT_READ => return Err(Refusal::NotSealed("it is shorter than a header".into())),
+            code => return Err(unreadable(code)),
+        }
+        let header = page::Header::parse(&header).map_err(|error| Refusal::NotSealed(error.to_string()))?;
+        let seal = match header.seal {
+            None => return Err(Refusal::NotSealed("it is a plain SQLite file".into())),
+            Some(seal) if seal.cipher != sealing.cipher => {
+                return Err(Refusal::NotSealed(format!("its header says {}", seal.cipher)));
+            }
+            Some(seal) => seal,
+        };
+        let codec =
+            PageCodec::new(seal, header.page_size, &sealing.key).map_err(|error| match error.kind() {
+                ErrorKind::WrongKey => Refusal::WrongKey,
+                _ => Refusal::NotSealed(error.to_string()),
+            })?;
+        Ok(sealed(sealing, OnceLock::from(codec)))
+    }
+
+    pub(super) fn sealing(&self) -> &Sealing {
+        &self.sealing
+    }
+
+    /// What seals and opens the pages; nothing as long as a new file has none.
+    pub(super) fn codec(&self) -> Option<&PageCodec> {
+        self.codec.get()
+    }
+
+    /// The same, for a write of `len` bytes: the first page of a new file tells the page size.
+    fn codec_to_write(&self, len: usize) -> Result<&PageCodec, Refusal> {
+        if let Some(codec) = self.codec.get() {
+            return Ok(codec);
+        }
+        let damaged = |error: crate::error::Error| Refusal::NotSealed(error.to_string());
+        let Sealing { key, cipher, format, .. } = &self.sealing;
+        let seal = Seal::new(*format, *cipher, key).map_err(damaged)?;
+        let page_size = u32::try_from(len).unwrap_or(0);
+        if !page_size.is_power_of_two() {
+            return Err(Refusal::Layout);
+        }
+        let codec = PageCodec::new(seal, page_size, key).map_err(damaged)?;
+        Ok(self.codec.get_or_init(|| codec))
+    }
+
+    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets how long the file was: others may write to it from here on.
+    pub(super) fn forget_len(&self) {
+        self.known_len.store(0, Relaxed);
+    }
+
+    /// Opens a page that stands at `place` in the database file or beside it.
+    pub(super) fn open_page(
+        &self,
+        codec: &PageCodec,
+        number: u32,
+        page: &mut [u8],
+        place: &'static str,
+    ) -> Result<(), Refusal> {
+        match codec.open_page(number, page) {
+            Ok(()) => {
+                self.authentic.store(true, Relaxed);
+                Ok(())
+            }
+            // Turso's format has nothing else to tell a wrong key by.
+            Err(PageFault::Unauthentic)
+                if codec.seal().format == PageFormat::Turso && !self.authentic.load(Relaxed) =>
+            {
+                Err(Refusal::WrongKey)
+            }
+            Err(PageFault::Unauthentic | PageFault::NoNonce) => {
+                Err(Refusal::Damaged { path: self.path.clone(), place, page: number })
+            }
+            Err(PageFault::Layout) => Err(Refusal::Layout),
+        }
+    }
+
+    /// Turns what was read at `at` of the database file into what SQLite is handed.
+    pub(super) fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, Refusal> {
+        let Some(codec) = self.codec() else { return Ok(code) };
+        let page_size = codec.page_size() as u64;
+        if bytes.len() == codec.page_size() && at.is_multiple_of(page_size) {
+            let number = u32::try_from(at / page_size + 1).unwrap_or(u32::MAX);
+            return match code {
+                SQLITE_OK => self.open_page(codec, number, bytes, "").map(|()| SQLITE_OK),
+                // Beyond the end of the file; or a page that is not whole.
+                SQLITE_IOERR_SHORT_READ if bytes.iter().any(|byte| *byte != 0) => {
+                    bytes.fill(0);
+                    Err(Refusal::Damaged { path: self.path.clone(), place: "", page: number })
+                }
+                code => Ok(code),
+            };
+        }
+        // Fields of the header, which are no ciphertext: SQLite asks for them before it reads the first page.
+        if at + bytes.len() as u64 <= HEADER_LEN as u64 {
+            if code == SQLITE_OK {
+                codec.unstamp(bytes, usize::try_from(at).unwrap_or(0));
+            }
+            return Ok(code);
+        }
+        bytes.fill(0);
+        Err(Refusal::Layout)
+    }
+
+    /// Writes to the database file what SQLite gives to be written.
+    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
+        let codec = self.codec_to_write(bytes.len())?;
+        let page_size = codec.page_size() as u64;
+        if bytes.len() != codec.page_size() || !at.is_multiple_of(page_size) {
+            return Err(Refusal::Layout);
+        }
+        let mut writer = self.writer();
+        if at > self.known_len.load(Relaxed) {
+            let len = match beneath.len() {
+                Ok(len) => len,
+                Err(code) => return Ok(code),
+            };
+            let mut end = len - len % page_size;
+            // A page of zeros would be one that nobody sealed. So a gap is filled with sealed pages of zeros, but for the
+            // page of SQLite's lock bytes.
+            let zeros = if end < at { vec![0; codec.page_size()] } else { Vec::new() };
+            while end < at {
+                if !(end..end + page_size).contains(&PENDING_BYTE) {
+                    let code = Self::write_page(codec, &mut writer, &zeros, end, beneath)?;
+                    if code != SQLITE_OK {
+                        return Ok(code);
+                    }
+                }
+                end += page_size;
+            }
+        }
+        let code = Self::write_page(codec, &mut writer, bytes, at, beneath)?;
+        if code == SQLITE_OK {
+            self.known_len.fetch_max(at + page_size, Relaxed);
+        }
+        Ok(code)
+    }
+
+    fn write_page(
+        codec: &PageCodec,
+        writer: &mut Writer,
+        plain: &[u8],
+        at: u64,
+        beneath: &impl Beneath,
+    ) -> Result<c_int, Refusal> {
+        let number = u32::try_from(at / codec.page_size() as u64 + 1).unwrap_or(u32::MAX);
+        let Writer { nonces, page } = writer;
+        let page = page.of(codec.page_size());
+        codec.seal_page(number, plain, page, nonces).map_err(Refusal::from)?;
+        Ok(beneath.write(page, at))
+    }
+}
+
+/// The first of the bytes that SQLite locks; its page holds nothing
+/// (<https://www.sqlite.org/fileformat2.html#the_lock_byte_page>).
+const PENDING_BYTE: u64 = 0x4000_0000;
