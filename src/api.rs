@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::Serialize
 use crate::{
     cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Result},
+    page::PageFormat,
     size::SizeLimit,
     time::Timestamp,
 };
@@ -40,6 +41,9 @@ pub struct CreateDatabaseInput {
     /// The key and cipher that seal its pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_encryption: Option<RemoteEncryption>,
+    /// The key of an encrypted source, where it is not that of the new database. Turso's API has no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "key_as_base64")]
+    pub source_encryption_key: Option<EncryptionKey>,
 }
 
 impl CreateDatabaseInput {
@@ -54,7 +58,14 @@ impl CreateDatabaseInput {
     }
 
     fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), group: None, seed: None, size_limit: None, remote_encryption: None }
+        Self {
+            name: name.into(),
+            group: None,
+            seed: None,
+            size_limit: None,
+            remote_encryption: None,
+            source_encryption_key: None,
+        }
     }
 
     /// The same with a seed.
@@ -67,6 +78,18 @@ impl CreateDatabaseInput {
     #[must_use]
     pub fn with_size_limit(self, limit: SizeLimit) -> Self {
         Self { size_limit: Some(limit), ..self }
+    }
+
+    /// The same with every page encrypted.
+    #[must_use]
+    pub fn with_encryption(self, encryption: RemoteEncryption) -> Self {
+        Self { remote_encryption: Some(encryption), ..self }
+    }
+
+    /// The same with the key of an encrypted source, where the new database gets another one.
+    #[must_use]
+    pub fn with_source_key(self, key: EncryptionKey) -> Self {
+        Self { source_encryption_key: Some(key), ..self }
     }
 }
 
@@ -103,6 +126,7 @@ impl Seed {
 pub struct RemoteEncryption {
     key: EncryptionKey,
     cipher: Option<Cipher>,
+    page_format: Option<PageFormat>,
 }
 
 impl RemoteEncryption {
@@ -113,7 +137,19 @@ impl RemoteEncryption {
     /// [`ErrorKind::Invalid`] if the key has not the size that the cipher takes.
     pub fn new(key: EncryptionKey, cipher: Cipher) -> Result<Self> {
         key.check_size(cipher)?;
-        Ok(Self { key, cipher: Some(cipher) })
+        Ok(Self { key, cipher: Some(cipher), page_format: None })
+    }
+
+    /// The key of a fork, which takes the cipher and the page format of its source.
+    #[must_use]
+    pub fn of_source(key: EncryptionKey) -> Self {
+        Self { key, cipher: None, page_format: None }
+    }
+
+    /// The same with a page format, which Turso's API does not know: it serializes as `page_format`.
+    #[must_use]
+    pub fn with_page_format(self, format: PageFormat) -> Self {
+        Self { page_format: Some(format), ..self }
     }
 
     /// The key.
@@ -127,15 +163,26 @@ impl RemoteEncryption {
     pub fn cipher(&self) -> Option<Cipher> {
         self.cipher
     }
+
+    /// The page format; a fork may leave it out, and takes that of its source. Otherwise it is
+    /// [`Native`](PageFormat::Native).
+    #[must_use]
+    pub fn page_format(&self) -> Option<PageFormat> {
+        self.page_format
+    }
 }
 
 impl Serialize for RemoteEncryption {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut body = serializer.serialize_struct("RemoteEncryption", 2)?;
+        let mut body = serializer.serialize_struct("RemoteEncryption", 3)?;
         body.serialize_field("encryption_key", self.key.to_base64().as_str())?;
         match self.cipher {
             Some(cipher) => body.serialize_field("encryption_cipher", cipher.as_str())?,
             None => body.skip_field("encryption_cipher")?,
+        }
+        match self.page_format {
+            Some(format) => body.serialize_field("page_format", format.as_str())?,
+            None => body.skip_field("page_format")?,
         }
         body.end()
     }
@@ -147,10 +194,12 @@ impl<'de> Deserialize<'de> for RemoteEncryption {
         struct Body {
             encryption_key: Option<zeroize::Zeroizing<String>>,
             encryption_cipher: Option<String>,
+            page_format: Option<String>,
         }
         let body = Body::deserialize(deserializer)?;
         let cipher =
             body.encryption_cipher.map(|name| name.parse()).transpose().map_err(de::Error::custom)?;
+        let page_format = body.page_format.map(|name| name.parse()).transpose().map_err(de::Error::custom)?;
         let key = body.encryption_key.ok_or_else(|| {
             de::Error::custom("remote encryption key must be provided when remote encryption cipher is set")
         })?;
@@ -158,7 +207,32 @@ impl<'de> Deserialize<'de> for RemoteEncryption {
         if let Some(cipher) = cipher {
             key.check_size(cipher).map_err(de::Error::custom)?;
         }
-        Ok(Self { key, cipher })
+        Ok(Self { key, cipher, page_format })
+    }
+}
+
+/// A key as base64, which may be absent.
+mod key_as_base64 {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::cipher::EncryptionKey;
+
+    #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
+    pub(super) fn serialize<S: Serializer>(
+        key: &Option<EncryptionKey>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match key {
+            Some(key) => serializer.serialize_str(&key.to_base64()),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<EncryptionKey>, D::Error> {
+        let text = Option::<zeroize::Zeroizing<String>>::deserialize(deserializer)?;
+        text.map(|text| EncryptionKey::from_base64(&text)).transpose().map_err(de::Error::custom)
     }
 }
 

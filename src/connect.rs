@@ -5,11 +5,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
+    api::Database,
     catalog::{Catalog, Entry, State},
     changes::{Changes, Pair},
+    cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Result},
     sqlite,
-    vfs::{self, Governor, Refusal, Rules},
+    vfs::{self, Governor, NotOpened, Refusal, Rules, Sealing},
 };
 
 /// How much a committed transaction is worth when the power fails; `PRAGMA synchronous` by its own names.
@@ -32,6 +34,9 @@ pub struct ConnectOptions {
     busy_timeout: Duration,
     foreign_keys: bool,
     synchronous: Synchronous,
+    encryption_key: Option<EncryptionKey>,
+    /// Whether SQL may name files by URI, which this crate's own statements do.
+    uris: bool,
 }
 
 impl Default for ConnectOptions {
@@ -42,6 +47,8 @@ impl Default for ConnectOptions {
             busy_timeout: Duration::from_secs(5),
             foreign_keys: true,
             synchronous: Synchronous::Normal,
+            encryption_key: None,
+            uris: false,
         }
     }
 }
@@ -70,6 +77,20 @@ impl ConnectOptions {
     pub fn synchronous(self, synchronous: Synchronous) -> Self {
         Self { synchronous, ..self }
     }
+
+    /// The key of an encrypted database. It lives in memory as long as the connection.
+    #[must_use]
+    pub fn encryption_key(self, encryption_key: EncryptionKey) -> Self {
+        Self { encryption_key: Some(encryption_key), ..self }
+    }
+
+    pub(crate) fn uris(self) -> Self {
+        Self { uris: true, ..self }
+    }
+
+    pub(crate) fn key(&self) -> Option<&EncryptionKey> {
+        self.encryption_key.as_ref()
+    }
 }
 
 /// The rules of one database, as the catalog has them.
@@ -81,24 +102,45 @@ pub(crate) struct CatalogGovernor {
     pair: Pair,
     read_only: bool,
     first: Option<(u64, Rules)>,
+    sealing: Option<Sealing>,
 }
 
 impl CatalogGovernor {
-    /// Of the database whose row was read after the stamp was taken.
+    /// Of the database whose row was read after the stamp was taken, under its key if it is encrypted.
     pub(crate) fn new(
         catalog: Arc<Catalog>,
         changes: Arc<Changes>,
         entry: &Entry,
         stamp: Option<u64>,
-    ) -> Self {
-        Self {
+        key: Option<&EncryptionKey>,
+    ) -> Result<Self> {
+        let sealing = match (entry.database.cipher, key) {
+            (None, None) => None,
+            (Some(cipher), Some(key)) => {
+                key.check_size(cipher)?;
+                Some(Sealing::new(key.clone(), cipher))
+            }
+            (Some(cipher), None) => {
+                let name = &entry.database.name;
+                let message =
+                    format!("database {name} is encrypted under {cipher}: its encryption key is required");
+                return Err(Error::new(ErrorKind::KeyRequired, message));
+            }
+            (None, Some(_)) => {
+                let name = &entry.database.name;
+                let message = format!("database {name} is not encrypted: leave the encryption key out");
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+        };
+        Ok(Self {
             catalog,
             changes,
             id: entry.database.id.clone(),
             pair: Pair::of(&entry.database.name),
             read_only: false,
             first: stamp.zip(rules(entry)),
-        }
+            sealing,
+        })
     }
 
     /// The same for a connection that may or may not write.
@@ -131,14 +173,19 @@ impl Governor for CatalogGovernor {
     fn first_rules(&self) -> Option<(u64, Rules)> {
         self.first
     }
+
+    fn sealing(&self) -> Option<Sealing> {
+        self.sealing.clone()
+    }
 }
 
 /// Opens the database file at `path` under the rules of `governor`.
 pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOptions) -> Result<Connection> {
     // Never `CREATE`: a database that is not there was destroyed, and is not to come back empty.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_URI, options.uris);
     let connection = vfs::open(path, flags, Arc::new(governor.read_only(options.read_only)))
-        .map_err(|error| sqlite::failed(format_args!("opening {}", path.display()), error))?;
+        .map_err(|not_opened| explain_open(path, not_opened))?;
     connection.busy_timeout(options.busy_timeout).map_err(|error| explain(&connection, error))?;
     into_wal(&connection, "main")?;
     let prepared = connection
@@ -179,15 +226,23 @@ pub(crate) fn attach(
     schema: &str,
 ) -> Result<()> {
     // On any other connection SQLite would open the file through another VFS, and without rules.
-    if !vfs::is_governed(connection) {
+    let Some(main) = vfs::main_database(connection) else {
         let message = "a database can be attached to a connection that `connect` made, and to no other";
+        return Err(Error::new(ErrorKind::Invalid, message));
+    };
+    // The connection may have files of temporary tables open already, which are not sealed.
+    if governor.sealing.is_some() && main.seal.is_none() {
+        let message = "an encrypted database cannot be attached to a connection to a plain one; connect to the encrypted database, and attach the plain one";
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     let path_text = path.to_str().ok_or_else(|| {
         Error::new(ErrorKind::Invalid, format!("{}: a path to attach must be UTF-8", path.display()))
     })?;
     vfs::hand_over(Arc::new(governor), || connection.execute("ATTACH ?1 AS ?2", [path_text, schema]))
-        .map_err(|error| explain(connection, error))?;
+        .map_err(|not_opened| match not_opened.refusal {
+            Some(_) => explain_open(path, not_opened),
+            None => explain(connection, not_opened.error),
+        })?;
     into_wal(connection, schema).inspect_err(|_| {
         let _still_attached = connection.execute("DETACH ?1", [schema]);
     })
@@ -198,7 +253,8 @@ pub(crate) fn attach(
 /// SQLite has only its own result codes to say that the fleet refused something. This tells them apart: the kind
 /// is [`Blocked`](ErrorKind::Blocked) for `SQLITE_AUTH` and `SQLITE_READONLY` that come from blocked reads and
 /// writes, [`TooLarge`](ErrorKind::TooLarge) for `SQLITE_FULL` that comes from the size limit,
-/// [`Destroyed`](ErrorKind::Destroyed) where the database is gone, and the kind of SQLite's own error otherwise.
+/// [`Destroyed`](ErrorKind::Destroyed) where the database is gone, [`Corrupt`](ErrorKind::Corrupt) for `SQLITE_IOERR`
+/// that comes from a page of an encrypted database whose tag does not fit, and the kind of SQLite's own error otherwise.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -216,27 +272,47 @@ pub(crate) fn attach(
 #[must_use]
 pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
     let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
-    let refusal = code.and_then(|code| vfs::take_refusal(connection, code));
-    let (kind, message) = match refusal {
-        None => return Error::new(sqlite::kind(&error), error.to_string()).caused_by(error),
-        Some(Refusal::ReadsBlocked) => (ErrorKind::Blocked, reads_blocked().to_owned()),
-        Some(Refusal::WritesBlocked) => (
-            ErrorKind::Blocked,
-            "Operation was blocked: SQL write operations are forbidden (writes are blocked)".to_owned(),
-        ),
-        Some(Refusal::ReadOnly) => (ErrorKind::Sql, format!("{error}: this connection was opened read-only")),
-        Some(Refusal::OverLimit(limit)) => {
-            (ErrorKind::TooLarge, format!("database or disk is full: the size limit is {limit} bytes"))
+    match code.and_then(|code| vfs::take_refusal(connection, code)) {
+        None => Error::new(sqlite::kind(&error), error.to_string()).caused_by(error),
+        Some(Refusal::ReadOnly) => {
+            Error::new(ErrorKind::Sql, format!("{error}: {}", Refusal::ReadOnly)).caused_by(error)
         }
-        Some(Refusal::Destroyed) => (ErrorKind::Destroyed, "the database was destroyed".to_owned()),
-        Some(Refusal::NoRules(why)) => {
-            (ErrorKind::Io, format!("the database's configuration could not be read: {why}"))
+        Some(refusal) => Error::new(kind(&refusal), refusal.to_string()).caused_by(error),
+    }
+}
+
+/// Why a database was not opened.
+pub(crate) fn explain_open(path: &Path, NotOpened { error, refusal }: NotOpened) -> Error {
+    match refusal {
+        None => sqlite::failed(format_args!("opening {}", path.display()), error),
+        Some(refusal @ Refusal::WrongKey) => Error::new(kind(&refusal), refusal.to_string()),
+        Some(refusal) => {
+            Error::new(kind(&refusal), format!("opening {}: {refusal}", path.display())).caused_by(error)
         }
-    };
-    Error::new(kind, message).caused_by(error)
+    }
+}
+
+fn kind(refusal: &Refusal) -> ErrorKind {
+    match refusal {
+        Refusal::ReadsBlocked | Refusal::WritesBlocked => ErrorKind::Blocked,
+        Refusal::ReadOnly => ErrorKind::Sql,
+        Refusal::OverLimit(_) => ErrorKind::TooLarge,
+        Refusal::Destroyed => ErrorKind::Destroyed,
+        Refusal::WrongKey => ErrorKind::WrongKey,
+        Refusal::NotSealed(_) | Refusal::Damaged { .. } => ErrorKind::Corrupt,
+        Refusal::Layout => ErrorKind::Unsupported,
+        Refusal::NoRules(_) | Refusal::Unreadable(_) => ErrorKind::Io,
+    }
+}
+
+/// What a caller is told who has no key for an encrypted database.
+pub(crate) fn key_required(database: &Database, cipher: Cipher) -> Error {
+    let message =
+        format!("database {} is encrypted under {cipher}: its encryption key is required", database.name);
+    Error::new(ErrorKind::KeyRequired, message)
 }
 
 /// What a caller is told whose reads are blocked.
-pub(crate) fn reads_blocked() -> &'static str {
-    "Operation was blocked: SQL read operations are forbidden (reads are blocked)"
+pub(crate) fn reads_blocked() -> String {
+    Refusal::ReadsBlocked.to_string()
 }

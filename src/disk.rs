@@ -104,9 +104,20 @@ impl Disk {
         .map_err(|error| failed("creating", path, error))
     }
 
+    /// Opens a file that is there, to be written and read.
+    pub(crate) fn open_to_write(&self, path: &Path) -> Result<File> {
+        self.step(Step::Write, path, || OpenOptions::new().read(true).write(true).open(path))
+            .map_err(|error| failed("opening", path, error))
+    }
+
     pub(crate) fn write_at(&self, file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
         self.step(Step::Write, path, || file.write_all_at(bytes, offset))
             .map_err(|error| failed("writing", path, error))
+    }
+
+    /// Fills `into` from what stands in a file, which must be there.
+    pub(crate) fn read_at(file: &File, path: &Path, into: &mut [u8], offset: u64) -> Result<()> {
+        file.read_exact_at(into, offset).map_err(|error| failed("reading", path, error))
     }
 
     pub(crate) fn set_len(&self, file: &File, path: &Path, len: u64) -> Result<()> {
@@ -125,6 +136,26 @@ impl Disk {
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.step(Step::Rename, from, || fs::rename(from, to))
             .map_err(|error| failed("renaming", from, error))
+    }
+
+    /// Renames a file to a name that nobody has.
+    pub(crate) fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
+        let renamed = self.step(Step::Rename, from, || {
+            match unix::renameat_with(unix::CWD, from, unix::CWD, to, unix::RenameFlags::NOREPLACE) {
+                // A file system that does not know the flag.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    fs::hard_link(from, to)?;
+                    fs::remove_file(from)
+                }
+                renamed => renamed.map_err(io::Error::from),
+            }
+        });
+        renamed.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Error::new(ErrorKind::AlreadyExists, format!("{} is there already", to.display()))
+            }
+            _ => failed("renaming to", to, error),
+        })
     }
 
     /// Removes a file or a directory with all that is in it. What is not there is removed already.
@@ -277,28 +308,19 @@ impl Disk {
         Ok(done)
     }
 
-    /// Writes all that `from` yields to the start of `to`, while `go_on` is told the bytes so far and agrees.
-    pub(crate) fn fill(
-        &self,
-        from: &mut dyn Read,
-        to: &File,
-        to_path: &Path,
-        mut go_on: impl FnMut(u64) -> Result<bool>,
-    ) -> Result<u64> {
+    /// Hands all that `from` yields to `write`, piece by piece, with the place of each.
+    pub(crate) fn drain(from: &mut dyn Read, mut write: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
         let mut buffer = vec![0; BUFFER_LEN];
         let mut done = 0;
         loop {
             let count = match from.read(&mut buffer) {
-                Ok(0) => return Ok(done),
+                Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Error::io("reading the uploaded file", error)),
             };
-            self.write_at(to, to_path, &buffer[..count], done)?;
+            write(&buffer[..count], done)?;
             done += count as u64;
-            if !go_on(done)? {
-                return Ok(done);
-            }
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     layout, page,
     progress::{self, Phase, Watch},
     size::SizeLimit,
+    vfs::{Scratch, ScratchFile},
     wal,
 };
 
@@ -42,6 +43,9 @@ const SHARED_LOCKS: (u64, u64) = (0x4000_0002, 510);
 /// (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
+/// The bytes that are sealed between two looks at whether to go on.
+const SEALED_STEP: usize = 1 << 20;
+
 /// Copies that are begun before a source that never rests is given up.
 const ATTEMPTS: u32 = 10;
 
@@ -52,6 +56,8 @@ pub(crate) struct Copy<'a> {
     pub(crate) source: &'a Path,
     /// The file to be made.
     pub(crate) target: &'a Path,
+    /// What seals the bytes that are written to it, if they are not to stand there as they are.
+    pub(crate) scratch: Option<&'a Scratch>,
     pub(crate) size_limit: Option<SizeLimit>,
     /// Looks at the source's first bytes (fewer than a header if it is shorter) and its length.
     pub(crate) inspect: &'a (dyn Fn(&[u8], u64) -> Result<page::Header> + Sync),
@@ -103,7 +109,7 @@ impl Copy<'_> {
             }
             // A journal that belongs to this copy would roll pages of the next one back.
             self.disk.remove(&layout::beside(self.target, "-journal"))?;
-            self.disk.set_len(&target, self.target, 0)?;
+            self.set_len(&target, 0)?;
         }
         Err(Error::new(
             ErrorKind::Busy,
@@ -127,16 +133,9 @@ impl Copy<'_> {
         }
         let (len, ..) = before.data;
         self.admit(len)?;
-        if !self.disk.clone_file(&source, target, self.target)? {
-            let mut stopped = Ok(());
-            let copied = self.disk.copy(&source, target, self.target, len, |done| {
-                stopped = progress::tell(watch, Phase::Copy, done, Some(len));
-                stopped.is_ok()
-            })?;
-            stopped?;
-            if copied < len {
-                return Ok(None);
-            }
+        let mut go_on = |done| progress::tell(watch, Phase::Copy, done, Some(len));
+        if self.copy(&source, target, len, &mut go_on)? < len {
+            return Ok(None);
         }
         progress::tell(watch, Phase::Copy, len, Some(len))?;
         let mut size = len;
@@ -151,7 +150,7 @@ impl Copy<'_> {
                     if !self.lay_over(&overlay, &log, &path, target)? {
                         return Ok(None);
                     }
-                    self.disk.set_len(target, self.target, size)?;
+                    self.set_len(target, size)?;
                 } else {
                     complaint = Some((ErrorKind::Corrupt, "its WAL is of another page size"));
                 }
@@ -163,6 +162,11 @@ impl Copy<'_> {
                 complaint = Some((
                     ErrorKind::Unsupported,
                     "an interrupted transaction over several databases; open it with sqlite3 once, then import it",
+                ));
+            } else if self.scratch.is_some() {
+                complaint = Some((
+                    ErrorKind::Unsupported,
+                    "an interrupted transaction; open it with sqlite3 once, then import it",
                 ));
             } else {
                 let (from, to) =
@@ -223,9 +227,58 @@ impl Copy<'_> {
                 return Ok(false);
             }
             let at = u64::from(number - 1) * u64::from(overlay.page_size);
-            self.disk.write_at(target, self.target, &page, at)?;
+            self.write_at(target, &page, at)?;
         }
         Ok(true)
+    }
+
+    /// Copies the first `len` bytes of the source, and says how many there were. `go_on` is told how far it has come.
+    fn copy(
+        &self,
+        source: &File,
+        target: &File,
+        len: u64,
+        go_on: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<u64> {
+        if self.scratch.is_some() {
+            let mut buffer = vec![0; SEALED_STEP];
+            let mut done = 0;
+            while done < len {
+                go_on(done)?;
+                let count = read_up_to(source, &mut buffer, done)
+                    .map_err(|error| Error::io(format_args!("reading {}", self.source.display()), error))?;
+                let count = count.min(usize::try_from(len - done).unwrap_or(usize::MAX));
+                if count == 0 {
+                    break;
+                }
+                self.write_at(target, &buffer[..count], done)?;
+                done += count as u64;
+            }
+            return Ok(done);
+        }
+        if self.disk.clone_file(source, target, self.target)? {
+            return Ok(len);
+        }
+        let mut stopped = Ok(());
+        let copied = self.disk.copy(source, target, self.target, len, |done| {
+            stopped = go_on(done);
+            stopped.is_ok()
+        })?;
+        stopped.map(|()| copied)
+    }
+
+    fn write_at(&self, target: &File, bytes: &[u8], at: u64) -> Result<()> {
+        match self.scratch {
+            Some(scratch) => scratch.write_at(&ScratchFile::new(self.disk, target, self.target), bytes, at),
+            None => self.disk.write_at(target, self.target, bytes, at),
+        }
+    }
+
+    fn set_len(&self, target: &File, len: u64) -> Result<()> {
+        match self.scratch {
+            Some(scratch) => scratch.set_len(&ScratchFile::new(self.disk, target, self.target), len),
+            None => self.disk.set_len(target, self.target, len),
+        }
     }
 }
 

@@ -47,8 +47,8 @@ pub(crate) fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "cancelled")
 }
 
-/// Watches nothing.
-pub(crate) fn unwatched(_: Progress) -> ControlFlow<()> {
+/// Watches nothing, for a long call that is to run to its end.
+pub fn unwatched(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 

@@ -5,6 +5,7 @@ use rusqlite::{OptionalExtension, Row, ToSql, params};
 use super::{Rows, groups};
 use crate::{
     api::{Database, DatabaseChanges, DatabaseState, ListDatabases, Parent},
+    cipher::Cipher,
     error::{Error, ErrorKind, Result},
     name::{DatabaseName, GroupName},
     size::SizeLimit,
@@ -77,6 +78,7 @@ pub(crate) struct NewDatabase {
     pub(crate) state: State,
     pub(crate) created_at: Timestamp,
     pub(crate) size_limit: Option<SizeLimit>,
+    pub(crate) cipher: Option<Cipher>,
     pub(crate) parent: Option<Parent>,
 }
 
@@ -103,8 +105,9 @@ impl Rows<'_> {
             .connection
             .prepare_cached(
                 "INSERT INTO databases
-                    (uuid, name, group_id, state, created_at, size_limit, parent_uuid, parent_name, branched_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (name) DO NOTHING",
+                    (uuid, name, group_id, state, created_at, size_limit, cipher, parent_uuid, parent_name,
+                     branched_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (name) DO NOTHING",
             )
             .and_then(|mut insert| {
                 insert.execute(params![
@@ -114,6 +117,7 @@ impl Rows<'_> {
                     new.state.as_str(),
                     new.created_at.as_micros(),
                     limit_column(new.size_limit),
+                    new.cipher.map(Cipher::as_str),
                     parent.map(|parent| &parent.id),
                     parent.map(|parent| parent.name.as_str()),
                     parent.map(|parent| parent.branched_at.as_micros()),

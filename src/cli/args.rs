@@ -1,13 +1,15 @@
 //! What can be said on the command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use litefleet::{Cipher, EncryptionKey, Error, ErrorKind, Result};
+use zeroize::Zeroizing;
 
 /// Runs a fleet of SQLite databases in a directory.
 #[derive(Debug, Parser)]
-#[command(name = "litefleet", version, max_term_width = 110)]
+#[command(name = "litefleet", version, long_version = VERSION.as_str(), max_term_width = 110)]
 pub(crate) struct Arguments {
     /// The directory of the fleet.
     #[arg(long, env = "LITEFLEET_ROOT", default_value = "fleet", global = true, value_name = "DIR")]
@@ -18,6 +20,13 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// The version, and what runs each cipher in this build on this processor.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let implementations =
+        Cipher::ALL.iter().map(|cipher| format!("\n{cipher:>17}: {}", cipher.implementation()));
+    env!("CARGO_PKG_VERSION").to_owned() + &implementations.collect::<String>()
+});
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -63,7 +72,7 @@ pub(crate) enum GroupCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DbCommand {
     /// Create a database: empty, from another one, or from a SQLite file.
-    Create(CreateArguments),
+    Create(Box<CreateArguments>),
     /// List the databases.
     List {
         /// Only those of this group.
@@ -95,6 +104,21 @@ pub(crate) enum DbCommand {
         name: String,
         /// The file; `-` reads standard input.
         file: PathBuf,
+        #[command(flatten)]
+        key: KeyArguments,
+    },
+    /// Write a database to a file of its own, which must not be there yet.
+    Export {
+        name: String,
+        file: PathBuf,
+        /// As a plain SQLite file, although the database is encrypted.
+        #[arg(long, conflicts_with = "page_format")]
+        decrypt: bool,
+        /// Encrypted under the same key, in this page format: native or turso.
+        #[arg(long, value_name = "FORMAT")]
+        page_format: Option<String>,
+        #[command(flatten)]
+        key: KeyArguments,
     },
     /// Run SQL on a database, or open an interactive shell.
     Shell {
@@ -104,7 +128,71 @@ pub(crate) enum DbCommand {
         /// Refuse writes.
         #[arg(long)]
         read_only: bool,
+        #[command(flatten)]
+        key: KeyArguments,
     },
+}
+
+/// The environment variables that hold keys for every call.
+const KEY_VARIABLE: &str = "LITEFLEET_ENCRYPTION_KEY";
+const SOURCE_KEY_VARIABLE: &str = "LITEFLEET_SOURCE_ENCRYPTION_KEY";
+
+/// The key of an encrypted database. It need not stand in the arguments, where other users of the machine can see it.
+#[derive(Debug, Args)]
+pub(crate) struct KeyArguments {
+    /// The key of an encrypted database, as base64. Better give it in a file, or in the environment as
+    /// `LITEFLEET_ENCRYPTION_KEY`: other users of the machine can see arguments.
+    #[arg(long, value_name = "BASE64", visible_alias = "encryption-key")]
+    remote_encryption_key: Option<Secret>,
+    /// A file that holds the key, as base64.
+    #[arg(long, value_name = "FILE", conflicts_with = "remote_encryption_key")]
+    key_file: Option<PathBuf>,
+}
+
+impl KeyArguments {
+    /// Whether the key was given to this call, and not to every one by the environment.
+    pub(crate) fn is_given(&self) -> bool {
+        self.remote_encryption_key.is_some() || self.key_file.is_some()
+    }
+
+    /// The key, if there is one.
+    pub(crate) fn key(&self) -> Result<Option<EncryptionKey>> {
+        if let Some(path) = &self.key_file {
+            let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+                Error::new(ErrorKind::Io, format!("reading the key file {}: {error}", path.display()))
+            })?;
+            return EncryptionKey::from_base64(&text).map(Some);
+        }
+        key_of(self.remote_encryption_key.as_ref(), KEY_VARIABLE)
+    }
+}
+
+impl CreateArguments {
+    /// The key of the source, if it has one of its own.
+    pub(crate) fn source_key(&self) -> Result<Option<EncryptionKey>> {
+        key_of(self.source_encryption_key.as_ref(), SOURCE_KEY_VARIABLE)
+    }
+}
+
+fn key_of(argument: Option<&Secret>, variable: &str) -> Result<Option<EncryptionKey>> {
+    let from_environment = || std::env::var(variable).ok().map(Secret::from);
+    argument.cloned().or_else(from_environment).map(|key| EncryptionKey::from_base64(&key.0)).transpose()
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+struct Secret(Zeroizing<String>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +213,19 @@ pub(crate) struct CreateArguments {
     /// The largest size it may grow to: bytes, or with a unit, such as 256kb, 100mb, 1gb.
     #[arg(long, value_name = "SIZE")]
     pub(crate) size_limit: Option<String>,
+    /// Encrypt it under this cipher: aes256gcm, aes128gcm, chacha20poly1305, aegis128l, aegis128x2, aegis128x4,
+    /// aegis256, aegis256x2 or aegis256x4. A fork takes the cipher of its source.
+    #[arg(long, value_name = "CIPHER", visible_alias = "encryption-cipher")]
+    pub(crate) remote_encryption_cipher: Option<String>,
+    /// The page format of an encrypted database: native, or turso for exchange with Turso's engine.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) page_format: Option<String>,
+    #[command(flatten)]
+    pub(crate) key: KeyArguments,
+    /// The key of an encrypted source, if it is not that of the new database, as base64; or in the environment, as
+    /// `LITEFLEET_SOURCE_ENCRYPTION_KEY`.
+    #[arg(long, value_name = "BASE64")]
+    source_encryption_key: Option<Secret>,
 }
 
 #[derive(Debug, Args)]

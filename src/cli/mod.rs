@@ -12,11 +12,11 @@ use std::{
     path::Path,
 };
 
-use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand};
+use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand, KeyArguments};
 use clap::CommandFactory;
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, DatabaseChanges, Error,
-    ErrorKind, ListDatabases, Result, Seed, Upload,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, DatabaseChanges, EncryptionKey,
+    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload,
 };
 use output::Output;
 
@@ -86,20 +86,43 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             plane.destroy_database(&name)?;
             output.say(&database, || format!("Destroyed database {name}."))
         }
-        DbCommand::Upload { name, file } => {
+        DbCommand::Upload { name, file, key } => {
             let mut bar = progress::Bar::new("Uploading");
             let mut watch = |progress| bar.show(progress);
-            if file.as_os_str() == STDIN {
-                let mut stdin = io::stdin().lock();
-                plane.upload_database_watched(&name, Upload::Reader(&mut stdin), &mut watch)?;
-            } else {
-                plane.upload_database_watched(&name, file.as_path(), &mut watch)?;
+            let mut stdin = io::stdin().lock();
+            let upload =
+                if file.as_os_str() == STDIN { Upload::Reader(&mut stdin) } else { Upload::Path(&file) };
+            match plane.get_database(&name)?.cipher.zip(key.key()?) {
+                Some((cipher, key)) => {
+                    let encryption = RemoteEncryption::new(key, cipher)?;
+                    plane.upload_encrypted_database(&name, upload, &encryption, None, &mut watch)?;
+                }
+                None => plane.upload_database_watched(&name, upload, &mut watch)?,
             }
             bar.clear();
             output.say(&plane.get_database(&name)?, || format!("Uploaded to database {name}."))
         }
-        DbCommand::Shell { name, sql, read_only } => {
-            let connection = plane.connect(&name, &ConnectOptions::default().read_only(read_only))?;
+        DbCommand::Export { name, file, decrypt, page_format, key } => {
+            let mut options = ExportOptions::default().decrypt(decrypt);
+            if let Some(format) = page_format {
+                options = options.page_format(format.parse()?);
+            }
+            if let Some(key) = key_for(plane, &name, &key)? {
+                options = options.encryption_key(key);
+            }
+            let mut bar = progress::Bar::new("Exporting");
+            plane.export_database(&name, &file, &options, &mut |progress| bar.show(progress))?;
+            bar.clear();
+            output.say(&plane.get_database(&name)?, || {
+                format!("Exported database {name} to {}.", file.display())
+            })
+        }
+        DbCommand::Shell { name, sql, read_only, key } => {
+            let mut options = ConnectOptions::default().read_only(read_only);
+            if let Some(key) = key_for(plane, &name, &key)? {
+                options = options.encryption_key(key);
+            }
+            let connection = plane.connect(&name, &options)?;
             match sql {
                 Some(sql) => sql::run(&connection, &sql, output),
                 None if io::stdin().is_terminal() && !output.json => shell::run(&connection, &name),
@@ -114,6 +137,46 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
     }
 }
 
+/// The key for a database, if it is encrypted: a key in the environment is not meant for the plain ones.
+fn key_for(plane: &ControlPlane, name: &str, key: &KeyArguments) -> Result<Option<EncryptionKey>> {
+    match plane.get_database(name)?.cipher {
+        Some(_) => key.key(),
+        None => Ok(None),
+    }
+}
+
+/// What a new database is to be encrypted under, if it is: a cipher is named, or the source has one.
+fn encryption(plane: &ControlPlane, arguments: &CreateArguments) -> Result<Option<RemoteEncryption>> {
+    let cipher = arguments.remote_encryption_cipher.as_deref().map(str::parse).transpose()?;
+    let of_source = match &arguments.from_db {
+        Some(source) => plane.get_database(source)?.cipher,
+        None => None,
+    };
+    if cipher.is_none() && of_source.is_none() {
+        let message = "remote encryption cipher must be provided when remote encryption key is set";
+        // A key in the environment is not meant for every database.
+        if arguments.key.is_given() || arguments.page_format.is_some() {
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        return Ok(None);
+    }
+    let Some(key) = arguments.key.key()? else {
+        if cipher.is_none() {
+            return Ok(None);
+        }
+        let message = "remote encryption key must be provided when remote encryption cipher is set";
+        return Err(Error::new(ErrorKind::KeyRequired, message));
+    };
+    let encryption = match cipher {
+        Some(cipher) => RemoteEncryption::new(key, cipher)?,
+        None => RemoteEncryption::of_source(key),
+    };
+    Ok(Some(match &arguments.page_format {
+        Some(format) => encryption.with_page_format(format.parse()?),
+        None => encryption,
+    }))
+}
+
 fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDatabaseOutput> {
     let mut input = CreateDatabaseInput::new(&arguments.name, "");
     input.group.clone_from(&arguments.group);
@@ -126,6 +189,8 @@ fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDat
     if let Some(source) = &arguments.from_db {
         input.seed = Some(Seed::database(source));
     }
+    input.remote_encryption = encryption(plane, arguments)?;
+    input.source_encryption_key = arguments.source_key()?;
     let Some(file) = &arguments.from_file else {
         let mut bar = progress::Bar::new("Forking");
         let made = plane.create_database_watched(input, &mut |progress| bar.show(progress));

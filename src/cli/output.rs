@@ -70,6 +70,7 @@ impl Output {
         row("created", database.created_at.to_string());
         row("size", size.map_or_else(|| "-".to_owned(), |size| format!("{size} bytes")));
         row("size limit", limit(database.size_limit));
+        row("encryption", database.cipher.map_or_else(|| "none".to_owned(), |cipher| cipher.to_string()));
         row("block reads", yes(database.block_reads));
         row("block writes", yes(database.block_writes));
         row("delete protection", yes(database.delete_protection));

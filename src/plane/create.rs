@@ -15,8 +15,9 @@
 
 use super::Plane;
 use crate::{
-    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, Seed},
+    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, RemoteEncryption, Seed},
     catalog::{Durability, Entry, NewDatabase, State},
+    cipher::{Cipher, EncryptionKey},
     connect::{self, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -24,7 +25,7 @@ use crate::{
     name::{DatabaseName, GroupName},
     progress::Watch,
     seed::{
-        self, Staged, fork,
+        self, Staged, Target, fork,
         upload::{self, Upload},
     },
     time::Timestamp,
@@ -37,15 +38,10 @@ impl Plane {
         upload: Option<Upload<'_>>,
         watch: &mut Watch<'_>,
     ) -> Result<CreateDatabaseOutput> {
-        let CreateDatabaseInput { name, group, seed, size_limit, remote_encryption } = input;
+        let CreateDatabaseInput { name, group, seed, size_limit, remote_encryption, source_encryption_key } =
+            input;
         let name: DatabaseName = name.parse()?;
         let group = group.as_deref().map(str::parse::<GroupName>).transpose()?;
-        if remote_encryption.is_some() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "encrypted databases are not supported by this version",
-            ));
-        }
         let source = match &seed {
             Some(Seed::Database { timestamp: Some(_), .. }) => {
                 let message = "point-in-time restore is not supported by this version";
@@ -65,6 +61,11 @@ impl Plane {
             (None, Some(source)) => source.database.group.clone(),
             (None, None) => return Err(Error::new(ErrorKind::Invalid, "group is required")),
         };
+        let source_cipher = source.as_ref().and_then(|source| source.database.cipher);
+        let target = Target::of(remote_encryption.as_ref(), source_cipher)?;
+        if let (Some(cipher), None, Some(source)) = (source_cipher, &target, &source) {
+            return Err(connect::key_required(&source.database, cipher));
+        }
         let now = Timestamp::now();
         let inherited = source.as_ref().and_then(|source| source.database.size_limit);
         let new = NewDatabase {
@@ -74,6 +75,7 @@ impl Plane {
             state: State::Creating,
             created_at: now,
             size_limit: size_limit.or(inherited),
+            cipher: target.as_ref().map(|target| target.cipher),
             parent: source.as_ref().map(|source| Parent {
                 id: source.database.id.clone(),
                 name: source.database.name.clone(),
@@ -86,18 +88,28 @@ impl Plane {
             return self.output(&draft.id);
         }
         let limit = new.size_limit;
+        let source_key = source_encryption_key.as_ref().or(target.as_ref().map(|target| &target.key));
         self.build(&new, |staged| match (&source, upload) {
             (Some(source), _) => {
-                let options = ConnectOptions::default().read_only(true);
+                let key = source_key.filter(|_| source_cipher.is_some());
+                let mut options = ConnectOptions::default().read_only(true).uris();
+                if let Some(key) = key {
+                    options = options.encryption_key(key.clone());
+                }
                 let (entry, connection) = self.connect(&source.database.name, &options)?;
                 if entry.database.id != source.database.id {
                     // Destroyed, and its name taken by another, since its row was read.
                     return Err(Error::new(ErrorKind::NotFound, "the source was destroyed meanwhile"));
                 }
-                fork::write(&self.disk, &connection, &self.data(source), &staged.data(), limit, watch)
+                let data = self.data(source);
+                let source = fork::Source { connection, data: &data, key };
+                fork::write(&self.disk, source, &staged.data(), target.as_ref(), limit, watch)
             }
-            (None, Some(upload)) => upload::write(&self.disk, upload, &staged.data(), limit, watch),
-            (None, None) => seed::empty(&self.disk, &staged.data()),
+            (None, Some(upload)) => {
+                let keys = upload::Keys { target: target.as_ref(), file: source_encryption_key.as_ref() };
+                upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)
+            }
+            (None, None) => seed::empty(&self.disk, &staged.data(), target.as_ref()),
         })?;
         self.output(&new.id)
     }
@@ -106,6 +118,8 @@ impl Plane {
         &self,
         name: &DatabaseName,
         upload: Upload<'_>,
+        encryption: Option<&RemoteEncryption>,
+        file_key: Option<&EncryptionKey>,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let entry = self.catalog.read(|rows| rows.settled_entry(name))?;
@@ -113,6 +127,18 @@ impl Plane {
             let message =
                 format!("database {name} already has its contents; a file can be uploaded to a draft only");
             return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        let target = Target::of(encryption, entry.database.cipher)?;
+        let cipher = target.as_ref().map(|target| target.cipher);
+        match (entry.database.cipher, cipher) {
+            (Some(cipher), None) => return Err(connect::key_required(&entry.database, cipher)),
+            (known, given) if known != given => {
+                let known = known.map_or("none", Cipher::as_str);
+                let message =
+                    format!("the draft {name} was created with the cipher {known}; upload it with that");
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            _ => {}
         }
         let staged = Staged::begin(&self.disk, &self.layout, &entry.database.id)?;
         // Another upload may have completed the draft before this one had the directory.
@@ -128,7 +154,8 @@ impl Plane {
         };
         let limit = entry.database.size_limit;
         self.whole_or_nothing(&staged, State::Draft, || {
-            upload::write(&self.disk, upload, &staged.data(), limit, watch)
+            let keys = upload::Keys { target: target.as_ref(), file: file_key };
+            upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod create;
 mod destroy;
+mod export;
 mod settle;
 
 use std::{
@@ -12,10 +13,16 @@ use std::{
 
 use rusqlite::Connection;
 
+pub use export::ExportOptions;
+
 use crate::{
-    api::{CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, Group, ListDatabases},
+    api::{
+        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, Group, ListDatabases,
+        RemoteEncryption,
+    },
     catalog::{Catalog, Durability, Entry, State},
     changes::{Changes, Pair},
+    cipher::EncryptionKey,
     connect::{self, CatalogGovernor, ConnectOptions},
     disk::{Disk, Hook},
     error::{Error, ErrorKind, Result},
@@ -245,7 +252,7 @@ impl ControlPlane {
     /// As for [`import_database`](Self::import_database), and [`ErrorKind::AlreadyExists`] for a database that is
     /// not a draft.
     pub fn upload_database(&self, name: &str, mut reader: impl Read) -> Result<()> {
-        self.0.upload(&name.parse()?, Upload::Reader(&mut reader), &mut unwatched)
+        self.0.upload(&name.parse()?, Upload::Reader(&mut reader), None, None, &mut unwatched)
     }
 
     /// Like [`upload_database`](Self::upload_database), from a file or a reader, telling `watch` how far it has come.
@@ -259,7 +266,25 @@ impl ControlPlane {
         upload: impl Into<Upload<'a>>,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        self.0.upload(&name.parse()?, upload.into(), watch)
+        self.0.upload(&name.parse()?, upload.into(), None, None, watch)
+    }
+
+    /// Completes a draft that was created with a cipher: the key of `encryption` seals its pages. A file that is encrypted
+    /// itself, in this crate's format or Turso's, is opened with `file_key`, or with that key where it is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`upload_database_watched`](Self::upload_database_watched), [`ErrorKind::WrongKey`] for a file that is
+    /// encrypted under another key, [`ErrorKind::Unsupported`] for one whose rows cannot be laid out anew.
+    pub fn upload_encrypted_database<'a>(
+        &self,
+        name: &str,
+        upload: impl Into<Upload<'a>>,
+        encryption: &RemoteEncryption,
+        file_key: Option<&EncryptionKey>,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        self.0.upload(&name.parse()?, upload.into(), Some(encryption), file_key, watch)
     }
 
     /// The database `name`.
@@ -323,18 +348,44 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft; [`ErrorKind::Blocked`] if reads are blocked.
+    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft; [`ErrorKind::Blocked`] if reads are blocked;
+    /// [`ErrorKind::KeyRequired`] for an encrypted database without [a key](ConnectOptions::encryption_key),
+    /// [`ErrorKind::WrongKey`] with another one, [`ErrorKind::Corrupt`] if its file is not encrypted as it was.
     pub fn connect(&self, name: &str, options: &ConnectOptions) -> Result<Connection> {
         Ok(self.0.connect(&name.parse()?, options)?.1)
     }
 
-    /// Attaches a database of this fleet to a connection, as `schema`, under its own configuration.
+    /// Writes a database, as it is at one commit, to a file that is not there yet, while it may be in use. An encrypted
+    /// one leaves encrypted unless it is to be decrypted, and without a key its pages leave as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`] if the file is there; [`ErrorKind::NotFound`], [`ErrorKind::Blocked`] if reads are;
+    /// [`ErrorKind::KeyRequired`] and [`ErrorKind::WrongKey`] where the pages are to be opened; [`ErrorKind::Cancelled`].
+    pub fn export_database(
+        &self,
+        name: &str,
+        path: impl AsRef<Path>,
+        options: &ExportOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        self.0.export(&name.parse()?, path.as_ref(), options, watch)
+    }
+
+    /// Attaches a database of this fleet to a connection, as `schema`, under its own configuration. An encrypted one
+    /// needs its own `key`, and a connection to an encrypted database.
     ///
     /// # Errors
     ///
     /// As for [`connect`](Self::connect), and what SQLite has against the schema's name.
-    pub fn attach(&self, connection: &Connection, name: &str, schema: &str) -> Result<()> {
-        let (entry, governor) = self.0.governed(&name.parse()?)?;
+    pub fn attach(
+        &self,
+        connection: &Connection,
+        name: &str,
+        schema: &str,
+        key: Option<&EncryptionKey>,
+    ) -> Result<()> {
+        let (entry, governor) = self.0.governed(&name.parse()?, key)?;
         connect::attach(connection, &self.0.data(&entry), governor, schema)
     }
 
@@ -379,17 +430,17 @@ impl Plane {
         layout::data(&self.place(entry))
     }
 
-    /// What governs the connections to a database that can be used, and its row.
-    fn governed(&self, name: &DatabaseName) -> Result<(Entry, CatalogGovernor)> {
+    /// What governs the connections to a database that can be used, under its key if it is encrypted, and its row.
+    fn governed(&self, name: &DatabaseName, key: Option<&EncryptionKey>) -> Result<(Entry, CatalogGovernor)> {
         let stamp = self.changes.stamp(Pair::of(name));
         let entry = self.ready(name)?;
         let governor =
-            CatalogGovernor::new(Arc::clone(&self.catalog), Arc::clone(&self.changes), &entry, stamp);
+            CatalogGovernor::new(Arc::clone(&self.catalog), Arc::clone(&self.changes), &entry, stamp, key)?;
         Ok((entry, governor))
     }
 
     fn connect(&self, name: &DatabaseName, options: &ConnectOptions) -> Result<(Entry, Connection)> {
-        let (entry, governor) = self.governed(name)?;
+        let (entry, governor) = self.governed(name, options.key())?;
         if entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }

@@ -4,41 +4,134 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::{
+    Target,
+    reseal::{self, SealedPages},
+};
 use crate::{
+    cipher::EncryptionKey,
     connect,
     disk::Disk,
     error::{Error, ErrorKind, Result},
     image::Copy,
-    page,
+    layout,
+    page::{self, Header, PageCodec, Seal},
     progress::{self, Phase, Watch},
     size::SizeLimit,
+    vfs,
 };
 
-/// Writes the database that `source` is open on, whose file is `source_data`, to `target`, on the disk.
+/// What is forked.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    /// A connection to it, which is used up.
+    pub(crate) connection: Connection,
+    /// Its file.
+    pub(crate) data: &'a Path,
+    /// Its key, if it is encrypted.
+    pub(crate) key: Option<&'a EncryptionKey>,
+}
+
+/// How the pages of a source become those of a fork.
+enum Way<'a> {
+    /// As they are.
+    Copy,
+    /// Each is opened and sealed anew.
+    PageByPage(Seal, &'a EncryptionKey, Target),
+    /// SQLite lays the rows out anew, since the pages have more or less room at their end.
+    Anew(Option<Target>),
+}
+
+impl<'a> Way<'a> {
+    fn of(source: &Source<'a>, target: Option<&Target>) -> Self {
+        let seal = vfs::main_database(&source.connection).and_then(|main| main.seal);
+        let (Some(seal), Some(key), Some(target)) = (seal, source.key, target) else {
+            return if seal.is_none() && target.is_none() { Self::Copy } else { Self::Anew(target.cloned()) };
+        };
+        let target = Target { format: target.format.or(Some(seal.format)), ..target.clone() };
+        if *key == target.key && seal.cipher == target.cipher && Some(seal.format) == target.format {
+            Self::Copy
+        } else if seal.cipher.reserved_bytes() == target.cipher.reserved_bytes() {
+            Self::PageByPage(seal, key, target)
+        } else {
+            Self::Anew(Some(target))
+        }
+    }
+}
+
+/// Writes the database to `path`, on the disk: sealed as `target` says, or plain.
 pub(crate) fn write(
     disk: &Disk,
-    source: &Connection,
-    source_data: &Path,
-    target: &Path,
+    source: Source<'_>,
+    path: &Path,
+    target: Option<&Target>,
     size_limit: Option<SizeLimit>,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    // A read transaction: the frames that it may need stay in the WAL, and writers go on behind them.
-    source
-        .execute_batch("BEGIN")
-        .and_then(|()| source.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).optional())
-        .map_err(|error| connect::explain(source, error))?;
-    let inspect = |bytes: &[u8], _| {
-        let header = bytes.first_chunk().ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, format!("{}: shorter than a header", source_data.display()))
-        })?;
-        page::Header::parse(header)
-    };
-    let copy = Copy { disk, source: source_data, target, size_limit, inspect: &inspect };
-    super::copy_and(&copy, watch, |size, watch| {
-        progress::tell(watch, Phase::Sync, 0, Some(size))?;
-        let file = Disk::open(target)?.ok_or_else(|| Error::new(ErrorKind::Io, "the staged file is gone"))?;
-        disk.sync_file(&file, target)
+    match Way::of(&source, target) {
+        Way::Copy => {
+            copy(disk, &source, path, size_limit, watch, |size, watch| sync(disk, path, size, watch))
+        }
+        Way::PageByPage(seal, key, target) => {
+            // Sealed pages of one commit, which stand here until they are sealed anew.
+            let staged = layout::beside(path, "-source");
+            let size = copy(disk, &source, &staged, size_limit, watch, |size, _| Ok(size))?;
+            let file = disk.open_to_write(&staged)?;
+            let mut head = [0; page::HEADER_LEN];
+            Disk::read_at(&file, &staged, &mut head, 0)?;
+            let page_size = Header::parse(&head)?.page_size;
+            let codec = PageCodec::new(seal, page_size, key)?;
+            let mut pages = SealedPages { file: &file, path: &staged, codec: &codec };
+            let page_count = u32::try_from(size / u64::from(page_size)).unwrap_or(u32::MAX);
+            reseal::seal_pages(disk, &mut pages, page_count, page_size, path, &target, watch)?;
+            drop(file);
+            disk.remove(&staged)?;
+            reseal::finish(disk, path, Some(&target), size_limit, watch)
+        }
+        Way::Anew(target) => {
+            reseal::vacuum_into(source.connection, path, target.as_ref(), watch)?;
+            reseal::finish(disk, path, target.as_ref(), size_limit, watch)
+        }
+    }
+}
+
+/// Writes the database in the file `data` to `path`, on the disk, with its pages as they are, and without its key.
+pub(crate) fn write_as_it_is(disk: &Disk, data: &Path, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
+    let inspect = |bytes: &[u8], _| header(bytes, data);
+    let copy = Copy { disk, source: data, target: path, scratch: None, size_limit: None, inspect: &inspect };
+    super::copy_and(&copy, watch, |size, watch| sync(disk, path, size, watch))
+}
+
+fn header(bytes: &[u8], data: &Path) -> Result<Header> {
+    let header = bytes.first_chunk().ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, format!("{}: shorter than a header", data.display()))
     })?;
-    source.execute_batch("COMMIT").map_err(|error| connect::explain(source, error))
+    Header::parse(header)
+}
+
+fn sync(disk: &Disk, path: &Path, size: u64, watch: &mut Watch<'_>) -> Result<()> {
+    progress::tell(watch, Phase::Sync, 0, Some(size))?;
+    disk.sync_file(&disk.open_to_write(path)?, path)
+}
+
+/// Copies the source's pages as they are, and then does `then` with their size.
+fn copy<T: Send>(
+    disk: &Disk,
+    source: &Source<'_>,
+    path: &Path,
+    size_limit: Option<SizeLimit>,
+    watch: &mut Watch<'_>,
+    then: impl FnOnce(u64, &mut Watch<'_>) -> Result<T> + Send,
+) -> Result<T> {
+    let connection = &source.connection;
+    // A read transaction: the frames that it may need stay in the WAL, and writers go on behind them.
+    connection
+        .execute_batch("BEGIN")
+        .and_then(|()| connection.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).optional())
+        .map_err(|error| connect::explain(connection, error))?;
+    let inspect = |bytes: &[u8], _| header(bytes, source.data);
+    let copy = Copy { disk, source: source.data, target: path, scratch: None, size_limit, inspect: &inspect };
+    let done = super::copy_and(&copy, watch, then)?;
+    connection.execute_batch("COMMIT").map_err(|error| connect::explain(connection, error))?;
+    Ok(done)
 }

@@ -2,21 +2,28 @@
 //! then moves to its place.
 
 pub(crate) mod fork;
+pub(crate) mod reseal;
 pub(crate) mod upload;
 
 use std::{
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
 
+use rusqlite::Connection;
+
 use crate::{
+    api::RemoteEncryption,
+    cipher::{Cipher, EncryptionKey, Nonces},
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
     image::Copy,
     layout::{self, Layout},
-    page,
-    progress::{self, Watch},
+    page::{self, PageCodec, PageFormat, Seal},
+    progress::{self, Phase, Watch},
     vfs::ffi,
 };
 
@@ -69,11 +76,95 @@ impl Staged {
     }
 }
 
+/// What a new database is to be sealed under.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) key: EncryptionKey,
+    pub(crate) cipher: Cipher,
+    /// Nothing leaves a copy in the format of its source.
+    pub(crate) format: Option<PageFormat>,
+}
+
+impl Target {
+    /// What a request asks for; a copy takes the cipher of its source where none is named.
+    pub(crate) fn of(asked: Option<&RemoteEncryption>, source: Option<Cipher>) -> Result<Option<Self>> {
+        let Some(asked) = asked else { return Ok(None) };
+        let cipher = asked.cipher().or(source).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "remote encryption cipher must be provided when remote encryption key is set",
+            )
+        })?;
+        asked.key().check_size(cipher)?;
+        if let Some(format) = asked.page_format() {
+            format.check(cipher)?;
+        }
+        Ok(Some(Self { key: asked.key().clone(), cipher, format: asked.page_format() }))
+    }
+
+    /// The seal of a new file.
+    fn seal(&self) -> Result<Seal> {
+        Seal::new(self.format.unwrap_or_default(), self.cipher, &self.key)
+    }
+}
+
 /// Writes an empty database.
-pub(crate) fn empty(disk: &Disk, data: &Path) -> Result<()> {
+pub(crate) fn empty(disk: &Disk, data: &Path, target: Option<&Target>) -> Result<()> {
+    let reserved = target.map_or(0, |target| target.cipher.reserved_bytes());
+    let mut database = page::empty_database(reserved);
+    if let Some(target) = target {
+        let seal = target.seal()?;
+        if seal.format == PageFormat::Turso {
+            page::choose_utf8(&mut database);
+        }
+        let codec = PageCodec::new(seal, page::PAGE_SIZE.into(), &target.key)?;
+        let plain = database;
+        codec
+            .seal_page(1, &plain, &mut database, &mut Nonces::new()?)
+            .map_err(|fault| Error::new(ErrorKind::Io, format!("sealing an empty database: {fault:?}")))?;
+    }
     let file = disk.create(data)?;
-    disk.write_at(&file, data, &page::empty_database(), 0)?;
+    disk.write_at(&file, data, &database, 0)?;
     disk.sync_file(&file, data)
+}
+
+/// How often the caller is asked whether a statement is to go on.
+const STATEMENT_TICK: Duration = Duration::from_millis(100);
+
+/// Runs `run` on a thread of its own, so that the caller's can be asked meanwhile whether to go on. If not, the statement
+/// that runs is interrupted.
+fn watched<T: Send>(
+    connection: Connection,
+    phase: Phase,
+    watch: &mut Watch<'_>,
+    run: impl FnOnce(&Connection) -> T + Send,
+) -> Result<(Connection, T)> {
+    progress::tell(watch, phase, 0, None)?;
+    let interrupt = connection.get_interrupt_handle();
+    let (connection, result, stopped) = thread::scope(|scope| {
+        let mut stopped = None;
+        let (done, is_done) = mpsc::channel::<()>();
+        let running = scope.spawn(move || {
+            let result = run(&connection);
+            drop(done);
+            (connection, result)
+        });
+        while is_done.recv_timeout(STATEMENT_TICK) == Err(RecvTimeoutError::Timeout) {
+            if stopped.is_none() {
+                stopped = progress::tell(watch, phase, 0, None).err();
+            }
+            // Again each time: an interrupt that comes before SQLite begins is lost.
+            if stopped.is_some() {
+                interrupt.interrupt();
+            }
+        }
+        let (connection, result) = running.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (connection, result, stopped)
+    });
+    match stopped {
+        Some(cancelled) => Err(cancelled),
+        None => Ok((connection, result)),
+    }
 }
 
 /// Makes a copy where descriptors of the source do no harm, and then does `then` there.

@@ -4,33 +4,33 @@
 //! A file from outside may be made to do harm. Nothing in it is run: it is opened in SQLite's defensive mode, with
 //! its schema untrusted, triggers and views off and nothing to attach, and only the integrity check looks at it.
 
-use std::{
-    io::Read,
-    os::unix::fs::FileExt,
-    panic::resume_unwind,
-    path::Path,
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::Duration,
-};
+use std::{fs::File, io::Read, path::Path};
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
+use zeroize::Zeroizing;
 
+use super::{
+    Target,
+    reseal::{self, Pages},
+};
 use crate::{
+    cipher::EncryptionKey,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    image::{self, Copy},
-    layout, page,
+    image::Copy,
+    layout,
+    page::{self, PageCodec, PageFormat},
     progress::{self, Phase, Watch},
     size::SizeLimit,
     sqlite,
+    vfs::{Scratch, ScratchFile},
 };
 
 /// How SQL dumps begin that the `sqlite3` shell writes.
 const DUMP: &[u8] = b"PRAGMA foreign_keys=OFF;";
 
-/// How often the caller is asked whether a check is to go on.
-const CHECK_TICK: Duration = Duration::from_millis(100);
+/// Pages that are opened between two looks at whether to go on.
+const UNSEAL_TICK: u32 = 4096;
 
 /// A SQLite file to make a database of.
 pub enum Upload<'a> {
@@ -56,11 +56,21 @@ impl<'a> From<&'a Path> for Upload<'a> {
     }
 }
 
-/// Writes the database that `upload` holds to `target`, on the disk.
+/// Keys of an upload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keys<'a> {
+    /// What the database is to be sealed under.
+    pub(crate) target: Option<&'a Target>,
+    /// The key of a file that is encrypted, where it is not that of the target.
+    pub(crate) file: Option<&'a EncryptionKey>,
+}
+
+/// Writes the database that `upload` holds to `path`, on the disk.
 pub(crate) fn write(
     disk: &Disk,
     upload: Upload<'_>,
-    target: &Path,
+    path: &Path,
+    keys: Keys<'_>,
     size_limit: Option<SizeLimit>,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
@@ -68,47 +78,164 @@ pub(crate) fn write(
         Upload::Path(path) => path.display().to_string(),
         Upload::Reader(_) => "the uploaded file".to_owned(),
     };
-    let size = match upload {
+    let Some(target) = keys.target else {
+        let (header, _) = receive(disk, upload, &name, path, None, size_limit, watch)?;
+        if let Some(seal) = header.seal {
+            let message = format!(
+                "{name} is encrypted under {}: import it with its encryption key, as an encrypted database",
+                seal.cipher
+            );
+            return Err(Error::new(ErrorKind::KeyRequired, message));
+        }
+        check_length(&name, &header, Disk::len(path)?.unwrap_or(0), path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&name, error))?;
+        settle(&name, check(&name, connection, watch)?)?;
+        return reseal::finish(disk, path, None, size_limit, watch);
+    };
+    // What is uploaded stands here until it is sealed under its own key, sealed under one that nobody keeps.
+    let staged = layout::beside(path, "-source");
+    let scratch = Scratch::new()?;
+    let (header, file) = receive(disk, upload, &name, &staged, Some(&scratch), size_limit, watch)?;
+    check_length(&name, &header, scratch.len(), &staged)?;
+    let page_count = u32::try_from(scratch.len() / u64::from(header.page_size)).unwrap_or(u32::MAX);
+    let mut pages = ScratchPages { scratch: &scratch, on: ScratchFile::new(disk, &file, &staged) };
+    if let Some(seal) = header.seal {
+        let key = keys.file.unwrap_or(&target.key);
+        let codec = PageCodec::new(seal, header.page_size, key)
+            .map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
+        pages.unseal(&codec, page_count, &name, watch)?;
+    }
+    pages.leave_wal()?;
+    let open = || {
+        let connection = scratch.open(&staged).map_err(|not_opened| failed(&name, not_opened.error))?;
+        fence(&connection).map_err(|error| failed(&name, error))?;
+        Ok(connection)
+    };
+    let checked = check(&name, open()?, watch)?;
+    checked.close().map_err(|(_, error)| failed(&name, error))?;
+    // An uploaded file that is sealed already keeps no format of its own unless it is asked to.
+    if header.reserved == target.cipher.reserved_bytes() {
+        reseal::seal_pages(disk, &mut pages, page_count, header.page_size, path, target, watch)?;
+    } else {
+        // Another connection: the check may have taught the first to take any collation for a plain one, and what would
+        // be sorted by that is lost.
+        reseal::vacuum_into(open()?, path, Some(target), watch)?;
+    }
+    drop(pages);
+    drop(file);
+    disk.remove(&staged)?;
+    reseal::finish(disk, path, Some(target), size_limit, watch)
+}
+
+/// Writes an upload as it is to `staged`, if it looks like a SQLite file: through a scratch, or plain.
+fn receive(
+    disk: &Disk,
+    upload: Upload<'_>,
+    name: &str,
+    staged: &Path,
+    scratch: Option<&Scratch>,
+    size_limit: Option<SizeLimit>,
+    watch: &mut Watch<'_>,
+) -> Result<(page::Header, File)> {
+    let file = match upload {
         Upload::Path(source) => {
-            let inspect = |bytes: &[u8], len| inspect(&name, bytes, len);
+            let inspect = |bytes: &[u8], len| inspect(name, bytes, len);
             // SQLite follows symbolic links before it names a log or a journal.
             if !Disk::exists(source)? {
                 return Err(Error::new(ErrorKind::NotFound, format!("{name}: no such file")));
             }
             let source = &Disk::canonical(source)?;
-            let copy = Copy { disk, source, target, size_limit, inspect: &inspect };
-            super::copy_and(&copy, watch, |size, _| Ok(size))?
+            let copy = Copy { disk, source, target: staged, scratch, size_limit, inspect: &inspect };
+            super::copy_and(&copy, watch, |_, _| Ok(()))?;
+            disk.open_to_write(staged)?
         }
         Upload::Reader(reader) => {
-            let file = disk.create(target)?;
-            let size = disk.fill(reader, &file, target, |done| {
-                progress::tell(watch, Phase::Copy, done, None)?;
-                Ok(size_limit.is_none_or(|limit| limit.admits(done)))
-            })?;
-            if let Some(limit) = size_limit.filter(|limit| !limit.admits(size)) {
-                return Err(Error::new(
-                    ErrorKind::TooLarge,
-                    format!("{name} is larger than the size limit of {limit} bytes"),
-                ));
-            }
-            let mut bytes = vec![0; page::HEADER_LEN.min(usize::try_from(size).unwrap_or(usize::MAX))];
-            file.read_exact_at(&mut bytes, 0)
-                .map_err(|error| Error::io(format_args!("reading {}", target.display()), error))?;
-            inspect(&name, &bytes, size)?;
-            size
+            let file = disk.create(staged)?;
+            let on = ScratchFile::new(disk, &file, staged);
+            let mut size = 0;
+            let write = |bytes: &[u8], at: u64| {
+                if let Some(limit) = size_limit.filter(|limit| !limit.admits(at + bytes.len() as u64)) {
+                    return Err(Error::new(
+                        ErrorKind::TooLarge,
+                        format!("{name} is larger than the size limit of {limit} bytes"),
+                    ));
+                }
+                size = at + bytes.len() as u64;
+                progress::tell(watch, Phase::Copy, at, None)?;
+                match scratch {
+                    Some(scratch) => scratch.write_at(&on, bytes, at),
+                    None => disk.write_at(&file, staged, bytes, at),
+                }
+            };
+            Disk::drain(reader, write)?;
+            file
         }
     };
-    check_length(&name, target)?;
-    check(&name, target, watch)?;
-    if let Some(limit) = size_limit {
-        let size = Disk::len(target)?.unwrap_or(0);
-        if !limit.admits(size) {
-            return Err(image::too_large(size, limit));
+    let on = ScratchFile::new(disk, &file, staged);
+    let len =
+        scratch.map_or_else(|| Disk::len(staged).map(|len| len.unwrap_or(0)), |scratch| Ok(scratch.len()))?;
+    let mut bytes = vec![0; page::HEADER_LEN.min(usize::try_from(len).unwrap_or(usize::MAX))];
+    match scratch {
+        Some(scratch) => {
+            scratch.read_at(&on, &mut bytes, 0)?;
+            scratch.flush(&on)?;
         }
+        None => Disk::read_at(&file, staged, &mut bytes, 0)?,
     }
-    progress::tell(watch, Phase::Sync, 0, Some(size))?;
-    let file = Disk::open(target)?.ok_or_else(|| Error::new(ErrorKind::Io, "the staged file is gone"))?;
-    disk.sync_file(&file, target)
+    let header = inspect(name, &bytes, len)?;
+    Ok((header, file))
+}
+
+/// The pages of an upload that stands in a scratch.
+struct ScratchPages<'a> {
+    scratch: &'a Scratch,
+    on: ScratchFile<'a>,
+}
+
+impl ScratchPages<'_> {
+    /// Opens every page of a file that is sealed already.
+    fn unseal(&self, codec: &PageCodec, page_count: u32, name: &str, watch: &mut Watch<'_>) -> Result<()> {
+        let mut page = Zeroizing::new(vec![0; codec.page_size()]);
+        for number in 1..=page_count {
+            let at = u64::from(number - 1) * page.len() as u64;
+            if number % UNSEAL_TICK == 1 {
+                progress::tell(watch, Phase::Check, at, None)?;
+            }
+            if reseal::is_lock_page(number, page.len()) {
+                continue;
+            }
+            self.scratch.read_at(&self.on, &mut page, at)?;
+            codec.open_page(number, &mut page).map_err(|_| match (number, codec.seal().format) {
+                // This format has nothing else to tell a wrong key by.
+                (1, PageFormat::Turso) => {
+                    let message = format!("{name}: this is not the key that it is encrypted under");
+                    Error::new(ErrorKind::WrongKey, message)
+                }
+                _ => Error::new(
+                    ErrorKind::Corrupt,
+                    format!("{name} is damaged: page {number} does not fit its tag"),
+                ),
+            })?;
+            self.scratch.write_at(&self.on, &page, at)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the database out of WAL mode: it has no log any more.
+    fn leave_wal(&self) -> Result<()> {
+        let mut header = Zeroizing::new([0; page::HEADER_LEN]);
+        self.scratch.read_at(&self.on, header.as_mut(), 0)?;
+        page::leave_wal(header.as_mut());
+        self.scratch.write_at(&self.on, header.as_ref(), 0)?;
+        self.scratch.flush(&self.on)
+    }
+}
+
+impl Pages for ScratchPages<'_> {
+    fn read(&mut self, number: u32, page: &mut [u8]) -> Result<()> {
+        self.scratch.read_at(&self.on, page, u64::from(number - 1) * page.len() as u64)
+    }
 }
 
 /// Says what a file is, by its first bytes and its length, if it is not a SQLite database.
@@ -122,29 +249,27 @@ fn inspect(name: &str, bytes: &[u8], len: u64) -> Result<page::Header> {
             "{name} is a sqlite3 dump, not a sqlite3 database. Please import a sqlite database"
         ));
     }
-    if !bytes.starts_with(&page::MAGIC) {
-        return invalid(format!("{name} is not a sqlite3 database"));
-    }
+    let not_one = || invalid(format!("{name} is not a sqlite3 database"));
     let Some(header) = bytes.first_chunk() else {
+        if !bytes.starts_with(&page::MAGIC) {
+            return not_one();
+        }
         return Err(Error::new(
             ErrorKind::Corrupt,
             format!("{name} is truncated: {len} bytes are less than a header"),
         ));
     };
-    page::Header::parse(header).map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))
+    match page::Header::parse(header) {
+        Err(error) if error.kind() == ErrorKind::Invalid => not_one(),
+        parsed => parsed.map_err(|error| Error::new(error.kind(), format!("{name}: {error}"))),
+    }
 }
 
 /// Says so if a staged file is shorter than its header says. SQLite's own check speaks of a malformed image then.
-fn check_length(name: &str, target: &Path) -> Result<()> {
-    let reading = |error| Error::io(format_args!("reading {}", target.display()), error);
-    let Some(file) = Disk::open(target)? else { return Ok(()) };
-    let mut header = [0; page::HEADER_LEN];
-    file.read_exact_at(&mut header, 0).map_err(reading)?;
-    let header = page::Header::parse(&header)?;
+fn check_length(name: &str, header: &page::Header, len: u64, staged: &Path) -> Result<()> {
     let whole = u64::from(header.page_count.unwrap_or(1)) * u64::from(header.page_size);
-    let len = file.metadata().map_err(reading)?.len();
     // What an interrupted transaction left is whole once it is rolled back.
-    if len < whole && !Disk::exists(&layout::beside(target, "-journal"))? {
+    if len < whole && !Disk::exists(&layout::beside(staged, "-journal"))? {
         return Err(Error::new(
             ErrorKind::Corrupt,
             format!("{name} is truncated: its header says {whole} bytes, and it has {len}"),
@@ -153,10 +278,9 @@ fn check_length(name: &str, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks a staged file's integrity, and leaves it alone and in WAL mode.
-fn check(name: &str, target: &Path, watch: &mut Watch<'_>) -> Result<()> {
-    progress::tell(watch, Phase::Check, 0, None)?;
-    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
+/// An error of SQLite in the middle of a check.
+fn failed(name: &str, error: rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => Error::new(
             ErrorKind::Invalid,
             format!("{name} is not a sqlite3 database that this version can read"),
@@ -166,40 +290,23 @@ fn check(name: &str, target: &Path, watch: &mut Watch<'_>) -> Result<()> {
             Error::new(ErrorKind::Corrupt, format!("{name} is damaged: {error}")).caused_by(error)
         }
         _ => sqlite::failed(format_args!("checking {name}"), error),
-    };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(target, flags).map_err(failed)?;
-    fence(&connection).map_err(failed)?;
-
-    // The check runs on a thread of its own, so that the caller's can be asked meanwhile whether to go on.
-    let interrupt = connection.get_interrupt_handle();
-    let (connection, finding, stopped) = thread::scope(|scope| {
-        let mut stopped = None;
-        let (done, is_done) = mpsc::channel::<()>();
-        let checking = scope.spawn(move || {
-            let finding = first_finding(&connection);
-            drop(done);
-            (connection, finding)
-        });
-        while is_done.recv_timeout(CHECK_TICK) == Err(RecvTimeoutError::Timeout) {
-            if stopped.is_none() {
-                stopped = progress::tell(watch, Phase::Check, 0, None).err();
-            }
-            // Again each time: an interrupt that comes before SQLite begins is lost.
-            if stopped.is_some() {
-                interrupt.interrupt();
-            }
-        }
-        let (connection, finding) = checking.join().unwrap_or_else(|panic| resume_unwind(panic));
-        (connection, finding, stopped)
-    });
-    if let Some(cancelled) = stopped {
-        return Err(cancelled);
     }
-    if let Some(finding) = finding.map_err(failed)? {
+}
+
+/// Checks the integrity of a staged database.
+fn check(name: &str, connection: Connection, watch: &mut Watch<'_>) -> Result<Connection> {
+    fence(&connection).map_err(|error| failed(name, error))?;
+    let (connection, finding) = super::watched(connection, Phase::Check, watch, first_finding)?;
+    if let Some(finding) = finding.map_err(|error| failed(name, error))? {
         let finding = finding.trim_start_matches("*** in database main ***").trim();
         return Err(Error::new(ErrorKind::Corrupt, format!("{name} is damaged: {finding}")));
     }
+    Ok(connection)
+}
+
+/// Leaves a staged file alone and in WAL mode.
+fn settle(name: &str, connection: Connection) -> Result<()> {
+    let failed = |error| failed(name, error);
     let mode: String =
         connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {

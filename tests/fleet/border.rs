@@ -48,7 +48,7 @@ fn a_connection_of_another_make_gets_nothing_attached() {
     fleet.create("orders");
     let file = Connection::open(fleet.dir.path().join("x")).unwrap();
     for connection in [Connection::open_in_memory().unwrap(), file] {
-        assert_eq!(refused(fleet.plane.attach(&connection, "orders", "o")).0, ErrorKind::Invalid);
+        assert_eq!(refused(fleet.plane.attach(&connection, "orders", "o", None)).0, ErrorKind::Invalid);
         assert_eq!(count(&connection, "SELECT count(*) FROM pragma_database_list WHERE name = 'o'"), 0);
     }
 }
@@ -68,7 +68,7 @@ fn a_database_that_was_taken_out_of_wal_mode_is_taken_back_or_not_had() {
     };
     leave();
     let main = fleet.connect("main");
-    fleet.plane.attach(&main, "tiny", "t \"1\"").unwrap();
+    fleet.plane.attach(&main, "tiny", "t \"1\"", None).unwrap();
     let big = "CREATE TABLE \"t \"\"1\"\"\".big AS SELECT randomblob(500000) AS a";
     assert_eq!(kind(&main, big), ErrorKind::TooLarge);
     drop(main);
@@ -148,7 +148,7 @@ fn each_error_is_explained_by_its_own_refusal() {
     fleet.create("tiny");
     limit(&fleet, "tiny", "64kb");
     let connection = fleet.connect("main");
-    fleet.plane.attach(&connection, "tiny", "tiny").unwrap();
+    fleet.plane.attach(&connection, "tiny", "tiny", None).unwrap();
     fleet.plane.configure_database("main", DatabaseChanges::default().block_writes(true)).unwrap();
     // Nobody asks why the first one failed.
     assert!(connection.execute_batch("CREATE TABLE main.t(a)").is_err());

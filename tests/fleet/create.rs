@@ -52,12 +52,12 @@ fn documented_texts_are_used_word_for_word() {
 #[test]
 fn a_request_that_is_wrong_leaves_nothing() {
     let fleet = Fleet::new();
-    let sealed = r#"{"name":"a","group":"default","remote_encryption":
-        {"encryption_key":"AAAAAAAAAAAAAAAAAAAAAA==","encryption_cipher":"aegis128l"}}"#;
+    let no_cipher = r#"{"name":"a","group":"default","remote_encryption":
+        {"encryption_key":"AAAAAAAAAAAAAAAAAAAAAA=="}}"#;
     let at = r#"{"name":"a","group":"default","seed":{"type":"database","name":"a","timestamp":"2023-12-20T09:46:08Z"}}"#;
-    for body in [sealed, at] {
+    for (body, kind) in [(no_cipher, ErrorKind::Invalid), (at, ErrorKind::Unsupported)] {
         let input: CreateDatabaseInput = serde_json::from_str(body).unwrap();
-        assert_eq!(refused(fleet.plane.create_database(input)).0, ErrorKind::Unsupported);
+        assert_eq!(refused(fleet.plane.create_database(input)).0, kind);
     }
     for (name, group) in [("A", "default"), ("", "default"), ("../x", "default"), ("a", "../../x"), ("a", "")]
     {

@@ -6,7 +6,16 @@ use litefleet::{
     CreateDatabaseInput, DatabaseChanges, ErrorKind, ListDatabases, Phase, SizeLimit, rusqlite::Connection,
 };
 
-use crate::support::{Fleet, SetOnDrop, contents, count, refused};
+use crate::support::{Fleet, contents, count, refused};
+
+/// Sets a flag when it is dropped, so that a test that fails stops its threads too.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
 
 #[test]
 fn a_fork_has_the_rows_of_the_file_and_of_its_log() {

@@ -9,7 +9,10 @@ use std::{
 
 use litefleet::{CreateDatabaseInput, ErrorKind, SizeLimit, Upload, rusqlite::Connection};
 
-use crate::support::{Fleet, SetOnDrop, contents, count, names, refused};
+use crate::{
+    fork::SetOnDrop,
+    support::{Fleet, contents, count, names, refused},
+};
 
 const ROWS: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB); CREATE INDEX i ON t(a);
     CREATE VIEW v AS SELECT a FROM t; CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM t WHERE id < 0; END;

@@ -202,11 +202,11 @@ fn attached_databases_keep_their_own_rules() {
     let fleet = limited("64kb");
     fleet.create("orders");
     let connection = fleet.connect("orders");
-    fleet.plane.attach(&connection, "tiny", "small").unwrap();
+    fleet.plane.attach(&connection, "tiny", "small", None).unwrap();
     connection.execute_batch("CREATE TABLE small.t(a); CREATE TABLE main.t(a)").unwrap();
     connection.execute_batch("INSERT INTO main.t VALUES (randomblob(200000))").unwrap();
     assert_eq!(kind(&connection, "INSERT INTO small.t SELECT a FROM main.t"), ErrorKind::TooLarge);
-    assert_eq!(refused(fleet.plane.attach(&connection, "gone", "g")).0, ErrorKind::NotFound);
+    assert_eq!(refused(fleet.plane.attach(&connection, "gone", "g", None)).0, ErrorKind::NotFound);
     connection.execute_batch("DETACH small").unwrap();
 }
 

@@ -112,12 +112,3 @@ pub(crate) fn contents(connection: &Connection) -> BTreeMap<String, Vec<Vec<Valu
 pub(crate) fn count(connection: &Connection, sql: &str) -> i64 {
     connection.query_row(sql, [], |row| row.get(0)).unwrap()
 }
-
-/// Sets a flag when it is dropped, so that a test that fails stops its threads too.
-pub(crate) struct SetOnDrop<'a>(pub(crate) &'a std::sync::atomic::AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}

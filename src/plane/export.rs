@@ -1,0 +1,132 @@
+//! Exporting: a database as one file of its own, somewhere else.
+
+use std::path::{Path, PathBuf};
+
+use super::Plane;
+use crate::{
+    api::Database,
+    cipher::EncryptionKey,
+    connect::{self, ConnectOptions},
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    id, layout,
+    name::DatabaseName,
+    page::PageFormat,
+    progress::Watch,
+    seed::{Target, fork},
+    time::Timestamp,
+};
+
+/// What an exported file is to be like.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ExportOptions {
+    key: Option<EncryptionKey>,
+    decrypt: bool,
+    page_format: Option<PageFormat>,
+}
+
+impl ExportOptions {
+    /// With the key of an encrypted database. Without it the pages leave as they are, sealed.
+    #[must_use]
+    pub fn encryption_key(self, key: EncryptionKey) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    /// As a plain SQLite file, which any program can read.
+    #[must_use]
+    pub fn decrypt(self, decrypt: bool) -> Self {
+        Self { decrypt, ..self }
+    }
+
+    /// Sealed under the same key and cipher, in this page format.
+    #[must_use]
+    pub fn page_format(self, format: PageFormat) -> Self {
+        Self { page_format: Some(format), ..self }
+    }
+
+    /// What the file is to be sealed under; nothing for one that is plain, or that keeps its pages as they are.
+    fn target(&self, database: &Database) -> Result<Option<Target>> {
+        let invalid = |message: &str| Err(Error::new(ErrorKind::Invalid, message));
+        let Some(cipher) = database.cipher else {
+            return match self.page_format {
+                Some(_) => invalid("a plain database has no page format"),
+                None => Ok(None),
+            };
+        };
+        match (&self.key, self.decrypt, self.page_format) {
+            (_, true, Some(_)) => invalid("a decrypted file has no page format"),
+            (None, false, None) | (Some(_), true, None) => Ok(None),
+            (None, ..) => Err(connect::key_required(database, cipher)),
+            (Some(key), false, format) => {
+                key.check_size(cipher)?;
+                format.map_or(Ok(()), |format| format.check(cipher))?;
+                Ok(Some(Target { key: key.clone(), cipher, format }))
+            }
+        }
+    }
+}
+
+impl Plane {
+    pub(super) fn export(
+        &self,
+        name: &DatabaseName,
+        path: &Path,
+        options: &ExportOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let entry = self.ready(name)?;
+        if entry.database.block_reads {
+            return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
+        }
+        let target = options.target(&entry.database)?;
+        if Disk::exists(path)? {
+            let message = format!("{} is there already; export to another file", path.display());
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        let suffix = format!(".{}.partial", id::new_id(Timestamp::now()));
+        let staged = layout::beside(path, &suffix);
+        let written = self.write_export(name, &staged, target.as_ref(), options, watch).and_then(|()| {
+            self.disk.rename_new(&staged, path)?;
+            self.disk.sync_dir(&directory(path))
+        });
+        if written.is_err() {
+            for left in
+                [staged.clone(), layout::beside(&staged, "-source"), layout::beside(&staged, "-journal")]
+            {
+                let _nothing_left = self.disk.remove(&left);
+            }
+        }
+        written
+    }
+
+    fn write_export(
+        &self,
+        name: &DatabaseName,
+        staged: &Path,
+        target: Option<&Target>,
+        options: &ExportOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let entry = self.ready(name)?;
+        let data = self.data(&entry);
+        if entry.database.cipher.is_some() && options.key.is_none() {
+            return fork::write_as_it_is(&self.disk, &data, staged, watch);
+        }
+        let mut connect = ConnectOptions::default().read_only(true).uris();
+        if let Some(key) = &options.key {
+            connect = connect.encryption_key(key.clone());
+        }
+        let (_, connection) = self.connect(name, &connect)?;
+        let source = fork::Source { connection, data: &data, key: options.key.as_ref() };
+        fork::write(&self.disk, source, staged, target, None, watch)
+    }
+}
+
+/// The directory of a file.
+fn directory(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => ".".into(),
+    }
+}

@@ -1,0 +1,196 @@
+//! Sealing a database anew: under another key, cipher or format, or for the first time, or not at all.
+//!
+//! Where the pages leave the same number of bytes free at their end, they are sealed one by one. Otherwise SQLite lays the
+//! rows out anew (`VACUUM INTO`). Neither writes plaintext to the disk on the way to a sealed file.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use rusqlite::{Connection, limits::Limit};
+
+use super::{Target, watched};
+use crate::{
+    cipher::Nonces,
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    image,
+    page::{self, Header, PageCodec, PageFault},
+    progress::{self, Phase, Watch},
+    size::SizeLimit,
+    vfs::{self, Making, NotOpened, Sealing},
+};
+
+/// Pages that are sealed between two looks at whether to go on.
+const PAGES_A_TICK: u32 = 4096;
+
+/// The page of SQLite's lock bytes, which holds nothing and is not there in a file (but as a hole).
+pub(super) fn is_lock_page(number: u32, page_size: usize) -> bool {
+    u64::from(number - 1) * page_size as u64 == 0x4000_0000
+}
+
+/// Writes all rows of the database that `source` is open on into a new file, sealed as `target` says or plain.
+pub(crate) fn vacuum_into(
+    source: Connection,
+    path: &Path,
+    target: Option<&Target>,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let reserved = target.map_or(0, |target| target.cipher.reserved_bytes());
+    let sealing = target.map(|target| {
+        Sealing::new(target.key.clone(), target.cipher).in_format(target.format.unwrap_or_default())
+    });
+    // `reserve` is known to `VACUUM INTO` alone.
+    let uri = format!("file:{}?reserve={reserved}", encoded(path)?);
+    let (source, done) = watched(source, Phase::Copy, watch, |source| {
+        source
+            .set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)
+            .map_err(|error| NotOpened { error, refusal: None })?;
+        vfs::hand_over(Arc::new(Making(sealing)), || source.execute("VACUUM INTO ?1", [&uri]))
+    })?;
+    done.map(|_| ()).map_err(|NotOpened { error, refusal }| match (refusal, &error) {
+        (Some(refusal), _) => Error::new(ErrorKind::Io, format!("sealing {}: {refusal}", path.display())),
+        // Functions, collations and modules of the program that made the file.
+        (None, rusqlite::Error::SqliteFailure(cause, _)) if cause.code == rusqlite::ErrorCode::Unknown => {
+            let message = format!(
+                "the database needs what SQLite does not have here, so its rows cannot be laid out anew ({error}); \\
+                 give it {reserved} reserved bytes a page with the program that made it, and VACUUM it there"
+            );
+            Error::new(ErrorKind::Unsupported, message).caused_by(error)
+        }
+        (None, _) => crate::connect::explain(&source, error),
+    })
+}
+
+/// Where plain pages come from.
+pub(crate) trait Pages {
+    /// Fills `page` with the plain page `number`.
+    fn read(&mut self, number: u32, page: &mut [u8]) -> Result<()>;
+}
+
+/// Pages of a sealed file.
+pub(crate) struct SealedPages<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) path: &'a Path,
+    pub(crate) codec: &'a PageCodec,
+}
+
+impl Pages for SealedPages<'_> {
+    fn read(&mut self, number: u32, page: &mut [u8]) -> Result<()> {
+        Disk::read_at(self.file, self.path, page, u64::from(number - 1) * page.len() as u64)?;
+        self.codec.open_page(number, page).map_err(|_| {
+            let message = format!("page {number} is damaged or was tampered with: its tag does not fit");
+            Error::new(ErrorKind::Corrupt, message)
+        })
+    }
+}
+
+/// Seals plain pages one by one into a new file.
+pub(crate) fn seal_pages(
+    disk: &Disk,
+    pages: &mut impl Pages,
+    page_count: u32,
+    page_size: u32,
+    path: &Path,
+    target: &Target,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let codec = PageCodec::new(target.seal()?, page_size, &target.key)?;
+    let mut nonces = Nonces::new()?;
+    let file = disk.create(path)?;
+    let (mut plain, mut sealed) =
+        (zeroize::Zeroizing::new(vec![0; page_size as usize]), vec![0; page_size as usize]);
+    let total = u64::from(page_count) * u64::from(page_size);
+    for number in 1..=page_count {
+        let at = u64::from(number - 1) * u64::from(page_size);
+        if number % PAGES_A_TICK == 1 {
+            progress::tell(watch, Phase::Copy, at, Some(total))?;
+        }
+        if is_lock_page(number, plain.len()) {
+            continue;
+        }
+        pages.read(number, &mut plain)?;
+        if number == 1 {
+            page::enter_wal(&mut plain);
+        }
+        let used = plain.len() - usize::from(target.cipher.reserved_bytes());
+        plain[used..].fill(0);
+        codec.seal_page(number, &plain, &mut sealed, &mut nonces).map_err(failed)?;
+        disk.write_at(&file, path, &sealed, at)?;
+    }
+    progress::tell(watch, Phase::Copy, total, Some(total))
+}
+
+/// Puts a file that is whole into WAL mode and on the disk, if it is within its limit.
+pub(crate) fn finish(
+    disk: &Disk,
+    path: &Path,
+    target: Option<&Target>,
+    size_limit: Option<SizeLimit>,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let len = Disk::len(path)?.unwrap_or(0);
+    if let Some(limit) = size_limit.filter(|limit| !limit.admits(len)) {
+        return Err(image::too_large(len, limit));
+    }
+    let file = disk.open_to_write(path)?;
+    let mut head = [0; page::HEADER_LEN];
+    Disk::read_at(&file, path, &mut head, 0)?;
+    let header = Header::parse(&head)?;
+    if !header.wal {
+        let mut first = zeroize::Zeroizing::new(vec![0; header.page_size as usize]);
+        Disk::read_at(&file, path, &mut first, 0)?;
+        match (header.seal, target) {
+            (Some(seal), Some(target)) => {
+                let codec = PageCodec::new(seal, header.page_size, &target.key)?;
+                codec.open_page(1, &mut first).map_err(failed)?;
+                page::enter_wal(&mut first);
+                let mut sealed = vec![0; first.len()];
+                codec.seal_page(1, &first, &mut sealed, &mut Nonces::new()?).map_err(failed)?;
+                disk.write_at(&file, path, &sealed, 0)?;
+            }
+            (None, None) => {
+                page::enter_wal(&mut first);
+                disk.write_at(&file, path, &first[..page::HEADER_LEN], 0)?;
+            }
+            // What was to be sealed is never left plain, nor the other way round.
+            _ => return Err(Error::new(ErrorKind::Io, "the staged file is not sealed as it should be")),
+        }
+    }
+    progress::tell(watch, Phase::Sync, 0, Some(len))?;
+    disk.sync_file(&file, path)
+}
+
+fn failed(fault: PageFault) -> Error {
+    Error::new(ErrorKind::Io, format!("sealing a page: {fault:?}"))
+}
+
+/// A path as it stands in a URI.
+fn encoded(path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Invalid,
+            format!("{}: the path of an encrypted fleet must be UTF-8", path.display()),
+        )
+    })?;
+    let mut uri = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(byte.into()),
+            byte if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
+            byte => {
+                use std::fmt::Write;
+                let _never_fails = write!(uri, "%{byte:02X}");
+            }
+        }
+    }
+    Ok(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_name_in_a_uri() {
+        assert_eq!(encoded(Path::new("/a b/ü?x=1#%")).unwrap(), "/a%20b/%C3%BC%3Fx%3D1%23%25");
+    }
+}
