@@ -45,7 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "plane",
         &[
             "api", "catalog", "changes", "cipher", "connect", "disk", "error", "id", "layout", "name",
-            "progress", "seed", "time",
+            "page", "progress", "seed", "time",
         ],
     ),
 ];

@@ -7,4 +7,5 @@ mod ciphers;
 mod seeds;
 #[path = "../fleet/support.rs"]
 mod support;
+mod turso;
 mod vault;
