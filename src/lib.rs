@@ -33,6 +33,10 @@ mod seed;
 
 mod plane;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
+
 pub use api::{
     CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, Group,
     ListDatabases, Parent, RemoteEncryption, Seed,

@@ -46,7 +46,10 @@ fn turso_reads_what_we_write_and_we_read_what_it_writes() {
         // Nothing in it yet.
         let empty = fleet.dir.path().join("empty");
         copy_files(&fleet.place("ours"), &empty, &["data.db"]);
-        assert_eq!(turso(python, &empty.join("data.db"), cipher, &["CREATE TABLE x(a)", "SELECT count(*) FROM x"]), "[(0,)]");
+        assert_eq!(
+            turso(python, &empty.join("data.db"), cipher, &["CREATE TABLE x(a)", "SELECT count(*) FROM x"]),
+            "[(0,)]"
+        );
 
         // Rows in the file, and more of them in a log beside it.
         let connection = fleet.unlock("ours", cipher);
@@ -83,11 +86,16 @@ fn turso_reads_what_we_write_and_we_read_what_it_writes() {
         // What it writes in turn is read here.
         turso(python, &file, cipher, &["INSERT INTO t(word) VALUES ('theirs')"]);
         let theirs = fleet.dir.path().join("theirs.db");
-        turso(python, &theirs, cipher, &[
-            "CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT)",
-            "INSERT INTO t(word) VALUES ('one'), ('two')",
-            "INSERT INTO t(word) SELECT word || id FROM t",
-        ]);
+        turso(
+            python,
+            &theirs,
+            cipher,
+            &[
+                "CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT)",
+                "INSERT INTO t(word) VALUES ('one'), ('two')",
+                "INSERT INTO t(word) SELECT word || id FROM t",
+            ],
+        );
         let encryption = RemoteEncryption::new(key(cipher), cipher).unwrap();
         for (name, file, rows) in [("again", &file, 502), ("theirs", &theirs, 4)] {
             for (format, suffix) in [(PageFormat::Native, "native"), (PageFormat::Turso, "turso")] {

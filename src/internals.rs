@@ -1,0 +1,77 @@
+//! What benches and fuzzers reach of the inside. Nothing here is promised to stay.
+
+use std::fmt;
+
+use crate::{
+    api::RemoteEncryption,
+    cipher::Nonces,
+    error::{Error, ErrorKind, Result},
+    page::{self, HEADER_LEN, PageCodec, Seal},
+    wal,
+};
+
+/// Seals and opens the pages of one file that is nowhere.
+pub struct Pages {
+    codec: PageCodec,
+    nonces: Nonces,
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pages").field(&self.codec).finish()
+    }
+}
+
+impl Pages {
+    /// Of a new file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] without a cipher, or with pages that are too small for it.
+    pub fn new(encryption: &RemoteEncryption, page_size: u32) -> Result<Self> {
+        let cipher = encryption.cipher().ok_or_else(|| Error::new(ErrorKind::Invalid, "no cipher"))?;
+        let seal = Seal::new(encryption.page_format().unwrap_or_default(), cipher, encryption.key())?;
+        Ok(Self { codec: PageCodec::new(seal, page_size, encryption.key())?, nonces: Nonces::new()? })
+    }
+
+    /// Seals a page into another buffer, and says whether it could.
+    pub fn seal(&mut self, number: u32, plain: &[u8], sealed: &mut [u8]) -> bool {
+        self.codec.seal_page(number, plain, sealed, &mut self.nonces).is_ok()
+    }
+
+    /// Opens a page in place, and says whether it could.
+    pub fn open(&self, number: u32, page: &mut [u8]) -> bool {
+        self.codec.open_page(number, page).is_ok()
+    }
+}
+
+/// The page size that a header says, plain or sealed.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn page_size(header: &[u8; HEADER_LEN]) -> Result<u32> {
+    page::Header::parse(header).map(|header| header.page_size)
+}
+
+/// An empty plain database, whose pages have so many bytes at their end.
+#[must_use]
+pub fn empty_database(reserved: u8) -> Vec<u8> {
+    page::empty_database(reserved).to_vec()
+}
+
+/// The committed frames of a WAL.
+#[must_use]
+pub fn committed_frames(log: &[u8]) -> usize {
+    let Some(header) = log.first_chunk().and_then(wal::Header::parse) else { return 0 };
+    let mut chain = header.chain();
+    let (mut committed, mut count) = (0, 0);
+    for frame in log[wal::HEADER_LEN..].chunks(header.frame_len()) {
+        let Some(frame) = chain.follow(frame) else { break };
+        count += 1;
+        if frame.commit.is_some() {
+            committed = count;
+        }
+    }
+    committed
+}
