@@ -19,6 +19,9 @@ pub(crate) const NONCE_LEN_MAX: usize = 32;
 /// Nonces after which a generator is seeded anew. It bounds what two machines share that begin as copies of one.
 const NONCES_A_SEED: u32 = 1 << 16;
 
+/// Bytes that the generator makes at a time.
+const READY_LEN: usize = 1024;
+
 /// How often this process came into being by `fork(2)`.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -37,24 +40,39 @@ pub(crate) fn fill_from_system(bytes: &mut [u8]) -> Result<()> {
 /// A generator of nonces: `ChaCha12`, seeded from the operating system, anew after a fork and every so often.
 ///
 /// An OS call for each page would take longer than the fastest cipher.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Nonces {
     generator: ChaCha12Rng,
     forks: u64,
     left: u32,
+    /// Bytes of the generator, made many at a time: those from `used` on are still to be given out.
+    ready: [u8; READY_LEN],
+    used: usize,
 }
 
 impl Nonces {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { generator: seeded()?, forks: FORKS.load(Relaxed), left: NONCES_A_SEED })
+        Ok(Self {
+            generator: seeded()?,
+            forks: FORKS.load(Relaxed),
+            left: NONCES_A_SEED,
+            ready: [0; READY_LEN],
+            used: READY_LEN,
+        })
     }
 
-    /// Fills `nonce`.
+    /// Fills `nonce`, which is at most [`NONCE_LEN_MAX`] bytes.
     pub(crate) fn fill(&mut self, nonce: &mut [u8]) -> Result<()> {
         if self.left == 0 || self.forks != FORKS.load(Relaxed) {
             *self = Self::new()?;
         }
         self.left -= 1;
-        self.generator.fill_bytes(nonce);
+        if self.used + nonce.len() > READY_LEN {
+            self.generator.fill_bytes(&mut self.ready);
+            self.used = 0;
+        }
+        nonce.copy_from_slice(&self.ready[self.used..self.used + nonce.len()]);
+        self.used += nonce.len();
         Ok(())
     }
 }
@@ -81,8 +99,7 @@ mod tests {
     fn no_nonce_comes_twice_not_even_after_a_fork() {
         let mut nonces = Nonces::new().unwrap();
         // What a child would have: the same generator, to the bit.
-        let mut child =
-            Nonces { generator: nonces.generator.clone(), forks: nonces.forks, left: nonces.left };
+        let mut child = nonces.clone();
         let mut seen = HashSet::new();
         let mut nonce = [0; 12];
         forked();

@@ -25,6 +25,9 @@ const USABLE_MIN: u32 = 480;
 /// and target lie a little apart modulo 4096.
 const PIECE: usize = 2048;
 
+/// As many zeros as there can be reserved bytes.
+const ZEROS: [u8; u8::MAX as usize] = [0; u8::MAX as usize];
+
 /// Why a page was not sealed or opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageFault {
@@ -116,7 +119,7 @@ impl PageCodec {
         nonces: &mut Nonces,
     ) -> Result<(), PageFault> {
         let text = self.text(page_number);
-        if plain.len() != self.page_size || plain[text.end..].iter().any(|byte| *byte != 0) {
+        if plain.len() != self.page_size || plain[text.end..] != ZEROS[..self.page_size - text.end] {
             return Err(PageFault::Layout);
         }
         if page_number == 1 && !self.fits(plain) {

@@ -106,6 +106,18 @@ impl Database {
         self.transactions.load(Relaxed)
     }
 
+    /// Whether this connection runs a checkpoint.
+    pub(super) fn is_checkpointing(&self) -> bool {
+        self.checkpointing.load(Relaxed)
+    }
+
+    /// Forgets how the database file was: from here on others may write to it.
+    pub(super) fn forget(&self) {
+        if let Some(sealed) = self.sealed() {
+            sealed.forget();
+        }
+    }
+
     pub(super) fn connection(&self) -> usize {
         self.connection.load(Relaxed)
     }
@@ -163,9 +175,7 @@ impl Database {
 
     /// A lock of the database file is about to be taken.
     pub(super) fn before_lock(&self, level: c_int) -> c_int {
-        if let Some(sealed) = self.sealed() {
-            sealed.forget_len();
-        }
+        self.forget();
         match level {
             rusqlite::ffi::SQLITE_LOCK_SHARED => self.begin_read(),
             // In WAL mode these are the lock of the last to close. Outside of it they are the switch into it, which
@@ -207,6 +217,7 @@ impl Database {
                 let bit = 1 << (offset - FIRST_READ_LOCK);
                 let held = self.reading.load(Relaxed);
                 self.reading.store(if take { held | bit } else { held & !bit }, Relaxed);
+                self.forget();
             }
             ShmLock { shared: false, offset: WRITE_LOCK, take } => {
                 self.writing.store(take && self.begins_writing(), Relaxed);
@@ -217,8 +228,9 @@ impl Database {
             }
             ShmLock { shared: false, offset: CHECKPOINT_LOCK, take } => {
                 self.checkpointing.store(take, Relaxed);
+                self.forget();
                 if let Some(sealed) = self.sealed() {
-                    sealed.forget_len();
+                    sealed.end_move();
                 }
             }
             _ => {}

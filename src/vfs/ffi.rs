@@ -500,7 +500,20 @@ unsafe extern "C" fn read(
             temp.read(into, at, &real)
         });
     }
-    let code = pass!(file.xRead(buffer, len, offset));
+    let ahead = match handle {
+        Handle::Data(database, _) => guard(|| {
+            let Some(sealed) = database.sealed() else { return ffi::SQLITE_NOTFOUND };
+            // SAFETY: the file is open.
+            let real = unsafe { real(file) };
+            let taken = sealed.read_ahead(at, size, &real, |page| {
+                // SAFETY: SQLite gives room for `len` bytes at `buffer`, as many as a page has.
+                unsafe { ptr::copy_nonoverlapping(page.as_ptr(), buffer.cast::<u8>(), page.len()) };
+            });
+            taken.map_or(ffi::SQLITE_NOTFOUND, |()| ffi::SQLITE_OK)
+        }),
+        _ => ffi::SQLITE_NOTFOUND,
+    };
+    let code = if ahead == ffi::SQLITE_OK { ahead } else { pass!(file.xRead(buffer, len, offset)) };
     if code != ffi::SQLITE_OK && code != ffi::SQLITE_IOERR_SHORT_READ {
         return code;
     }
@@ -554,6 +567,10 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
     // SAFETY: the file is open.
     match unsafe { (handle(file), real(file), u64::try_from(size)) } {
         (Handle::Temp(temp), real, Ok(size)) => guard(|| temp.truncate(size, &real)),
+        (Handle::Data(database, _), ..) => {
+            database.forget();
+            pass!(file.xTruncate(size))
+        }
         _ => pass!(file.xTruncate(size)),
     }
 }

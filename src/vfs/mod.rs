@@ -12,6 +12,7 @@
 //! directory otherwise, and the host's own business if it does not; but a new file that a connection to a sealed database
 //! makes is sealed like that one.
 
+mod ahead;
 mod beneath;
 mod database;
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]

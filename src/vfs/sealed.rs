@@ -14,6 +14,7 @@ use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
 use super::{
     Refusal, Sealing,
+    ahead::Ahead,
     beneath::{Beneath, Buffer},
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) struct Sealed {
     authentic: AtomicBool,
     /// A length that the file had lately: writes up to it leave no gap.
     known_len: AtomicU64,
+    ahead: Mutex<Ahead>,
+    moving: Mutex<Moving>,
     _counted: Counted,
 }
 
@@ -67,6 +70,14 @@ pub(super) struct Sealed {
 pub(super) struct Writer {
     pub(super) nonces: Nonces,
     pub(super) page: Buffer,
+}
+
+/// A sealed page that a checkpoint has read from the WAL, and is about to write to the database file.
+#[derive(Debug, Default)]
+struct Moving {
+    /// Its number, or 0.
+    page: u32,
+    sealed: Buffer,
 }
 
 impl fmt::Debug for Sealed {
@@ -89,6 +100,8 @@ impl Sealed {
             writer: Mutex::new(Writer { nonces, page: Buffer::default() }),
             authentic: AtomicBool::new(false),
             known_len: AtomicU64::new(0),
+            ahead: Mutex::default(),
+            moving: Mutex::default(),
             _counted: Counted::new(),
         };
         if len == 0 {
@@ -148,9 +161,43 @@ impl Sealed {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets how long the file was: others may write to it from here on.
-    pub(super) fn forget_len(&self) {
+    /// Forgets how the file was: others may write to it from here on.
+    pub(super) fn forget(&self) {
         self.known_len.store(0, Relaxed);
+        self.ahead().forget();
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a page of the database file, sealed as it stands there, to `take`, if it need not be read by a call of its
+    /// own.
+    pub(super) fn read_ahead<T>(
+        &self,
+        at: u64,
+        len: usize,
+        beneath: &impl Beneath,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let page_size = self.codec()?.page_size();
+        if len != page_size || !at.is_multiple_of(page_size as u64) {
+            return None;
+        }
+        self.ahead().page(at, len, beneath).map(take)
+    }
+
+    /// A checkpoint has read a page from the WAL. Its tag covers what it would in the database file, so that it is moved
+    /// there as it is.
+    pub(super) fn begin_move(&self, page: u32, sealed: &[u8]) {
+        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        moving.sealed.of(sealed.len()).copy_from_slice(sealed);
+        moving.page = page;
+    }
+
+    /// Whatever a checkpoint has read is not to be moved any more.
+    pub(super) fn end_move(&self) {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner).page = 0;
     }
 
     /// Opens a page that stands at `place` in the database file or beside it.
@@ -213,6 +260,7 @@ impl Sealed {
         if bytes.len() != codec.page_size() || !at.is_multiple_of(page_size) {
             return Err(Refusal::Layout);
         }
+        self.ahead().forget();
         let mut writer = self.writer();
         if at > self.known_len.load(Relaxed) {
             let len = match beneath.len() {
@@ -233,7 +281,14 @@ impl Sealed {
                 end += page_size;
             }
         }
-        let code = Self::write_page(codec, &mut writer, bytes, at, beneath)?;
+        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a checkpoint writes is what it has read right before.
+        let code = if u64::from(moving.page) == at / page_size + 1 {
+            moving.page = 0;
+            beneath.write(moving.sealed.of(codec.page_size()), at)
+        } else {
+            Self::write_page(codec, &mut writer, bytes, at, beneath)?
+        };
         if code == SQLITE_OK {
             self.known_len.fetch_max(at + page_size, Relaxed);
         }

@@ -44,7 +44,7 @@ pub(super) struct Wal {
 }
 
 /// What is known of a sealed WAL within one write transaction, in which nobody else writes to it; or within one
-/// recovery.
+/// recovery. The header is known for longer.
 #[derive(Debug, Default)]
 struct State {
     /// The write transaction that the rest is known of.
@@ -113,8 +113,9 @@ impl Wal {
         let state = &mut *state;
         let transaction = self.database.transactions();
         if state.transaction != transaction {
-            let frame = std::mem::take(&mut state.frame);
-            *state = State { transaction, frame, ..State::default() };
+            // The header is told by its salts to be the one that is known.
+            let (header, frame) = (state.header, std::mem::take(&mut state.frame));
+            *state = State { transaction, header, frame, ..State::default() };
         }
         if at == 0 && bytes.len() == wal::HEADER_LEN {
             let header = bytes.first_chunk().and_then(Header::parse);
@@ -167,6 +168,9 @@ impl Wal {
                 (FRAME_HEADER_LEN, len) if len == codec.page_size() => {
                     if code == SQLITE_OK {
                         let number = self.page_number(&place, beneath)?;
+                        if self.database.is_checkpointing() {
+                            sealed.begin_move(number, bytes);
+                        }
                         sealed.open_page(codec, number, bytes, "-wal")?;
                     } else {
                         bytes.fill(0);
@@ -185,6 +189,7 @@ impl Wal {
             }
         });
         if turned.is_err() {
+            sealed.end_move();
             bytes.fill(0);
         }
         turned
@@ -386,7 +391,8 @@ impl State {
         beneath: &impl Beneath,
     ) -> Result<Chain, Refusal> {
         let unreadable = |code: c_int| Refusal::Unreadable(format!("SQLite's result code {code}"));
-        let header = if let Some(header) = self.header {
+        let known = self.header.filter(|header| header.has_salts(head));
+        let header = if let Some(header) = known {
             header
         } else {
             let mut bytes = [0; wal::HEADER_LEN];
