@@ -13,5 +13,6 @@ mod import;
 mod limits;
 mod lists;
 mod model;
+mod outside;
 mod support;
 mod upload;
