@@ -17,6 +17,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     thread,
@@ -94,6 +95,8 @@ struct Overlay {
     page_count: u32,
     /// Offsets of pages in the WAL, by page number.
     pages: BTreeMap<u32, u64>,
+    /// The number of the frame, from 1, that is damaged in front of a commit.
+    damaged: Option<u64>,
 }
 
 impl Copy<'_> {
@@ -144,7 +147,13 @@ impl Copy<'_> {
             let path = layout::beside(self.source, "-wal");
             let Some(log) = Disk::open_regular(&path)? else { return Ok(None) };
             if let Some(overlay) = Overlay::read(&log, &path)? {
-                if overlay.page_size == header.page_size {
+                if let Some(frame) = overlay.damaged {
+                    let message = format!(
+                        "frame {frame} of its log is damaged, and what was committed behind it cannot be read; to \
+                         go on without that, open it with sqlite3 once and run PRAGMA wal_checkpoint(TRUNCATE)"
+                    );
+                    complaint = Some((ErrorKind::Corrupt, message));
+                } else if overlay.page_size == header.page_size {
                     size = u64::from(overlay.page_count) * u64::from(overlay.page_size);
                     self.admit(size)?;
                     if !self.lay_over(&overlay, &log, &path, target)? {
@@ -152,7 +161,7 @@ impl Copy<'_> {
                     }
                     self.set_len(target, size)?;
                 } else {
-                    complaint = Some((ErrorKind::Corrupt, "its WAL is of another page size"));
+                    complaint = Some((ErrorKind::Corrupt, "its WAL is of another page size".to_owned()));
                 }
             }
         } else if let Some(journal) = &before.journal {
@@ -161,7 +170,8 @@ impl Copy<'_> {
             if journal.names_another {
                 complaint = Some((
                     ErrorKind::Unsupported,
-                    "an interrupted transaction over several databases; open it with sqlite3 once, then import it",
+                    "an interrupted transaction over several databases; open it with sqlite3 once, then import it"
+                        .to_owned(),
                 ));
             } else if self.scratch.is_some() {
                 complaint = Some((
@@ -293,13 +303,23 @@ impl Overlay {
         let Some(header) = wal::Header::parse(&header) else { return Ok(None) };
         let mut chain = header.chain();
         let mut frame = vec![0; header.frame_len()];
-        let mut overlay = Self { page_size: header.page_size(), page_count: 0, pages: BTreeMap::new() };
+        let mut overlay =
+            Self { page_size: header.page_size(), page_count: 0, pages: BTreeMap::new(), damaged: None };
         let mut uncommitted = Vec::new();
         // As far as the log goes now, and no further: a writer may append as fast as this reads.
         let end = log.metadata().map_err(reading)?.len();
         let mut at = wal::HEADER_LEN as u64;
         while at < end && read_up_to(log, &mut frame, at).map_err(reading)? == frame.len() {
-            let Some(followed) = chain.follow(&frame) else { break };
+            let mut followed = chain.follow(&frame);
+            if followed.is_none() && is_committed_beyond(log, &header, at..end).map_err(reading)? {
+                // A writer may have put frames over leftovers since, this one first.
+                read_up_to(log, &mut frame, at).map_err(reading)?;
+                followed = chain.follow(&frame);
+                if followed.is_none() {
+                    overlay.damaged = Some((at - wal::HEADER_LEN as u64) / frame.len() as u64 + 1);
+                }
+            }
+            let Some(followed) = followed else { break };
             uncommitted.push((followed.page_number, at + wal::FRAME_HEADER_LEN as u64));
             at += frame.len() as u64;
             if let Some(page_count) = followed.commit {
@@ -308,8 +328,33 @@ impl Overlay {
             }
         }
         let _beyond = overlay.pages.split_off(&overlay.page_count.saturating_add(1));
-        Ok((overlay.page_count > 0).then_some(overlay))
+        Ok((overlay.page_count > 0 || overlay.damaged.is_some()).then_some(overlay))
     }
+}
+
+/// Whether a transaction of this log ends behind the frame at the start of `range`, where the chain of frames breaks.
+///
+/// SQLite takes the log to end there. But behind the last commit there are only frames of older logs, which have other
+/// salts, and those of a transaction that was rolled back, which have no commit mark.
+fn is_committed_beyond(log: &File, header: &wal::Header, range: Range<u64>) -> std::io::Result<bool> {
+    let mut frame = vec![0; header.frame_len()];
+    let mut before = None;
+    for at in range.step_by(frame.len()) {
+        let (head, _) = frame.split_at_mut(wal::FRAME_HEADER_LEN);
+        if read_up_to(log, head, at)? < head.len() {
+            break;
+        }
+        if let Some(before) = before
+            && header.has_salts(head)
+            && wal::frame_fields(head).commit.is_some()
+            && read_up_to(log, &mut frame, at)? == frame.len()
+            && header.chain_after(before).follow(&frame).is_some()
+        {
+            return Ok(true);
+        }
+        before = frame[16..wal::FRAME_HEADER_LEN].first_chunk().copied();
+    }
+    Ok(false)
 }
 
 /// The inode and the header of a WAL; nothing where it is not there, or has no header that SQLite would take.
