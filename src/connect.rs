@@ -273,7 +273,7 @@ pub(crate) fn attach(
 pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
     let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
     match code.and_then(|code| vfs::take_refusal(connection, code)) {
-        None => Error::new(sqlite::kind(&error), error.to_string()).caused_by(error),
+        None => sqlite::explained(connection.path(), error),
         Some(Refusal::ReadOnly) => {
             Error::new(ErrorKind::Sql, format!("{error}: {}", Refusal::ReadOnly)).caused_by(error)
         }

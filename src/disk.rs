@@ -62,6 +62,10 @@ const COPY_STEP: u64 = 16 << 20;
 /// The buffer of copies that do not stay in the kernel.
 const BUFFER_LEN: usize = 128 << 10;
 
+/// The largest file that SQLite makes beside a database without having been asked to write: the memory shared between
+/// the readers of a log.
+const SMALL_FILE: u64 = 32 << 10;
+
 /// A directory of this process alone: the lock goes when the value is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
@@ -204,6 +208,16 @@ impl Disk {
 
     pub(crate) fn exists(path: &Path) -> Result<bool> {
         path.try_exists().map_err(|error| failed("looking for", path, error))
+    }
+
+    /// Whether the file system of a directory has no room for a small file, or no name left for one. What cannot be
+    /// asked is not full.
+    pub(crate) fn is_full(dir: &Path) -> bool {
+        unix::statvfs(dir).is_ok_and(|found| {
+            // Some file systems do not count names.
+            let no_names = found.f_files > 0 && found.f_favail == 0;
+            no_names || found.f_bavail.saturating_mul(found.f_frsize) < SMALL_FILE
+        })
     }
 
     /// The names in a directory.

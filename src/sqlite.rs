@@ -1,15 +1,23 @@
 //! What SQLite's result codes mean as kinds of this crate's errors.
 
-use rusqlite::{Error as SqlError, ErrorCode};
+use std::{fmt::Display, path::Path};
 
-use crate::error::{Error, ErrorKind};
+use rusqlite::{Error as SqlError, ErrorCode, ffi};
 
-/// The kind of a failure in one of SQLite's calls.
-pub(crate) fn kind(error: &SqlError) -> ErrorKind {
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind},
+};
+
+/// The kind of a failure in one of SQLite's calls, on a database at `path` if that is known.
+fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => ErrorKind::DiskFull,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if lacks_room(error, path) => {
+            ErrorKind::DiskFull
+        }
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             ErrorKind::Io
         }
@@ -17,8 +25,52 @@ pub(crate) fn kind(error: &SqlError) -> ErrorKind {
     }
 }
 
+/// Whether a full disk is behind an error. SQLite says `SQLITE_FULL` only where it writes pages: not where it makes
+/// the file of a log, and not where it makes the memory that is shared beside one.
+fn lacks_room(error: &SqlError, path: Option<&Path>) -> bool {
+    let is_full = || path.and_then(Path::parent).is_some_and(Disk::is_full);
+    match error.sqlite_extended_error_code() {
+        // It hardly fails for anything else.
+        Some(ffi::SQLITE_IOERR_SHMSIZE) => true,
+        Some(
+            ffi::SQLITE_CANTOPEN
+            | ffi::SQLITE_IOERR_SHMOPEN
+            | ffi::SQLITE_IOERR_SHMMAP
+            | ffi::SQLITE_IOERR_WRITE
+            | ffi::SQLITE_IOERR_FSYNC
+            | ffi::SQLITE_IOERR_DIR_FSYNC
+            | ffi::SQLITE_IOERR_TRUNCATE,
+        ) => is_full(),
+        _ => false,
+    }
+}
+
+/// What an error of SQLite means that it met in a database at `path`.
+#[cold]
+pub(crate) fn explained(path: Option<&str>, error: SqlError) -> Error {
+    let kind = kind(&error, path.map(Path::new));
+    Error::new(kind, sentence(kind, &error)).caused_by(error)
+}
+
 /// An error of SQLite in the middle of `doing`.
 #[cold]
-pub(crate) fn failed(doing: impl std::fmt::Display, error: SqlError) -> Error {
-    Error::new(kind(&error), format!("{doing}: {error}")).caused_by(error)
+pub(crate) fn failed(doing: impl Display, error: SqlError) -> Error {
+    let kind = kind(&error, None);
+    Error::new(kind, format!("{doing}: {}", sentence(kind, &error))).caused_by(error)
+}
+
+/// An error of SQLite in the middle of `doing` something to the database at `path`.
+#[cold]
+pub(crate) fn failed_at(path: Option<&str>, doing: impl Display, error: SqlError) -> Error {
+    let explained = explained(path, error);
+    Error::new(explained.kind(), format!("{doing}: {explained}")).caused_by(explained)
+}
+
+fn sentence(kind: ErrorKind, error: &SqlError) -> String {
+    match (kind, error.sqlite_error_code()) {
+        (ErrorKind::DiskFull, Some(code)) if code != ErrorCode::DiskFull => {
+            format!("the disk is full: {error}")
+        }
+        _ => error.to_string(),
+    }
 }

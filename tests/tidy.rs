@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("disk", &["error"]),
     ("layout", &["name"]),
     // services
-    ("sqlite", &["error"]),
+    ("sqlite", &["disk", "error"]),
     ("vfs", &["cipher", "disk", "error", "page", "size", "wal"]),
     ("changes", &["disk", "error", "layout", "name", "vfs"]),
     ("catalog", &["api", "cipher", "error", "name", "size", "sqlite", "time"]),

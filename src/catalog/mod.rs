@@ -71,7 +71,7 @@ impl Catalog {
         durability: Durability,
         run: impl FnOnce(&Rows<'_>) -> Result<T>,
     ) -> Result<T> {
-        let failed = |error| sqlite::failed("writing the catalog", error);
+        let failed = |error| sqlite::failed_at(self.path.to_str(), "writing the catalog", error);
         let mut writer = lock(&self.writer);
         let synchronous = match durability {
             Durability::Full => "PRAGMA synchronous=FULL",
@@ -100,7 +100,8 @@ fn connect(path: &std::path::Path, flags: OpenFlags) -> Result<Connection> {
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     };
-    open().map_err(|error| sqlite::failed(format_args!("opening {}", path.display()), error))
+    open()
+        .map_err(|error| sqlite::failed_at(path.to_str(), format_args!("opening {}", path.display()), error))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -52,7 +52,7 @@ const TABLES: &str = "
 
 /// Makes the tables of a new catalog, or checks those of an old one.
 pub(super) fn prepare(connection: &Connection) -> Result<()> {
-    let failed = |error| sqlite::failed("opening the catalog", error);
+    let failed = |error| sqlite::failed_at(connection.path(), "opening the catalog", error);
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let objects: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
@@ -92,7 +92,7 @@ fn foreign() -> Error {
 
 /// Makes the tables, unless another process was faster, or the database is somebody else's.
 fn create(connection: &Connection) -> Result<()> {
-    let failed = |error| sqlite::failed("creating the catalog", error);
+    let failed = |error| sqlite::failed_at(connection.path(), "creating the catalog", error);
     let objects: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     if objects > 0 {

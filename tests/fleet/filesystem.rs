@@ -92,6 +92,57 @@ fn a_full_disk_leaves_nothing_of_a_fork_or_an_import() {
     assert_eq!(contents(&plane.connect("copy", &Default::default()).unwrap()), before);
 }
 
+/// SQLite says "disk I/O error" where there is no room for the memory that it shares beside a log.
+#[test]
+fn a_disk_without_a_free_byte_is_full_and_nothing_else() {
+    let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=2m,nr_inodes=40", "tmpfs"]) else { return };
+    let root = disk.0.path().join("root");
+    let plane = ControlPlane::open(&root).unwrap();
+    plane.create_group("default").unwrap();
+    for name in ["a", "b"] {
+        plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
+        let connection = plane.connect(name, &Default::default()).unwrap();
+        connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    }
+    let check = |answer: litefleet::Result<()>| {
+        let (kind, text) = refused(answer);
+        assert_eq!(kind, ErrorKind::DiskFull, "{text}");
+        assert!(text.contains("the disk is full"), "{text}");
+    };
+    let connect = |plane: &ControlPlane, name: &str| plane.connect(name, &Default::default()).map(|_| ());
+    let open = || ControlPlane::open(&root).map(|_| ());
+    let filler = disk.0.path().join("filler");
+
+    let fill_up = || {
+        let mut filler = File::options().append(true).create(true).open(&filler).unwrap();
+        let _full = std::io::copy(&mut std::io::repeat(1), &mut filler);
+    };
+    fill_up();
+    check(connect(&plane, "a"));
+    fs::remove_file(&filler).unwrap();
+    // At rest, and so without the files beside the catalog.
+    drop(plane);
+    fill_up();
+    check(open());
+    fs::remove_file(&filler).unwrap();
+
+    // Not a name left, but room.
+    let spare = disk.0.path().join("spare");
+    let take_names = || {
+        fs::create_dir(&spare).unwrap();
+        (0..1000).take_while(|at| File::create(spare.join(at.to_string())).is_ok()).count()
+    };
+    let plane = ControlPlane::open(&root).unwrap();
+    take_names();
+    check(connect(&plane, "b"));
+    fs::remove_dir_all(&spare).unwrap();
+    drop(plane);
+    take_names();
+    check(open());
+    fs::remove_dir_all(&spare).unwrap();
+    connect(&ControlPlane::open(&root).unwrap(), "a").unwrap();
+}
+
 /// The bytes of a file system that are in use.
 fn used(path: &Path) -> u64 {
     let output = Command::new("df").args(["--output=used", "-B1"]).arg(path).output().unwrap();
