@@ -264,6 +264,13 @@ pub(crate) fn with_private_descriptors<T: Send>(
 ) -> io::Result<T> {
     const FIRST: libc::c_uint = 3;
     let private = || {
+        // A handler of the host's that writes to one of its descriptors would write to whatever has that number here.
+        let mut all = std::mem::MaybeUninit::uninit();
+        // SAFETY: the first call fills the set that the second one reads, which changes this new thread alone.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), ptr::null_mut());
+        }
         // SAFETY: the call takes three integers. It unshares the table of this new thread alone before it closes
         // anything, and nothing that this thread can reach owns a descriptor of the old table.
         let code = unsafe {

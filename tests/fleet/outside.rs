@@ -3,15 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
 use litefleet::{
-    CreateDatabaseInput, ErrorKind,
+    ControlPlane, CreateDatabaseInput, ErrorKind, Hook, Step,
     rusqlite::{Connection, functions::FunctionFlags},
 };
 
 use crate::{
-    import::input,
+    import::{file, input},
     support::{Fleet, count, refused},
 };
 
@@ -175,4 +176,30 @@ fn a_fork_of_a_database_whose_log_is_damaged_is_refused() {
     let fork = fleet.plane.create_database(CreateDatabaseInput::fork("copy", "orders"));
     assert_eq!(refused(fork).0, ErrorKind::Corrupt);
     fleet.assert_no_debris();
+}
+
+/// A signal handler of the host that writes to a descriptor (as those of `tokio` and `ctrlc` do) would write to
+/// whatever has that number on the thread that copies: the database that is being made, say.
+#[test]
+fn no_signal_is_handled_where_descriptors_are_private() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "some", "");
+    let blocked = Arc::new(Mutex::new(Vec::new()));
+    let found = Arc::clone(&blocked);
+    let hook: Arc<Hook> = Arc::new(move |step, path| {
+        if step == Step::Create && path.ends_with("data.db") {
+            let status = fs::read_to_string("/proc/thread-self/status")?;
+            let mask =
+                status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+            found.lock().unwrap().push(u64::from_str_radix(&mask, 16).unwrap());
+        }
+        Ok(())
+    });
+    let plane = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+    plane.import_database(input("a"), path.as_path()).unwrap();
+    let blocked = blocked.lock().unwrap();
+    assert_eq!(blocked.len(), 1);
+    for (signal, name) in [(2, "SIGINT"), (10, "SIGUSR1"), (15, "SIGTERM"), (17, "SIGCHLD")] {
+        assert!(blocked[0] & 1 << (signal - 1) != 0, "{name} is not blocked");
+    }
 }
