@@ -176,7 +176,7 @@ impl Copy<'_> {
             } else if self.scratch.is_some() {
                 complaint = Some((
                     ErrorKind::Unsupported,
-                    "an interrupted transaction; open it with sqlite3 once, then import it",
+                    "an interrupted transaction; open it with sqlite3 once, then import it".into(),
                 ));
             } else {
                 let (from, to) =

@@ -1,6 +1,7 @@
 //! The commands, each a few calls of the public API.
 
 pub(crate) mod args;
+mod interrupt;
 pub(crate) mod output;
 mod progress;
 mod shell;
@@ -87,19 +88,23 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             output.say(&database, || format!("Destroyed database {name}."))
         }
         DbCommand::Upload { name, file, key } => {
-            let mut bar = progress::Bar::new("Uploading");
+            let mut bar = progress::Bar::new("Uploading")?;
             let mut watch = |progress| bar.show(progress);
             let mut stdin = io::stdin().lock();
             let upload =
                 if file.as_os_str() == STDIN { Upload::Reader(&mut stdin) } else { Upload::Path(&file) };
-            match plane.get_database(&name)?.cipher.zip(key.key()?) {
-                Some((cipher, key)) => {
-                    let encryption = RemoteEncryption::new(key, cipher)?;
-                    plane.upload_encrypted_database(&name, upload, &encryption, None, &mut watch)?;
+            let encryption = match plane.get_database(&name)?.cipher.zip(key.key()?) {
+                Some((cipher, key)) => Some(RemoteEncryption::new(key, cipher)?),
+                None => None,
+            };
+            let uploaded = match &encryption {
+                Some(encryption) => {
+                    plane.upload_encrypted_database(&name, upload, encryption, None, &mut watch)
                 }
-                None => plane.upload_database_watched(&name, upload, &mut watch)?,
-            }
+                None => plane.upload_database_watched(&name, upload, &mut watch),
+            };
             bar.clear();
+            uploaded?;
             output.say(&plane.get_database(&name)?, || format!("Uploaded to database {name}."))
         }
         DbCommand::Export { name, file, decrypt, page_format, key } => {
@@ -110,9 +115,10 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             if let Some(key) = key_for(plane, &name, &key)? {
                 options = options.encryption_key(key);
             }
-            let mut bar = progress::Bar::new("Exporting");
-            plane.export_database(&name, &file, &options, &mut |progress| bar.show(progress))?;
+            let mut bar = progress::Bar::new("Exporting")?;
+            let exported = plane.export_database(&name, &file, &options, &mut |progress| bar.show(progress));
             bar.clear();
+            exported?;
             output.say(&plane.get_database(&name)?, || {
                 format!("Exported database {name} to {}.", file.display())
             })
@@ -192,12 +198,12 @@ fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDat
     input.remote_encryption = encryption(plane, arguments)?;
     input.source_encryption_key = arguments.source_key()?;
     let Some(file) = &arguments.from_file else {
-        let mut bar = progress::Bar::new("Forking");
+        let mut bar = progress::Bar::new("Forking")?;
         let made = plane.create_database_watched(input, &mut |progress| bar.show(progress));
         bar.clear();
         return made;
     };
-    let mut bar = progress::Bar::new("Importing");
+    let mut bar = progress::Bar::new("Importing")?;
     let mut watch = |progress| bar.show(progress);
     let made = if file.as_os_str() == STDIN {
         plane.import_database_watched(input, Upload::Reader(&mut io::stdin().lock()), &mut watch)

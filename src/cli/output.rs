@@ -7,6 +7,11 @@ use litefleet::{Database, DatabaseState, Error, ErrorKind, Group, Result, SizeLi
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::interrupt;
+
+/// How much is printed before somebody who asks to stop is heard.
+const PRINTED_AT_ONCE: usize = 64 << 10;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     pub(crate) json: bool,
@@ -92,10 +97,26 @@ fn unprintable(error: serde_json::Error) -> Error {
 
 /// Prints a line. A reader that went away (`| head`) ends the program quietly, as it does others.
 pub(crate) fn print(text: &str) -> Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    written(writeln!(io::stdout().lock(), "{text}"))
+}
+
+fn written(result: io::Result<()>) -> Result<()> {
+    match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        printed => printed.map_err(|error| Error::new(ErrorKind::Io, format!("printing: {error}"))),
+        written => written.map_err(|error| Error::new(ErrorKind::Io, format!("printing: {error}"))),
     }
+}
+
+/// Prints the rows of a query, of which there may be many, until somebody asks to stop.
+pub(crate) fn print_rows(rows: &str) -> Result<()> {
+    let (whole, rest) = rows.as_bytes().as_chunks::<PRINTED_AT_ONCE>();
+    for part in whole.iter().map(<[u8; PRINTED_AT_ONCE]>::as_slice) {
+        if interrupt::is_asked() {
+            return Err(Error::new(ErrorKind::Cancelled, "interrupted"));
+        }
+        written(io::stdout().lock().write_all(part))?;
+    }
+    written(io::stdout().lock().write_all(rest).and_then(|()| writeln!(io::stdout())))
 }
 
 /// Prints an error as one line on standard error.

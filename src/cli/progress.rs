@@ -1,9 +1,14 @@
-//! A progress bar for long work, on a terminal only.
+//! A progress bar for long work, on a terminal only, and the way to cancel it.
 
 use std::ops::ControlFlow;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use litefleet::{Phase, Progress};
+use litefleet::{Phase, Progress, Result};
+
+use super::interrupt;
+
+/// What a program exits with that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
 
 #[derive(Debug)]
 pub(crate) struct Bar {
@@ -12,13 +17,19 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// A bar for what `verb` says. Where standard error is no terminal, none is drawn.
-    pub(crate) fn new(verb: &'static str) -> Self {
+    /// A bar for what `verb` says, which Ctrl-C cancels. Where standard error is no terminal, none is drawn.
+    pub(crate) fn new(verb: &'static str) -> Result<Self> {
+        // The work may wait for its input, which nothing interrupts: a second Ctrl-C does not wait for it.
+        interrupt::listen(|again| {
+            if again {
+                std::process::exit(INTERRUPTED);
+            }
+        })?;
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        Self { bar, verb }
+        Ok(Self { bar, verb })
     }
 
-    /// Shows how far the work has come. It never asks to stop.
+    /// Shows how far the work has come, and asks to stop if the user did.
     pub(crate) fn show(&mut self, progress: Progress) -> ControlFlow<()> {
         let style = match progress.total {
             Some(_) => "{msg:10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}",
@@ -36,7 +47,7 @@ impl Bar {
             self.bar.set_length(total);
         }
         self.bar.set_position(progress.done);
-        ControlFlow::Continue(())
+        if interrupt::is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     pub(crate) fn clear(&self) {

@@ -14,6 +14,7 @@ use rustyline::{
 };
 
 use super::{
+    interrupt,
     output::{self, Output},
     sql,
 };
@@ -23,6 +24,7 @@ const HELP: &str = "\
 .schema [NAME]   the statements that made them
 .json            print rows as JSON, or as tables again
 .quit            leave (also Ctrl-D)
+Ctrl-C           stop the statement that runs
 Everything else is SQL, and runs at its semicolon.";
 
 /// Waits for more lines while a statement is not complete.
@@ -49,6 +51,8 @@ pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
     if let Some(history) = &history {
         let _there_is_none_yet = editor.load_history(history);
     }
+    let running = connection.get_interrupt_handle();
+    interrupt::listen(move |_| running.interrupt())?;
     println!("SQLite {}, database {name}. Enter .help for help.", litefleet::rusqlite::version());
     let mut output = Output { json: false };
     loop {
@@ -59,6 +63,8 @@ pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
             Err(error) => return Err(failed(error)),
         };
         let _kept_or_not = editor.add_history_entry(line.trim());
+        interrupt::forget();
+        let in_transaction = !connection.is_autocommit();
         let ran = match line.trim().strip_prefix('.') {
             None => sql::run(connection, &line, output),
             Some(command) => match command.split_whitespace().collect::<Vec<_>>().as_slice() {
@@ -84,6 +90,9 @@ pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
         };
         if let Err(error) = ran {
             output::print_error(&error, output.json);
+            if in_transaction && connection.is_autocommit() && !output.json {
+                eprintln!("the transaction was rolled back");
+            }
         }
     }
     if let Some(history) = &history {

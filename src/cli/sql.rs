@@ -57,7 +57,8 @@ fn run_one(connection: &Connection, sql: &str, output: Output) -> Result<(), Fai
             table.add_row(cells.into_iter().map(shown));
         }
     }
-    let printed = if output.json { output::json_line(&values) } else { output::print(&table.to_string()) };
+    let printed =
+        if output.json { output::json_line(&values) } else { output::print_rows(&table.to_string()) };
     printed.map_err(Failed::Other)
 }
 

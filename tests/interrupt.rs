@@ -1,0 +1,185 @@
+//! Ctrl-C on the command line: what is running stops, and nothing else.
+
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
+use std::{
+    fs,
+    io::{BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use litefleet::{ControlPlane, CreateDatabaseInput, DatabaseState, Seed, rusqlite::Connection};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A root with a group `default`, in a directory that goes with it.
+fn root() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    ControlPlane::open(&root).unwrap().create_group("default").unwrap();
+    (dir, root)
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Starts a command, waits until it builds a database, and interrupts it.
+fn interrupted(root: &Path, arguments: &[&str], input: &[u8]) -> Output {
+    let mut running = Command::new(env!("CARGO_BIN_EXE_litefleet"))
+        .args(["--json", "--root"])
+        .arg(root)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = running.stdin.take().unwrap();
+    stdin.write_all(input).unwrap();
+    wait_until("it never begins", || staged(root).iter().any(|dir| dir.join("data.db").exists()));
+    thread::sleep(Duration::from_millis(200));
+    interrupt(&running);
+    thread::sleep(Duration::from_millis(200));
+    let _not_read = stdin.write_all(input);
+    drop(stdin);
+    running.wait_with_output().unwrap()
+}
+
+fn interrupt(running: &Child) {
+    let kill = Command::new("sh").arg("-c").arg(format!("kill -INT {}", running.id())).status();
+    assert!(kill.unwrap().success());
+}
+
+fn staged(root: &Path) -> Vec<PathBuf> {
+    fs::read_dir(root.join(".staging")).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn assert_cancelled(root: &Path, output: &Output) {
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error, serde_json::json!({"error": "cancelled", "kind": "cancelled"}));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(staged(root), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_import_and_an_upload_are_cancelled() {
+    let (dir, root) = root();
+    let path = dir.path().join("slow.db");
+    let connection = Connection::open(&path).unwrap();
+    // Each row takes the integrity check some milliseconds.
+    connection
+        .execute_batch(
+            "PRAGMA ignore_check_constraints=ON;
+             CREATE TABLE t(a CHECK (length(hex(zeroblob(a))) > 0));
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+             INSERT INTO t SELECT 10000000 FROM n",
+        )
+        .unwrap();
+    drop(connection);
+    let slow = path.to_str().unwrap();
+    let create = ["db", "create", "a", "--group", "default", "--from-file"];
+    assert_cancelled(&root, &interrupted(&root, &[&create[..], &[slow]].concat(), &[]));
+    // A stream that goes on.
+    let bytes = fs::read(&path).unwrap();
+    assert_cancelled(&root, &interrupted(&root, &[&create[..], &["-"]].concat(), &bytes));
+
+    let plane = ControlPlane::open(&root).unwrap();
+    plane
+        .create_database(CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload))
+        .unwrap();
+    assert_cancelled(&root, &interrupted(&root, &["db", "upload", "draft", slow], &[]));
+    let left = plane.list_databases(&litefleet::ListDatabases::default()).unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].state, DatabaseState::Draft);
+}
+
+/// The shell on a terminal of its own, which `script` makes.
+struct Terminal {
+    script: Child,
+    stdin: std::process::ChildStdin,
+    shown: std::sync::mpsc::Receiver<u8>,
+    text: String,
+}
+
+impl Terminal {
+    fn open(root: &Path, name: &str) -> Option<Self> {
+        let shell = format!(
+            "stty cols 100; exec {} --root {} db shell {name}",
+            env!("CARGO_BIN_EXE_litefleet"),
+            root.display()
+        );
+        let script = Command::new("script")
+            .args(["-q", "-e", "-c", &shell, "/dev/null"])
+            .env("HOME", root)
+            .env("TERM", "dumb")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let Ok(mut script) = script else {
+            eprintln!("not checked: script is not on this machine");
+            return None;
+        };
+        let (sender, shown) = std::sync::mpsc::channel();
+        let stdout = BufReader::new(script.stdout.take().unwrap());
+        thread::spawn(move || stdout.bytes().map_while(Result::ok).try_for_each(|byte| sender.send(byte)));
+        Some(Self { stdin: script.stdin.take().unwrap(), script, shown, text: String::new() })
+    }
+
+    fn enter(&mut self, text: &str) {
+        self.stdin.write_all(text.as_bytes()).unwrap();
+        self.stdin.flush().unwrap();
+    }
+
+    /// Waits until the terminal has shown `text`, and forgets what it showed so far.
+    #[track_caller]
+    fn shows(&mut self, text: &str) {
+        while !self.text.contains(text) {
+            match self.shown.recv_timeout(PATIENCE) {
+                Ok(byte) => self.text.push(char::from(byte)),
+                Err(error) => panic!("{text:?} is not shown ({error}): {:?}", self.text),
+            }
+        }
+        self.text.clear();
+    }
+}
+
+#[test]
+fn a_query_is_interrupted_and_its_transaction_goes_on() {
+    let (_dir, root) = root();
+    let plane = ControlPlane::open(&root).unwrap();
+    plane.create_database(CreateDatabaseInput::new("a", "default")).unwrap();
+    let Some(mut terminal) = Terminal::open(&root, "a") else { return };
+    terminal.shows("a> ");
+    terminal.enter("begin; create table t(x); insert into t values (40);\r");
+    terminal.shows("a> ");
+    for _ in 0..2 {
+        let endless = "with recursive n(i) as (select 1 union all select i + 1 from n)";
+        terminal.enter(&format!("{endless} select count(*) from n;\r"));
+        thread::sleep(Duration::from_millis(500));
+        terminal.enter("\x03");
+        terminal.shows("error: interrupted");
+    }
+    terminal.enter("select 'still ' || (x + 2) from t; commit;\r");
+    terminal.shows("still 42");
+    // What writes is undone, and SQLite does not undo a part of a transaction then.
+    terminal.enter("begin; insert into t values (1);\r");
+    terminal.enter(
+        "with recursive n(i) as (select 1 union all select i + 1 from n) insert into t select i from n;\r",
+    );
+    thread::sleep(Duration::from_millis(500));
+    terminal.enter("\x03");
+    terminal.shows("the transaction was rolled back");
+    terminal.enter("select 'rows ' || count(*) from t;\r");
+    terminal.shows("rows 1");
+    terminal.enter(".quit\r");
+    assert!(terminal.script.wait().unwrap().success());
+}
