@@ -135,6 +135,28 @@ fn errors_are_one_line_and_say_what_to_do() {
 }
 
 #[test]
+fn only_the_first_group_makes_a_root() {
+    let shell = Shell(tempfile::tempdir().unwrap());
+    for command in [
+        &["group", "list"][..],
+        &["group", "show", "a"],
+        &["group", "destroy", "a", "--yes"],
+        &["db", "list"],
+        &["db", "create", "a", "--group", "default"],
+        &["db", "shell", "a", "select 1"],
+    ] {
+        let root = shell.0.path().join("root");
+        let there =
+            format!("no fleet at {0}; make one with: litefleet --root {0} group create NAME", root.display());
+        let error: Value = serde_json::from_str(&shell.fails(1, &[command, &["--json"]].concat())).unwrap();
+        assert_eq!(error, json!({"error": there, "kind": "not_found"}));
+        assert!(!root.exists(), "{command:?}");
+    }
+    shell.done(&["group", "create", "default"]);
+    assert_eq!(shell.json(&["db", "list"]), json!([]));
+}
+
+#[test]
 fn drafts_take_a_file_or_standard_input() {
     let shell = Shell::new();
     let file = shell.0.path().join("some.sqlite");

@@ -7,7 +7,7 @@ mod groups;
 mod schema;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,7 +16,11 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 pub(crate) use databases::{Entry, NewDatabase, State};
 
-use crate::{error::Result, sqlite};
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    sqlite,
+};
 
 /// How long a transaction waits for another process's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,6 +48,7 @@ pub(crate) struct Catalog {
 impl Catalog {
     /// Opens the catalog at `path`, and makes it if there is none. Databases get host names in `domain`.
     pub(crate) fn open(path: PathBuf, domain: String) -> Result<Self> {
+        check_place(&path)?;
         let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         schema::prepare(&writer)?;
         Ok(Self { path, domain, writer: Mutex::new(writer), readers: Mutex::default() })
@@ -92,7 +97,24 @@ pub(crate) struct Rows<'a> {
     domain: &'a str,
 }
 
-fn connect(path: &std::path::Path, flags: OpenFlags) -> Result<Connection> {
+/// Makes sure that a catalog can be at `path`, before SQLite opens it in its own way.
+fn check_place(path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    // SQLite would take an empty file for a new database, and throw away the log beside it. A first open that was
+    // killed leaves no more than this.
+    let left =
+        |name: &String| [".staging", ".trash", "control.db", "control.db-journal"].contains(&name.as_str());
+    if Disk::len(path)? == Some(0) && !Disk::list(dir)?.iter().all(left) {
+        let message = format!(
+            "{} is empty, but its directory is not: put a copy of it back, or remove it to begin a new fleet there",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    Ok(())
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     let open = || {
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -26,8 +26,15 @@ const STDIN: &str = "-";
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let output = Output { json: arguments.json };
-    let plane = || ControlPlane::open(&arguments.root);
+    let plane = || {
+        there(&arguments.root)?;
+        ControlPlane::open(&arguments.root)
+    };
     match arguments.command {
+        // The one command that makes a fleet: a mistyped directory is none.
+        Command::Group(command @ GroupCommand::Create { .. }) => {
+            group(&ControlPlane::open(&arguments.root)?, command, output)
+        }
         Command::Group(command) => group(&plane()?, command, output),
         Command::Db(command) => db(&plane()?, command, output),
         Command::Tour => tour::run(),
@@ -36,6 +43,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Makes sure that there is a fleet at `root`.
+fn there(root: &Path) -> Result<()> {
+    // What cannot be looked at is opened, which says why.
+    if root.join("control.db").try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    let root = root.display();
+    let message = format!("no fleet at {root}; make one with: litefleet --root {root} group create NAME");
+    Err(Error::new(ErrorKind::NotFound, message))
 }
 
 fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<()> {

@@ -14,5 +14,6 @@ mod limits;
 mod lists;
 mod model;
 mod outside;
+mod root;
 mod support;
 mod upload;

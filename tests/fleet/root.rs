@@ -1,0 +1,35 @@
+//! Roots that are not as a fleet left them.
+
+use std::{fs, path::Path};
+
+use litefleet::{ControlPlane, ErrorKind};
+
+use crate::support::{Fleet, refused};
+
+fn open(root: &Path) -> (ErrorKind, String) {
+    refused(ControlPlane::open(root))
+}
+
+/// SQLite takes an empty file for a new database, and throws the log beside it away.
+#[test]
+fn an_emptied_catalog_is_not_taken_for_a_new_one() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let Fleet { plane, dir } = fleet;
+    drop(plane);
+    let root = dir.path().join("root");
+    let control = root.join("control.db");
+    fs::write(&control, b"").unwrap();
+    let (kind, text) = open(&root);
+    assert_eq!(kind, ErrorKind::Corrupt, "{text}");
+    assert!(text.contains(control.to_str().unwrap()), "{text}");
+    assert_eq!(fs::metadata(&control).unwrap().len(), 0);
+
+    // What is left of a first open that was killed is carried on with.
+    let begun = dir.path().join("begun");
+    for made in [".staging", ".trash"] {
+        fs::create_dir_all(begun.join(made)).unwrap();
+    }
+    fs::write(begun.join("control.db"), b"").unwrap();
+    ControlPlane::open(&begun).unwrap().create_group("default").unwrap();
+}
