@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::{
-    fs as unix,
+    fs::{self as unix, Access, AtFlags},
     io::Errno,
     process::{Flock, FlockType, fcntl_getlk},
 };
@@ -90,14 +90,13 @@ impl Disk {
         match self.step(Step::MakeDir, path, || fs::create_dir(path)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(failed("making the directory", path, error)),
+            Err(error) => Err(not_made(path, error)),
         }
     }
 
     /// Makes a directory and all those above it.
     pub(crate) fn make_dirs(&self, path: &Path) -> Result<()> {
-        self.step(Step::MakeDir, path, || fs::create_dir_all(path))
-            .map_err(|error| failed("making the directory", path, error))
+        self.step(Step::MakeDir, path, || fs::create_dir_all(path)).map_err(|error| not_made(path, error))
     }
 
     /// Makes a new file, to be written and read.
@@ -218,6 +217,15 @@ impl Disk {
             let no_names = found.f_files > 0 && found.f_favail == 0;
             no_names || found.f_bavail.saturating_mul(found.f_frsize) < SMALL_FILE
         })
+    }
+
+    /// Why a file or a directory cannot be written to, if that is known without trying. What is not there can.
+    pub(crate) fn not_writable(path: &Path) -> Option<io::Error> {
+        let asked = unix::accessat(unix::CWD, path, Access::WRITE_OK, AtFlags::EACCESS);
+        asked
+            .err()
+            .filter(|error| matches!(*error, Errno::ACCESS | Errno::PERM | Errno::ROFS))
+            .map(Into::into)
     }
 
     /// The names in a directory.
@@ -361,6 +369,20 @@ fn no_such_way(error: &io::Error) -> bool {
     ]
     .iter()
     .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cold]
+fn not_made(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            let message = format!(
+                "making the directory {}: {error}; the directory above it must be writable",
+                path.display()
+            );
+            Error::new(ErrorKind::Io, message).caused_by(error)
+        }
+        _ => failed("making the directory", path, error),
+    }
 }
 
 #[cold]

@@ -19,7 +19,7 @@ pub(crate) use databases::{Entry, NewDatabase, State};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    sqlite,
+    layout, sqlite,
 };
 
 /// How long a transaction waits for another process's.
@@ -100,6 +100,14 @@ pub(crate) struct Rows<'a> {
 /// Makes sure that a catalog can be at `path`, before SQLite opens it in its own way.
 fn check_place(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
+    // SQLite would open it for reading then, and fail in the middle of something.
+    for path in [dir, path, &layout::beside(path, "-wal"), &layout::beside(path, "-shm")] {
+        if let Some(error) = Disk::not_writable(path) {
+            let message =
+                format!("{}: {error}; a fleet's directory and catalog must be writable", path.display());
+            return Err(Error::new(ErrorKind::Io, message).caused_by(error));
+        }
+    }
     // SQLite would take an empty file for a new database, and throw away the log beside it. A first open that was
     // killed leaves no more than this.
     let left =

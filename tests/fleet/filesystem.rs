@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 use crate::support::{assert_no_debris, contents, count, refused};
 
-struct Mounted(TempDir);
+pub(crate) struct Mounted(pub(crate) TempDir);
 
 impl Mounted {
-    fn new(arguments: &[&str]) -> Option<Self> {
+    pub(crate) fn new(arguments: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount").args(arguments).arg(dir.path()).stderr(Stdio::null()).status();
         if mounted.is_ok_and(|status| status.success()) {

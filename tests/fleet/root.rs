@@ -1,10 +1,13 @@
-//! Roots that are not as a fleet left them.
+//! Roots that are not as a fleet left them, or where it may not write.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use litefleet::{ControlPlane, ErrorKind};
 
-use crate::support::{Fleet, refused};
+use crate::{
+    filesystem::Mounted,
+    support::{Fleet, refused},
+};
 
 fn open(root: &Path) -> (ErrorKind, String) {
     refused(ControlPlane::open(root))
@@ -32,4 +35,18 @@ fn an_emptied_catalog_is_not_taken_for_a_new_one() {
     }
     fs::write(begun.join("control.db"), b"").unwrap();
     ControlPlane::open(&begun).unwrap().create_group("default").unwrap();
+}
+
+#[test]
+fn a_root_that_is_not_writable_is_named() {
+    let Some(disk) = Mounted::new(&["-t", "tmpfs", "tmpfs"]) else { return };
+    let root = disk.0.path().join("root");
+    drop(ControlPlane::open(&root).unwrap());
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(disk.0.path()).status();
+    assert!(remounted.unwrap().success());
+    for root in [root, disk.0.path().join("new")] {
+        let (kind, text) = open(&root);
+        assert_eq!(kind, ErrorKind::Io, "{text}");
+        assert!(text.contains(root.to_str().unwrap()) && text.contains("must be writable"), "{text}");
+    }
 }
