@@ -135,6 +135,43 @@ fn errors_are_one_line_and_say_what_to_do() {
 }
 
 #[test]
+fn json_is_json_whatever_goes_wrong() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "a", "--group", "default"]);
+    let usage = |arguments: &[&str]| {
+        let printed = shell.fails(2, arguments);
+        assert_eq!(printed.lines().count(), 1, "{printed}");
+        let error: Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(error["kind"], "usage");
+        error["error"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        usage(&["--json", "db", "create"]),
+        "the following required arguments were not provided: <NAME>"
+    );
+    assert_eq!(usage(&["nonsense", "--json"]), "unrecognized subcommand 'nonsense'");
+    let both = usage(&["db", "create", "b", "--from-db", "a", "--from-file", "x", "--json"]);
+    assert!(both.starts_with("the argument '--from-db <NAME>' cannot be used with"), "{both}");
+    assert!(usage(&["db", "--json"]).contains("requires a subcommand"));
+    assert!(shell.done(&["--help", "--json"]).contains("Usage:"));
+
+    for command in [&["group", "show", "default"][..], &["group", "protect", "default"]] {
+        assert_eq!(shell.json(command)["name"], "default");
+    }
+
+    // On a terminal a person is shown the place of an error, and a program is not.
+    let run = format!(
+        "{} --root {} --json db shell a 'select  from t'",
+        env!("CARGO_BIN_EXE_litefleet"),
+        shell.0.path().join("root").display()
+    );
+    let script = Command::new("script").args(["-q", "-c", &run, "/dev/null"]).stdin(Stdio::null()).output();
+    let Ok(output) = script else { return eprintln!("not checked: script is not on this machine") };
+    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(error, json!({"error": "near \"from\": syntax error at line 1, column 9", "kind": "sql"}));
+}
+
+#[test]
 fn only_the_first_group_makes_a_root() {
     let shell = Shell(tempfile::tempdir().unwrap());
     for command in [

@@ -21,6 +21,9 @@ use litefleet::{
 };
 use output::Output;
 
+/// What the program exits with where the command is none.
+pub(crate) const USAGE: u8 = 2;
+
 /// The file name that stands for standard input.
 const STDIN: &str = "-";
 
@@ -63,10 +66,10 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
             output.say(&group, || format!("Created group {name}."))
         }
         GroupCommand::List => output.groups(&plane.list_groups()?),
-        GroupCommand::Show { name } => output.groups(&[plane.get_group(&name)?]),
+        GroupCommand::Show { name } => output.group(plane.get_group(&name)?),
         GroupCommand::Protect { name, on } => {
             plane.protect_group(&name, on)?;
-            output.groups(&[plane.get_group(&name)?])
+            output.group(plane.get_group(&name)?)
         }
         GroupCommand::Destroy { name, yes } => {
             let group = plane.get_group(&name)?;

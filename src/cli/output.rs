@@ -38,6 +38,10 @@ impl Output {
         print(&table.to_string())
     }
 
+    pub(crate) fn group(self, group: Group) -> Result<()> {
+        if self.json { json_line(&group) } else { self.groups(&[group]) }
+    }
+
     pub(crate) fn databases(self, databases: &[Database]) -> Result<()> {
         if self.json {
             return json_line(databases);
@@ -126,6 +130,15 @@ pub(crate) fn print_error(error: &Error, as_json: bool) {
     } else {
         eprintln!("error: {error}");
     }
+}
+
+/// Prints what is wrong with a command as one line of JSON on standard error.
+pub(crate) fn print_usage_error(wrong: &clap::Error) {
+    // Behind the first paragraph stand hints for people.
+    let text = wrong.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+    let error = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    eprintln!("{}", json!({"error": error, "kind": "usage"}));
 }
 
 /// A table without lines, as wide as the terminal at most.

@@ -20,7 +20,8 @@ const BLOB_SHOWN: usize = 32;
 pub(crate) fn run(connection: &Connection, sql: &str, output: Output) -> Result<()> {
     let mut rest = sql;
     while let Some((statement, after)) = split(rest) {
-        run_one(connection, statement, output).map_err(|error| located(connection, sql, statement, error))?;
+        run_one(connection, statement, output)
+            .map_err(|error| located(connection, sql, statement, error, output))?;
         rest = after;
     }
     Ok(())
@@ -89,7 +90,7 @@ fn shown(value: ValueRef<'_>) -> String {
 }
 
 /// An error of a statement: one line, with the place for an error in the SQL, which a person is shown below it.
-fn located(connection: &Connection, all: &str, statement: &str, failed: Failed) -> Error {
+fn located(connection: &Connection, all: &str, statement: &str, failed: Failed, output: Output) -> Error {
     let error = match failed {
         Failed::Other(error) => return error,
         Failed::Sql(error) => error,
@@ -107,7 +108,7 @@ fn located(connection: &Connection, all: &str, statement: &str, failed: Failed) 
         .count();
     let text = all.lines().nth(line).unwrap_or_default();
     let mut message = format!("{msg} at line {}, column {}", line + 1, column + 1);
-    if io::stderr().is_terminal() {
+    if !output.json && io::stderr().is_terminal() {
         let _never_fails = write!(message, "\n  {text}\n  {:column$}^", "");
     }
     Error::new(ErrorKind::Sql, message).caused_by(error)
