@@ -172,6 +172,21 @@ fn json_is_json_whatever_goes_wrong() {
 }
 
 #[test]
+fn a_database_does_not_command_the_terminal() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "a", "--group", "default"]);
+    let sql = "select 'red \x1b[31m' || char(7, 13, 127, 155) || char(9) || 'é' || char(10) || 'next' as \"name\x1b]0;\"";
+    let printed = shell.done(&["db", "shell", "a", sql]);
+    assert!(!printed.contains(|sign: char| sign.is_control() && sign != '\n' && sign != '\t'), "{printed:?}");
+    for text in ["name\\x1b]0;", "red \\x1b[31m\\x07\\x0d\\x7f\\x9b", "é", "next"] {
+        assert!(printed.contains(text), "{printed}");
+    }
+    shell.done(&["db", "shell", "a", "create table \"t\x1b\"(a unique); insert into \"t\x1b\" values (1)"]);
+    let failed = shell.fails(1, &["db", "shell", "a", "insert into \"t\x1b\" values (1)"]);
+    assert_eq!(failed, "error: UNIQUE constraint failed: t\\x1b.a\n");
+}
+
+#[test]
 fn only_the_first_group_makes_a_root() {
     let shell = Shell(tempfile::tempdir().unwrap());
     for command in [

@@ -1,6 +1,9 @@
 //! What is printed: tables for people, one JSON value for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use litefleet::{Database, DatabaseState, Error, ErrorKind, Group, Result, SizeLimit};
@@ -67,7 +70,7 @@ impl Output {
             value["size_bytes"] = json!(size);
             return json_line(&value);
         }
-        let mut table = table(&[]);
+        let mut table = table::<&str>(&[]);
         let mut row = |name: &str, value: String| {
             table.add_row([name.to_owned(), value]);
         };
@@ -128,8 +131,21 @@ pub(crate) fn print_error(error: &Error, as_json: bool) {
     if as_json {
         eprintln!("{}", json!({"error": error.to_string(), "kind": error.kind().as_str()}));
     } else {
-        eprintln!("error: {error}");
+        eprintln!("error: {}", escaped(&error.to_string()));
     }
+}
+
+/// Text of a database as a terminal may show it: control characters are escaped, but for tabs and ends of lines.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for sign in text.chars() {
+        if sign.is_control() && sign != '\n' && sign != '\t' {
+            let _never_fails = write!(shown, "\\x{:02x}", u32::from(sign));
+        } else {
+            shown.push(sign);
+        }
+    }
+    shown
 }
 
 /// Prints what is wrong with a command as one line of JSON on standard error.
@@ -142,14 +158,14 @@ pub(crate) fn print_usage_error(wrong: &clap::Error) {
 }
 
 /// A table without lines, as wide as the terminal at most.
-pub(crate) fn table(header: &[&str]) -> Table {
+pub(crate) fn table<T: AsRef<str>>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     if !header.is_empty() {
-        table.set_header(header);
+        table.set_header(header.iter().map(AsRef::as_ref));
     }
     table
 }

@@ -109,7 +109,7 @@ fn schema(connection: &Connection, name: Option<&str>) -> Result<()> {
         .optional()
         .map_err(|error| litefleet::explain(connection, error))?
         .flatten();
-    output::print(&schema.unwrap_or_default())
+    output::print(&output::escaped(&schema.unwrap_or_default()))
 }
 
 /// Where the lines that were entered are kept: in the user's state directory.

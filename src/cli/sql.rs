@@ -41,7 +41,7 @@ fn run_one(connection: &Connection, sql: &str, output: Output) -> Result<(), Fai
         rows.next().map_err(Failed::Sql)?;
         return Ok(());
     }
-    let mut table = output::table(&columns.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut table = output::table(&columns.iter().map(|column| output::escaped(column)).collect::<Vec<_>>());
     let mut values = Vec::new();
     while let Some(row) = rows.next().map_err(Failed::Sql)? {
         let cells = (0..columns.len())
@@ -77,7 +77,7 @@ fn shown(value: ValueRef<'_>) -> String {
         ValueRef::Null => "NULL".to_owned(),
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => format!("{number:?}"),
-        ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        ValueRef::Text(text) => output::escaped(&String::from_utf8_lossy(text)),
         ValueRef::Blob(bytes) if bytes.len() <= BLOB_SHOWN => {
             let mut hex = String::from("x'");
             for byte in bytes {
