@@ -187,6 +187,24 @@ fn a_database_does_not_command_the_terminal() {
 }
 
 #[test]
+fn sql_may_begin_with_a_comment() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "a", "--group", "default"]);
+    let sql = "-- the answer\nselect 42 as x";
+    assert_eq!(shell.json(&["db", "shell", "a", sql]), json!([{"x": 42}]));
+    assert_eq!(shell.done(&["--json", "db", "shell", "a", "--", sql]), "[{\"x\":42}]\n");
+    assert_eq!(shell.json(&["db", "shell", "--read-only", "a", sql]), json!([{"x": 42}]));
+    shell.fails(1, &["db", "shell", "a", "-- no\ncreate table t(a)", "--read-only"]);
+    // The option is one, and what only looks like one is not taken for a comment that does nothing.
+    assert_eq!(
+        shell.done_with(&["db", "shell", "a", "--json", "--read-only"], "select 1 as x"),
+        "[{\"x\":1}]\n"
+    );
+    let unknown = shell.fails(2, &["db", "shell", "a", "--readonly"]);
+    assert!(unknown.contains("--readonly"), "{unknown}");
+}
+
+#[test]
 fn only_the_first_group_makes_a_root() {
     let shell = Shell(tempfile::tempdir().unwrap());
     for command in [

@@ -124,6 +124,7 @@ pub(crate) enum DbCommand {
     Shell {
         name: String,
         /// The SQL to run; without it, standard input is read.
+        #[arg(allow_hyphen_values = true, value_parser = sql)]
         sql: Option<String>,
         /// Refuse writes.
         #[arg(long)]
@@ -193,6 +194,14 @@ impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
+}
+
+/// SQL may begin with a comment. One without a space in it is rather an option that there is not.
+fn sql(text: &str) -> Result<String, &'static str> {
+    if text.starts_with('-') && !text.contains(char::is_whitespace) {
+        return Err("there is no such option");
+    }
+    Ok(text.to_owned())
 }
 
 #[derive(Debug, Args)]
