@@ -137,8 +137,16 @@ impl Disk {
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.step(Step::Rename, from, || fs::rename(from, to))
-            .map_err(|error| failed("renaming", from, error))
+        self.step(Step::Rename, from, || fs::rename(from, to)).map_err(|error| match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => {
+                let message = format!(
+                    "{} is in the way, and belongs to nothing in the fleet: move it elsewhere",
+                    to.display()
+                );
+                Error::new(ErrorKind::Io, message).caused_by(error)
+            }
+            _ => Error::io(format_args!("renaming {} to {}", from.display(), to.display()), error),
+        })
     }
 
     /// Renames a file to a name that nobody has.

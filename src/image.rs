@@ -105,33 +105,35 @@ impl Copy<'_> {
     /// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors): it opens and closes the source.
     pub(crate) fn run(&self, watch: &mut Watch<'_>) -> Result<u64> {
         let target = self.disk.create(self.target)?;
+        let mut locked = false;
         for attempt in 0..ATTEMPTS {
             thread::sleep(PAUSE * attempt);
-            if let Some(len) = self.attempt(&target, watch)? {
+            if let Some(len) = self.attempt(&target, &mut locked, watch)? {
                 return Ok(len);
             }
             // A journal that belongs to this copy would roll pages of the next one back.
             self.disk.remove(&layout::beside(self.target, "-journal"))?;
             self.set_len(&target, 0)?;
         }
-        Err(Error::new(
-            ErrorKind::Busy,
-            format!(
-                "{} is being written too fast to be copied; try again when it rests",
-                self.source.display()
-            ),
-        ))
+        let source = self.source.display();
+        let message = if locked {
+            format!("{source} is locked by another program; try again when it is not")
+        } else {
+            format!("{source} is being written too fast to be copied; try again when it rests")
+        };
+        Err(Error::new(ErrorKind::Busy, message))
     }
 
-    /// Makes the copy once. Nothing means that the source moved on meanwhile.
-    fn attempt(&self, target: &File, watch: &mut Watch<'_>) -> Result<Option<u64>> {
+    /// Makes the copy once. Nothing means that the source moved on meanwhile, or is `locked` to be written.
+    fn attempt(&self, target: &File, locked: &mut bool, watch: &mut Watch<'_>) -> Result<Option<u64>> {
         let source = Disk::open_regular(self.source)?.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("{}: no such file", self.source.display()))
         })?;
         let (before, header) = self.look(&source)?;
         // Without a log or a journal nothing could undo what is half written.
         let at_rest = |now: &Surroundings| now.wal.is_some() || now.journal.is_some() || !now.exclusive;
-        if !at_rest(&before) {
+        *locked = !at_rest(&before);
+        if *locked {
             return Ok(None);
         }
         let (len, ..) = before.data;

@@ -21,8 +21,11 @@ impl Plane {
     pub(super) fn destroy(&self, name: &DatabaseName) -> Result<()> {
         let (id, was, place) = self.change(|rows| {
             let entry = rows.settled_entry(name)?;
-            if entry.database.delete_protection || entry.group_protected {
-                return Err(protected(name));
+            if entry.database.delete_protection {
+                return Err(protected("database", name));
+            }
+            if entry.group_protected {
+                return Err(protected("group", &entry.database.group));
             }
             rows.set_state(&entry.database.id, entry.state, State::Deleting)?;
             let place = self.place(&entry);
@@ -86,12 +89,11 @@ impl Plane {
         let marked = self.catalog.write(Durability::Full, |rows| {
             let group = rows.group(name)?;
             if group.delete_protection {
-                let message = format!("group {name} is delete-protected and cannot be deleted");
-                return Err(Error::new(ErrorKind::Protected, message));
+                return Err(protected("group", name));
             }
             for entry in rows.entries_of_group(name)? {
                 if entry.database.delete_protection {
-                    return Err(protected(&entry.database.name));
+                    return Err(protected("database", &entry.database.name));
                 }
                 if matches!(entry.state, State::Creating | State::Publishing) {
                     let message =
@@ -144,6 +146,6 @@ impl Plane {
     }
 }
 
-fn protected(name: &DatabaseName) -> Error {
-    Error::new(ErrorKind::Protected, format!("database {name} is delete-protected and cannot be deleted"))
+fn protected(what: &str, name: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Protected, format!("{what} {name} is delete-protected and cannot be deleted"))
 }

@@ -335,7 +335,7 @@ impl ControlPlane {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Protected`] if it or its group is:
-    /// `database <name> is delete-protected and cannot be deleted`.
+    /// `database <name> is delete-protected and cannot be deleted`, or `group <name>` and so on.
     pub fn destroy_database(&self, name: &str) -> Result<()> {
         self.0.destroy(&name.parse()?)
     }

@@ -105,8 +105,10 @@ fn protection_holds_for_a_database_and_for_its_group() {
     assert_eq!(refused(fleet.plane.destroy_group("default")), protected);
     fleet.plane.configure_database("orders", DatabaseChanges::default().delete_protection(false)).unwrap();
     fleet.plane.protect_group("default", true).unwrap();
+    let protected =
+        (ErrorKind::Protected, "group default is delete-protected and cannot be deleted".to_owned());
     assert_eq!(refused(fleet.plane.destroy_database("orders")), protected);
-    assert_eq!(refused(fleet.plane.destroy_group("default")).0, ErrorKind::Protected);
+    assert_eq!(refused(fleet.plane.destroy_group("default")), protected);
     assert!(fleet.plane.get_group("default").unwrap().delete_protection);
     fleet.plane.protect_group("default", false).unwrap();
     fleet.run("orders", "CREATE TABLE still_here(a)");

@@ -203,3 +203,17 @@ fn no_signal_is_handled_where_descriptors_are_private() {
         assert!(blocked[0] & 1 << (signal - 1) != 0, "{name} is not blocked");
     }
 }
+
+#[test]
+fn a_file_that_another_program_locks_is_not_said_to_be_written() {
+    let fleet = Fleet::new();
+    let path = file(&fleet, "some", "");
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let (kind, text) = refused(fleet.plane.import_database(input("a"), path.as_path()));
+    assert_eq!(kind, ErrorKind::Busy);
+    assert!(text.contains("locked by another program") && text.contains(path.to_str().unwrap()), "{text}");
+    other.execute_batch("COMMIT").unwrap();
+    fleet.plane.import_database(input("a"), path.as_path()).unwrap();
+    fleet.assert_no_debris();
+}

@@ -50,3 +50,19 @@ fn a_root_that_is_not_writable_is_named() {
         assert!(text.contains(root.to_str().unwrap()) && text.contains("must be writable"), "{text}");
     }
 }
+
+#[test]
+fn what_stands_in_the_place_of_a_new_database_is_named() {
+    let fleet = Fleet::new();
+    let place = fleet.plane.root().join("default/orders");
+    fs::create_dir_all(&place).unwrap();
+    fs::write(place.join("data.db"), b"of another fleet").unwrap();
+    let (kind, text) =
+        refused(fleet.plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default")));
+    assert_eq!(kind, ErrorKind::Io, "{text}");
+    assert!(text.contains(place.to_str().unwrap()) && text.contains("move it elsewhere"), "{text}");
+    assert_eq!(fs::read(place.join("data.db")).unwrap(), b"of another fleet");
+    fs::remove_dir_all(&place).unwrap();
+    fleet.create("orders");
+    fleet.assert_no_debris();
+}
