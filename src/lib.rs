@@ -33,6 +33,9 @@ mod seed;
 
 mod plane;
 
+#[doc = include_str!("docs/format.md")]
+pub mod format {}
+
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
