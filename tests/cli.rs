@@ -241,6 +241,69 @@ fn drafts_take_a_file_or_standard_input() {
 }
 
 #[test]
+fn encrypted_databases_take_their_key_from_a_file_the_environment_or_an_argument() {
+    let shell = Shell::new();
+    let key = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
+    let other = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    std::fs::write(shell.0.path().join("key"), format!("{key}\n")).unwrap();
+    let from_file = ["--key-file", "key"];
+    let vault = ["db", "create", "vault", "--group", "default", "--remote-encryption-cipher", "aegis256"];
+    assert!(shell.fails(1, &vault).contains("remote encryption key must be provided"));
+    shell.done(&[&vault[..], &from_file].concat());
+    let needle = "create table s(x); insert into s values ('needle-7f3a')";
+    shell.done(&[&["db", "shell", "vault", needle][..], &from_file].concat());
+    let dir = shell.0.path().join("root/default/vault");
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(6).any(|window| window == b"needle"));
+    }
+
+    let select = ["db", "shell", "vault", "select x from s", "--json"];
+    let failed = shell.fails(1, &select);
+    assert!(failed.contains("key_required") && !failed.contains(key), "{failed}");
+    let wrong = shell.fails(1, &[&select[..], &["--remote-encryption-key", other]].concat());
+    assert!(wrong.contains("\"kind\":\"wrong_key\"") && !wrong.contains(other), "{wrong}");
+    let short = shell.fails(1, &[&select[..], &["--encryption-key", "AAAAAAAAAAAAAAAAAAAAAA=="]].concat());
+    assert!(short.contains("invalid key size for aegis256: expected 32 bytes, got 16"), "{short}");
+    let run = |environment: &str, arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_litefleet"))
+            .arg("--root")
+            .arg(shell.0.path().join("root"))
+            .args(arguments)
+            .current_dir(shell.0.path())
+            .env("LITEFLEET_ENCRYPTION_KEY", environment)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run(key, &select), "[{\"x\":\"needle-7f3a\"}]\n");
+    // A key in the environment is not meant for plain databases.
+    run(key, &["db", "create", "plain", "--group", "default"]);
+    run(key, &["db", "shell", "plain", "create table t(a)"]);
+    run(key, &["db", "create", "same", "--from-db", "vault"]);
+    run(key, &["db", "create", "fork", "--from-db", "vault", "--remote-encryption-cipher", "aes256gcm"]);
+    assert_eq!(shell.json(&["db", "show", "fork"])["encryption_cipher"], "aes256gcm");
+    run(key, &["db", "export", "vault", "clear.db", "--decrypt"]);
+    run(key, &["db", "export", "vault", "turso.db", "--page-format", "turso"]);
+    shell.done(&["db", "export", "vault", "sealed.db"]);
+    let begins = |name: &str| std::fs::read(shell.0.path().join(name)).unwrap()[..6].to_vec();
+    assert_eq!(
+        [begins("clear.db"), begins("turso.db"), begins("sealed.db")],
+        [b"SQLite".to_vec(), b"Turso\0".to_vec(), b"LFleet".to_vec()]
+    );
+    assert!(shell.fails(1, &["db", "export", "vault", "sealed.db"]).contains("is there already"));
+    let again = ["db", "create", "again", "--group", "default", "--from-file", "turso.db"];
+    let cipher = ["--remote-encryption-cipher", "aegis128l", "--source-encryption-key", key];
+    let short = ["--remote-encryption-key", "AAAAAAAAAAAAAAAAAAAAAA=="];
+    shell.done(&[&again[..], &cipher, &short].concat());
+    let select = ["db", "shell", "again", "select x from s", "--json"];
+    assert_eq!(shell.done(&[&select[..], &short].concat()), "[{\"x\":\"needle-7f3a\"}]\n");
+    let version = shell.run(&["--version"], "");
+    assert!(String::from_utf8_lossy(&version.stdout).contains("aegis128x4: libaegis"));
+}
+
+#[test]
 fn the_tour_and_the_completions_run() {
     let shell = Shell::new();
     let tour = shell.done(&["tour"]);
