@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, Error, ErrorKind, Result, explain,
-    rusqlite::Connection,
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, Error,
+    ErrorKind, RemoteEncryption, Result, explain, rusqlite::Connection,
 };
 
 use super::output::print;
@@ -67,9 +67,23 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
         sum(&shop)?
     ))?;
 
+    let key = EncryptionKey::generate(Cipher::Aegis256X2)?;
+    let encryption = RemoteEncryption::new(key.clone(), Cipher::Aegis256X2)?;
+    plane.create_database(CreateDatabaseInput::fork("vault", "orders").with_encryption(encryption))?;
+    let vault = plane.connect("vault", &ConnectOptions::default().encryption_key(key))?;
+    print(&format!(
+        "\n6. Forked orders into a database whose pages are encrypted under aegis256x2; sum(price) = {};\n   without its key: {}",
+        sum(&vault)?,
+        plane
+            .connect("vault", &ConnectOptions::default())
+            .err()
+            .map_or_else(String::new, |error| error.to_string())
+    ))?;
+    show_file(plane, "vault")?;
+
     plane.destroy_database("experiment")?;
     print(&format!(
-        "\n6. Destroyed the fork. Left in the fleet: {}",
+        "\n7. Destroyed the fork. Left in the fleet: {}",
         plane
             .list_databases(&litefleet::ListDatabases::default())?
             .iter()

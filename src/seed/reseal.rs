@@ -16,7 +16,7 @@ use crate::{
     page::{self, Header, PageCodec, PageFault},
     progress::{self, Phase, Watch},
     size::SizeLimit,
-    vfs::{self, Making, NotOpened, Sealing},
+    vfs::{self, NotOpened, Sealing, Unruled},
 };
 
 /// Pages that are sealed between two looks at whether to go on.
@@ -44,7 +44,7 @@ pub(crate) fn vacuum_into(
         source
             .set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)
             .map_err(|error| NotOpened { error, refusal: None })?;
-        vfs::hand_over(Arc::new(Making(sealing)), || source.execute("VACUUM INTO ?1", [&uri]))
+        vfs::hand_over(Arc::new(Unruled::making(sealing)), || source.execute("VACUUM INTO ?1", [&uri]))
     })?;
     done.map(|_| ()).map_err(|NotOpened { error, refusal }| match (refusal, &error) {
         (Some(refusal), _) => Error::new(ErrorKind::Io, format!("sealing {}: {refusal}", path.display())),

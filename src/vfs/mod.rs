@@ -76,11 +76,22 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
     }
 }
 
-/// Hands over a file that is to be made, in one call and with nobody else at it: sealed, or plain.
+/// Hands over a file of one call, with nobody else at it, for which there are no rules.
 #[derive(Debug)]
-pub(crate) struct Making(pub(crate) Option<Sealing>);
+pub(crate) struct Unruled {
+    sealing: Option<Sealing>,
+    scratch: Option<Arc<temp::Temp>>,
+}
 
-impl Governor for Making {
+impl Unruled {
+    /// A file that is to be made: sealed, or plain.
+    pub(crate) fn making(sealing: Option<Sealing>) -> Self {
+        let sealing = sealing.map(|sealing| Sealing { may_create: true, ..sealing });
+        Self { sealing, scratch: None }
+    }
+}
+
+impl Governor for Unruled {
     fn stamp(&self) -> Option<u64> {
         Some(0)
     }
@@ -94,7 +105,11 @@ impl Governor for Making {
     }
 
     fn sealing(&self) -> Option<Sealing> {
-        self.0.clone().map(|sealing| Sealing { may_create: true, ..sealing })
+        self.sealing.clone()
+    }
+
+    fn scratch(&self) -> Option<Arc<temp::Temp>> {
+        self.scratch.clone()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{cell::RefCell, ffi::c_int, fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use super::{Governor, NotOpened, Rules, beneath::Beneath, open, sealed::Counted, temp::Temp};
+use super::{NotOpened, Unruled, beneath::Beneath, open, sealed::Counted, temp::Temp};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -52,7 +52,7 @@ impl Scratch {
     pub(crate) fn open(&self, path: &Path) -> Result<Connection, NotOpened> {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        open(path, flags, Arc::new(Unsealing(Arc::clone(&self.temp))))
+        open(path, flags, Arc::new(Unruled { sealing: None, scratch: Some(Arc::clone(&self.temp)) }))
     }
 }
 
@@ -102,27 +102,5 @@ impl Beneath for ScratchFile<'_> {
 
     fn len(&self) -> Result<u64, c_int> {
         self.file.metadata().map(|found| found.len()).map_err(|_| ffi::SQLITE_IOERR)
-    }
-}
-
-/// Hands a scratch to the VFS.
-#[derive(Debug)]
-struct Unsealing(Arc<Temp>);
-
-impl Governor for Unsealing {
-    fn stamp(&self) -> Option<u64> {
-        Some(0)
-    }
-
-    fn rules(&self) -> Result<Option<Rules>> {
-        Ok(Some(Rules::default()))
-    }
-
-    fn first_rules(&self) -> Option<(u64, Rules)> {
-        Some((0, Rules::default()))
-    }
-
-    fn scratch(&self) -> Option<Arc<Temp>> {
-        Some(Arc::clone(&self.0))
     }
 }
