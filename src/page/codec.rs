@@ -204,3 +204,144 @@ const _: () = {
     // Tag and nonce fill the reserved bytes, which SQLite counts in one byte.
     assert!(TAG_LEN + NONCE_LEN_MAX <= u8::MAX as usize);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cipher::Cipher,
+        page::{Header, empty_database},
+    };
+
+    fn key(cipher: Cipher, byte: u8) -> EncryptionKey {
+        EncryptionKey::from_bytes(&vec![byte; cipher.key_len()]).unwrap()
+    }
+
+    fn formats(cipher: Cipher) -> impl Iterator<Item = PageFormat> {
+        [PageFormat::Native, PageFormat::Turso].into_iter().filter(move |format| format.check(cipher).is_ok())
+    }
+
+    fn codec(cipher: Cipher, format: PageFormat) -> PageCodec {
+        let key = key(cipher, 1);
+        PageCodec::new(Seal::new(format, cipher, &key).unwrap(), 4096, &key).unwrap()
+    }
+
+    /// A page with something in it, but for the reserved bytes.
+    fn plain(cipher: Cipher, number: u32) -> Vec<u8> {
+        if number == 1 {
+            return empty_database(cipher.reserved_bytes()).to_vec();
+        }
+        let used = 4096 - usize::from(cipher.reserved_bytes());
+        (0..4096).map(|at| if at < used { u8::try_from(at % 251).unwrap() } else { 0 }).collect()
+    }
+
+    fn sealed(codec: &PageCodec, number: u32) -> Vec<u8> {
+        let mut sealed = vec![0; 4096];
+        let mut nonces = Nonces::new().unwrap();
+        codec.seal_page(number, &plain(codec.seal.cipher, number), &mut sealed, &mut nonces).unwrap();
+        sealed
+    }
+
+    #[test]
+    fn what_was_sealed_is_opened_at_its_place_and_nowhere_else() {
+        for cipher in Cipher::ALL {
+            for format in formats(*cipher) {
+                let codec = codec(*cipher, format);
+                for number in [1, 2, 3, u32::MAX] {
+                    let page = sealed(&codec, number);
+                    let mut opened = page.clone();
+                    assert_eq!(codec.open_page(number, &mut opened), Ok(()));
+                    assert!(opened == plain(*cipher, number), "{cipher} {format} {number}");
+                    // Twice the same page is never the same twice.
+                    assert!(sealed(&codec, number)[200..] != page[200..]);
+                    let (mut elsewhere, other) = (page.clone(), if number == 3 { 4 } else { 3 });
+                    let moved = codec.open_page(other, &mut elsewhere);
+                    // What that engine's format does not notice.
+                    let unnoticed = format == PageFormat::Turso && number != 1;
+                    assert_eq!(moved.is_ok(), unnoticed, "{cipher} {format} {number}");
+                    assert!(unnoticed || elsewhere.iter().all(|byte| *byte == 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_bit_of_a_page_counts() {
+        for (cipher, format) in [
+            (Cipher::Aes128Gcm, PageFormat::Native),
+            (Cipher::Aegis256, PageFormat::Native),
+            (Cipher::Aegis128X2, PageFormat::Turso),
+        ] {
+            let codec = codec(cipher, format);
+            for number in [1, 2] {
+                let page = sealed(&codec, number);
+                for at in (0..110).chain((110..4000).step_by(37)).chain(4000..4096) {
+                    let mut changed = page.clone();
+                    changed[at] ^= 1 << (at % 8);
+                    assert_eq!(
+                        codec.open_page(number, &mut changed),
+                        Err(PageFault::Unauthentic),
+                        "byte {at}"
+                    );
+                    assert!(changed.iter().all(|byte| *byte == 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_header_is_laid_out_as_it_is_written_down() {
+        for cipher in Cipher::ALL {
+            for format in formats(*cipher) {
+                let codec = codec(*cipher, format);
+                let (page, plain) = (sealed(&codec, 1), plain(*cipher, 1));
+                let seal = codec.seal();
+                match format {
+                    PageFormat::Native => {
+                        assert_eq!(page[..8], [b"LFleet\x01".as_slice(), &[cipher.id()]].concat());
+                        assert_eq!((&page[16..72], &page[88..100]), (&plain[16..72], &plain[88..100]));
+                        assert_eq!(page[72..88], seal.salt);
+                        assert!(seal.salt != [0; SALT_LEN]);
+                    }
+                    PageFormat::Turso => {
+                        assert_eq!(page[..16], [b"Turso\0".as_slice(), &[cipher.id()], &[0; 9]].concat());
+                        assert_eq!(page[16..100], plain[16..100]);
+                    }
+                }
+                assert!(page[100..200] != plain[100..200]);
+                let header = Header::parse(page.first_chunk().unwrap()).unwrap();
+                assert_eq!((header.seal, header.page_size), (Some(*seal), 4096));
+                // Any key but the right one is told, where the format can tell it.
+                let native = format == PageFormat::Native;
+                assert_eq!(seal.is_key(&key(*cipher, 1)), native.then_some(true));
+                assert_eq!(seal.is_key(&key(*cipher, 2)), native.then_some(false));
+                let wrong = PageCodec::new(*seal, 4096, &key(*cipher, 2)).map(|_| ());
+                assert_eq!(wrong.err().map(|error| error.kind()), native.then_some(ErrorKind::WrongKey));
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_layout_is_not_sealed() {
+        let codec = codec(Cipher::Aegis256, PageFormat::Native);
+        let mut nonces = Nonces::new().unwrap();
+        let mut seal = |number, plain: &[u8]| codec.seal_page(number, plain, &mut vec![0; 4096], &mut nonces);
+        assert_eq!(seal(1, &empty_database(48)), Ok(()));
+        for reserved in [0, 28, 47, 49] {
+            assert_eq!(seal(1, &empty_database(reserved)), Err(PageFault::Layout));
+        }
+        let mut page = plain(Cipher::Aegis256, 2);
+        page[4095] = 1;
+        assert_eq!(seal(2, &page), Err(PageFault::Layout));
+        assert_eq!(seal(2, &page[..2048]), Err(PageFault::Layout));
+        // The salt's place, and another page size in the header.
+        for at in [72, 91, 16] {
+            let mut page = empty_database(48);
+            page[at] = 0x20;
+            assert_eq!(seal(1, &page), Err(PageFault::Layout));
+        }
+        let key = key(Cipher::Aegis256, 1);
+        let small = Seal::new(PageFormat::Native, Cipher::Aegis256, &key).unwrap();
+        assert_eq!(PageCodec::new(small, 512, &key).map(|_| ()).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
