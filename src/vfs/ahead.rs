@@ -15,7 +15,7 @@ use rusqlite::ffi::SQLITE_OK;
 use super::beneath::{Beneath, Buffer};
 
 /// The most that is read ahead, in bytes.
-const LEN_MAX: usize = 64 << 10;
+const LEN_MAX: usize = 128 << 10;
 
 /// Pages that may be left out of a run: those of the tree above the leaves are read earlier.
 const GAP: u64 = 2;
