@@ -34,6 +34,12 @@ fn seal_and_open(criterion: &mut Criterion) {
         });
         let mut bare = bare::Bare::new(*cipher);
         group.bench_function("bare seal", |bench| bench.iter(|| bare.seal(black_box(plain.page()))));
+        group.bench_function("bare seal and open", |bench| {
+            bench.iter(|| {
+                bare.seal(black_box(plain.page()));
+                bare.open(plain.page());
+            });
+        });
         group.finish();
     }
     let mut group = criterion.benchmark_group("copy");

@@ -41,9 +41,46 @@ impl Bare {
 
     fn nonce<const LEN: usize>(&mut self) -> [u8; LEN] {
         self.counter += 1;
+        self.same_nonce()
+    }
+
+    fn same_nonce<const LEN: usize>(&self) -> [u8; LEN] {
         let mut nonce = [0; LEN];
         nonce[..8].copy_from_slice(&self.counter.to_be_bytes());
         nonce
+    }
+
+    /// Opens what `seal` sealed last.
+    pub(crate) fn open(&mut self, page: &mut [u8]) {
+        macro_rules! aegis {
+            ($($variant:ident $module:ident $key:literal)*) => {
+                match self.cipher {
+                    $(Cipher::$variant => {
+                        let nonce = self.same_nonce();
+                        aegis::$module::$variant::<16>::new(&[7; $key], &nonce)
+                            .decrypt_in_place(page, &self.tag, &[])
+                            .is_ok()
+                    })*
+                    _ => unreachable!("ring has the others"),
+                }
+            };
+        }
+        let used = page.len() - usize::from(self.cipher.reserved_bytes());
+        let page = &mut page[..used];
+        let opened = if let Some(key) = &self.ring {
+            let nonce = Nonce::assume_unique_for_key(self.same_nonce());
+            key.open_in_place_separate_tag(nonce, Aad::empty(), self.tag.into(), page, 0..).is_ok()
+        } else {
+            aegis! {
+                Aegis128L aegis128l 16
+                Aegis128X2 aegis128x2 16
+                Aegis128X4 aegis128x4 16
+                Aegis256 aegis256 32
+                Aegis256X2 aegis256x2 32
+                Aegis256X4 aegis256x4 32
+            }
+        };
+        assert!(opened, "it was sealed right before");
     }
 
     /// Seals the part of a page that is not reserved.
