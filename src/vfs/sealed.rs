@@ -269,10 +269,11 @@ impl Sealed {
             };
             let mut end = len - len % page_size;
             // A page of zeros would be one that nobody sealed. So a gap is filled with sealed pages of zeros, but for the
-            // page of SQLite's lock bytes.
+            // page of SQLite's lock bytes. The first page of a new file is left out as well: it is never of zeros alone,
+            // and a file without it is one that nobody opens. SQLite writes it last where the rest fills its cache.
             let zeros = if end < at { vec![0; codec.page_size()] } else { Vec::new() };
             while end < at {
-                if !(end..end + page_size).contains(&PENDING_BYTE) {
+                if end > 0 && !(end..end + page_size).contains(&PENDING_BYTE) {
                     let code = Self::write_page(codec, &mut writer, &zeros, end, beneath)?;
                     if code != SQLITE_OK {
                         return Ok(code);

@@ -229,6 +229,35 @@ fn an_encrypted_file_is_imported_with_its_key() {
     }
 }
 
+/// SQLite then writes other pages of the new file before it writes the first.
+#[test]
+fn rows_that_do_not_fit_into_the_cache_are_laid_out_anew() {
+    let fleet = Fleet::new();
+    let file = fleet.dir.path().join("plain.sqlite");
+    let plain = Connection::open(&file).unwrap();
+    plain
+        .execute_batch(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, bytes BLOB);
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
+             INSERT INTO t SELECT i, randomblob(1000) FROM n",
+        )
+        .unwrap();
+    let expected = contents(&plain);
+    let input = CreateDatabaseInput::new("vault", "default").with_encryption(encryption(Cipher::Aegis256));
+    fleet.plane.import_database(input, file.as_path()).unwrap();
+    let connection = fleet.unlock("vault", Cipher::Aegis256);
+    assert!(contents(&connection) == expected);
+    let copy = fleet.dir.path().join("copy.db");
+    connection.execute_batch("PRAGMA cache_size=5; PRAGMA cache_spill=1").unwrap();
+    connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    connection.execute("ATTACH ?1 AS copy", [copy.to_str().unwrap()]).unwrap();
+    assert_eq!(count(&connection, "SELECT count(*) FROM t JOIN copy.t AS c USING (id, bytes)"), 6000);
+    assert_eq!(
+        connection.query_row("PRAGMA copy.integrity_check", [], |row| row.get::<_, String>(0)).unwrap(),
+        "ok"
+    );
+}
+
 #[test]
 fn vacuum_into_and_attach_write_no_plaintext() {
     let fleet = Fleet::new();
