@@ -148,6 +148,9 @@ const INDEX_HEADER_WORDS: u32 = 34;
 /// Frames whose page numbers stand in a region of the wal-index that has no header.
 const INDEX_REGION_FRAMES: u32 = 4096;
 
+/// The word in the header of the wal-index that says how many pages the last commit left.
+pub(crate) const INDEX_PAGE_COUNT: usize = 5;
+
 /// Where in the wal-index the page number of a frame stands: the region, and the word in it.
 pub(crate) fn index_slot(frame: u32) -> (usize, usize) {
     // In the first region the header takes the place of as many frames.

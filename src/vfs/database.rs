@@ -118,6 +118,14 @@ impl Database {
         }
     }
 
+    /// Whether SQLite cannot ask the database file for a page without that it is there.
+    ///
+    /// In WAL mode each page that a commit left stands there or in the log. What a transaction has added may be asked
+    /// for when that is rolled back. Outside of WAL mode SQLite itself compares the size of the file with what page 1 says.
+    pub(super) fn must_have(&self, page: u32) -> bool {
+        self.wal_index.page_count().is_some_and(|count| !self.is_writing() || page <= count)
+    }
+
     pub(super) fn connection(&self) -> usize {
         self.connection.load(Relaxed)
     }

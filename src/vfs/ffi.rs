@@ -179,6 +179,12 @@ impl WalIndex {
         (page > 0).then_some(page)
     }
 
+    /// How many pages the last commit left; nothing if the index is not mapped, and so the database not in WAL mode.
+    pub(super) fn page_count(&self) -> Option<u32> {
+        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(regions.first().copied().flatten()?[wal::INDEX_PAGE_COUNT].load(Relaxed))
+    }
+
     /// A region was mapped at `memory`.
     ///
     /// # Safety
@@ -529,7 +535,7 @@ unsafe extern "C" fn read(
         let (real, bytes) = unsafe { (real(file), slice::from_raw_parts_mut(buffer.cast::<u8>(), size)) };
         match handle {
             Handle::Data(database, _) => database.answer(match database.sealed() {
-                Some(sealed) => sealed.after_read(bytes, at, code),
+                Some(sealed) => sealed.after_read(bytes, at, code, |page| database.must_have(page)),
                 None => Ok(code),
             }),
             Handle::Wal(wal) => wal.database().answer(wal.after_read(bytes, at, code, &real)),

@@ -226,16 +226,23 @@ impl Sealed {
         }
     }
 
-    /// Turns what was read at `at` of the database file into what SQLite is handed.
-    pub(super) fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, Refusal> {
+    /// Turns what was read at `at` of the database file into what SQLite is handed. `must_have` says whether a page that
+    /// is not there was cut off.
+    pub(super) fn after_read(
+        &self,
+        bytes: &mut [u8],
+        at: u64,
+        code: c_int,
+        must_have: impl FnOnce(u32) -> bool,
+    ) -> Result<c_int, Refusal> {
         let Some(codec) = self.codec() else { return Ok(code) };
         let page_size = codec.page_size() as u64;
         if bytes.len() == codec.page_size() && at.is_multiple_of(page_size) {
             let number = u32::try_from(at / page_size + 1).unwrap_or(u32::MAX);
             return match code {
                 SQLITE_OK => self.open_page(codec, number, bytes, "").map(|()| SQLITE_OK),
-                // Beyond the end of the file; or a page that is not whole.
-                SQLITE_IOERR_SHORT_READ if bytes.iter().any(|byte| *byte != 0) => {
+                // Beyond the end of the file, where SQLite takes a page to be all zeros; or a page that is not whole.
+                SQLITE_IOERR_SHORT_READ if bytes.iter().any(|byte| *byte != 0) || must_have(number) => {
                     bytes.fill(0);
                     Err(Refusal::Damaged { path: self.path.clone(), place: "", page: number })
                 }

@@ -1,7 +1,7 @@
 //! Every cipher in every format: what is written is read back, here and after a crash, and nothing of it stands on the
 //! disk.
 
-use litefleet::{Cipher, ErrorKind, explain, rusqlite::Connection};
+use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
 
 use crate::{
     support::{Fleet, contents, count, refused},
@@ -151,4 +151,34 @@ fn a_damaged_page_is_an_error_that_names_it() {
         error.to_string().contains("page 5 in") && error.to_string().contains("data.db is damaged"),
         "{error}"
     );
+}
+
+#[test]
+fn a_file_that_was_cut_beside_its_log_is_an_error_and_no_zeros() {
+    for format in [PageFormat::Native, PageFormat::Turso] {
+        let fleet = Fleet::new();
+        fleet.create_sealed("vault", Cipher::Aegis256, format);
+        let connection = fleet.unlock("vault", Cipher::Aegis256);
+        connection
+            .execute_batch(
+                "CREATE TABLE t(a); INSERT INTO t VALUES (replace(hex(zeroblob(9000)), '00', 'word'));
+                 PRAGMA wal_checkpoint(TRUNCATE); CREATE TABLE other(a)",
+            )
+            .unwrap();
+        let (place, crashed) = (fleet.place("vault"), fleet.dir.path().join("crashed"));
+        copy_files(&place, &crashed, &["data.db", "data.db-wal"]);
+        drop(connection);
+        // The last page of the row's chain is the last of the file. It leads to no other page, and so do zeros.
+        let whole = std::fs::read(crashed.join("data.db")).unwrap();
+        for (cut, zeros) in [(4096, 0), (4096, 100), (4096, 4096), (1, 0)] {
+            let mut bytes = whole[..whole.len() - cut].to_vec();
+            bytes.extend(vec![0; zeros]);
+            std::fs::write(crashed.join("data.db"), &bytes).unwrap();
+            copy_files(&crashed, &place, &["data.db", "data.db-wal"]);
+            let connection = fleet.unlock("vault", Cipher::Aegis256);
+            let is_whole = "SELECT a = replace(hex(zeroblob(9000)), '00', 'word') FROM t";
+            let error = connection.query_row(is_whole, [], |row| row.get::<_, bool>(0)).unwrap_err();
+            assert_eq!(explain(&connection, error).kind(), ErrorKind::Corrupt, "{format} {cut} {zeros}");
+        }
+    }
 }
