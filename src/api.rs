@@ -196,7 +196,12 @@ impl<'de> Deserialize<'de> for RemoteEncryption {
             encryption_cipher: Option<String>,
             page_format: Option<String>,
         }
-        let body = Body::deserialize(deserializer)?;
+        // What the format says of a wrong value repeats the value, which may be a key.
+        let body = Body::deserialize(deserializer).map_err(|_| {
+            de::Error::custom(
+                "remote_encryption must be an object with the texts encryption_key and encryption_cipher",
+            )
+        })?;
         let cipher =
             body.encryption_cipher.map(|name| name.parse()).transpose().map_err(de::Error::custom)?;
         let page_format = body.page_format.map(|name| name.parse()).transpose().map_err(de::Error::custom)?;

@@ -8,7 +8,7 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -92,6 +92,12 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(not_made(path, error)),
         }
+    }
+
+    /// Keeps other users of the machine out of a directory.
+    pub(crate) fn make_private(&self, path: &Path) -> Result<()> {
+        self.step(Step::MakeDir, path, || fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
+            .map_err(|error| failed("keeping others out of", path, error))
     }
 
     /// Makes a directory and all those above it.

@@ -67,6 +67,9 @@ macro_rules! ciphers {
     };
 }
 
+/// The length of the shortest key in base64.
+const KEY_TEXT_MIN: usize = 22;
+
 const RESERVED_FOR_TAG: u8 = 16;
 const _: () = assert!(RESERVED_FOR_TAG as usize == TAG_LEN);
 
@@ -129,6 +132,8 @@ impl FromStr for Cipher {
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.iter().copied().find(|cipher| cipher.as_str() == name).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|cipher| cipher.as_str()).collect();
+            // What is as long as a key may be one.
+            let name = if name.len() < KEY_TEXT_MIN { name } else { "(not shown)" };
             Error::new(
                 ErrorKind::Invalid,
                 format!("unknown encryption cipher: {name}. Valid ciphers are: {}", names.join(", ")),

@@ -89,27 +89,30 @@ impl Plane {
         }
         let limit = new.size_limit;
         let source_key = source_encryption_key.as_ref().or(target.as_ref().map(|target| &target.key));
-        self.build(&new, |staged| match (&source, upload) {
-            (Some(source), _) => {
-                let key = source_key.filter(|_| source_cipher.is_some());
-                let mut options = ConnectOptions::default().read_only(true).uris();
-                if let Some(key) = key {
-                    options = options.encryption_key(key.clone());
+        self.build(&new, |staged| {
+            self.keep_private(staged, target.as_ref())?;
+            match (&source, upload) {
+                (Some(source), _) => {
+                    let key = source_key.filter(|_| source_cipher.is_some());
+                    let mut options = ConnectOptions::default().read_only(true).uris();
+                    if let Some(key) = key {
+                        options = options.encryption_key(key.clone());
+                    }
+                    let (entry, connection) = self.connect(&source.database.name, &options)?;
+                    if entry.database.id != source.database.id {
+                        // Destroyed, and its name taken by another, since its row was read.
+                        return Err(Error::new(ErrorKind::NotFound, "the source was destroyed meanwhile"));
+                    }
+                    let data = self.data(source);
+                    let source = fork::Source { connection, data: &data, key };
+                    fork::write(&self.disk, source, &staged.data(), target.as_ref(), limit, watch)
                 }
-                let (entry, connection) = self.connect(&source.database.name, &options)?;
-                if entry.database.id != source.database.id {
-                    // Destroyed, and its name taken by another, since its row was read.
-                    return Err(Error::new(ErrorKind::NotFound, "the source was destroyed meanwhile"));
+                (None, Some(upload)) => {
+                    let keys = upload::Keys { target: target.as_ref(), file: source_encryption_key.as_ref() };
+                    upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)
                 }
-                let data = self.data(source);
-                let source = fork::Source { connection, data: &data, key };
-                fork::write(&self.disk, source, &staged.data(), target.as_ref(), limit, watch)
+                (None, None) => seed::empty(&self.disk, &staged.data(), target.as_ref()),
             }
-            (None, Some(upload)) => {
-                let keys = upload::Keys { target: target.as_ref(), file: source_encryption_key.as_ref() };
-                upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)
-            }
-            (None, None) => seed::empty(&self.disk, &staged.data(), target.as_ref()),
         })?;
         self.output(&new.id)
     }
@@ -154,9 +157,15 @@ impl Plane {
         };
         let limit = entry.database.size_limit;
         self.whole_or_nothing(&staged, State::Draft, || {
+            self.keep_private(&staged, target.as_ref())?;
             let keys = upload::Keys { target: target.as_ref(), file: file_key };
             upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)
         })
+    }
+
+    /// Others cannot decrypt an encrypted database, but what remains visible of it need not be visible to them.
+    fn keep_private(&self, staged: &Staged, target: Option<&Target>) -> Result<()> {
+        target.map_or(Ok(()), |_| self.disk.make_private(&staged.dir))
     }
 
     /// The database to be forked, if it may be forked into `group`.

@@ -135,24 +135,23 @@ pub(crate) fn finish(
     let mut head = [0; page::HEADER_LEN];
     Disk::read_at(&file, path, &mut head, 0)?;
     let header = Header::parse(&head)?;
+    // What was to be sealed is never left plain, nor the other way round.
+    if header.seal.is_some() != target.is_some() {
+        return Err(Error::new(ErrorKind::Io, "the staged file is not sealed as it should be"));
+    }
     if !header.wal {
         let mut first = zeroize::Zeroizing::new(vec![0; header.page_size as usize]);
         Disk::read_at(&file, path, &mut first, 0)?;
-        match (header.seal, target) {
-            (Some(seal), Some(target)) => {
-                let codec = PageCodec::new(seal, header.page_size, &target.key)?;
-                codec.open_page(1, &mut first).map_err(failed)?;
-                page::enter_wal(&mut first);
-                let mut sealed = vec![0; first.len()];
-                codec.seal_page(1, &first, &mut sealed, &mut Nonces::new()?).map_err(failed)?;
-                disk.write_at(&file, path, &sealed, 0)?;
-            }
-            (None, None) => {
-                page::enter_wal(&mut first);
-                disk.write_at(&file, path, &first[..page::HEADER_LEN], 0)?;
-            }
-            // What was to be sealed is never left plain, nor the other way round.
-            _ => return Err(Error::new(ErrorKind::Io, "the staged file is not sealed as it should be")),
+        if let (Some(seal), Some(target)) = (header.seal, target) {
+            let codec = PageCodec::new(seal, header.page_size, &target.key)?;
+            codec.open_page(1, &mut first).map_err(failed)?;
+            page::enter_wal(&mut first);
+            let mut sealed = vec![0; first.len()];
+            codec.seal_page(1, &first, &mut sealed, &mut Nonces::new()?).map_err(failed)?;
+            disk.write_at(&file, path, &sealed, 0)?;
+        } else {
+            page::enter_wal(&mut first);
+            disk.write_at(&file, path, &first[..page::HEADER_LEN], 0)?;
         }
     }
     progress::tell(watch, Phase::Sync, 0, Some(len))?;

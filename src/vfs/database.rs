@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::ffi::{SQLITE_FCNTL_CHUNK_SIZE, SQLITE_FCNTL_POWERSAFE_OVERWRITE, SQLITE_OK};
 
-use super::{Governor, Refusal, Sealing, beneath::Beneath, ffi, rules::Governed, sealed::Sealed};
+use super::{Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, ffi, rules::Governed, sealed::Sealed};
 
 /// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
 const WRITE_LOCK: u32 = 0;
@@ -38,6 +38,8 @@ pub(super) struct Database {
     /// The address of the connection, by which a file that it opens is told to be its own.
     connection: AtomicUsize,
     wal_index: ffi::WalIndex,
+    /// Whether it was to be sealed, and could not be.
+    refuses_writes: AtomicBool,
     /// The read locks that this connection holds in the shared memory, one bit each.
     reading: AtomicU8,
     checkpointing: AtomicBool,
@@ -66,6 +68,7 @@ impl Database {
             sealed,
             connection: AtomicUsize::new(0),
             wal_index: ffi::WalIndex::default(),
+            refuses_writes: AtomicBool::new(false),
             reading: AtomicU8::new(0),
             checkpointing: AtomicBool::new(false),
             writing: AtomicBool::new(false),
@@ -135,14 +138,46 @@ impl Database {
         self.connection.store(connection, Relaxed);
     }
 
-    /// A file that SQL opened by its path, on a connection whose own database is sealed: a new one becomes sealed under
-    /// the same key, so that `VACUUM INTO` writes no plaintext; one that is sealed under that key can be read.
-    pub(super) fn adopt(&self, sealing: &Sealing, beneath: &impl Beneath) {
-        if self.rules.is_none()
-            && let Ok(sealed) =
-                Sealed::open(&self.path, Sealing { may_create: true, ..sealing.clone() }, beneath)
-        {
-            let _first = self.sealed.set(sealed);
+    /// A file that SQL opened by its path, on a connection with sealed databases: a new one becomes sealed under their
+    /// key, so that `VACUUM INTO` writes no plaintext; one that is sealed under that key can be read.
+    ///
+    /// A new file that cannot be sealed is not written at all. Where the databases have several keys, nobody tells whose
+    /// rows are to stand in it.
+    pub(super) fn adopt(&self, own: &[&Sealed], beneath: &impl Beneath) {
+        let Some(first) = own.first() else { return };
+        if self.rules.is_some() {
+            return;
+        }
+        let is_old = beneath.len().is_ok_and(|len| len > 0);
+        let sealing = Sealing { may_create: true, ..first.sealing().clone() };
+        let one_key = own.iter().all(|other| other.sealing().is_same(first.sealing()));
+        match Sealed::open(&self.path, sealing, beneath) {
+            Ok(sealed) if one_key => {
+                let _first = self.sealed.set(sealed);
+            }
+            _ => self.refuses_writes.store(!is_old, Relaxed),
+        }
+    }
+
+    /// Whether the file is one that the VFS hands through as it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.sealed().is_none() && !self.refuses_writes.load(Relaxed)
+    }
+
+    /// Whether pragmas that leave WAL mode, or share nothing, are refused.
+    pub(super) fn keeps_its_mode(&self) -> bool {
+        self.rules.is_some() || self.sealed().is_some()
+    }
+
+    /// Whether SQLite may open a rollback journal. A sealed database of a fleet is in WAL mode from its first page on and
+    /// never has one: what lies there is somebody else's, and would be played back into it.
+    pub(super) fn admit_journal(&self) -> c_int {
+        match self.sealed() {
+            Some(sealed) if !sealed.sealing().may_create => {
+                let why = "a rollback journal lies beside it, which it never has: remove that";
+                self.refuse(Refusal::NotSealed(why.into()))
+            }
+            _ => SQLITE_OK,
         }
     }
 
@@ -157,6 +192,8 @@ impl Database {
         if let Refusal::Damaged { .. } = &refusal {
             ffi::log(code, &refusal.to_string());
         }
+        // The schema of a file that is made in one call is gone when somebody asks.
+        NOT_OPENED.set(Some(refusal.clone()));
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
         self.refused.store(true, Relaxed);
         code

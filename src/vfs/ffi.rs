@@ -451,7 +451,9 @@ unsafe fn kind_of(name: *const c_char, flags: c_int) -> Result<Kind, c_int> {
         let governor = same.find_map(|database| database.rules()).map(Governed::governor);
         let in_a_fleet =
             |database: &Arc<Database>| database.root().is_some_and(|root| path.starts_with(root));
-        if governor.is_none() && open.values().any(in_a_fleet) {
+        // A key is handed over with its database each time, and never lent by a connection that has it.
+        let is_sealed = |governor: &Arc<dyn Governor>| governor.sealing().is_some();
+        if governor.is_some_and(is_sealed) || (governor.is_none() && open.values().any(in_a_fleet)) {
             return Err(ffi::SQLITE_CANTOPEN);
         }
         return Ok(Kind::Data(path.to_owned(), governor.cloned()));
@@ -462,7 +464,13 @@ unsafe fn kind_of(name: *const c_char, flags: c_int) -> Result<Kind, c_int> {
         let database = OPEN.lock().unwrap_or_else(PoisonError::into_inner).get(&database).cloned();
         return Ok(match database {
             Some(database) if flags & ffi::SQLITE_OPEN_WAL != 0 => Kind::Wal(database),
-            Some(database) if database.sealed().is_some() => Kind::Journal(database),
+            Some(database) if database.sealed().is_some() => {
+                match database.admit_journal() {
+                    ffi::SQLITE_OK => {}
+                    refused => return Err(refused),
+                }
+                Kind::Journal(database)
+            }
             _ => Kind::Foreign,
         });
     }
@@ -554,7 +562,7 @@ unsafe extern "C" fn write(
     // SAFETY: the file is open.
     let handle = unsafe { handle(file) };
     if let Handle::Data(database, _) = handle
-        && database.sealed().is_none()
+        && database.is_plain()
     {
         return pass!(file.xWrite(buffer, len, offset));
     }
@@ -566,8 +574,9 @@ unsafe extern "C" fn write(
         let (real, bytes) = unsafe { (real(file), slice::from_raw_parts(buffer.cast::<u8>(), size)) };
         match handle {
             Handle::Data(database, _) => database.answer(match database.sealed() {
-                Some(sealed) => sealed.write(bytes, at, &real),
-                None => Ok(real.write(bytes, at)),
+                Some(sealed) => sealed.write(bytes, at, database.is_checkpointing(), &real),
+                // It was to be sealed, and could not be.
+                None => Err(Refusal::Layout),
             }),
             Handle::Wal(wal) => wal.database().answer(wal.write(bytes, at, &real)),
             Handle::Journal(journal) => journal.database().answer(journal.write(bytes, at, &real)),
@@ -641,16 +650,15 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
             guard(|| {
                 database.belongs_to(connection);
                 let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut own =
-                    open.values().filter(|other| other.connection() == connection && other.rules().is_some());
-                if let Some(sealed) = own.find_map(|own| own.sealed()) {
-                    database.adopt(sealed.sealing(), &real);
-                }
+                let own = open.values().filter(|other| other.connection() == connection);
+                let sealings: Vec<_> =
+                    own.filter(|own| own.rules().is_some()).filter_map(|own| own.sealed()).collect();
+                database.adopt(&sealings, &real);
                 ffi::SQLITE_OK
             });
             pass!(file.xFileControl(op, argument))
         }
-        (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data(database, _)) if database.rules().is_some() => {
+        (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data(database, _)) if database.keeps_its_mode() => {
             // SAFETY: the argument is what SQLite documents for this operation.
             match guard(|| unsafe { refuse_pragma(argument.cast()) }) {
                 ffi::SQLITE_OK => pass!(file.xFileControl(op, argument)),

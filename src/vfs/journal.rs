@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rusqlite::ffi::SQLITE_OK;
+use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
 use super::{
     Refusal,
@@ -37,8 +37,8 @@ pub(super) struct Journal {
 #[derive(Debug, Default)]
 struct State {
     before: Before,
-    /// Whether the records of the header that was read last were counted, and so had been flushed.
-    counted: bool,
+    /// Whether the header that was read last says that nothing after it was flushed, so that it may be torn.
+    torn: bool,
     page: Buffer,
 }
 
@@ -123,7 +123,7 @@ impl Journal {
             match before {
                 Before::Page { end: here, mask } if here == at => bytes.copy_from_slice(&masked(word, mask)),
                 Before::Magic { end: here } if here == at => {
-                    state.counted = u32::from_be_bytes(word) != UNCOUNTED;
+                    state.torn = u32::from_be_bytes(word) == UNCOUNTED;
                 }
                 _ => state.before = Before::Number { end, number: u32::from_be_bytes(word) },
             }
@@ -141,8 +141,8 @@ impl Journal {
             let mask = codec.journal_mask(bytes);
             state.before = Before::Page { end, mask };
             match sealed.open_page(codec, number, bytes, "-journal") {
-                // What was never flushed may be torn. SQLite sees that by the checksum, which does not fit either.
-                Err(Refusal::Damaged { .. }) if !state.counted => return Ok(code),
+                // What was never flushed may be torn: SQLite takes the journal to end there.
+                Err(Refusal::Damaged { .. }) if state.torn => return Ok(SQLITE_IOERR_SHORT_READ),
                 opened => opened?,
             }
         }

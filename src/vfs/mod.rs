@@ -130,6 +130,11 @@ impl Sealing {
         Self { key, cipher, format: PageFormat::Native, may_create: false }
     }
 
+    /// Whether both are one key and one cipher.
+    fn is_same(&self, other: &Self) -> bool {
+        self.key == other.key && self.cipher == other.cipher
+    }
+
     /// The same for a new file in this format.
     pub(crate) fn in_format(self, format: PageFormat) -> Self {
         Self { format, ..self }

@@ -51,7 +51,7 @@ impl Scratch {
     /// Opens the plain database that is in the file at `path`, in rollback mode.
     pub(crate) fn open(&self, path: &Path) -> Result<Connection, NotOpened> {
         let flags =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         open(path, flags, Arc::new(Unruled { sealing: None, scratch: Some(Arc::clone(&self.temp)) }))
     }
 }

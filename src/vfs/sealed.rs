@@ -261,7 +261,13 @@ impl Sealed {
     }
 
     /// Writes to the database file what SQLite gives to be written.
-    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
+    pub(super) fn write(
+        &self,
+        bytes: &[u8],
+        at: u64,
+        checkpointing: bool,
+        beneath: &impl Beneath,
+    ) -> Result<c_int, Refusal> {
         let codec = self.codec_to_write(bytes.len())?;
         let page_size = codec.page_size() as u64;
         if bytes.len() != codec.page_size() || !at.is_multiple_of(page_size) {
@@ -269,7 +275,8 @@ impl Sealed {
         }
         self.ahead().forget();
         let mut writer = self.writer();
-        if at > self.known_len.load(Relaxed) {
+        // In WAL mode every page of a gap is in the log, and is written from there.
+        if self.sealing.may_create && at > self.known_len.load(Relaxed) {
             let len = match beneath.len() {
                 Ok(len) => len,
                 Err(code) => return Ok(code),
@@ -294,6 +301,9 @@ impl Sealed {
         let code = if u64::from(moving.page) == at / page_size + 1 {
             moving.page = 0;
             beneath.write(moving.sealed.of(codec.page_size()), at)
+        } else if checkpointing {
+            // The wal-index was changed in between: sealed under another number it would be another page.
+            return Err(Refusal::Layout);
         } else {
             Self::write_page(codec, &mut writer, bytes, at, beneath)?
         };

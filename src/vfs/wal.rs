@@ -222,16 +222,11 @@ impl Wal {
                 handed: header.chain(),
             });
         }
-        let Some(recovery) = state.recovery.as_mut().filter(|recovery| recovery.next == at) else {
-            return Err(Refusal::Layout);
-        };
-        let Some(frame) = recovery.stored.follow(bytes) else {
-            // The log ends here. SQLite looks at the salts first.
-            let (salts, rest) = bytes[8..].split_at_mut(8);
-            for byte in salts {
-                *byte = !*byte;
-            }
-            rest.fill(0);
+        let recovery = state.recovery.as_mut().filter(|recovery| recovery.next == at);
+        let followed = recovery.and_then(|recovery| Some((recovery.stored.follow(bytes)?, recovery)));
+        let Some((frame, recovery)) = followed else {
+            // The log ends here. SQLite looks at the page number first: no page has this one.
+            bytes.fill(0);
             state.recovery = None;
             return Ok(SQLITE_OK);
         };
