@@ -7,5 +7,6 @@ mod ciphers;
 mod seeds;
 #[path = "../fleet/support.rs"]
 mod support;
+mod tamper;
 mod turso;
 mod vault;

@@ -1,0 +1,443 @@
+//! What is tampered with: the files of one database at several moments, and what stood in it then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use litefleet::{
+    Cipher, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, explain,
+    rusqlite::{
+        self, Connection,
+        types::{FromSql, Value},
+    },
+};
+
+use crate::{
+    support::Fleet,
+    vault::{another_key, copy_files, key},
+};
+
+pub(super) const PAGE: usize = 4096;
+
+/// What is read to read everything: each table, and an index by itself.
+const QUERIES: &[(&str, &str)] = &[
+    ("schema", "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"),
+    ("one", "SELECT * FROM one ORDER BY id"),
+    ("two", "SELECT * FROM two NOT INDEXED ORDER BY id"),
+    ("blobs", "SELECT * FROM blobs ORDER BY id"),
+    ("words", "SELECT word, id FROM two INDEXED BY words ORDER BY word"),
+];
+
+type Table = Vec<Vec<Value>>;
+
+/// The rows that stood in a database at some moment.
+pub(super) type Rows = BTreeMap<&'static str, Table>;
+
+/// The files of a database.
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct Files {
+    pub(super) data: Vec<u8>,
+    pub(super) wal: Option<Vec<u8>>,
+    pub(super) journal: Option<Vec<u8>>,
+}
+
+impl Files {
+    pub(super) fn wal(&mut self) -> &mut Vec<u8> {
+        self.wal.as_mut().unwrap()
+    }
+
+    pub(super) fn journal(&mut self) -> &mut Vec<u8> {
+        self.journal.as_mut().unwrap()
+    }
+
+    /// A page of the database file, by its number.
+    pub(super) fn page(&mut self, number: usize) -> &mut [u8] {
+        &mut self.data[(number - 1) * PAGE..number * PAGE]
+    }
+
+    fn taken(dir: &Path, name: &str) -> Self {
+        let read = |suffix: &str| fs::read(dir.join(format!("{name}{suffix}"))).ok();
+        Self { data: read("").unwrap(), wal: read("-wal"), journal: read("-journal") }
+    }
+}
+
+/// What came of reading everything.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// What was read until the first error.
+    pub(super) rows: Rows,
+    pub(super) refused: Option<ErrorKind>,
+    /// What `PRAGMA integrity_check` said.
+    pub(super) sound: bool,
+}
+
+/// One database, and others beside it.
+pub(super) struct Specimen {
+    pub(super) cipher: Cipher,
+    pub(super) format: PageFormat,
+    /// The database at its first commit; with the second in a log; at the second; with three more in a log; at the last.
+    pub(super) first: Files,
+    pub(super) first_log: Files,
+    pub(super) rest: Files,
+    pub(super) log: Files,
+    pub(super) newest: Files,
+    /// At the last commit, with a log of a transaction that is not committed.
+    pub(super) unfinished: Files,
+    /// At the last commit, out of WAL mode, with a transaction that is half written and a journal to roll it back.
+    pub(super) hot: Files,
+    /// What stood there at each commit.
+    pub(super) states: Vec<Rows>,
+    /// What the transactions that were never committed would have made of it.
+    pub(super) uncommitted: Vec<Rows>,
+    /// Another database under the same key, laid out alike, at its second commit and with the others in its log.
+    pub(super) twin: Files,
+    /// The same rows in the other format, where the cipher has it, and under another key.
+    pub(super) other_format: Vec<u8>,
+    pub(super) other_key: Vec<u8>,
+    /// The kind of each page from 1 on at the second commit: whose it is, and `leaf`, `internal` or `overflow`.
+    pub(super) pages: Vec<(String, String)>,
+    /// The last overflow page of each of the rows that have some.
+    pub(super) last_overflows: Vec<usize>,
+    /// The pages of the file with the journal whose kind is `leaf`, by the table.
+    pub(super) hot_leaves: Vec<(String, u32)>,
+}
+
+impl Specimen {
+    /// The pages of one kind, which a tampering picks from.
+    pub(super) fn pages_of(&self, table: &str, kind: &str) -> Vec<usize> {
+        let is = |page: &(String, String)| page.0 == table && page.1 == kind;
+        (1..=self.pages.len()).filter(|number| is(&self.pages[number - 1])).collect()
+    }
+
+    /// A leaf of a table that changed between the first commit and the second, and again after that.
+    pub(super) fn leaf(&self, table: &str) -> usize {
+        self.pages_of(table, "leaf")[0]
+    }
+
+    pub(super) fn overflow(&self, at: usize) -> usize {
+        self.pages_of("blobs", "overflow")[at]
+    }
+
+    pub(super) fn last_overflow(&self, row: usize) -> usize {
+        self.last_overflows[row]
+    }
+
+    /// Whether a row stood in a table at some commit; or would have, in a transaction that was not committed. A row that
+    /// takes several pages may be made of pieces of its versions.
+    fn knows(&self, table: &str, row: &[Value], uncommitted: bool) -> bool {
+        let states = self.states.iter().chain(self.uncommitted.iter().filter(|_| uncommitted));
+        let versions: Vec<_> =
+            states.flat_map(|rows| &rows[table]).filter(|known| known[0] == row[0]).collect();
+        versions.iter().any(|version| version.as_slice() == row)
+            || (table == "blobs"
+                && text(row).len() > PAGE
+                && text(row)
+                    .iter()
+                    .enumerate()
+                    .all(|(at, byte)| versions.iter().any(|version| text(version).get(at) == Some(byte))))
+    }
+
+    /// Whether all that was read stood there at some commit, each row by itself.
+    pub(super) fn knows_all(&self, rows: &Rows, uncommitted: bool) -> bool {
+        rows.iter().all(|(table, rows)| rows.iter().all(|row| self.knows(table, row, uncommitted)))
+    }
+}
+
+/// The bytes of a row's second column.
+fn text(row: &[Value]) -> &[u8] {
+    match &row[1] {
+        Value::Text(text) => text.as_bytes(),
+        _ => &[],
+    }
+}
+
+/// Reads everything, and stops at the first error.
+pub(super) fn read(connection: &Connection) -> Reading {
+    let mut reading = Reading { rows: Rows::new(), refused: None, sound: false };
+    let mut all = || -> rusqlite::Result<bool> {
+        for (table, sql) in QUERIES {
+            let found = reading.rows.entry(table).or_default();
+            let mut statement = connection.prepare(sql)?;
+            let columns = statement.column_count();
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                found.push((0..columns).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?);
+            }
+        }
+        connection.query_row("PRAGMA integrity_check", [], |row| Ok(row.get::<_, String>(0)? == "ok"))
+    };
+    match all() {
+        Ok(sound) => reading.sound = sound,
+        Err(error) => reading.refused = Some(explain(connection, error).kind()),
+    }
+    reading
+}
+
+fn rows(connection: &Connection) -> Rows {
+    let reading = read(connection);
+    assert!(reading.sound, "{:?}", reading.refused);
+    reading.rows
+}
+
+fn encryption(cipher: Cipher, format: PageFormat) -> RemoteEncryption {
+    RemoteEncryption::new(key(cipher), cipher).unwrap().with_page_format(format)
+}
+
+/// The statements that lead from one commit to the next. `who` stands in every row.
+fn commits(who: &str) -> [String; 5] {
+    // Two tables that look alike, so that a page of one makes sense in the other.
+    let update = |table: &str, version: u32, which: &str| {
+        format!("UPDATE {table} SET word = replace(word, substr(word, 1, 2), 'v{version}') WHERE {which};")
+    };
+    let body = |version: u32| format!("replace(hex(zeroblob(2200)), '00', ' v{version} {who} ' || id)");
+    [
+        format!(
+            "CREATE TABLE one(id INTEGER PRIMARY KEY, word TEXT); -- of {who}
+             CREATE TABLE two(id INTEGER PRIMARY KEY, word TEXT);
+             CREATE TABLE blobs(id INTEGER PRIMARY KEY, body TEXT);
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 60)
+             INSERT INTO one SELECT i, printf('v0 {who} one %03d ', i) || hex(zeroblob(80)) FROM n;
+             INSERT INTO two SELECT id, replace(word, ' one ', ' two ') FROM one;
+             CREATE INDEX words ON two(word);
+             INSERT INTO blobs(id, body) SELECT id, '' FROM one WHERE id <= 6;
+             UPDATE blobs SET body = {};
+             CREATE VIEW whose AS SELECT '{who}';",
+            body(0)
+        ),
+        update("one", 1, "true")
+            + &update("two", 1, "id <= 30")
+            + &format!("UPDATE blobs SET body = {} WHERE id <= 3;", body(1)),
+        update("one", 2, "id <= 25") + &update("two", 2, "id % 10 = 0"),
+        format!("INSERT INTO blobs(id) VALUES (7), (8); UPDATE blobs SET body = {} WHERE id > 6;", body(3)),
+        update("one", 4, "id <= 25")
+            + "DELETE FROM two WHERE id = 5;"
+            + &format!("UPDATE blobs SET body = {} WHERE id <= 2;", body(4)),
+    ]
+}
+
+fn asked<T: FromSql, U: FromSql>(connection: &Connection, sql: &str) -> Vec<(T, U)> {
+    let mut statement = connection.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+fn run(connection: &Connection, sql: &str) {
+    connection.execute_batch(&format!("BEGIN; {sql} COMMIT")).unwrap();
+}
+
+fn checkpoint(connection: &Connection) {
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+}
+
+/// What a transaction does that is never committed, with so small a cache that it is half written.
+fn never_committed(schema: &str) -> String {
+    format!(
+        "PRAGMA {schema}.cache_size=10; PRAGMA {schema}.cache_spill=1; BEGIN;
+         UPDATE {schema}.one SET word = 'v8' || word WHERE id = 1;
+         UPDATE {schema}.two SET word = 'v8' || word WHERE id = 1;
+         UPDATE {schema}.one SET word = 'v9' || word;
+         UPDATE {schema}.two SET word = 'v9' || word;
+         UPDATE {schema}.blobs SET body = 'v9' || body;"
+    )
+}
+
+pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
+    let fleet = Fleet::new();
+    for name in ["vault", "twins"] {
+        fleet.create_sealed(name, cipher, format);
+    }
+    let taken = |name: &str| {
+        let copy = fleet.dir.path().join("copy");
+        let _not_there = fs::remove_dir_all(&copy);
+        copy_files(&fleet.place(name), &copy, &["data.db", "data.db-wal"]);
+        Files::taken(&copy, "data.db")
+    };
+    let (vault, twin) = (fleet.unlock("vault", cipher), fleet.unlock("twins", cipher));
+    let [zeroth, first, later @ ..] = commits("vault");
+    let mut states = Vec::new();
+    let mut commit = |sql: &str| {
+        run(&vault, sql);
+        states.push(rows(&vault));
+    };
+    commit(&zeroth);
+    checkpoint(&vault);
+    let first_files = taken("vault");
+    commit(&first);
+    let first_log = taken("vault");
+    checkpoint(&vault);
+    let rest = taken("vault");
+    let pages = asked(&vault, "SELECT name, pagetype FROM dbstat ORDER BY pageno");
+    // The path of an overflow page names its cell, and its place in the chain.
+    let last_overflows: Vec<(u32, String)> = asked(
+        &vault,
+        "SELECT pageno, max(path) FROM dbstat WHERE pagetype = 'overflow'
+         GROUP BY substr(path, 1, instr(path, '+')) ORDER BY pageno",
+    );
+    let last_overflows: Vec<_> = last_overflows.into_iter().map(|(page, _)| page as usize).collect();
+    assert_eq!(last_overflows.len(), 6);
+    assert_eq!(pages.len(), rest.data.len() / PAGE, "a page that is in no table");
+    for sql in &later {
+        commit(sql);
+    }
+    let log = taken("vault");
+    checkpoint(&vault);
+    let newest = taken("vault");
+
+    // Two transactions that are not committed: in a log, and in a file that is not in WAL mode.
+    let copy = fleet.dir.path().join("hot.db");
+    fs::write(&copy, &newest.data).unwrap();
+    vault.execute_batch(&never_committed("main")).unwrap();
+    let mut uncommitted = vec![rows(&vault)];
+    let unfinished = taken("vault");
+    vault.execute_batch("ROLLBACK").unwrap();
+    vault.execute("ATTACH ?1 AS hot", [copy.to_str().unwrap()]).unwrap();
+    // A file that SQL attaches by its path may leave WAL mode.
+    vault.query_row("PRAGMA hot.journal_mode=DELETE", [], |_| Ok(())).unwrap();
+    let hot_leaves = asked(&vault, "SELECT name, pageno FROM dbstat('hot') WHERE pagetype = 'leaf'");
+    vault.execute_batch(&never_committed("hot")).unwrap();
+    let hot = {
+        let dir = fleet.dir.path().join("hot");
+        copy_files(fleet.dir.path(), &dir, &["hot.db", "hot.db-journal"]);
+        Files::taken(&dir, "hot.db")
+    };
+    vault.execute_batch("ROLLBACK; DETACH hot").unwrap();
+    assert!(rows(&vault) == states[4]);
+    uncommitted.push(uncommitted[0].clone());
+
+    for sql in &commits("twins")[..2] {
+        run(&twin, sql);
+    }
+    checkpoint(&twin);
+    let twin_rest = taken("twins");
+    for sql in &commits("twins")[2..] {
+        run(&twin, sql);
+    }
+    let twin_files = Files { data: twin_rest.data, ..taken("twins") };
+    assert_eq!(twin_files.data.len(), rest.data.len(), "the twin is laid out otherwise");
+
+    let source = fleet.dir.path().join("source.db");
+    fs::write(&source, &rest.data).unwrap();
+    let import = |name: &str, encryption: RemoteEncryption| {
+        let input = CreateDatabaseInput::new(name, "default").with_encryption(encryption);
+        let input = input.with_source_key(key(cipher));
+        fleet.plane.import_database(input, source.as_path()).unwrap();
+        fs::read(fleet.plane.database_path(name).unwrap()).unwrap()
+    };
+    let other = if format == PageFormat::Native { PageFormat::Turso } else { PageFormat::Native };
+    let other_format = import("format", encryption(cipher, other));
+    let other_key = RemoteEncryption::new(another_key(cipher), cipher).unwrap().with_page_format(format);
+    let other_key = import("key", other_key);
+    Specimen {
+        cipher,
+        format,
+        first: first_files,
+        first_log,
+        rest,
+        log,
+        newest,
+        unfinished,
+        hot,
+        states,
+        uncommitted,
+        twin: twin_files,
+        other_format,
+        other_key,
+        pages,
+        last_overflows,
+        hot_leaves,
+    }
+}
+
+/// A place where files are put to be opened.
+pub(super) struct Bench {
+    fleet: Fleet,
+    cipher: Cipher,
+}
+
+impl Bench {
+    pub(super) fn new(specimen: &Specimen) -> Self {
+        let fleet = Fleet::new();
+        fleet.create_sealed("vault", specimen.cipher, specimen.format);
+        Self { fleet, cipher: specimen.cipher }
+    }
+
+    /// Puts the files where a database has them.
+    pub(super) fn put(&self, files: &Files) {
+        let place = self.fleet.place("vault");
+        for name in crate::support::names(&place) {
+            fs::remove_file(place.join(name)).unwrap();
+        }
+        let put = |name: &str, bytes: &[u8]| fs::write(place.join(name), bytes).unwrap();
+        put("data.db", &files.data);
+        files.wal.iter().for_each(|bytes| put("data.db-wal", bytes));
+        files.journal.iter().for_each(|bytes| put("data.db-journal", bytes));
+    }
+
+    /// Opens what was put there, and reads everything.
+    pub(super) fn read(&self) -> Reading {
+        match self.fleet.plane.connect("vault", &crate::vault::with_key(key(self.cipher))) {
+            Ok(connection) => read(&connection),
+            Err(error) => Reading { rows: Rows::new(), refused: Some(error.kind()), sound: false },
+        }
+    }
+}
+
+/// What can come of tampering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outcome {
+    /// The data is right.
+    Right,
+    /// It is that of an earlier commit.
+    Earlier(usize),
+    /// An error, and nothing that is wrong before it.
+    Refused(&'static str),
+    /// SQLite's integrity check says that the database is malformed, though every page was as it had been written once.
+    Malformed,
+    /// Rows of different commits stand side by side.
+    Mixed,
+    /// Rows that were written, but never committed.
+    Uncommitted,
+    /// Rows of another table or of another database.
+    Foreign,
+}
+
+impl Outcome {
+    pub(super) fn of(specimen: &Specimen, newest: usize, reading: &Reading) -> Self {
+        let commit = specimen.states.iter().position(|rows| *rows == reading.rows);
+        if commit.is_none() && !specimen.knows_all(&reading.rows, true) {
+            return Self::Foreign;
+        }
+        if let Some(kind) = reading.refused {
+            let clean = specimen.knows_all(&reading.rows, false);
+            return if clean { Self::Refused(kind.as_str()) } else { Self::Uncommitted };
+        }
+        match commit {
+            Some(commit) if reading.sound && commit == newest => Self::Right,
+            Some(commit) if reading.sound => Self::Earlier(commit),
+            _ if !specimen.knows_all(&reading.rows, false) => Self::Uncommitted,
+            _ if !reading.sound => Self::Malformed,
+            _ => Self::Mixed,
+        }
+    }
+
+    /// As it stands in the table for readers.
+    pub(super) fn words(self) -> String {
+        match self {
+            Self::Right => "right data".into(),
+            Self::Earlier(_) => "an earlier commit".into(),
+            Self::Refused(kind) => format!("error `{kind}`"),
+            Self::Malformed => "`integrity_check` says so".into(),
+            Self::Mixed => "**rows of different commits**".into(),
+            Self::Uncommitted => "**rows that were not committed**".into(),
+            Self::Foreign => "**rows from elsewhere**".into(),
+        }
+    }
+}
+
+/// As words, once each.
+pub(super) fn words(outcomes: &BTreeSet<Outcome>) -> String {
+    let words: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.words()).collect();
+    words.into_iter().collect::<Vec<_>>().join(", ")
+}
