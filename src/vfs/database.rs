@@ -164,8 +164,8 @@ impl Database {
         self.sealed().is_none() && !self.refuses_writes.load(Relaxed)
     }
 
-    /// Whether pragmas that leave WAL mode, or share nothing, are refused.
-    pub(super) fn keeps_its_mode(&self) -> bool {
+    /// Whether pragmas may be refused.
+    pub(super) fn refuses_pragmas(&self) -> bool {
         self.rules.is_some() || self.sealed().is_some()
     }
 

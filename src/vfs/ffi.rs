@@ -658,9 +658,9 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
             });
             pass!(file.xFileControl(op, argument))
         }
-        (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data(database, _)) if database.keeps_its_mode() => {
+        (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data(database, _)) if database.refuses_pragmas() => {
             // SAFETY: the argument is what SQLite documents for this operation.
-            match guard(|| unsafe { refuse_pragma(argument.cast()) }) {
+            match guard(|| unsafe { refuse_pragma(argument.cast(), database.rules().is_some()) }) {
                 ffi::SQLITE_OK => pass!(file.xFileControl(op, argument)),
                 refused => refused,
             }
@@ -706,14 +706,15 @@ unsafe fn prefix_name(name: *mut *mut c_char) {
 /// # Safety
 ///
 /// `argument` is what SQLite documents for `SQLITE_FCNTL_PRAGMA`: an answer to be set, the name, and the value.
-unsafe fn refuse_pragma(argument: *mut *mut c_char) -> c_int {
+unsafe fn refuse_pragma(argument: *mut *mut c_char, is_governed: bool) -> c_int {
     // SAFETY: the caller vouches for three pointers, the last of which may be null.
     unsafe {
         let text = |at: usize| {
             let text: *mut c_char = *argument.add(at);
             (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy())
         };
-        let refused = text(1).and_then(|name| Governed::refused_pragma(&name, text(2).as_deref()));
+        let refused =
+            text(1).and_then(|name| Governed::refused_pragma(&name, text(2).as_deref(), is_governed));
         let Some(message) = refused.and_then(|refused| CString::new(refused).ok()) else {
             return ffi::SQLITE_OK;
         };

@@ -149,16 +149,19 @@ impl Governed {
     }
 
     /// Says why a pragma is not to be had, if it is one that would undo what the fleet relies on.
-    pub(super) fn refused_pragma(name: &str, value: Option<&str>) -> Option<&'static str> {
+    /// A file that SQL opened by its path keeps its own mode, but shares its locks like any other.
+    pub(super) fn refused_pragma(name: &str, value: Option<&str>, is_governed: bool) -> Option<&'static str> {
         let value = value.map(|value| value.trim_matches(['\'', '"', ' ']).to_ascii_lowercase());
         match (name.to_ascii_lowercase().as_str(), value.as_deref()) {
-            ("journal_mode", Some(mode)) if mode != "wal" => {
+            ("journal_mode", Some(mode)) if mode != "wal" && is_governed => {
                 Some("the journal mode of a database in a fleet is WAL and stays WAL")
             }
             ("locking_mode", Some(mode)) if mode != "normal" => {
                 Some("the locking mode of a database in a fleet is NORMAL and stays NORMAL")
             }
-            ("page_size", Some(_)) => Some("the page size of a database in a fleet cannot be changed"),
+            ("page_size", Some(_)) if is_governed => {
+                Some("the page size of a database in a fleet cannot be changed")
+            }
             _ => None,
         }
     }
@@ -177,7 +180,7 @@ mod tests {
             ("locking_mode", "exclusive"),
             ("page_size", "8192"),
         ] {
-            assert!(Governed::refused_pragma(name, Some(value)).is_some(), "{name}={value}");
+            assert!(Governed::refused_pragma(name, Some(value), true).is_some(), "{name}={value}");
         }
         for (name, value) in [
             ("journal_mode", Some("WAL")),
@@ -185,7 +188,7 @@ mod tests {
             ("locking_mode", Some("normal")),
             ("cache_size", Some("1")),
         ] {
-            assert!(Governed::refused_pragma(name, value).is_none(), "{name}");
+            assert!(Governed::refused_pragma(name, value, true).is_none(), "{name}");
         }
     }
 }

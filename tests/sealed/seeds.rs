@@ -76,7 +76,10 @@ fn a_plain_file_becomes_an_encrypted_database() {
             for name in ["path", "stream", "draft"] {
                 let connection = plane.connect(name, &with_key(key(*cipher))).unwrap();
                 assert!(contents(&connection) == expected, "{name} {cipher} {format} {page_size} {reserved}");
-                assert_eq!(count(&connection, "SELECT page_size FROM pragma_page_size"), page_size.into());
+                assert_eq!(
+                    count(&connection, "SELECT page_size FROM pragma_page_size"),
+                    i64::from(page_size)
+                );
                 assert_eq!(plane.get_database(name).unwrap().cipher, Some(*cipher));
                 connection.execute_batch("INSERT INTO t(word) VALUES ('one more')").unwrap();
             }

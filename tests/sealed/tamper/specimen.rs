@@ -100,8 +100,6 @@ pub(super) struct Specimen {
     pub(super) pages: Vec<(String, String)>,
     /// The last overflow page of each of the rows that have some.
     pub(super) last_overflows: Vec<usize>,
-    /// The pages of the file with the journal whose kind is `leaf`, by the table.
-    pub(super) hot_leaves: Vec<(String, u32)>,
 }
 
 impl Specimen {
@@ -295,7 +293,6 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     vault.execute("ATTACH ?1 AS hot", [copy.to_str().unwrap()]).unwrap();
     // A file that SQL attaches by its path may leave WAL mode.
     vault.query_row("PRAGMA hot.journal_mode=DELETE", [], |_| Ok(())).unwrap();
-    let hot_leaves = asked(&vault, "SELECT name, pageno FROM dbstat('hot') WHERE pagetype = 'leaf'");
     vault.execute_batch(&never_committed("hot")).unwrap();
     let hot = {
         let dir = fleet.dir.path().join("hot");
@@ -346,7 +343,6 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
         other_key,
         pages,
         last_overflows,
-        hot_leaves,
     }
 }
 

@@ -1,0 +1,264 @@
+//! What stands in a sealed WAL, and that no nonce is ever used twice.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use litefleet::{Cipher, PageFormat};
+
+use crate::{
+    disk::{self, Call, Kind, Opened, Verdict, Watcher},
+    vault::{Fleet, among_others, ask, run},
+};
+
+const PAGE_LEN: usize = 4096;
+const HEADER_LEN: usize = 32;
+const FRAME_HEADER_LEN: usize = 24;
+const FRAME_LEN: usize = FRAME_HEADER_LEN + PAGE_LEN;
+
+/// Keeps the nonces of all sealed pages that are written in a directory.
+struct NonceWatcher {
+    root: PathBuf,
+    nonce_len: usize,
+    seen: Mutex<Nonces>,
+}
+
+#[derive(Default)]
+struct Nonces {
+    /// A fingerprint of the page that was sealed under each, and where it was written first.
+    known: HashMap<Vec<u8>, (u64, Kind)>,
+    pages: usize,
+    kinds: BTreeSet<Kind>,
+    /// Pages that a checkpoint moved as they were.
+    moved: usize,
+    /// Pages under the nonce of another one.
+    twice: usize,
+}
+
+impl NonceWatcher {
+    fn seen(&self) -> MutexGuard<'_, Nonces> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watcher for NonceWatcher {
+    fn covers(&self, file: &Opened) -> bool {
+        file.path.as_ref().is_some_and(|path| path.starts_with(&self.root) && !path.ends_with("control.db"))
+    }
+
+    fn see(&self, file: &Opened, call: Call<'_>) -> Verdict {
+        if let Call::Write { bytes, .. } = call
+            && (bytes.len() == PAGE_LEN || bytes.len() == FRAME_LEN)
+        {
+            let mut seen = self.seen();
+            seen.pages += 1;
+            seen.kinds.insert(file.kind());
+            let (page, kind) = (&bytes[bytes.len() - PAGE_LEN..], file.kind());
+            let fingerprint = BuildHasherDefault::<DefaultHasher>::default().hash_one(page);
+            let nonce = page[PAGE_LEN - self.nonce_len..].to_vec();
+            match seen.known.insert(nonce, (fingerprint, kind)) {
+                None => {}
+                Some((same, Kind::Wal)) if same == fingerprint && kind == Kind::Data => seen.moved += 1,
+                Some(_) => seen.twice += 1,
+            }
+        }
+        Verdict::Pass
+    }
+}
+
+#[test]
+fn no_two_pages_are_sealed_under_the_same_nonce() {
+    let _turn = among_others();
+    // The shortest nonce, and the longest; in Turso's format all files share the key itself.
+    for (cipher, format) in [(Cipher::Aes256Gcm, PageFormat::Turso), (Cipher::Aegis256, PageFormat::Native)] {
+        let fleet = Fleet::new(Some(cipher), format);
+        let watcher = Arc::new(NonceWatcher {
+            root: fleet.dir.path().to_owned(),
+            nonce_len: cipher.nonce_len(),
+            seen: Mutex::default(),
+        });
+        let _watch = disk::watch(Arc::clone(&watcher) as _);
+        // Two sorts of rows in turn, so that pages are the same again and again but for what is random.
+        let connection = fleet.connect();
+        run(
+            &connection,
+            "PRAGMA synchronous=OFF; PRAGMA cache_size=100; PRAGMA cache_spill=100;
+             CREATE TABLE t(id INTEGER PRIMARY KEY, bytes BLOB);
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+             INSERT INTO t SELECT i, zeroblob(3500) FROM n",
+        )
+        .unwrap();
+        let copy = fleet.dir.path().join("copy.db");
+        connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+        connection.execute("ATTACH ?1 AS copy", [copy.to_str().unwrap()]).unwrap();
+        let mut round = 0;
+        while watcher.seen().pages < 50_000 {
+            round += 1;
+            let rows = format!("bytes = printf('%.*c', 3500, '{}')", round % 2);
+            // Each time by another connection, which has a generator of its own.
+            let another = fleet.connect();
+            run(&another, &format!("PRAGMA synchronous=OFF; UPDATE t SET {rows}")).unwrap();
+            run(&another, "PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+            run(&connection, &format!("UPDATE copy.t SET {rows}")).unwrap();
+        }
+        let seen = watcher.seen();
+        assert_eq!(seen.kinds, [Kind::Data, Kind::Wal, Kind::Journal].into(), "{cipher}");
+        assert_eq!(seen.twice, 0, "{cipher}");
+        assert_eq!(seen.known.len() + seen.moved, seen.pages, "{cipher}");
+    }
+}
+
+/// Keeps the places and lengths of what is written to a WAL, and whether it is the last frame of a transaction.
+struct FrameWatcher {
+    wal: PathBuf,
+    writes: Mutex<Vec<(u64, usize, bool)>>,
+}
+
+impl Watcher for FrameWatcher {
+    fn covers(&self, file: &Opened) -> bool {
+        file.path.as_ref() == Some(&self.wal)
+    }
+
+    fn see(&self, _: &Opened, call: Call<'_>) -> Verdict {
+        if let Call::Write { at, bytes } = call {
+            let commits = bytes.len() == FRAME_LEN && bytes[4..8] != [0; 4];
+            let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+            writes.push((at, bytes.len(), commits));
+        }
+        Verdict::Pass
+    }
+}
+
+/// How many writes there were of each sort.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Writes {
+    headers_of_logs: usize,
+    frames: usize,
+    /// Pages that were written again in their transaction.
+    pages: usize,
+    /// Headers of frames that were written again at the end of their transaction.
+    headers: usize,
+}
+
+/// Checks that each write is one that may be, and counts them.
+fn counted(writes: &[(u64, usize, bool)]) -> Writes {
+    let mut counted = Writes::default();
+    // The place after the last frame that was written, after the last transaction, and after the one before it.
+    let (mut end, mut committed, mut before) = (0, 0, 0);
+    for (at, len, commits) in writes.iter().copied() {
+        let is_frame = |at: u64| at >= 32 && (at - 32).is_multiple_of(FRAME_LEN as u64);
+        match len {
+            HEADER_LEN if at == 0 => {
+                counted.headers_of_logs += 1;
+                (end, committed, before) = (32, 32, 32);
+            }
+            FRAME_LEN => {
+                assert!(is_frame(at) && at >= committed && at <= end, "a frame at {at} of {end}");
+                counted.frames += 1;
+                end = at + FRAME_LEN as u64;
+                if commits {
+                    (before, committed) = (committed, end);
+                }
+            }
+            PAGE_LEN => {
+                let frame = at - FRAME_HEADER_LEN as u64;
+                assert!(is_frame(frame) && frame >= committed && frame < end, "a page at {at} of {end}");
+                counted.pages += 1;
+            }
+            FRAME_HEADER_LEN => {
+                assert!(is_frame(at) && at >= before && at < committed, "a header at {at} of {end}");
+                counted.headers += 1;
+            }
+            _ => panic!("{len} bytes at {at}"),
+        }
+    }
+    counted
+}
+
+/// SQLite's running checksum (<https://www.sqlite.org/fileformat2.html#checksum_algorithm>), in the byte order that the
+/// magic number of a log tells.
+fn checksum(is_big: bool, (mut s0, mut s1): (u32, u32), bytes: &[u8]) -> (u32, u32) {
+    let read = |word: &[u8]| {
+        let word = word.try_into().unwrap();
+        if is_big { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+    };
+    for pair in bytes.chunks(8) {
+        s0 = s0.wrapping_add(read(&pair[..4])).wrapping_add(s1);
+        s1 = s1.wrapping_add(read(&pair[4..])).wrapping_add(s0);
+    }
+    (s0, s1)
+}
+
+fn be32(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes[..4].try_into().unwrap())
+}
+
+/// Frames from the first one on whose salts are the log's, and whose checksums are right for the bytes that stand there.
+fn frames_in_chain(wal: &Path) -> usize {
+    let bytes = fs::read(wal).unwrap();
+    let (header, frames) = bytes.split_at(HEADER_LEN);
+    let is_big = be32(header) == 0x377f_0683;
+    let mut sum = checksum(is_big, (0, 0), &header[..24]);
+    assert_eq!(sum, (be32(&header[24..]), be32(&header[28..])));
+    frames
+        .chunks_exact(FRAME_LEN)
+        .take_while(|frame| {
+            sum = checksum(is_big, sum, &frame[..8]);
+            sum = checksum(is_big, sum, &frame[FRAME_HEADER_LEN..]);
+            frame[8..16] == header[16..24] && sum == (be32(&frame[16..]), be32(&frame[20..]))
+        })
+        .count()
+}
+
+const ROWS: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT); CREATE INDEX i ON t(word);
+    WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+    INSERT INTO t SELECT i, (i * 7919 % 3001) || printf('%.*c', 200, 'x') FROM n";
+
+#[test]
+fn a_frame_goes_down_in_one_write_and_its_checksum_is_over_ciphertext() {
+    let _turn = among_others();
+    for (cipher, format) in [(Cipher::Aes256Gcm, PageFormat::Native), (Cipher::Aegis128X2, PageFormat::Turso)]
+    {
+        let fleet = Fleet::new(Some(cipher), format);
+        let connection = fleet.connect();
+        let wal = fleet.place().join("data.db-wal");
+        let watcher = Arc::new(FrameWatcher { wal: wal.clone(), writes: Mutex::default() });
+        let _watch = disk::watch(Arc::clone(&watcher) as _);
+        let writes = || std::mem::take(&mut *watcher.writes.lock().unwrap_or_else(PoisonError::into_inner));
+
+        // Where all fits into the cache, there are whole frames alone.
+        run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL").unwrap();
+        run(&connection, ROWS).unwrap();
+        for at in 0..20 {
+            run(&connection, &format!("UPDATE t SET word = word || 'y' WHERE id % 20 = {at}")).unwrap();
+        }
+        let first = counted(&writes());
+        assert!(first.frames > 1000, "{first:?}");
+        assert_eq!((first.headers_of_logs, first.pages, first.headers), (1, 0, 0), "{cipher}");
+        assert_eq!(frames_in_chain(&wal), first.frames, "{cipher}");
+
+        // Otherwise pages are written again in place, and each frame from there on gets its checksum at the end.
+        run(&connection, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA cache_size=5; PRAGMA cache_spill=2")
+            .unwrap();
+        for at in 0..10 {
+            let more = format!(
+                "BEGIN; UPDATE t SET word = {at} || word WHERE id % 3 = 0; UPDATE t SET word = word || 'z';
+                 SAVEPOINT s; DELETE FROM t; ROLLBACK TO s; UPDATE t SET word = 'w' || word WHERE id % 5 = 0;"
+            );
+            // What is rolled back leaves frames behind that are not in the chain, and others overwrite them.
+            let end = if at % 3 == 1 { "ROLLBACK" } else { "COMMIT" };
+            run(&connection, &(more + end)).unwrap();
+        }
+        run(&connection, "INSERT INTO t(word) VALUES ('the last one')").unwrap();
+        let all = writes();
+        let spilled = counted(&all);
+        assert!(spilled.pages > 100 && spilled.headers > 100, "{spilled:?}");
+        let last = all.iter().rfind(|(.., commits)| *commits).unwrap().0;
+        assert_eq!(frames_in_chain(&wal), usize::try_from(last).unwrap() / FRAME_LEN + 1, "{cipher}");
+        assert_eq!(ask::<String>(&connection, "PRAGMA integrity_check").unwrap(), "ok");
+    }
+}

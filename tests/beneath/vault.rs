@@ -1,0 +1,104 @@
+//! A fleet on the watched disk, and what the tests do with it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use litefleet::{
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, PageFormat, RemoteEncryption,
+    rusqlite::{self, Batch, Connection, fallible_iterator::FallibleIterator},
+};
+use tempfile::TempDir;
+
+use crate::disk;
+
+/// A key that would be told at once if it stood on the disk.
+const KEY: &[u8; 32] = b"this-is-the-key-of-these-tests-!";
+
+pub(crate) fn key(cipher: Cipher) -> EncryptionKey {
+    EncryptionKey::from_bytes(key_bytes(cipher)).unwrap()
+}
+
+pub(crate) fn key_bytes(cipher: Cipher) -> &'static [u8] {
+    &KEY[..cipher.key_len()]
+}
+
+/// Files without a name belong to no database that a watcher could tell. So the tests that look at all of them are alone
+/// while they run.
+static TURNS: RwLock<()> = RwLock::new(());
+
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURNS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn among_others() -> RwLockReadGuard<'static, ()> {
+    TURNS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A plane with a group `default` and a database `vault`, in a directory that goes with it.
+pub(crate) struct Fleet {
+    pub(crate) plane: ControlPlane,
+    pub(crate) dir: TempDir,
+    pub(crate) cipher: Option<Cipher>,
+}
+
+impl Fleet {
+    /// Encrypted under the cipher, or plain.
+    pub(crate) fn new(cipher: Option<Cipher>, format: PageFormat) -> Self {
+        disk::slide_beneath();
+        let dir = tempfile::tempdir().unwrap();
+        let plane = ControlPlane::open(dir.path().join("root")).unwrap();
+        plane.create_group("default").unwrap();
+        let mut input = CreateDatabaseInput::new("vault", "default");
+        if let Some(cipher) = cipher {
+            let encryption = RemoteEncryption::new(key(cipher), cipher).unwrap().with_page_format(format);
+            input = input.with_encryption(encryption);
+        }
+        plane.create_database(input).unwrap();
+        Self { plane, dir, cipher }
+    }
+
+    pub(crate) fn options(&self) -> ConnectOptions {
+        match self.cipher {
+            Some(cipher) => ConnectOptions::default().encryption_key(key(cipher)),
+            None => ConnectOptions::default(),
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        self.plane.connect("vault", &self.options()).unwrap()
+    }
+
+    /// Where the database's files are.
+    pub(crate) fn place(&self) -> PathBuf {
+        self.plane.database_path("vault").unwrap().parent().unwrap().to_owned()
+    }
+}
+
+/// Runs statements to their ends, whether or not they give rows.
+pub(crate) fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    let mut batch = Batch::new(connection, sql);
+    while let Some(mut statement) = batch.next()? {
+        let mut rows = statement.raw_query();
+        while rows.next()?.is_some() {}
+    }
+    Ok(())
+}
+
+pub(crate) fn ask<T: rusqlite::types::FromSql>(connection: &Connection, sql: &str) -> rusqlite::Result<T> {
+    connection.query_row(sql, [], |row| row.get(0))
+}
+
+/// Copies files of a database as they are now. Another process does it: closing a file here would drop this process's
+/// locks on it.
+pub(crate) fn copy_files(from: &Path, to: &Path, names: &[&str]) {
+    fs::create_dir_all(to).unwrap();
+    for name in names {
+        let (from, to) = (from.join(name), to.join(name));
+        if from.exists() {
+            assert!(std::process::Command::new("cp").arg(from).arg(to).status().unwrap().success());
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Ways in that a hostile review found.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use litefleet::{Cipher, CreateDatabaseInput, ErrorKind, PageFormat, explain};
+
+use crate::{
+    support::{Fleet, refused},
+    vault::{NEEDLE, holds, key, with_key},
+};
+
+#[test]
+fn sql_that_names_the_file_of_an_encrypted_database_is_lent_no_key() {
+    let fleet = Fleet::new();
+    fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
+    fleet.create("plain");
+    let vault = fleet.unlock("vault", Cipher::Aegis256);
+    vault.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    let path = fleet.plane.database_path("vault").unwrap();
+    let plain = fleet.connect("plain");
+    for connection in [&plain, &vault] {
+        assert!(connection.execute("ATTACH ?1 AS v", [path.to_str().unwrap()]).is_err());
+    }
+}
+
+#[test]
+fn a_journal_that_somebody_lays_beside_an_encrypted_database_is_not_played_back() {
+    let fleet = Fleet::new();
+    fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
+    fleet.unlock("vault", Cipher::Aegis256).execute_batch("CREATE TABLE t(a)").unwrap();
+    let data = fleet.plane.database_path("vault").unwrap();
+    let before = fs::read(&data).unwrap();
+    // A header that says the database had 50 pages, and no record.
+    let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for word in [0_u32, 7, 50, 512, 4096] {
+        journal.extend(word.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    let beside = data.with_file_name("data.db-journal");
+    fs::write(&beside, journal).unwrap();
+    let (kind, text) = refused(fleet.plane.connect("vault", &with_key(key(Cipher::Aegis256))));
+    assert!(kind == ErrorKind::Corrupt && text.contains("rollback journal"), "{kind}: {text}");
+    assert!(fs::read(&data).unwrap() == before);
+    fs::remove_file(beside).unwrap();
+    fleet.unlock("vault", Cipher::Aegis256);
+}
+
+#[test]
+fn where_a_connection_has_several_keys_vacuum_into_takes_none() {
+    let fleet = Fleet::new();
+    fleet.create_sealed("a", Cipher::Aegis256, PageFormat::Native);
+    fleet.create_sealed("b", Cipher::Aegis128L, PageFormat::Native);
+    let connection = fleet.unlock("a", Cipher::Aegis256);
+    fleet.plane.attach(&connection, "b", "b", Some(&key(Cipher::Aegis128L))).unwrap();
+    connection.execute_batch(&format!("CREATE TABLE b.t(a); INSERT INTO b.t VALUES ('{NEEDLE}')")).unwrap();
+    for schema in ["main", "b"] {
+        let copy = fleet.dir.path().join(format!("{schema}.db"));
+        let error = connection.execute(&format!("VACUUM {schema} INTO ?1"), [copy.to_str().unwrap()]);
+        let error = explain(&connection, error.unwrap_err());
+        assert!(!holds(fleet.dir.path(), NEEDLE), "{error}");
+    }
+}
+
+#[test]
+fn others_are_kept_out_of_the_directory_of_an_encrypted_database() {
+    let fleet = Fleet::new();
+    fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
+    let mode = fs::metadata(fleet.place("vault")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn a_request_that_is_wrong_does_not_repeat_its_key() {
+    let secret = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
+    for body in [
+        format!(r#"{{"name":"a","remote_encryption":"{secret}"}}"#),
+        format!(
+            r#"{{"name":"a","remote_encryption":{{"encryption_key":"{secret}","encryption_cipher":"{secret}"}}}}"#
+        ),
+        format!(
+            r#"{{"name":"a","remote_encryption":{{"encryption_key":"{secret}!","encryption_cipher":"aegis256"}}}}"#
+        ),
+    ] {
+        let error = CreateDatabaseInput::read(&mut serde_json::Deserializer::from_str(&body)).unwrap_err();
+        assert!(!error.to_string().contains("q6ur"), "{error}");
+    }
+}
