@@ -5,7 +5,6 @@
 
 mod border;
 mod ciphers;
-mod differential;
 mod seeds;
 #[path = "../fleet/support.rs"]
 mod support;
