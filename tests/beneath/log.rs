@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use litefleet::{Cipher, PageFormat};
+use litefleet::{Cipher, PageFormat, rusqlite::Connection};
 
 use crate::{
     disk::{self, Call, Kind, Opened, Verdict, Watcher},
@@ -30,7 +30,7 @@ struct NonceWatcher {
 #[derive(Default)]
 struct Nonces {
     /// A fingerprint of the page that was sealed under each, and where it was written first.
-    known: HashMap<Vec<u8>, (u64, Kind)>,
+    pages_by_nonce: HashMap<Vec<u8>, (u64, Kind)>,
     pages: usize,
     kinds: BTreeSet<Kind>,
     /// Pages that a checkpoint moved as they were.
@@ -60,7 +60,7 @@ impl Watcher for NonceWatcher {
             let (page, kind) = (&bytes[bytes.len() - PAGE_LEN..], file.kind());
             let fingerprint = BuildHasherDefault::<DefaultHasher>::default().hash_one(page);
             let nonce = page[PAGE_LEN - self.nonce_len..].to_vec();
-            match seen.known.insert(nonce, (fingerprint, kind)) {
+            match seen.pages_by_nonce.insert(nonce, (fingerprint, kind)) {
                 None => {}
                 Some((same, Kind::Wal)) if same == fingerprint && kind == Kind::Data => seen.moved += 1,
                 Some(_) => seen.twice += 1,
@@ -108,7 +108,7 @@ fn no_two_pages_are_sealed_under_the_same_nonce() {
         let seen = watcher.seen();
         assert_eq!(seen.kinds, [Kind::Data, Kind::Wal, Kind::Journal].into(), "{cipher}");
         assert_eq!(seen.twice, 0, "{cipher}");
-        assert_eq!(seen.known.len() + seen.moved, seen.pages, "{cipher}");
+        assert_eq!(seen.pages_by_nonce.len() + seen.moved, seen.pages, "{cipher}");
     }
 }
 
@@ -261,4 +261,37 @@ fn a_frame_goes_down_in_one_write_and_its_checksum_is_over_ciphertext() {
         assert_eq!(frames_in_chain(&wal), usize::try_from(last).unwrap() / FRAME_LEN + 1, "{cipher}");
         assert_eq!(ask::<String>(&connection, "PRAGMA integrity_check").unwrap(), "ok");
     }
+}
+
+/// What one connection knew of the log is nothing any more once another one has written to it, or begun it anew.
+#[test]
+fn connections_that_write_in_turn_keep_one_chain() {
+    let _turn = among_others();
+    let fleet = Fleet::new(Some(Cipher::Aegis256X2), PageFormat::Native);
+    let wal = fleet.place().join("data.db-wal");
+    let connections = [fleet.connect(), fleet.connect()];
+    for connection in &connections {
+        run(connection, "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=5; PRAGMA cache_spill=2").unwrap();
+    }
+    run(&connections[0], ROWS).unwrap();
+    run(&connections[0], "CREATE TABLE one(n INTEGER); INSERT INTO one VALUES (0)").unwrap();
+    let one = |connection: &Connection| run(connection, "UPDATE one SET n = n + 1").unwrap();
+    for frames in 1..6 {
+        for begin_anew in [false, true] {
+            // Both write as many frames, so that a place alone does not tell whose they are.
+            run(&connections[1], "PRAGMA wal_checkpoint(RESTART)").unwrap();
+            (0..frames).for_each(|_| one(&connections[0]));
+            if begin_anew {
+                run(&connections[1], "PRAGMA wal_checkpoint(RESTART)").unwrap();
+            } else {
+                // What is spilled and rolled back is overwritten by the next.
+                run(&connections[1], "BEGIN; UPDATE t SET word = 'undone' || word; ROLLBACK").unwrap();
+            }
+            (0..frames).for_each(|_| one(&connections[1]));
+            one(&connections[0]);
+            let expected = if begin_anew { frames + 1 } else { 2 * frames + 1 };
+            assert_eq!(frames_in_chain(&wal), expected, "{frames} frames, begun anew: {begin_anew}");
+        }
+    }
+    assert_eq!(ask::<i64>(&connections[1], "SELECT n FROM one").unwrap(), 2 * (2 * (1 + 2 + 3 + 4 + 5) + 5));
 }

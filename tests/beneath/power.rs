@@ -73,6 +73,7 @@ pub(crate) struct Shot {
     /// The first and the last transaction that the database may be found after.
     pub(crate) least: u64,
     pub(crate) most: u64,
+    pub(crate) acknowledged: u64,
     pub(crate) how: String,
 }
 
@@ -157,7 +158,12 @@ impl Watcher for Machine {
             Call::Truncate { len } => Change::Truncate(len),
             Call::Delete { .. } => Change::Delete,
             Call::Sync => {
+                let is_new = known.since.iter().any(|(_, change)| matches!(change, Change::Create));
                 known.flush();
+                if is_new {
+                    // With a new file SQLite flushes the directory, so that what was deleted is gone for good.
+                    state.files.values_mut().for_each(File::flush_deletion);
+                }
                 if file.kind() == Kind::Wal {
                     state.flushed = state.acknowledged;
                 }
@@ -180,6 +186,13 @@ impl File {
             Change::Delete => false,
             _ => there,
         })
+    }
+
+    fn flush_deletion(&mut self) {
+        if let Some(last) = self.since.iter().rposition(|(_, change)| matches!(change, Change::Delete)) {
+            self.since.drain(..=last);
+            self.flushed = None;
+        }
     }
 
     fn flush(&mut self) {
@@ -246,7 +259,7 @@ impl State {
         }
         let least = if self.is_durable { self.acknowledged } else { self.flushed };
         let how = format!("{loss:?} of {} changes at call {}", calls.len(), self.calls);
-        Shot { files, least, most: self.begun, how }
+        Shot { files, least, most: self.begun, acknowledged: self.acknowledged, how }
     }
 }
 
@@ -297,7 +310,7 @@ impl File {
             }
         }
         // What lies between sectors that were written, and was not: a file system may have anything there.
-        let junk = if random.below(2) == 0 { 0 } else { 0xa5 };
+        let filler = if random.below(2) == 0 { 0 } else { 0xa5 };
         let mut longest = 0;
         epoch = 0;
         for (_, change) in &self.since[..end] {
@@ -311,7 +324,7 @@ impl File {
                     && *kept > 0
                 {
                     *kept -= 1;
-                    put(bytes, at, part, junk);
+                    put(bytes, at, part, filler);
                 }
             }
         }
@@ -319,7 +332,7 @@ impl File {
             && random.below(2) == 0
         {
             let longest = usize::try_from(longest).unwrap_or(0);
-            bytes.resize(bytes.len().max(longest), junk);
+            bytes.resize(bytes.len().max(longest), filler);
         }
     }
 }
