@@ -21,7 +21,6 @@ pub(crate) struct Opened {
     /// Nothing for a file without a name.
     pub(crate) path: Option<PathBuf>,
     /// The thread that opened it.
-    #[expect(dead_code, reason = "tests of failing calls tell nameless files by it")]
     pub(crate) thread: ThreadId,
 }
 
@@ -67,7 +66,6 @@ pub(crate) enum Call<'a> {
 
 /// What is to come of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(dead_code, reason = "tests of failing calls answer with it")]
 pub(crate) enum Verdict {
     Pass,
     /// It fails with this result code.

@@ -6,6 +6,7 @@
 mod clear;
 mod crash;
 mod disk;
+mod errors;
 mod log;
 mod model;
 mod power;
