@@ -7,6 +7,7 @@ mod clear;
 mod crash;
 mod disk;
 mod errors;
+mod killed;
 mod log;
 mod model;
 mod power;
