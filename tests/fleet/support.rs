@@ -101,7 +101,7 @@ pub(crate) fn contents(connection: &Connection) -> BTreeMap<String, Vec<Vec<Valu
             && kind == "table"
         {
             let mut found = rows(&format!("SELECT * FROM \"{name}\""));
-            found.sort_by_key(|row| format!("{row:?}"));
+            found.sort_by_cached_key(|row| format!("{row:?}"));
             all.insert(name.clone(), found);
         }
     }

@@ -5,6 +5,7 @@
 
 mod border;
 mod ciphers;
+mod differential;
 mod seeds;
 #[path = "../fleet/support.rs"]
 mod support;
