@@ -6,6 +6,7 @@
 mod border;
 mod ciphers;
 mod differential;
+mod logic;
 mod seeds;
 #[path = "../fleet/support.rs"]
 mod support;
