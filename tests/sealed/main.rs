@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 #![expect(clippy::default_trait_access, reason = "the name of an options type says nothing more to a reader")]
 
+mod big;
 mod border;
 mod ciphers;
 mod differential;
