@@ -149,7 +149,9 @@ impl Database {
             return;
         }
         let is_old = beneath.len().is_ok_and(|len| len > 0);
-        let sealing = Sealing { may_create: true, ..first.sealing().clone() };
+        // A copy that SQL makes is like its source in all.
+        let format = first.codec().map_or(first.sealing().format, |codec| codec.seal().format);
+        let sealing = Sealing { may_create: true, format, ..first.sealing().clone() };
         let one_key = own.iter().all(|other| other.sealing().is_same(first.sealing()));
         match Sealed::open(&self.path, sealing, beneath) {
             Ok(sealed) if one_key => {

@@ -85,3 +85,17 @@ fn a_request_that_is_wrong_does_not_repeat_its_key() {
         assert!(!error.to_string().contains("q6ur"), "{error}");
     }
 }
+
+#[test]
+fn vacuum_into_keeps_the_page_format() {
+    for format in [PageFormat::Native, PageFormat::Turso] {
+        let fleet = Fleet::new();
+        fleet.create_sealed("vault", Cipher::Aegis256, format);
+        let connection = fleet.unlock("vault", Cipher::Aegis256);
+        connection.execute_batch("CREATE TABLE t(a)").unwrap();
+        let copy = fleet.dir.path().join("copy.db");
+        connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+        let magic: &[u8] = if format == PageFormat::Native { b"LFleet" } else { b"Turso" };
+        assert!(fs::read(copy).unwrap().starts_with(magic), "{format}");
+    }
+}
