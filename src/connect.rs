@@ -120,12 +120,7 @@ impl CatalogGovernor {
                 key.check_size(cipher)?;
                 Some(Sealing::new(key.clone(), cipher))
             }
-            (Some(cipher), None) => {
-                let name = &entry.database.name;
-                let message =
-                    format!("database {name} is encrypted under {cipher}: its encryption key is required");
-                return Err(Error::new(ErrorKind::KeyRequired, message));
-            }
+            (Some(cipher), None) => return Err(key_required(&entry.database, cipher)),
             (None, Some(_)) => {
                 let name = &entry.database.name;
                 let message = format!("database {name} is not encrypted: leave the encryption key out");

@@ -38,11 +38,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The bytes of a database that SQLite locks to write to it (<https://www.sqlite.org/src/file/src/os.h>).
-const SHARED_LOCKS: (u64, u64) = (0x4000_0002, 510);
-
-/// What a rollback journal begins with, and the name of a super-journal ends with
-/// (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
-const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+const SHARED_LOCKS: (u64, u64) = (page::PENDING_BYTE + 2, 510);
 
 /// The bytes that are sealed between two looks at whether to go on.
 const SEALED_STEP: usize = 1 << 20;
@@ -380,13 +376,13 @@ fn hot_journal(path: &Path) -> Result<Option<Journal>> {
     if read_up_to(&journal, &mut head, 0).map_err(reading)? == 0 || head[0] == 0 {
         return Ok(None);
     }
-    let mut tail = [0; JOURNAL_MAGIC.len()];
+    let mut tail = [0; page::JOURNAL_MAGIC.len()];
     let at = found.len().saturating_sub(tail.len() as u64);
     read_up_to(&journal, &mut tail, at).map_err(reading)?;
     Ok(Some(Journal {
         file: (found.ino(), found.len(), found.mtime(), found.mtime_nsec()),
         head,
-        names_another: at > 0 && tail == JOURNAL_MAGIC,
+        names_another: at > 0 && tail == page::JOURNAL_MAGIC,
     }))
 }
 

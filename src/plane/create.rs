@@ -98,11 +98,7 @@ impl Plane {
                     if let Some(key) = key {
                         options = options.encryption_key(key.clone());
                     }
-                    let (entry, connection) = self.connect(&source.database.name, &options)?;
-                    if entry.database.id != source.database.id {
-                        // Destroyed, and its name taken by another, since its row was read.
-                        return Err(Error::new(ErrorKind::NotFound, "the source was destroyed meanwhile"));
-                    }
+                    let connection = self.connect_to(source, &options)?;
                     let data = self.data(source);
                     let source = fork::Source { connection, data: &data, key };
                     fork::write(&self.disk, source, &staged.data(), target.as_ref(), limit, watch)

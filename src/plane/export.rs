@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Plane;
 use crate::{
     api::Database,
+    catalog::Entry,
     cipher::EncryptionKey,
     connect::{self, ConnectOptions},
     disk::Disk,
@@ -86,7 +87,7 @@ impl Plane {
         }
         let suffix = format!(".{}.partial", id::new_id(Timestamp::now()));
         let staged = layout::beside(path, &suffix);
-        let written = self.write_export(name, &staged, target.as_ref(), options, watch).and_then(|()| {
+        let written = self.write_export(&entry, &staged, target.as_ref(), options, watch).and_then(|()| {
             self.disk.rename_new(&staged, path)?;
             self.disk.sync_dir(&directory(path))
         });
@@ -102,14 +103,13 @@ impl Plane {
 
     fn write_export(
         &self,
-        name: &DatabaseName,
+        entry: &Entry,
         staged: &Path,
         target: Option<&Target>,
         options: &ExportOptions,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        let entry = self.ready(name)?;
-        let data = self.data(&entry);
+        let data = self.data(entry);
         if entry.database.cipher.is_some() && options.key.is_none() {
             return fork::write_as_it_is(&self.disk, &data, staged, watch);
         }
@@ -117,7 +117,7 @@ impl Plane {
         if let Some(key) = &options.key {
             connect = connect.encryption_key(key.clone());
         }
-        let (_, connection) = self.connect(name, &connect)?;
+        let connection = self.connect_to(entry, &connect)?;
         let source = fork::Source { connection, data: &data, key: options.key.as_ref() };
         fork::write(&self.disk, source, staged, target, None, watch)
     }

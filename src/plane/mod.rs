@@ -454,6 +454,16 @@ impl Plane {
         }
     }
 
+    /// Opens the database whose row was read before, and no other that has taken its name since.
+    fn connect_to(&self, entry: &Entry, options: &ConnectOptions) -> Result<Connection> {
+        let (now, connection) = self.connect(&entry.database.name, options)?;
+        if now.database.id == entry.database.id {
+            return Ok(connection);
+        }
+        let message = format!("database {} was destroyed meanwhile", entry.database.name);
+        Err(Error::new(ErrorKind::NotFound, message))
+    }
+
     /// Changes a database's row, and lets every open connection know. `change` names the database.
     fn change<T>(
         &self,

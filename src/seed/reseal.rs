@@ -10,6 +10,7 @@ use rusqlite::{Connection, limits::Limit};
 use super::{Target, watched};
 use crate::{
     cipher::Nonces,
+    connect,
     disk::Disk,
     error::{Error, ErrorKind, Result},
     image,
@@ -21,11 +22,6 @@ use crate::{
 
 /// Pages that are sealed between two looks at whether to go on.
 const PAGES_A_TICK: u32 = 4096;
-
-/// The page of SQLite's lock bytes, which holds nothing and is not there in a file (but as a hole).
-pub(super) fn is_lock_page(number: u32, page_size: usize) -> bool {
-    u64::from(number - 1) * page_size as u64 == 0x4000_0000
-}
 
 /// Writes all rows of the database that `source` is open on into a new file, sealed as `target` says or plain.
 pub(crate) fn vacuum_into(
@@ -47,7 +43,7 @@ pub(crate) fn vacuum_into(
         vfs::hand_over(Arc::new(Unruled::making(sealing)), || source.execute("VACUUM INTO ?1", [&uri]))
     })?;
     done.map(|_| ()).map_err(|NotOpened { error, refusal }| match (refusal, &error) {
-        (Some(refusal), _) => Error::new(ErrorKind::Io, format!("sealing {}: {refusal}", path.display())),
+        (Some(refusal), _) => connect::explain_open(path, NotOpened { error, refusal: Some(refusal) }),
         // Functions, collations and modules of the program that made the file.
         (None, rusqlite::Error::SqliteFailure(cause, _)) if cause.code == rusqlite::ErrorCode::Unknown => {
             let message = format!(
@@ -56,7 +52,7 @@ pub(crate) fn vacuum_into(
             );
             Error::new(ErrorKind::Unsupported, message).caused_by(error)
         }
-        (None, _) => crate::connect::explain(&source, error),
+        (None, _) => connect::explain(&source, error),
     })
 }
 
@@ -104,7 +100,7 @@ pub(crate) fn seal_pages(
         if number % PAGES_A_TICK == 1 {
             progress::tell(watch, Phase::Copy, at, Some(total))?;
         }
-        if is_lock_page(number, plain.len()) {
+        if number == page::lock_page(plain.len()) {
             continue;
         }
         pages.read(number, &mut plain)?;

@@ -31,13 +31,14 @@ const DUMP: &[u8] = b"PRAGMA foreign_keys=OFF;";
 
 /// Pages that are opened between two looks at whether to go on.
 const UNSEAL_TICK: u32 = 4096;
+
 /// Functions that are stood in for in one file.
 const FUNCTIONS_MAX: usize = 100;
 
 /// A SQLite file to make a database of.
 pub enum Upload<'a> {
     /// A file on this machine. Committed rows in a `-wal` beside it are taken too, and an interrupted transaction
-    /// in a `-journal` is rolled back in the copy. It may be in use.
+    /// in a `-journal` is rolled back in the copy; where the database is to be encrypted, it is refused. It may be in use.
     Path(&'a Path),
     /// The bytes of a file, from anywhere.
     Reader(&'a mut dyn Read),
@@ -92,7 +93,7 @@ pub(crate) fn write(
         check_length(&name, &header, Disk::len(path)?.unwrap_or(0), path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&name, error))?;
-        settle(&name, check(&name, connection, watch)?)?;
+        settle(&name, check(&name, fenced(&name, connection)?, watch)?)?;
         return reseal::finish(disk, path, None, size_limit, watch);
     };
     // What is uploaded stands here until it is sealed under its own key, sealed under one that nobody keeps.
@@ -111,8 +112,7 @@ pub(crate) fn write(
     pages.leave_wal()?;
     let open = || {
         let connection = scratch.open(&staged).map_err(|not_opened| failed(&name, not_opened.error))?;
-        fence(&connection).map_err(|error| failed(&name, error))?;
-        Ok(connection)
+        fenced(&name, connection)
     };
     let checked = check(&name, open()?, watch)?;
     checked.close().map_err(|(_, error)| failed(&name, error))?;
@@ -155,7 +155,6 @@ fn receive(
         Upload::Reader(reader) => {
             let file = disk.create(staged)?;
             let on = ScratchFile::new(disk, &file, staged);
-            let mut size = 0;
             let write = |bytes: &[u8], at: u64| {
                 if let Some(limit) = size_limit.filter(|limit| !limit.admits(at + bytes.len() as u64)) {
                     return Err(Error::new(
@@ -163,7 +162,6 @@ fn receive(
                         format!("{name} is larger than the size limit of {limit} bytes"),
                     ));
                 }
-                size = at + bytes.len() as u64;
                 progress::tell(watch, Phase::Copy, at, None)?;
                 match scratch {
                     Some(scratch) => scratch.write_at(&on, bytes, at),
@@ -204,7 +202,7 @@ impl ScratchPages<'_> {
             if number % UNSEAL_TICK == 1 {
                 progress::tell(watch, Phase::Check, at, None)?;
             }
-            if reseal::is_lock_page(number, page.len()) {
+            if number == page::lock_page(page.len()) {
                 continue;
             }
             self.scratch.read_at(&self.on, &mut page, at)?;
@@ -295,9 +293,8 @@ fn failed(name: &str, error: rusqlite::Error) -> Error {
     }
 }
 
-/// Checks the integrity of a staged database.
+/// Checks the integrity of a staged database, on a fenced connection.
 fn check(name: &str, connection: Connection, watch: &mut Watch<'_>) -> Result<Connection> {
-    fence(&connection).map_err(|error| failed(name, error))?;
     let (connection, finding) = super::watched(connection, Phase::Check, watch, first_finding)?;
     if let Some(finding) = finding.map_err(|error| failed(name, error))? {
         let finding = finding.trim_start_matches("*** in database main ***").trim();
@@ -319,6 +316,11 @@ fn settle(name: &str, connection: Connection) -> Result<()> {
 }
 
 /// Makes sure that nothing in the file is run, and that checking it costs no more flushing than needed.
+fn fenced(name: &str, connection: Connection) -> Result<Connection> {
+    fence(&connection).map_err(|error| failed(name, error))?;
+    Ok(connection)
+}
+
 fn fence(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

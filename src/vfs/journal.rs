@@ -16,10 +16,7 @@ use super::{
     beneath::{Beneath, Buffer},
     database::Database,
 };
-use crate::page::PageCodec;
-
-/// What each header of a journal begins with (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
-const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+use crate::page;
 
 /// The count of records in a header that stands for "as many as fit into the file": nothing after it was flushed, and
 /// what follows may be torn.
@@ -91,7 +88,8 @@ impl Journal {
         }
         if let (Before::Number { end: here, number }, Some((sealed, codec))) = (before, codec)
             && here == at
-            && number != super_journal_number(codec)
+            // The page with SQLite's lock bytes is none: the name of a super-journal follows.
+            && number != page::lock_page(codec.page_size())
         {
             if bytes.len() != codec.page_size() {
                 return Err(Refusal::Layout);
@@ -129,7 +127,7 @@ impl Journal {
             }
             return Ok(code);
         }
-        if *bytes == MAGIC {
+        if *bytes == page::JOURNAL_MAGIC {
             state.before = Before::Magic { end };
             return Ok(code);
         }
@@ -152,9 +150,4 @@ impl Journal {
 
 fn masked(checksum: [u8; 4], mask: [u8; 4]) -> [u8; 4] {
     (u32::from_be_bytes(checksum) ^ u32::from_be_bytes(mask)).to_be_bytes()
-}
-
-/// The page number that stands before the name of a super-journal: that of the page with SQLite's lock bytes.
-fn super_journal_number(codec: &PageCodec) -> u32 {
-    u32::try_from(0x4000_0000 / codec.page_size() + 1).unwrap_or(u32::MAX)
 }

@@ -168,6 +168,11 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// The VFS beneath could not read what is needed, and says so by `code`.
+    fn unreadable(code: c_int) -> Self {
+        Self::Unreadable(format!("SQLite's result code {code}"))
+    }
+
     /// The primary result code that SQLite, and so the host, is given.
     pub(crate) fn code(&self) -> c_int {
         self.result() & 0xff

@@ -90,9 +90,8 @@ impl Sealed {
     /// Takes up the sealing of a file. One without a byte is to become sealed; any other must be so already, under this
     /// cipher and this key.
     pub(super) fn open(path: &Path, sealing: Sealing, beneath: &impl Beneath) -> Result<Self, Refusal> {
-        let unreadable = |code: c_int| Refusal::Unreadable(format!("SQLite's result code {code}"));
         let nonces = Nonces::new().map_err(|error| Refusal::Unreadable(error.to_string()))?;
-        let len = beneath.len().map_err(unreadable)?;
+        let len = beneath.len().map_err(Refusal::unreadable)?;
         let sealed = |sealing, codec| Self {
             path: path.to_owned(),
             sealing,
@@ -114,7 +113,7 @@ impl Sealed {
         match beneath.read(&mut header, 0) {
             SQLITE_OK => {}
             SQLITE_IOERR_SHORT_READ => return Err(Refusal::NotSealed("it is shorter than a header".into())),
-            code => return Err(unreadable(code)),
+            code => return Err(Refusal::unreadable(code)),
         }
         let header = page::Header::parse(&header).map_err(|error| Refusal::NotSealed(error.to_string()))?;
         let seal = match header.seal {
@@ -287,7 +286,7 @@ impl Sealed {
             // and a file without it is one that nobody opens. SQLite writes it last where the rest fills its cache.
             let zeros = if end < at { vec![0; codec.page_size()] } else { Vec::new() };
             while end < at {
-                if end > 0 && !(end..end + page_size).contains(&PENDING_BYTE) {
+                if end > 0 && !(end..end + page_size).contains(&page::PENDING_BYTE) {
                     let code = Self::write_page(codec, &mut writer, &zeros, end, beneath)?;
                     if code != SQLITE_OK {
                         return Ok(code);
@@ -327,7 +326,3 @@ impl Sealed {
         Ok(beneath.write(page, at))
     }
 }
-
-/// The first of the bytes that SQLite locks; its page holds nothing
-/// (<https://www.sqlite.org/fileformat2.html#the_lock_byte_page>).
-const PENDING_BYTE: u64 = 0x4000_0000;

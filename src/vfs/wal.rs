@@ -19,7 +19,7 @@ use super::{
     Refusal,
     beneath::{Beneath, Buffer},
     database::Database,
-    sealed::{Sealed, Writer},
+    sealed::Sealed,
 };
 use crate::{
     disk::Disk,
@@ -248,7 +248,7 @@ impl Wal {
         let mut word = [0; 4];
         match beneath.read(&mut word, place.frame) {
             SQLITE_OK => Ok(u32::from_be_bytes(word)),
-            code => Err(Refusal::Unreadable(format!("SQLite's result code {code}"))),
+            code => Err(Refusal::unreadable(code)),
         }
     }
 
@@ -335,11 +335,7 @@ impl State {
         let frame = &mut self.frame.of(FRAME_START + FRAME_HEADER_LEN + codec.page_size())[FRAME_START..];
         frame[..FRAME_HEADER_LEN].copy_from_slice(&head);
         let (head, page) = frame.split_at_mut(FRAME_HEADER_LEN);
-        {
-            let mut writer = sealed.writer();
-            let Writer { nonces, .. } = &mut *writer;
-            codec.seal_page(page::be32(head, 0), plain, page, nonces)?;
-        }
+        codec.seal_page(page::be32(head, 0), plain, page, &mut sealed.writer().nonces)?;
         let chain = chain.map(|mut chain| {
             let checksum = chain.extend(head, page);
             head[16..].copy_from_slice(&checksum);
@@ -385,7 +381,6 @@ impl State {
         head: &FrameHeader,
         beneath: &impl Beneath,
     ) -> Result<Chain, Refusal> {
-        let unreadable = |code: c_int| Refusal::Unreadable(format!("SQLite's result code {code}"));
         let known = self.header.filter(|header| header.has_salts(head));
         let header = if let Some(header) = known {
             header
@@ -393,7 +388,7 @@ impl State {
             let mut bytes = [0; wal::HEADER_LEN];
             match beneath.read(&mut bytes, 0) {
                 SQLITE_OK => {}
-                code => return Err(unreadable(code)),
+                code => return Err(Refusal::unreadable(code)),
             }
             let header = Header::parse(&bytes).ok_or(Refusal::Layout)?;
             self.header = Some(header);
@@ -410,7 +405,7 @@ impl State {
                 let mut checksum = [0; 8];
                 match beneath.read(&mut checksum, at - frame_len + 16) {
                     SQLITE_OK => Ok(header.chain_after(checksum)),
-                    code => Err(unreadable(code)),
+                    code => Err(Refusal::unreadable(code)),
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use litefleet::{Cipher, CreateDatabaseInput, ErrorKind, PageFormat, explain};
+use litefleet::{Cipher, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, explain};
 
 use crate::{
     support::{Fleet, refused},
@@ -98,4 +98,24 @@ fn vacuum_into_keeps_the_page_format() {
         let magic: &[u8] = if format == PageFormat::Native { b"LFleet" } else { b"Turso" };
         assert!(fs::read(copy).unwrap().starts_with(magic), "{format}");
     }
+}
+
+#[test]
+fn a_damaged_source_is_called_that_where_its_rows_are_laid_out_anew() {
+    let fleet = Fleet::new();
+    fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
+    fleet
+        .unlock("vault", Cipher::Aegis256)
+        .execute_batch("CREATE TABLE t AS SELECT zeroblob(50000) AS a")
+        .unwrap();
+    let data = fleet.plane.database_path("vault").unwrap();
+    let mut bytes = fs::read(&data).unwrap();
+    bytes[5 * 4096 + 17] ^= 1;
+    fs::write(&data, bytes).unwrap();
+    let encryption = RemoteEncryption::new(key(Cipher::Aegis128L), Cipher::Aegis128L).unwrap();
+    let input = CreateDatabaseInput::fork("a", "vault").with_encryption(encryption);
+    let answer = fleet.plane.create_database(input.with_source_key(key(Cipher::Aegis256)));
+    let (kind, text) = refused(answer);
+    assert!(kind == ErrorKind::Corrupt && text.contains("page 6 in"), "{kind}: {text}");
+    fleet.assert_no_debris();
 }
