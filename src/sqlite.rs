@@ -11,6 +11,9 @@ use crate::{
 
 /// The kind of a failure in one of SQLite's calls, on a database at `path` if that is known.
 fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
+    if is_damage(error) {
+        return ErrorKind::Corrupt;
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => ErrorKind::DiskFull,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
@@ -23,6 +26,12 @@ fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
         }
         _ => ErrorKind::Sql,
     }
+}
+
+/// Whether a VFS read what is not what had been written. The fleet's says more as long as the file is open; one that could
+/// not be attached is not.
+fn is_damage(error: &SqlError) -> bool {
+    error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_DATA)
 }
 
 /// Whether a full disk is behind an error. SQLite says `SQLITE_FULL` only where it writes pages: not where it makes
@@ -67,6 +76,9 @@ pub(crate) fn failed_at(path: Option<&str>, doing: impl Display, error: SqlError
 }
 
 fn sentence(kind: ErrorKind, error: &SqlError) -> String {
+    if is_damage(error) {
+        return format!("what was read is damaged or was tampered with: its tag does not fit ({error})");
+    }
     match (kind, error.sqlite_error_code()) {
         (ErrorKind::DiskFull, Some(code)) if code != ErrorCode::DiskFull => {
             format!("the disk is full: {error}")

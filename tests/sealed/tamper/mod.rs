@@ -2,7 +2,7 @@
 //! there at an earlier commit, or an error; and what cannot be noticed is listed here as such.
 
 mod data;
-mod hot;
+mod journal;
 mod live;
 mod log;
 mod random;
@@ -11,7 +11,7 @@ mod specimen;
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use litefleet::{Cipher, PageFormat};
-use specimen::{Bench, Files, Outcome, Specimen, specimen, words};
+use specimen::{Bench, Files, Outcome, Reading, Specimen, specimen, words};
 
 /// A cipher of each family.
 const CIPHERS: [Cipher; 3] = [Cipher::Aes256Gcm, Cipher::Aegis128X2, Cipher::Aegis256];
@@ -27,6 +27,8 @@ enum Base {
     Unfinished,
     /// One with a rollback journal of a transaction that is half written.
     Hot,
+    /// The same outside of the fleet, where SQL attaches it by its path and SQLite rolls journals back.
+    Attached,
 }
 
 impl Base {
@@ -36,8 +38,16 @@ impl Base {
             Self::Rest => (specimen.rest.clone(), 1),
             Self::Log => (specimen.log.clone(), 4),
             Self::Unfinished => (specimen.unfinished.clone(), 4),
-            Self::Hot => (specimen.hot.clone(), 4),
+            Self::Hot | Self::Attached => (specimen.hot.clone(), 4),
         }
+    }
+
+    fn read(self, bench: &Bench, files: &Files) -> Reading {
+        if self == Self::Attached {
+            return bench.read_attached(files);
+        }
+        bench.put(files);
+        bench.read()
     }
 }
 
@@ -86,7 +96,7 @@ fn damage(bytes: &mut [u8], time: usize) {
 
 #[test]
 fn tampering_gives_right_data_or_an_earlier_commit_or_an_error() {
-    let tables = [data::TABLE, log::TABLE, hot::TABLE];
+    let tables = [data::TABLE, log::TABLE, journal::TABLE];
     let all: Vec<&Tampering> = tables.into_iter().flatten().collect();
     let mut seen = vec![[BTreeSet::new(), BTreeSet::new()]; all.len()];
     let mut wrong = String::new();
@@ -94,10 +104,9 @@ fn tampering_gives_right_data_or_an_earlier_commit_or_an_error() {
         for (column, format) in [PageFormat::Native, PageFormat::Turso].into_iter().enumerate() {
             let specimen = specimen(cipher, format);
             let bench = Bench::new(&specimen);
-            for base in [Base::Rest, Base::Log, Base::Unfinished, Base::Hot] {
+            for base in [Base::Rest, Base::Log, Base::Unfinished, Base::Hot, Base::Attached] {
                 let (files, newest) = base.files(&specimen);
-                bench.put(&files);
-                let reading = bench.read();
+                let reading = base.read(&bench, &files);
                 assert_eq!(
                     Outcome::of(&specimen, newest, &reading),
                     if matches!(base, Base::Hot) { Outcome::Refused("corrupt") } else { Outcome::Right },
@@ -113,8 +122,7 @@ fn tampering_gives_right_data_or_an_earlier_commit_or_an_error() {
                     if files == intact {
                         continue;
                     }
-                    bench.put(&files);
-                    let outcome = Outcome::of(&specimen, newest, &bench.read());
+                    let outcome = Outcome::of(&specimen, newest, &tampering.base.read(&bench, &files));
                     let expected = [tampering.native, tampering.turso][column];
                     if !expected.contains(&outcome) {
                         writeln!(wrong, "{cipher} {format}: {} ({time}): {outcome:?}", tampering.name)

@@ -21,13 +21,13 @@ use crate::{
 
 pub(super) const PAGE: usize = 4096;
 
-/// What is read to read everything: each table, and an index by itself.
+/// What is read to read everything: each table, and an index by itself. `$` stands for the schema.
 const QUERIES: &[(&str, &str)] = &[
-    ("schema", "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"),
-    ("one", "SELECT * FROM one ORDER BY id"),
-    ("two", "SELECT * FROM two NOT INDEXED ORDER BY id"),
-    ("blobs", "SELECT * FROM blobs ORDER BY id"),
-    ("words", "SELECT word, id FROM two INDEXED BY words ORDER BY word"),
+    ("schema", "SELECT type, name, tbl_name, sql FROM $.sqlite_schema ORDER BY rowid"),
+    ("one", "SELECT * FROM $.one ORDER BY id"),
+    ("two", "SELECT * FROM $.two NOT INDEXED ORDER BY id"),
+    ("blobs", "SELECT * FROM $.blobs ORDER BY id"),
+    ("words", "SELECT word, id FROM $.two INDEXED BY words ORDER BY word"),
 ];
 
 type Table = Vec<Vec<Value>>;
@@ -87,6 +87,8 @@ pub(super) struct Specimen {
     pub(super) unfinished: Files,
     /// At the last commit, out of WAL mode, with a transaction that is half written and a journal to roll it back.
     pub(super) hot: Files,
+    /// The leaves there, by table and page number.
+    pub(super) hot_leaves: Vec<(String, u32)>,
     /// What stood there at each commit.
     pub(super) states: Vec<Rows>,
     /// What the transactions that were never committed would have made of it.
@@ -152,19 +154,21 @@ fn text(row: &[Value]) -> &[u8] {
 }
 
 /// Reads everything, and stops at the first error.
-pub(super) fn read(connection: &Connection) -> Reading {
+pub(super) fn read(connection: &Connection, schema: &str) -> Reading {
     let mut reading = Reading { rows: Rows::new(), refused: None, sound: false };
     let mut all = || -> rusqlite::Result<bool> {
         for (table, sql) in QUERIES {
             let found = reading.rows.entry(table).or_default();
-            let mut statement = connection.prepare(sql)?;
+            let mut statement = connection.prepare(&sql.replace('$', schema))?;
             let columns = statement.column_count();
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 found.push((0..columns).map(|at| row.get(at)).collect::<rusqlite::Result<_>>()?);
             }
         }
-        connection.query_row("PRAGMA integrity_check", [], |row| Ok(row.get::<_, String>(0)? == "ok"))
+        connection.query_row(&format!("PRAGMA {schema}.integrity_check"), [], |row| {
+            Ok(row.get::<_, String>(0)? == "ok")
+        })
     };
     match all() {
         Ok(sound) => reading.sound = sound,
@@ -174,7 +178,7 @@ pub(super) fn read(connection: &Connection) -> Reading {
 }
 
 fn rows(connection: &Connection) -> Rows {
-    let reading = read(connection);
+    let reading = read(connection, "main");
     assert!(reading.sound, "{:?}", reading.refused);
     reading.rows
 }
@@ -293,6 +297,7 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     vault.execute("ATTACH ?1 AS hot", [copy.to_str().unwrap()]).unwrap();
     // A file that SQL attaches by its path may leave WAL mode.
     vault.query_row("PRAGMA hot.journal_mode=DELETE", [], |_| Ok(())).unwrap();
+    let hot_leaves = asked(&vault, "SELECT name, pageno FROM dbstat('hot') WHERE pagetype = 'leaf'");
     vault.execute_batch(&never_committed("hot")).unwrap();
     let hot = {
         let dir = fleet.dir.path().join("hot");
@@ -336,6 +341,7 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
         newest,
         unfinished,
         hot,
+        hot_leaves,
         states,
         uncommitted,
         twin: twin_files,
@@ -355,7 +361,9 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(specimen: &Specimen) -> Self {
         let fleet = Fleet::new();
-        fleet.create_sealed("vault", specimen.cipher, specimen.format);
+        for name in ["vault", "host"] {
+            fleet.create_sealed(name, specimen.cipher, specimen.format);
+        }
         Self { fleet, cipher: specimen.cipher }
     }
 
@@ -371,10 +379,31 @@ impl Bench {
         files.journal.iter().for_each(|bytes| put("data.db-journal", bytes));
     }
 
+    /// Puts the files outside of the fleet, attaches them by their path, and reads everything.
+    pub(super) fn read_attached(&self, files: &Files) -> Reading {
+        let path = |suffix: &str| self.fleet.dir.path().join(format!("attached.db{suffix}"));
+        for (suffix, bytes) in
+            [("", Some(&files.data)), ("-wal", files.wal.as_ref()), ("-journal", files.journal.as_ref())]
+        {
+            match bytes {
+                Some(bytes) => fs::write(path(suffix), bytes).unwrap(),
+                None => drop(fs::remove_file(path(suffix))),
+            }
+        }
+        let host = self.fleet.unlock("host", self.cipher);
+        match host.execute("ATTACH ?1 AS attached", [path("").to_str().unwrap()]) {
+            Ok(_) => read(&host, "attached"),
+            Err(error) => {
+                let refused = Some(explain(&host, error).kind());
+                Reading { rows: Rows::new(), refused, sound: false }
+            }
+        }
+    }
+
     /// Opens what was put there, and reads everything.
     pub(super) fn read(&self) -> Reading {
         match self.fleet.plane.connect("vault", &crate::vault::with_key(key(self.cipher))) {
-            Ok(connection) => read(&connection),
+            Ok(connection) => read(&connection, "main"),
             Err(error) => Reading { rows: Rows::new(), refused: Some(error.kind()), sound: false },
         }
     }

@@ -1,0 +1,145 @@
+//! Tampering with a rollback journal, which a transaction outside of WAL mode leaves behind when it is interrupted.
+
+use super::{
+    Base,
+    Outcome::{self, Refused, Right, Uncommitted},
+    Tampering, damage,
+    specimen::{Files, PAGE, Specimen},
+};
+
+const CORRUPT: &[Outcome] = &[Refused("corrupt")];
+/// The journal is no longer one that SQLite rolls back, or not all of it is.
+const NOT_ROLLED_BACK: &[Outcome] = &[Uncommitted];
+
+const SECTOR: usize = 512;
+const RECORD: usize = 4 + PAGE + 4;
+
+/// Where the records of a journal begin that were counted, and so had been flushed.
+fn records(journal: &[u8]) -> Vec<usize> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at + SECTOR <= journal.len() && journal[at..at + 8] == journal[..8] {
+        let count = u32::from_be_bytes(journal[at + 8..at + 12].try_into().unwrap()) as usize;
+        found.extend((0..count).map(|record| at + SECTOR + record * RECORD));
+        at = (at + SECTOR + count * RECORD).next_multiple_of(SECTOR);
+    }
+    assert!(found.len() > 10, "{}", found.len());
+    found
+}
+
+/// Two records that were flushed together, and hold leaves of two tables that look alike.
+fn two_leaves(s: &Specimen, files: &mut Files) -> (usize, usize) {
+    let journal = files.journal();
+    let found = records(journal);
+    let table = |at: usize| {
+        let number = u32::from_be_bytes(journal[at..at + 4].try_into().unwrap());
+        s.hot_leaves.iter().find(|leaf| leaf.1 == number).map_or("", |leaf| leaf.0.as_str())
+    };
+    // What is flushed later has a header of its own between.
+    let together = |one: usize, other: usize| found[other] - found[one] == (other - one) * RECORD;
+    let of = |name: &str| (0..found.len()).filter(|at| table(found[*at]) == name).collect::<Vec<_>>();
+    let pairs = of("one").into_iter().flat_map(|one| of("two").into_iter().map(move |two| (one, two)));
+    let mut ordered = pairs.map(|(one, two)| (one.min(two), one.max(two)));
+    ordered.find(|(one, two)| together(*one, *two)).unwrap()
+}
+
+fn record(files: &mut Files, at: usize) -> &mut [u8] {
+    let journal = files.journal();
+    let start = records(journal)[at];
+    &mut journal[start..start + RECORD]
+}
+
+fn swap(s: &Specimen, files: &mut Files, part: std::ops::Range<usize>) {
+    let (one, other) = two_leaves(s, files);
+    let (of_one, of_other) = (record(files, one).to_vec(), record(files, other).to_vec());
+    record(files, one)[part.clone()].copy_from_slice(&of_other[part.clone()]);
+    record(files, other)[part.clone()].copy_from_slice(&of_one[part]);
+}
+
+pub(super) const TABLE: &[Tampering] = &[
+    // A governed database never has a journal. A file that is not in WAL mode needs one to get there, and so is refused
+    // as well.
+    Tampering {
+        name: "journal: taken away or emptied, from a file that somebody took out of WAL mode",
+        base: Base::Hot,
+        times: 2,
+        apply: |_, files, time| match time {
+            0 => files.journal = None,
+            _ => files.journal().clear(),
+        },
+        native: CORRUPT,
+        turso: CORRUPT,
+    },
+    Tampering {
+        name: "journal: any that lies beside the file, whole, cut or damaged",
+        base: Base::Hot,
+        times: 6,
+        apply: |_, files, time| match time {
+            0 => files.journal().truncate(SECTOR),
+            1 => files.journal().push(0),
+            2 => files.journal()[11] = 0,
+            _ => damage(&mut files.journal()[SECTOR..], time - 3),
+        },
+        native: CORRUPT,
+        turso: CORRUPT,
+    },
+    // SQLite plays one back where SQL attaches a file by its path.
+    Tampering {
+        name: "attached: journal taken away, emptied, cut, or its first header damaged",
+        base: Base::Attached,
+        times: 6,
+        apply: |_, files, time| match time {
+            0 => files.journal = None,
+            1 => files.journal().clear(),
+            2 => files.journal().truncate(SECTOR),
+            3 => files.journal().truncate(SECTOR + RECORD + 2000),
+            4 => files.journal()[..8].fill(0),
+            _ => files.journal()[11] = 0,
+        },
+        native: NOT_ROLLED_BACK,
+        turso: NOT_ROLLED_BACK,
+    },
+    Tampering {
+        name: "attached: in the journal, a page damaged, its tag or its nonce",
+        base: Base::Attached,
+        times: 9,
+        apply: |s, files, time| {
+            let tail = 4 + PAGE - usize::from(s.cipher.reserved_bytes());
+            let range = [4..tail, tail..tail + 16, tail + 16..4 + PAGE][time / 3].clone();
+            damage(&mut record(files, 3)[range], time);
+        },
+        native: CORRUPT,
+        turso: CORRUPT,
+    },
+    Tampering {
+        name: "attached: in the journal, a page's checksum damaged",
+        base: Base::Attached,
+        times: 3,
+        apply: |_, files, time| damage(&mut record(files, 3)[4 + PAGE..], time),
+        native: NOT_ROLLED_BACK,
+        turso: NOT_ROLLED_BACK,
+    },
+    Tampering {
+        name: "attached: in the journal, a record given the number of another page",
+        base: Base::Attached,
+        times: 1,
+        apply: |s, files, _| swap(s, files, 0..4),
+        native: CORRUPT,
+        turso: &[Outcome::Foreign],
+    },
+    Tampering {
+        name: "attached: in the journal, whole records swapped",
+        base: Base::Attached,
+        times: 1,
+        apply: |s, files, _| swap(s, files, 0..RECORD),
+        native: &[Right],
+        turso: &[Right],
+    },
+    Tampering {
+        name: "attached: in the journal, pages of two records swapped, with their checksums",
+        base: Base::Attached,
+        times: 1,
+        apply: |s, files, _| swap(s, files, 4..RECORD),
+        native: CORRUPT,
+        turso: &[Outcome::Foreign],
+    },
+];
