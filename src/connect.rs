@@ -118,7 +118,7 @@ impl CatalogGovernor {
             (None, None) => None,
             (Some(cipher), Some(key)) => {
                 key.check_size(cipher)?;
-                Some(Sealing::new(key.clone(), cipher))
+                Some(Sealing::new(key.clone(), cipher).of(entry.identity))
             }
             (Some(cipher), None) => return Err(key_required(&entry.database, cipher)),
             (None, Some(_)) => {

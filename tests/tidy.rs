@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sqlite", &["disk", "error"]),
     ("vfs", &["cipher", "disk", "error", "page", "size", "wal"]),
     ("changes", &["disk", "error", "layout", "name", "vfs"]),
-    ("catalog", &["api", "cipher", "disk", "error", "layout", "name", "size", "sqlite", "time"]),
+    ("catalog", &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time"]),
     ("image", &["disk", "error", "layout", "page", "progress", "size", "vfs", "wal"]),
     // operations
     ("connect", &["api", "catalog", "changes", "cipher", "error", "sqlite", "vfs"]),

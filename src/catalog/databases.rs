@@ -8,6 +8,7 @@ use crate::{
     cipher::Cipher,
     error::{Error, ErrorKind, Result},
     name::{DatabaseName, GroupName},
+    page::Identity,
     size::SizeLimit,
     sqlite,
     time::Timestamp,
@@ -15,7 +16,8 @@ use crate::{
 
 const SELECT: &str = "
     SELECT d.uuid, d.name, g.name, d.state, d.created_at, d.size_limit, d.cipher, d.parent_uuid, d.parent_name,
-        d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection, g.state
+        d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection, g.state,
+        d.page_format, d.file_salt
     FROM databases d JOIN groups g ON g.id = d.group_id";
 
 /// How far a database has come.
@@ -65,6 +67,8 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) database: Database,
     pub(crate) group_protected: bool,
+    /// What its file is told from others by; nothing for a plain one, and for one that has no file.
+    pub(crate) identity: Option<Identity>,
     /// Whether its own row, whatever happens to its group, says that it has a directory in its place.
     pub(crate) has_files: bool,
 }
@@ -197,6 +201,34 @@ impl Rows<'_> {
             .map_err(|error| sqlite::failed("changing a database's row", error))
     }
 
+    /// Moves a row on to `publishing`, with what its file is told from others by if that is sealed, and says whether it was
+    /// still there and in the state `from`.
+    pub(crate) fn set_publishing(&self, id: &str, from: State, identity: Option<&Identity>) -> Result<bool> {
+        self.connection
+            .prepare_cached(
+                "UPDATE databases SET state = 'publishing', page_format = ?3, file_salt = ?4
+                 WHERE uuid = ?1 AND state = ?2",
+            )
+            .and_then(|mut update| {
+                let format = identity.map(|identity| identity.format().as_str());
+                update.execute(params![id, from.as_str(), format, identity.and_then(Identity::salt)])
+            })
+            .map(|changed| changed > 0)
+            .map_err(|error| sqlite::failed("changing a database's row", error))
+    }
+
+    /// Makes a draft again of a row that is still `publishing`.
+    pub(crate) fn set_draft(&self, id: &str) -> Result<()> {
+        self.connection
+            .prepare_cached(
+                "UPDATE databases SET state = 'draft', page_format = NULL, file_salt = NULL
+                 WHERE uuid = ?1 AND state = 'publishing'",
+            )
+            .and_then(|mut update| update.execute([id]))
+            .map(|_| ())
+            .map_err(|error| sqlite::failed("changing a database's row", error))
+    }
+
     /// Removes a row, if it is in the state `state`.
     pub(crate) fn delete_database(&self, id: &str, state: State) -> Result<()> {
         self.connection
@@ -273,7 +305,19 @@ impl Rows<'_> {
             block_writes: flag(11)?,
             delete_protection: flag(12)?,
         };
-        Ok(Entry { state, database, group_protected: flag(13)?, has_files: own_state == State::Ready })
+        let salt = row.get::<_, Option<[u8; 16]>>(16).map_err(failed)?;
+        let identity = match text(15)? {
+            Some(format) => Some(Identity::new(format.parse()?, salt).ok_or_else(|| {
+                let message = format!(
+                    "control.db has a salt for database {} that {format} does not have",
+                    database.name
+                );
+                Error::new(ErrorKind::Corrupt, message)
+            })?),
+            None => None,
+        };
+        let has_files = own_state == State::Ready;
+        Ok(Entry { state, database, group_protected: flag(13)?, identity, has_files })
     }
 }
 

@@ -18,6 +18,9 @@ const FORMAT_VERSION: i64 = 1;
 
 /// A database's states: `creating` (its directory is being built), `draft` (it waits for a file), `publishing`
 /// (its directory is whole, and moves to its place), `ready`, `deleting`. Times are in microseconds of UTC.
+///
+/// An encrypted database has the format of its pages in its row as soon as it has a file, and the salt of that file where
+/// the format has one, so that no other file under the same key is taken for it.
 const TABLES: &str = "
     CREATE TABLE root(format_version INTEGER NOT NULL) STRICT;
     CREATE TABLE groups(
@@ -38,12 +41,16 @@ const TABLES: &str = "
         created_at INTEGER NOT NULL,
         size_limit INTEGER,
         cipher TEXT,
+        page_format TEXT CHECK (page_format IN ('native', 'turso')),
+        file_salt BLOB,
         parent_uuid TEXT,
         parent_name TEXT,
         branched_at INTEGER,
         block_reads INTEGER NOT NULL DEFAULT 0,
         block_writes INTEGER NOT NULL DEFAULT 0,
-        delete_protection INTEGER NOT NULL DEFAULT 0
+        delete_protection INTEGER NOT NULL DEFAULT 0,
+        CHECK (state NOT IN ('publishing', 'ready') OR (cipher IS NULL) = (page_format IS NULL)),
+        CHECK ((page_format IS 'native') = (file_salt IS NOT NULL))
     ) STRICT;
     CREATE INDEX databases_by_group ON databases(group_id, name);
     CREATE INDEX databases_by_parent ON databases(parent_uuid, name) WHERE parent_uuid IS NOT NULL;

@@ -11,7 +11,7 @@ pub(crate) use header::{
     HEADER_LEN, Header, MAGIC, PAGE_SIZE, choose_utf8, empty_database, enter_wal, leave_wal,
 };
 pub use seal::PageFormat;
-pub(crate) use seal::Seal;
+pub(crate) use seal::{Identity, Seal};
 
 /// The first of the bytes that SQLite locks (<https://www.sqlite.org/fileformat2.html#the_lock_byte_page>).
 pub(crate) const PENDING_BYTE: u64 = 0x4000_0000;

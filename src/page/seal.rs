@@ -81,6 +81,29 @@ impl fmt::Display for PageFormat {
     }
 }
 
+/// What tells a sealed file from others before anything in it is opened: its format, and the salt where the format has
+/// one. A file has the same for as long as it is there, and so have the copies of it whose pages are as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    format: PageFormat,
+    salt: Option<[u8; SALT_LEN]>,
+}
+
+impl Identity {
+    /// Nothing where there is a salt that the format does not have, or none where it has one.
+    pub(crate) fn new(format: PageFormat, salt: Option<[u8; SALT_LEN]>) -> Option<Self> {
+        (salt.is_some() == (format == PageFormat::Native)).then_some(Self { format, salt })
+    }
+
+    pub(crate) fn format(&self) -> PageFormat {
+        self.format
+    }
+
+    pub(crate) fn salt(&self) -> Option<&[u8]> {
+        self.salt.as_ref().map(<[u8; SALT_LEN]>::as_slice)
+    }
+}
+
 /// What a file is sealed under, as its header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seal {
@@ -102,6 +125,11 @@ impl Seal {
             seal.key_check = seal.derive_key_check(key);
         }
         Ok(seal)
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        let salt = (self.format == PageFormat::Native).then_some(self.salt);
+        Identity { format: self.format, salt }
     }
 
     /// Reads the seal in the header of a file; nothing if it does not begin as a sealed one does.

@@ -100,7 +100,8 @@ impl Plane {
                     }
                     let connection = self.connect_to(source, &options)?;
                     let data = self.data(source);
-                    let source = fork::Source { connection, data: &data, key };
+                    let identity = source.identity;
+                    let source = fork::Source { connection, data: &data, key, identity };
                     fork::write(&self.disk, source, &staged.data(), target.as_ref(), limit, watch)
                 }
                 (None, Some(upload)) => {
@@ -242,7 +243,7 @@ impl Plane {
             if let Some(entry) = &entry {
                 match entry.state {
                     State::Publishing if from == State::Draft => {
-                        rows.set_state(&staged.id, State::Publishing, State::Draft)?;
+                        rows.set_draft(&staged.id)?;
                     }
                     state @ (State::Publishing | State::Creating) => {
                         rows.delete_database(&staged.id, state)?;
@@ -266,9 +267,10 @@ impl Plane {
     /// Moves a staged directory, which is whole, to its place.
     fn publish(&self, staged: &Staged, from: State) -> Result<()> {
         staged.sync(&self.disk, &self.layout)?;
+        let identity = staged.identity()?;
         let entry = self.catalog.write(Durability::Full, |rows| {
             let entry = rows.entry_by_id(&staged.id)?;
-            let moved = rows.set_state(&staged.id, from, State::Publishing)?;
+            let moved = rows.set_publishing(&staged.id, from, identity.as_ref())?;
             // A group that is being destroyed takes its databases with it, whatever their own rows say.
             entry.filter(|entry| moved && entry.state == from).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, "the database was destroyed while it was being created")

@@ -111,14 +111,15 @@ impl Plane {
     ) -> Result<()> {
         let data = self.data(entry);
         if entry.database.cipher.is_some() && options.key.is_none() {
-            return fork::write_as_it_is(&self.disk, &data, staged, watch);
+            return fork::write_as_it_is(&self.disk, &data, entry.identity, staged, watch);
         }
         let mut connect = ConnectOptions::default().read_only(true).uris();
         if let Some(key) = &options.key {
             connect = connect.encryption_key(key.clone());
         }
         let connection = self.connect_to(entry, &connect)?;
-        let source = fork::Source { connection, data: &data, key: options.key.as_ref() };
+        let identity = entry.identity;
+        let source = fork::Source { connection, data: &data, key: options.key.as_ref(), identity };
         fork::write(&self.disk, source, staged, target, None, watch)
     }
 }

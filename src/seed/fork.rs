@@ -15,7 +15,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::Copy,
     layout,
-    page::{self, Header, PageCodec, Seal},
+    page::{self, Header, Identity, PageCodec, Seal},
     progress::{self, Phase, Watch},
     size::SizeLimit,
     vfs,
@@ -30,6 +30,8 @@ pub(crate) struct Source<'a> {
     pub(crate) data: &'a Path,
     /// Its key, if it is encrypted.
     pub(crate) key: Option<&'a EncryptionKey>,
+    /// What its file is told from others by, if it is encrypted.
+    pub(crate) identity: Option<Identity>,
 }
 
 /// How the pages of a source become those of a fork.
@@ -96,10 +98,32 @@ pub(crate) fn write(
 }
 
 /// Writes the database in the file `data` to `path`, on the disk, with its pages as they are, and without its key.
-pub(crate) fn write_as_it_is(disk: &Disk, data: &Path, path: &Path, watch: &mut Watch<'_>) -> Result<()> {
+pub(crate) fn write_as_it_is(
+    disk: &Disk,
+    data: &Path,
+    identity: Option<Identity>,
+    path: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
     let inspect = |bytes: &[u8], _| header(bytes, data);
     let copy = Copy { disk, source: data, target: path, scratch: None, size_limit: None, inspect: &inspect };
-    super::copy_and(&copy, watch, |size, watch| sync(disk, path, size, watch))
+    super::copy_and(&copy, watch, |size, watch| {
+        check(path, identity, data)?;
+        sync(disk, path, size, watch)
+    })
+}
+
+/// Says so if a copy was not made of the file that it should have been made of. Pages that are not opened are copied
+/// whosever they are, page 1 from the log as well.
+fn check(copy: &Path, identity: Option<Identity>, data: &Path) -> Result<()> {
+    if super::identity(copy)? == identity {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is not the file that this database was made with; put back the one that was here",
+        data.display()
+    );
+    Err(Error::new(ErrorKind::Corrupt, message))
 }
 
 fn header(bytes: &[u8], data: &Path) -> Result<Header> {
@@ -131,7 +155,11 @@ fn copy<T: Send>(
         .map_err(|error| connect::explain(connection, error))?;
     let inspect = |bytes: &[u8], _| header(bytes, source.data);
     let copy = Copy { disk, source: source.data, target: path, scratch: None, size_limit, inspect: &inspect };
-    let done = super::copy_and(&copy, watch, then)?;
+    let (identity, data) = (source.identity, source.data);
+    let done = super::copy_and(&copy, watch, |size, watch| {
+        check(path, identity, data)?;
+        then(size, watch)
+    })?;
     connection.execute_batch("COMMIT").map_err(|error| connect::explain(connection, error))?;
     Ok(done)
 }

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image::Copy,
     layout::{self, Layout},
-    page::{self, PageCodec, PageFormat, Seal},
+    page::{self, Header, Identity, PageCodec, PageFormat, Seal},
     progress::{self, Phase, Watch},
     vfs::ffi,
 };
@@ -69,11 +69,25 @@ impl Staged {
         layout::data(&self.dir)
     }
 
+    /// What the database file, which is whole, is told from others by; nothing for a plain one.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
+        identity(&self.data())
+    }
+
     /// Flushes the directory and its place in staging; the files in it are on the disk already.
     pub(crate) fn sync(&self, disk: &Disk, layout: &Layout) -> Result<()> {
         disk.sync_dir(&self.dir)?;
         disk.sync_dir(&layout.staging())
     }
+}
+
+/// What a database file is told from others by; nothing for a plain one. No connection of this process may have it open.
+fn identity(data: &Path) -> Result<Option<Identity>> {
+    let mut head = [0; page::HEADER_LEN];
+    let file =
+        Disk::open(data)?.ok_or_else(|| Error::new(ErrorKind::Io, format!("{} is gone", data.display())))?;
+    Disk::read_at(&file, data, &mut head, 0)?;
+    Ok(Header::parse(&head)?.seal.map(|seal| seal.identity()))
 }
 
 /// What a new database is to be sealed under.

@@ -151,7 +151,7 @@ impl Database {
         let is_old = beneath.len().is_ok_and(|len| len > 0);
         // A copy that SQL makes is like its source in all.
         let format = first.codec().map_or(first.sealing().format, |codec| codec.seal().format);
-        let sealing = Sealing { may_create: true, format, ..first.sealing().clone() };
+        let sealing = Sealing { may_create: true, format, identity: None, ..first.sealing().clone() };
         let one_key = own.iter().all(|other| other.sealing().is_same(first.sealing()));
         match Sealed::open(&self.path, sealing, beneath) {
             Ok(sealed) if one_key => {

@@ -33,7 +33,7 @@ pub(crate) use scratch::{Scratch, ScratchFile};
 use crate::{
     cipher::{Cipher, EncryptionKey},
     error::Result,
-    page::{PageFault, PageFormat, Seal},
+    page::{Identity, PageFault, PageFormat, Seal},
     size::SizeLimit,
 };
 
@@ -120,6 +120,8 @@ pub(crate) struct Sealing {
     pub(crate) cipher: Cipher,
     /// The format of a new file. One that is there says which it has.
     pub(crate) format: PageFormat,
+    /// What the file is told from others by under the same key; nothing where any will do.
+    identity: Option<Identity>,
     /// Whether an empty file is to become a sealed one.
     may_create: bool,
 }
@@ -127,7 +129,12 @@ pub(crate) struct Sealing {
 impl Sealing {
     /// Of a file that is there.
     pub(crate) fn new(key: EncryptionKey, cipher: Cipher) -> Self {
-        Self { key, cipher, format: PageFormat::Native, may_create: false }
+        Self { key, cipher, format: PageFormat::Native, identity: None, may_create: false }
+    }
+
+    /// The same for one file alone.
+    pub(crate) fn of(self, identity: Option<Identity>) -> Self {
+        Self { identity, ..self }
     }
 
     /// Whether both are one key and one cipher.

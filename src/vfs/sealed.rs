@@ -121,6 +121,11 @@ impl Sealed {
             Some(seal) if seal.cipher != sealing.cipher => {
                 return Err(Refusal::NotSealed(format!("its header says {}", seal.cipher)));
             }
+            // Before the key: under another salt the right one would be taken for a wrong one.
+            Some(seal) if sealing.identity.is_some_and(|identity| identity != seal.identity()) => {
+                let why = "it is not the file that this database was made with";
+                return Err(Refusal::NotSealed(why.into()));
+            }
             Some(seal) => seal,
         };
         let codec =

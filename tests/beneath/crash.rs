@@ -4,6 +4,7 @@
 use std::{
     env,
     path::PathBuf,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,7 +49,9 @@ impl Case {
 /// The place of a database whose files are put there.
 pub(crate) struct Store {
     pub(crate) case: Case,
-    fleet: Fleet,
+    fleet: Rc<Fleet>,
+    /// Its name, which is that of the directory for a copy too.
+    name: &'static str,
     /// The files of a database without a row.
     pub(crate) empty: Files,
 }
@@ -68,15 +71,24 @@ impl Store {
         };
         drop(connection);
         let empty = Files::from([(name.to_owned(), std::fs::read(file).unwrap())]);
-        Self { case, fleet, empty }
+        Self { case, fleet: Rc::new(fleet), name: "vault", empty }
+    }
+
+    /// Another place where the same files may be put.
+    fn another(&self) -> Self {
+        self.fleet.fork("another");
+        Self { fleet: Rc::clone(&self.fleet), name: "another", empty: self.empty.clone(), ..*self }
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
-        if self.case.copy.is_some() { self.fleet.dir.path().join("attached") } else { self.fleet.place() }
+        match self.case.copy {
+            Some(_) => self.fleet.dir.path().join(self.name),
+            None => self.fleet.place_of(self.name),
+        }
     }
 
     pub(crate) fn open(&self, synchronous: &str) -> Result<Connection, String> {
-        let opened = self.fleet.plane.connect("vault", &self.fleet.options());
+        let opened = self.fleet.plane.connect(self.name, &self.fleet.options());
         let connection = opened.map_err(|error| format!("opening: {error}"))?;
         let schema = self.case.schema();
         let prepare = || -> rusqlite::Result<()> {
@@ -160,7 +172,8 @@ fn survive(case: Case, images: u64, seed: u64) {
     let _turn = among_others();
     let context = |what: &str| format!("{what}\n{case:?}, seed {seed}");
     let mut random = Random::new(seed);
-    let (store, other) = (Store::new(case), Store::new(case));
+    let store = Store::new(case);
+    let other = store.another();
     let mut model = Model::new();
     let (mut files, mut n) = (store.empty.clone(), 0);
     // Images, and those which had lost a transaction that was begun, or acknowledged.

@@ -67,13 +67,26 @@ impl Fleet {
         }
     }
 
+    /// A second database, whose files may stand where those of the first are: a fork has its source's salt.
+    pub(crate) fn fork(&self, name: &str) {
+        let mut input = CreateDatabaseInput::fork(name, "vault");
+        if let Some(cipher) = self.cipher {
+            input = input.with_encryption(RemoteEncryption::new(key(cipher), cipher).unwrap());
+        }
+        self.plane.create_database(input).unwrap();
+    }
+
     pub(crate) fn connect(&self) -> Connection {
         self.plane.connect("vault", &self.options()).unwrap()
     }
 
     /// Where the database's files are.
     pub(crate) fn place(&self) -> PathBuf {
-        self.plane.database_path("vault").unwrap().parent().unwrap().to_owned()
+        self.place_of("vault")
+    }
+
+    pub(crate) fn place_of(&self, name: &str) -> PathBuf {
+        self.plane.database_path(name).unwrap().parent().unwrap().to_owned()
     }
 }
 

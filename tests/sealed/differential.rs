@@ -167,11 +167,17 @@ impl World {
             .unwrap();
         let world = Self { fleet, encryption, connections: Vec::new(), copies: 0 };
         world.fleet.plane.import_database(world.input("world"), file.as_path()).unwrap();
+        // What a crash leaves is opened there: a fork has its source's salt.
+        let fork = world.encrypted(CreateDatabaseInput::fork("crashed", "world"));
+        world.fleet.plane.create_database(fork).unwrap();
         world
     }
 
     fn input(&self, name: &str) -> CreateDatabaseInput {
-        let input = CreateDatabaseInput::new(name, "default");
+        self.encrypted(CreateDatabaseInput::new(name, "default"))
+    }
+
+    fn encrypted(&self, input: CreateDatabaseInput) -> CreateDatabaseInput {
         match &self.encryption {
             Some(encryption) => input.with_encryption(encryption.clone()),
             None => input,
@@ -229,15 +235,13 @@ impl World {
         self.connections = (0..CONNECTIONS).map(|_| self.open("world")).collect();
     }
 
-    fn crash(&mut self) -> Answer {
-        let name = self.next_name();
-        self.fleet.plane.create_database(self.input(&name)).unwrap();
-        let place = self.fleet.place(&name);
+    fn crash(&self) -> Answer {
+        let place = self.fleet.place("crashed");
         for file in names(&place) {
             fs::remove_file(place.join(file)).unwrap();
         }
         copy_files(&self.fleet.place("world"), &place, &["data.db", "data.db-wal"]);
-        let copy = self.open(&name);
+        let copy = self.open("crashed");
         let sound = rows(&copy, "PRAGMA integrity_check").unwrap();
         assert_eq!(sound, [[Value::Text("ok".into())]]);
         Answer::All(Ok(contents(&copy)))

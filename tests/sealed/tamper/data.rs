@@ -44,7 +44,7 @@ pub(super) const TABLE: &[Tampering] = &[
         base: Base::Rest,
         times: 228,
         apply: |_, files, time| damage(&mut files.data[24..100], time),
-        native: &[Refused("corrupt"), Refused("wrong_key")],
+        native: CORRUPT,
         turso: WRONG_KEY,
     },
     Tampering {
@@ -189,7 +189,7 @@ pub(super) const TABLE: &[Tampering] = &[
         base: Base::Rest,
         times: 1,
         apply: |s, files, _| files.page(1).copy_from_slice(s.twin.clone().page(1)),
-        native: &[Foreign],
+        native: CORRUPT,
         turso: &[Foreign],
     },
     Tampering {
@@ -197,7 +197,7 @@ pub(super) const TABLE: &[Tampering] = &[
         base: Base::Rest,
         times: 1,
         apply: |s, files, _| files.data.clone_from(&s.twin.data),
-        native: &[Foreign],
+        native: CORRUPT,
         turso: &[Foreign],
     },
     Tampering {
@@ -216,7 +216,7 @@ pub(super) const TABLE: &[Tampering] = &[
         base: Base::Rest,
         times: 1,
         apply: |s, files, _| files.data.clone_from(&s.other_key),
-        native: WRONG_KEY,
+        native: CORRUPT,
         turso: WRONG_KEY,
     },
     Tampering {
@@ -235,6 +235,14 @@ pub(super) const TABLE: &[Tampering] = &[
         base: Base::Rest,
         times: 1,
         apply: |s, files, _| files.page(1).copy_from_slice(&s.other_format[..PAGE]),
+        native: CORRUPT,
+        turso: CORRUPT,
+    },
+    Tampering {
+        name: "file: all of a database in the other format under the same key",
+        base: Base::Rest,
+        times: 1,
+        apply: |s, files, _| files.data.clone_from(&s.other_format),
         native: CORRUPT,
         turso: CORRUPT,
     },

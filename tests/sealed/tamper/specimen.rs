@@ -76,7 +76,6 @@ pub(super) struct Reading {
 /// One database, and others beside it.
 pub(super) struct Specimen {
     pub(super) cipher: Cipher,
-    pub(super) format: PageFormat,
     /// The database at its first commit; with the second in a log; at the second; with three more in a log; at the last.
     pub(super) first: Files,
     pub(super) first_log: Files,
@@ -102,6 +101,7 @@ pub(super) struct Specimen {
     pub(super) pages: Vec<(String, String)>,
     /// The last overflow page of each of the rows that have some.
     pub(super) last_overflows: Vec<usize>,
+    fleet: Fleet,
 }
 
 impl Specimen {
@@ -247,7 +247,7 @@ fn never_committed(schema: &str) -> String {
 
 pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     let fleet = Fleet::new();
-    for name in ["vault", "twins"] {
+    for name in ["vault", "twins", "host"] {
         fleet.create_sealed(name, cipher, format);
     }
     let taken = |name: &str| {
@@ -331,9 +331,9 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     let other_format = import("format", encryption(cipher, other));
     let other_key = RemoteEncryption::new(another_key(cipher), cipher).unwrap().with_page_format(format);
     let other_key = import("key", other_key);
+    drop((vault, twin));
     Specimen {
         cipher,
-        format,
         first: first_files,
         first_log,
         rest,
@@ -349,22 +349,19 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
         other_key,
         pages,
         last_overflows,
+        fleet,
     }
 }
 
-/// A place where files are put to be opened.
-pub(super) struct Bench {
-    fleet: Fleet,
+/// A place where files are put to be opened: that of the database that they were taken from.
+pub(super) struct Bench<'a> {
+    fleet: &'a Fleet,
     cipher: Cipher,
 }
 
-impl Bench {
-    pub(super) fn new(specimen: &Specimen) -> Self {
-        let fleet = Fleet::new();
-        for name in ["vault", "host"] {
-            fleet.create_sealed(name, specimen.cipher, specimen.format);
-        }
-        Self { fleet, cipher: specimen.cipher }
+impl<'a> Bench<'a> {
+    pub(super) fn new(specimen: &'a Specimen) -> Self {
+        Self { fleet: &specimen.fleet, cipher: specimen.cipher }
     }
 
     /// Puts the files where a database has them.

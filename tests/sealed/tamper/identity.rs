@@ -1,0 +1,208 @@
+//! The file of another database under the same key, put in the place of one.
+
+use std::{fs, path::PathBuf};
+
+use litefleet::{
+    Cipher, CreateDatabaseInput, Error, ErrorKind, ExportOptions, PageFormat, RemoteEncryption, Result, Seed,
+    unwatched,
+};
+
+use crate::{
+    support::{Fleet, refused},
+    vault::{another_key, key, with_key},
+};
+
+const CIPHER: Cipher = Cipher::Aegis256;
+const SAYS: &str = "not the file that this database was made with";
+
+fn encryption(format: PageFormat) -> RemoteEncryption {
+    RemoteEncryption::new(key(CIPHER), CIPHER).unwrap().with_page_format(format)
+}
+
+fn another() -> RemoteEncryption {
+    RemoteEncryption::new(another_key(CIPHER), CIPHER).unwrap()
+}
+
+/// A fleet with a database whose only row is its name.
+fn fleet(name: &str, format: PageFormat) -> Fleet {
+    let fleet = Fleet::new();
+    add(&fleet, name, format);
+    fleet
+}
+
+fn add(fleet: &Fleet, name: &str, format: PageFormat) {
+    fleet.create_sealed(name, CIPHER, format);
+    let sql = format!("CREATE TABLE t(a); INSERT INTO t VALUES ('{name}')");
+    fleet.unlock(name, CIPHER).execute_batch(&sql).unwrap();
+}
+
+fn row(fleet: &Fleet, name: &str) -> String {
+    fleet.unlock(name, CIPHER).query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap()
+}
+
+fn file(fleet: &Fleet, name: &str) -> PathBuf {
+    fleet.plane.database_path(name).unwrap()
+}
+
+/// Puts a copy of one database's file where another's is.
+fn put(fleet: &Fleet, from: &str, to: &str) {
+    fs::copy(file(fleet, from), file(fleet, to)).unwrap();
+}
+
+/// Everything that reads the database `vault`, and what it is called.
+fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
+    let Fleet { plane, dir } = fleet;
+    let out = dir.path().join("out.db");
+    let export = |options: ExportOptions| {
+        let exported = plane.export_database("vault", &out, &options, &mut unwatched);
+        let _not_there = fs::remove_file(&out);
+        exported
+    };
+    let fork = |encryption| {
+        let input = CreateDatabaseInput::fork("fork", "vault").with_encryption(encryption);
+        let forked = plane.create_database(input.with_source_key(key(CIPHER)));
+        if forked.is_ok() {
+            plane.destroy_database("fork").unwrap();
+        }
+        forked.map(|_| ())
+    };
+    let with_key = || ExportOptions::default().encryption_key(key(CIPHER));
+    let host = fleet.unlock("host", CIPHER);
+    vec![
+        ("connect", plane.connect("vault", &crate::vault::with_key(key(CIPHER))).map(|_| ())),
+        ("attach", plane.attach(&host, "vault", "vault", Some(&key(CIPHER)))),
+        ("fork", fork(encryption(PageFormat::Native))),
+        ("fork in turso's format", fork(encryption(PageFormat::Turso))),
+        ("fork under another key", fork(another())),
+        ("export as it is", export(ExportOptions::default())),
+        ("export under the key", export(with_key())),
+        ("export in plain", export(with_key().decrypt(true))),
+        ("export in a format", export(with_key().page_format(PageFormat::Turso))),
+    ]
+}
+
+#[test]
+fn nothing_reads_the_file_of_another_database() {
+    for (own, other) in [
+        (PageFormat::Native, PageFormat::Native),
+        (PageFormat::Native, PageFormat::Turso),
+        (PageFormat::Turso, PageFormat::Native),
+    ] {
+        let fleet = fleet("vault", own);
+        add(&fleet, "other", other);
+        fleet.create_sealed("host", CIPHER, own);
+        let before = fs::read(file(&fleet, "vault")).unwrap();
+        for (what, reading) in readings(&fleet) {
+            reading.unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        put(&fleet, "other", "vault");
+        let is_refused = |what: &str, (kind, text): (ErrorKind, String)| {
+            assert_eq!(kind, ErrorKind::Corrupt, "{own} {other} {what}: {text}");
+            assert!(text.contains(SAYS) && text.contains("put back the one that was here"), "{text}");
+        };
+        for (what, reading) in readings(&fleet) {
+            is_refused(what, refused(reading));
+        }
+        // Whose key it is says nothing then.
+        let wrong = || fleet.plane.connect("vault", &with_key(another_key(CIPHER)));
+        is_refused("another key", refused(wrong()));
+        // Page 1 alone is as good as the whole file.
+        let mut mixed = before.clone();
+        mixed[..4096].copy_from_slice(&fs::read(file(&fleet, "other")).unwrap()[..4096]);
+        fs::write(file(&fleet, "vault"), mixed).unwrap();
+        for (what, reading) in readings(&fleet) {
+            is_refused(what, refused(reading));
+        }
+        fs::write(file(&fleet, "vault"), before).unwrap();
+        assert_eq!(refused(wrong()).0, ErrorKind::WrongKey);
+        assert_eq!(row(&fleet, "vault"), "vault");
+        fleet.assert_no_debris();
+    }
+}
+
+/// Without a key nothing tells a page 1 in the log from another, but what it says of itself.
+#[test]
+fn a_first_page_of_another_database_in_the_log_is_not_exported() {
+    let fleet = fleet("vault", PageFormat::Native);
+    add(&fleet, "other", PageFormat::Native);
+    let connection = fleet.unlock("vault", CIPHER);
+    connection.execute_batch("PRAGMA user_version = 7").unwrap();
+    let copy = fleet.dir.path().join("copy");
+    crate::vault::copy_files(&fleet.place("vault"), &copy, &["data.db-wal"]);
+    drop(connection);
+    let mut log = fs::read(copy.join("data.db-wal")).unwrap();
+    let newest = super::log::versions(&mut log, 1).pop().unwrap();
+    let first = fs::read(file(&fleet, "other")).unwrap()[..4096].to_vec();
+    super::log::frame(&mut log, newest)[24..].copy_from_slice(&first);
+    super::log::relink(&mut log);
+    fs::write(fleet.place("vault").join("data.db-wal"), log).unwrap();
+    let out = fleet.dir.path().join("out.db");
+    let exported = fleet.plane.export_database("vault", &out, &ExportOptions::default(), &mut unwatched);
+    let (kind, text) = refused(exported);
+    assert!(kind == ErrorKind::Corrupt && text.contains(SAYS), "{kind}: {text}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_database_knows_its_file_however_it_was_made() {
+    for format in [PageFormat::Native, PageFormat::Turso] {
+        let fleet = fleet("source", format);
+        let Fleet { plane, dir } = &fleet;
+        let out = dir.path().join("out.db");
+        plane.export_database("source", &out, &ExportOptions::default(), &mut unwatched).unwrap();
+        let plain = dir.path().join("plain.db");
+        let decrypt = ExportOptions::default().encryption_key(key(CIPHER)).decrypt(true);
+        plane.export_database("source", &plain, &decrypt, &mut unwatched).unwrap();
+        let input =
+            |name: &str| CreateDatabaseInput::new(name, "default").with_encryption(encryption(format));
+        plane.import_database(input("sealed"), out.as_path()).unwrap();
+        plane.import_database(input("plain"), plain.as_path()).unwrap();
+        plane.create_database(input("draft").with_seed(Seed::DatabaseUpload)).unwrap();
+        let upload = |file: PathBuf| {
+            let encryption = encryption(format);
+            plane.upload_encrypted_database("draft", file.as_path(), &encryption, None, &mut unwatched)
+        };
+        assert_eq!(refused(upload(dir.path().join("nothing"))).0, ErrorKind::NotFound);
+        upload(plain).unwrap();
+        let fork = |name: &str, from: &str| CreateDatabaseInput::fork(name, from);
+        plane.create_database(fork("fork", "source").with_encryption(encryption(format))).unwrap();
+        let sealed_anew = fork("anew", "source").with_encryption(another()).with_source_key(key(CIPHER));
+        plane.create_database(sealed_anew).unwrap();
+        let back =
+            fork("back", "anew").with_encryption(encryption(format)).with_source_key(another_key(CIPHER));
+        plane.create_database(back).unwrap();
+
+        // One of each format, whatever they are made of.
+        for other in [PageFormat::Native, PageFormat::Turso] {
+            add(&fleet, other.as_str(), other);
+        }
+        for name in ["source", "sealed", "plain", "draft", "fork", "back"] {
+            assert_eq!(row(&fleet, name), "source", "{format} {name}");
+            // It stays the same file through all that SQLite does to it.
+            fleet.unlock(name, CIPHER).execute_batch("VACUUM; PRAGMA user_version = 3").unwrap();
+            assert_eq!(row(&fleet, name), "source", "{format} {name}");
+            for other in [PageFormat::Native, PageFormat::Turso] {
+                put(&fleet, other.as_str(), name);
+                let opened = plane.connect(name, &with_key(key(CIPHER))).map(|_| ());
+                // Turso's format has no salt.
+                let taken = (format, other) == (PageFormat::Turso, PageFormat::Turso);
+                let kind = opened.err().map(|error: Error| error.kind());
+                assert_eq!(kind, (!taken).then_some(ErrorKind::Corrupt), "{format} {name} {other}");
+            }
+        }
+    }
+}
+
+/// Their pages are the same, and so is the salt that these are sealed with.
+#[test]
+fn a_fork_under_the_same_key_and_its_source_are_not_told_apart() {
+    for format in [PageFormat::Native, PageFormat::Turso] {
+        let fleet = fleet("vault", format);
+        let input = CreateDatabaseInput::fork("fork", "vault").with_encryption(encryption(format));
+        fleet.plane.create_database(input).unwrap();
+        fleet.unlock("fork", CIPHER).execute_batch("UPDATE t SET a = 'fork'").unwrap();
+        assert_eq!((row(&fleet, "vault"), row(&fleet, "fork")), ("vault".into(), "fork".into()));
+        put(&fleet, "fork", "vault");
+        assert_eq!(row(&fleet, "vault"), "fork");
+    }
+}
