@@ -1,10 +1,17 @@
 //! The file of another database under the same key, put in the place of one.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, Error, ErrorKind, ExportOptions, PageFormat, RemoteEncryption, Result, Seed,
-    unwatched,
+    Cipher, ControlPlane, CreateDatabaseInput, Error, ErrorKind, ExportOptions, Hook, PageFormat,
+    RemoteEncryption, Result, Seed, Step, rusqlite::Connection, unwatched,
 };
 
 use crate::{
@@ -191,6 +198,43 @@ fn a_database_knows_its_file_however_it_was_made() {
             }
         }
     }
+}
+
+/// What the catalog holds of a database's file.
+fn held(fleet: &Fleet, name: &str) -> (Option<String>, Option<Vec<u8>>) {
+    let catalog = Connection::open(fleet.plane.root().join("control.db")).unwrap();
+    let sql = "SELECT page_format, file_salt FROM databases WHERE name = ?1";
+    catalog.query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+}
+
+#[test]
+fn the_catalog_holds_nothing_of_a_file_that_is_not_there() {
+    let fleet = fleet("source", PageFormat::Native);
+    fleet.create("plain");
+    let out = fleet.dir.path().join("out.db");
+    fleet.plane.export_database("source", &out, &ExportOptions::default(), &mut unwatched).unwrap();
+    // Moving a directory to its place fails, when the row says already that it is whole.
+    let once = AtomicBool::new(true);
+    let hook: Arc<Hook> = Arc::new(move |step: Step, _: &Path| {
+        if step == Step::Rename && once.swap(false, Relaxed) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    });
+    let faulty = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+    let input = CreateDatabaseInput::new("draft", "default").with_encryption(encryption(PageFormat::Native));
+    fleet.plane.create_database(input.with_seed(Seed::DatabaseUpload)).unwrap();
+    let upload = |plane: &ControlPlane| {
+        let encryption = encryption(PageFormat::Native);
+        plane.upload_encrypted_database("draft", out.as_path(), &encryption, None, &mut unwatched)
+    };
+    assert_eq!(refused(upload(&faulty)).0, ErrorKind::DiskFull);
+    assert_eq!((held(&fleet, "draft"), held(&fleet, "plain")), ((None, None), (None, None)));
+    upload(&fleet.plane).unwrap();
+    let salt = fs::read(file(&fleet, "draft")).unwrap()[72..88].to_vec();
+    assert_eq!(held(&fleet, "draft"), (Some("native".into()), Some(salt)));
+    fleet.create_sealed("turso", CIPHER, PageFormat::Turso);
+    assert_eq!(held(&fleet, "turso"), (Some("turso".into()), None));
 }
 
 /// Their pages are the same, and so is the salt that these are sealed with.
