@@ -294,7 +294,7 @@ fn kind(refusal: &Refusal) -> ErrorKind {
         Refusal::OverLimit(_) => ErrorKind::TooLarge,
         Refusal::Destroyed => ErrorKind::Destroyed,
         Refusal::WrongKey => ErrorKind::WrongKey,
-        Refusal::NotSealed(_) | Refusal::Damaged { .. } => ErrorKind::Corrupt,
+        Refusal::NotSealed(_) | Refusal::Damaged { .. } | Refusal::Unfit { .. } => ErrorKind::Corrupt,
         Refusal::Layout => ErrorKind::Unsupported,
         Refusal::NoRules(_) | Refusal::Unreadable(_) => ErrorKind::Io,
     }

@@ -191,7 +191,7 @@ impl Database {
     #[cold]
     fn refuse(&self, refusal: Refusal) -> c_int {
         let code = refusal.result();
-        if let Refusal::Damaged { .. } = &refusal {
+        if let Refusal::Damaged { .. } | Refusal::Unfit { .. } = &refusal {
             ffi::log(code, &refusal.to_string());
         }
         // The schema of a file that is made in one call is gone when somebody asks.

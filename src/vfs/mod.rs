@@ -168,6 +168,13 @@ pub(crate) enum Refusal {
         place: &'static str,
         page: u32,
     },
+    /// What stands in the database file, or in the file beside it whose suffix stands here, does not fit the database, as the
+    /// reason says.
+    Unfit {
+        path: PathBuf,
+        place: &'static str,
+        why: &'static str,
+    },
     /// A page that is to be sealed has another size or another number of reserved bytes than the file.
     Layout,
     /// It could not be read what is needed, for the reason that stands here.
@@ -194,7 +201,7 @@ impl Refusal {
             Self::OverLimit(_) => ffi::SQLITE_FULL,
             Self::Destroyed => ffi::SQLITE_CANTOPEN,
             Self::WrongKey | Self::NotSealed(_) => ffi::SQLITE_NOTADB,
-            Self::Damaged { .. } => ffi::SQLITE_IOERR_DATA,
+            Self::Damaged { .. } | Self::Unfit { .. } => ffi::SQLITE_IOERR_DATA,
             Self::NoRules(_) | Self::Layout | Self::Unreadable(_) => ffi::SQLITE_IOERR,
         }
     }
@@ -224,6 +231,9 @@ impl fmt::Display for Refusal {
                 "page {page} in {}{place} is damaged or was tampered with: its tag does not fit",
                 path.display()
             ),
+            Self::Unfit { path, place, why } => {
+                write!(f, "{}{place} is damaged or was tampered with: {why}", path.display())
+            }
             Self::Layout => f.write_str(
                 "a page with another size or number of reserved bytes cannot be sealed here; create the database through the control plane",
             ),

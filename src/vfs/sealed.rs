@@ -226,8 +226,15 @@ impl Sealed {
             Err(PageFault::Unauthentic | PageFault::NoNonce) => {
                 Err(Refusal::Damaged { path: self.path.clone(), place, page: number })
             }
-            Err(PageFault::Layout) => Err(Refusal::Layout),
+            // Whoever wrote it had the key.
+            Err(PageFault::Layout) => Err(self
+                .unfit(place, "a page says another page size or number of reserved bytes than the file has")),
         }
+    }
+
+    /// What was read at `place`, in the database file or beside it, does not fit the database.
+    pub(super) fn unfit(&self, place: &'static str, why: &'static str) -> Refusal {
+        Refusal::Unfit { path: self.path.clone(), place, why }
     }
 
     /// Turns what was read at `at` of the database file into what SQLite is handed. `must_have` says whether a page that
@@ -307,7 +314,7 @@ impl Sealed {
             beneath.write(moving.sealed.of(codec.page_size()), at)
         } else if checkpointing {
             // The wal-index was changed in between: sealed under another number it would be another page.
-            return Err(Refusal::Layout);
+            return Err(self.unfit("-shm", "it does not say any more which page a frame of the log holds"));
         } else {
             Self::write_page(codec, &mut writer, bytes, at, beneath)?
         };

@@ -119,6 +119,7 @@ impl Wal {
         }
         if at == 0 && bytes.len() == wal::HEADER_LEN {
             let header = bytes.first_chunk().and_then(Header::parse);
+            let header = header.filter(|header| header.page_size() as usize == codec.page_size());
             *state =
                 State { transaction, header, frame: std::mem::take(&mut state.frame), ..State::default() };
             return header.map_or(Err(Refusal::Layout), |_| Ok(beneath.write(bytes, at)));
@@ -130,7 +131,7 @@ impl Wal {
             (0, FRAME_HEADER_LEN) => {
                 let head = *bytes.first_chunk().ok_or(Refusal::Layout)?;
                 if state.whole_read.take() == Some(at) {
-                    return state.rewrite(codec, at, head, beneath);
+                    return state.rewrite(codec, sealed, at, head, beneath);
                 }
                 state.pending = Some((at, head));
                 Ok(SQLITE_OK)
@@ -161,8 +162,10 @@ impl Wal {
         if end <= FIRST_FRAME {
             return Ok(code);
         }
-        let turned = sealed.codec().ok_or(Refusal::Layout).and_then(|codec| {
-            let place = Place::of(at, codec.page_size()).ok_or(Refusal::Layout)?;
+        // SQLite reads the log in the layout that the log itself says, or the index of it.
+        let unfit = || sealed.unfit("-wal", "its pages have another size than the database's");
+        let turned = sealed.codec().ok_or_else(unfit).and_then(|codec| {
+            let place = Place::of(at, codec.page_size()).ok_or_else(unfit)?;
             let frame_len = FRAME_HEADER_LEN + codec.page_size();
             match (place.inside, bytes.len()) {
                 (FRAME_HEADER_LEN, len) if len == codec.page_size() => {
@@ -185,7 +188,7 @@ impl Wal {
                     }
                 },
                 (inside, len) if inside + len <= FRAME_HEADER_LEN => Ok(code),
-                _ => Err(Refusal::Layout),
+                _ => Err(unfit()),
             }
         });
         if turned.is_err() {
@@ -330,7 +333,7 @@ impl State {
     ) -> Result<c_int, Refusal> {
         // Where an earlier frame's checksum is yet to be counted again, SQLite leaves salts and checksum empty.
         let counted = head[8..] != [0; FRAME_HEADER_LEN - 8];
-        let chain = if counted { Some(self.chain_before(codec, at, &head, beneath)?) } else { None };
+        let chain = if counted { Some(self.chain_before(codec, sealed, at, &head, beneath)?) } else { None };
         self.last = None;
         let frame = &mut self.frame.of(FRAME_START + FRAME_HEADER_LEN + codec.page_size())[FRAME_START..];
         frame[..FRAME_HEADER_LEN].copy_from_slice(&head);
@@ -352,11 +355,12 @@ impl State {
     fn rewrite(
         &mut self,
         codec: &PageCodec,
+        sealed: &Sealed,
         at: u64,
         mut head: FrameHeader,
         beneath: &impl Beneath,
     ) -> Result<c_int, Refusal> {
-        let mut chain = self.chain_before(codec, at, &head, beneath)?;
+        let mut chain = self.chain_before(codec, sealed, at, &head, beneath)?;
         self.last = None;
         let page = &mut self.frame.of(64 + codec.page_size())[64..];
         let code = beneath.read(page, at + FRAME_HEADER_LEN as u64);
@@ -377,6 +381,7 @@ impl State {
     fn chain_before(
         &mut self,
         codec: &PageCodec,
+        sealed: &Sealed,
         at: u64,
         head: &FrameHeader,
         beneath: &impl Beneath,
@@ -390,13 +395,14 @@ impl State {
                 SQLITE_OK => {}
                 code => return Err(Refusal::unreadable(code)),
             }
-            let header = Header::parse(&bytes).ok_or(Refusal::Layout)?;
-            self.header = Some(header);
-            header
+            // What SQLite knows of the log it has from a header that was right.
+            Header::parse(&bytes)
+                .filter(|header| header.page_size() as usize == codec.page_size() && header.has_salts(head))
+                .ok_or_else(|| {
+                    sealed.unfit("-wal", "its header is not the one that the log was begun with")
+                })?
         };
-        if header.page_size() as usize != codec.page_size() || !header.has_salts(head) {
-            return Err(Refusal::Layout);
-        }
+        self.header = Some(header);
         let frame_len = header.frame_len() as u64;
         match self.last {
             _ if at == FIRST_FRAME => Ok(header.chain()),

@@ -10,7 +10,7 @@ use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
 
 use super::{
     CIPHERS,
-    log::{frame, frames, versions},
+    log::{frame, frames, relink, versions},
 };
 use crate::{support::Fleet, vault::copy_files};
 
@@ -134,6 +134,36 @@ fn a_frame_that_is_damaged_or_gone_under_an_open_database_is_an_error() {
             let cut = Command::new("truncate").arg(format!("--size={keep}")).arg(&log).status().unwrap();
             assert!(cut.success());
             assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("one-new".into()), Err(ErrorKind::Io)));
+        }
+    }
+}
+
+/// A writer reads the header of the log, which it has not written itself, before it adds to it.
+#[test]
+fn a_log_whose_header_was_changed_under_an_open_database_is_not_written_to() {
+    for cipher in CIPHERS {
+        for format in [PageFormat::Native, PageFormat::Turso] {
+            let live = Live::new(cipher, format);
+            let changed = |change: &dyn Fn(&mut [u8])| {
+                let mut log = live.log.clone();
+                change(&mut log);
+                relink(&mut log);
+                log[..32].to_vec()
+            };
+            for header in [
+                vec![0; 32],
+                changed(&|log| log[8..12].copy_from_slice(&8192_u32.to_be_bytes())),
+                changed(&|log| log[16] ^= 1),
+            ] {
+                poke(&live.fleet.place("vault").join("data.db-wal"), 0, &header);
+                let error = live.reader.execute("UPDATE one SET word = 'lost'", []).unwrap_err();
+                let error = explain(&live.reader, error);
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{cipher} {format}: {error}");
+                assert!(error.to_string().contains("data.db-wal is damaged"), "{error}");
+            }
+            poke(&live.fleet.place("vault").join("data.db-wal"), 0, &live.log[..32]);
+            live.reader.execute("UPDATE one SET word = 'one-more'", []).unwrap();
+            assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("one-more".into()), Ok("two-new".into())));
         }
     }
 }

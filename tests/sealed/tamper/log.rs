@@ -141,8 +141,8 @@ pub(super) const TABLE: &[Tampering] = &[
         apply: |_, files, time| {
             relinked(files, |log| log[8..12].copy_from_slice(&[512_u32, 8192, 65_536][time].to_be_bytes()));
         },
-        native: &[Refused("unsupported")],
-        turso: &[Refused("unsupported")],
+        native: CORRUPT,
+        turso: CORRUPT,
     },
     Tampering {
         name: "log, checksums made right: its salts changed",
