@@ -1,10 +1,18 @@
 //! Tampering with the write-ahead log.
 
+use std::fs;
+
+use litefleet::{Cipher, ErrorKind, PageFormat};
+
 use super::{
     Base,
     Outcome::{self, Earlier, Foreign, Mixed, Refused, Right, Uncommitted},
     Tampering, damage,
     specimen::{Files, PAGE, Specimen},
+};
+use crate::{
+    support::{Fleet, refused},
+    vault::copy_files,
 };
 
 const CORRUPT: &[Outcome] = &[Refused("corrupt")];
@@ -166,6 +174,41 @@ pub(super) const TABLE: &[Tampering] = &[
         },
         native: CORRUPT,
         turso: CORRUPT,
+    },
+    Tampering {
+        name: "log, checksums made right: a page damaged that has a newer version behind it",
+        base: Base::Log,
+        times: 3,
+        // Nothing but recovery ever looks at it.
+        apply: |s, files, time| {
+            relinked(files, |log| {
+                let old = versions(log, s.leaf("two"))[0];
+                damage(&mut frame(log, old)[24..], time);
+            });
+        },
+        native: CORRUPT,
+        turso: CORRUPT,
+    },
+    Tampering {
+        name: "log, checksums made right: a page damaged of a transaction that was not committed",
+        base: Base::Unfinished,
+        times: 3,
+        apply: |_, files, time| {
+            relinked(files, |log| {
+                let last = frames(log) - 1;
+                damage(&mut frame(log, last)[24..], time);
+            });
+        },
+        native: CORRUPT,
+        turso: CORRUPT,
+    },
+    Tampering {
+        name: "log, checksums made right: the page of the first frame damaged",
+        base: Base::Log,
+        times: 3,
+        apply: |_, files, time| relinked(files, |log| damage(&mut frame(log, 0)[24..], time)),
+        native: CORRUPT,
+        turso: &[Refused("wrong_key")],
     },
     Tampering {
         name: "log, checksums made right: pages of two tables swapped",
@@ -421,3 +464,27 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Uncommitted],
     },
 ];
+
+/// Recovery opens every frame that is whole, whether or not anybody will ever read its page.
+#[test]
+fn a_log_with_a_frame_that_nobody_sealed_is_not_opened() {
+    let fleet = Fleet::new();
+    fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
+    let options = || crate::vault::with_key(crate::vault::key(Cipher::Aegis256));
+    let place = fleet.place("vault");
+    let copy = fleet.dir.path().join("copy");
+    let connection = fleet.plane.connect("vault", &options()).unwrap();
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1); UPDATE t SET a = 2").unwrap();
+    copy_files(&place, &copy, &["data.db", "data.db-wal"]);
+    drop(connection);
+    copy_files(&copy, &place, &["data.db"]);
+    let mut log = fs::read(copy.join("data.db-wal")).unwrap();
+    let old = versions(&mut log, 2)[0];
+    assert!(old > 0 && *versions(&mut log, 2).last().unwrap() > old);
+    damage(&mut frame(&mut log, old)[100..200], 0);
+    relink(&mut log);
+    fs::write(place.join("data.db-wal"), log).unwrap();
+    let (kind, text) = refused(fleet.plane.connect("vault", &options()));
+    assert_eq!(kind, ErrorKind::Corrupt, "{text}");
+    assert!(text.contains("page 2 in ") && text.contains("data.db-wal is damaged"), "{text}");
+}
