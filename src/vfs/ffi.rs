@@ -786,7 +786,8 @@ unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, n: c_int, 
         return admitted;
     }
     let taken = pass!(file.xShmLock(offset, n, flags));
-    if taken == ffi::SQLITE_OK {
+    // SQLite does not look at the answer to a lock that it gives back: it takes none for held from here on.
+    if taken == ffi::SQLITE_OK || !lock.take {
         database.after_shm_lock(lock);
     }
     taken

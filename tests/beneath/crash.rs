@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// Another place where the same files may be put.
-    fn another(&self) -> Self {
+    pub(crate) fn another(&self) -> Self {
         self.fleet.fork("another");
         Self { fleet: Rc::clone(&self.fleet), name: "another", empty: self.empty.clone(), ..*self }
     }
@@ -88,7 +88,9 @@ impl Store {
     }
 
     pub(crate) fn open(&self, synchronous: &str) -> Result<Connection, String> {
-        let opened = self.fleet.plane.connect(self.name, &self.fleet.options());
+        // Whoever is in the way is on this very thread.
+        let options = self.fleet.options().busy_timeout(Duration::ZERO);
+        let opened = self.fleet.plane.connect(self.name, &options);
         let connection = opened.map_err(|error| format!("opening: {error}"))?;
         let schema = self.case.schema();
         let prepare = || -> rusqlite::Result<()> {

@@ -62,6 +62,23 @@ pub(crate) enum Call<'a> {
     Delete {
         sync: bool,
     },
+    /// A region of the shared memory is mapped.
+    ShmMap,
+    /// Locks of the shared memory are taken or given back, from this one on.
+    ShmLock {
+        first: c_int,
+        take: bool,
+        shared: bool,
+    },
+    /// A lock of the file is taken.
+    Lock,
+}
+
+impl Call<'_> {
+    /// Whether something may be changed on the disk.
+    pub(crate) fn is_a_change(&self) -> bool {
+        !matches!(self, Self::Read | Self::ShmMap | Self::ShmLock { .. } | Self::Lock)
+    }
 }
 
 /// What is to come of a call.
@@ -70,7 +87,7 @@ pub(crate) enum Verdict {
     Pass,
     /// It fails with this result code.
     Fail(c_int),
-    /// It fails so, and half of what was to be written is written.
+    /// It fails so, and half of what was to be written is written; or, where nothing is, it was done.
     Tear(c_int),
 }
 
@@ -305,7 +322,11 @@ unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64
 }
 
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
-    pass!(file.xLock(level))
+    // SAFETY: the file is open.
+    match shown(unsafe { opened(file) }, Call::Lock) {
+        Verdict::Pass => pass!(file.xLock(level)),
+        Verdict::Fail(code) | Verdict::Tear(code) => code,
+    }
 }
 
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
@@ -335,11 +356,32 @@ unsafe extern "C" fn shm_map(
     extend: c_int,
     memory: *mut *mut c_void,
 ) -> c_int {
-    pass!(file.xShmMap(region, size, extend, memory))
+    // SAFETY: the file is open.
+    match shown(unsafe { opened(file) }, Call::ShmMap) {
+        Verdict::Pass => pass!(file.xShmMap(region, size, extend, memory)),
+        Verdict::Fail(code) | Verdict::Tear(code) => {
+            // SAFETY: SQLite gives a place to be set.
+            unsafe { *memory = ptr::null_mut() };
+            code
+        }
+    }
 }
 
 unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, n: c_int, flags: c_int) -> c_int {
-    pass!(file.xShmLock(offset, n, flags))
+    let call = Call::ShmLock {
+        first: offset,
+        take: flags & ffi::SQLITE_SHM_LOCK != 0,
+        shared: flags & ffi::SQLITE_SHM_SHARED != 0,
+    };
+    // SAFETY: the file is open.
+    match shown(unsafe { opened(file) }, call) {
+        Verdict::Pass => pass!(file.xShmLock(offset, n, flags)),
+        Verdict::Fail(code) => code,
+        Verdict::Tear(code) => {
+            pass!(file.xShmLock(offset, n, flags));
+            code
+        }
+    }
 }
 
 unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {

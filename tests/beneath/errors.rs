@@ -17,8 +17,8 @@ use crate::{
     crash::{Case, Store},
     disk::{self, Call, Opened, Verdict, Watcher},
     model::{Model, digest, transaction},
-    power::place,
-    vault::{among_others, run},
+    power::{Files, place},
+    vault::{among_others, copy_files, run},
 };
 
 /// What fails, and how.
@@ -31,6 +31,11 @@ enum Failing {
     Sync,
     Truncate,
     Delete,
+    ShmMap,
+    /// Taking a lock of the shared memory.
+    ShmLock(c_int),
+    /// Taking a lock of the file.
+    Lock(c_int),
 }
 
 /// Fails calls to the files in a directory, and to files without a name that this thread makes.
@@ -78,11 +83,14 @@ impl Watcher for Fault {
         let mut state = self.state();
         let verdict = match (self.failing, call) {
             (Failing::Read, Call::Read) => Verdict::Fail(ffi::SQLITE_IOERR_READ),
-            (Failing::Write(code), Call::Write { .. }) => Verdict::Fail(code),
             (Failing::TornWrite(code), Call::Write { .. }) => Verdict::Tear(code),
             (Failing::Sync, Call::Sync) => Verdict::Fail(ffi::SQLITE_IOERR_FSYNC),
             (Failing::Truncate, Call::Truncate { .. }) => Verdict::Fail(ffi::SQLITE_IOERR_TRUNCATE),
             (Failing::Delete, Call::Delete { .. }) => Verdict::Fail(ffi::SQLITE_IOERR_DELETE),
+            (Failing::ShmMap, Call::ShmMap) => Verdict::Fail(ffi::SQLITE_IOERR_SHMMAP),
+            (Failing::Write(code), Call::Write { .. })
+            | (Failing::ShmLock(code), Call::ShmLock { take: true, .. })
+            | (Failing::Lock(code), Call::Lock) => Verdict::Fail(code),
             _ => return Verdict::Pass,
         };
         if !state.is_armed || (state.fired && self.once) {
@@ -96,6 +104,12 @@ impl Watcher for Fault {
         verdict
     }
 }
+
+/// A transaction that is larger than SQLite's cache, so that pages are written to the log again and again, and that
+/// leaves all as it was.
+const CHURN: &str =
+    "BEGIN IMMEDIATE; UPDATE t SET word = word || 'x', bytes = 'y' || bytes; UPDATE t SET word = word || 'z';
+    UPDATE t SET word = substr(word, 1, length(word) - 2), bytes = substr(bytes, 2); COMMIT";
 
 /// What one attempt came to.
 struct Attempt {
@@ -141,7 +155,14 @@ fn attempt(store: &Store, n: u64, model: &mut Model) -> Result<Attempt, String> 
 
 /// One round: the call after `left` others fails. Answers with whether there were so many, and the transaction that the
 /// database is after.
-fn round(store: &Store, fault: &Fault, left: u64, n: u64, model: &mut Model) -> Result<(bool, u64), String> {
+fn round(
+    store: &Store,
+    crashed: Option<&Store>,
+    fault: &Fault,
+    left: u64,
+    n: u64,
+    model: &mut Model,
+) -> Result<(bool, u64), String> {
     let schema = store.case.schema();
     fault.arm(left);
     let attempt = attempt(store, n + 1, model)?;
@@ -166,6 +187,21 @@ fn round(store: &Store, fault: &Fault, left: u64, n: u64, model: &mut Model) -> 
                 return Err(format!("a fresh connection finds {found}, not {reached}"));
             }
             known = Some(reached);
+            drop(fresh);
+            // It goes on as if nothing had been, and so does what finds its files after a crash.
+            if let Some(crashed) = crashed {
+                let next = reached + 1;
+                run(&connection, &transaction(next, schema))
+                    .and_then(|()| run(&connection, CHURN))
+                    .map_err(|error| format!("going on after {reached}: {error}"))?;
+                place(&crashed.dir(), &Files::new());
+                copy_files(&store.dir(), &crashed.dir(), &["data.db", "data.db-wal"]);
+                let found = model.check(&crashed.open("OFF")?, schema);
+                if found != Ok(next) {
+                    return Err(format!("after a crash it is after {found:?}, not {next}"));
+                }
+                known = Some(next);
+            }
         }
     }
     let fresh = store.open(store.case.synchronous)?;
@@ -183,7 +219,13 @@ fn fail_everywhere(case: Case, failing: &[Failing]) {
     let is_soak = env::var_os("LITEFLEET_SOAK").is_some();
     for failing in failing.iter().copied() {
         for once in [true, false] {
+            // SQLite waits for seconds before it gives a lock up that somebody else seems to hold.
+            if !once && failing == Failing::ShmLock(ffi::SQLITE_BUSY) {
+                continue;
+            }
             let store = Store::new(case);
+            // Where there is a journal, closing puts all in order that is to be found.
+            let crashed = case.copy.is_none().then(|| store.another());
             place(&store.dir(), &store.empty);
             let fault = Arc::new(Fault {
                 dir: store.dir(),
@@ -193,11 +235,15 @@ fn fail_everywhere(case: Case, failing: &[Failing]) {
                 state: Mutex::default(),
             });
             let _watch = disk::watch(Arc::clone(&fault) as _);
-            let (mut model, mut n, mut left, mut failed) = (Model::new(), 0, 0, 0);
+            // Some rows, which do not go into SQLite's cache.
+            let (mut model, mut n, mut left, mut failed) = (Model::new(), 7, 0, 0);
+            let connection = store.open("OFF").unwrap();
+            (1..=n).for_each(|n| run(&connection, &transaction(n, case.schema())).unwrap());
+            drop(connection);
             // Transactions differ in their calls: that one of them had fewer does not mean that all have.
             let mut quiet = 0;
             while quiet < 9 {
-                let done = round(&store, &fault, left, n, &mut model);
+                let done = round(&store, crashed.as_ref(), &fault, left, n, &mut model);
                 let (fired, reached) = done.unwrap_or_else(|why| {
                     panic!("{why}\n{case:?} {failing:?} once: {once}, after {left} calls")
                 });
@@ -223,6 +269,22 @@ fn a_disk_that_fails_leaves_what_was_committed() {
     ];
     fail_everywhere(case, &all);
     fail_everywhere(Case { cipher: Cipher::Aes256Gcm, format: PageFormat::Turso, ..case }, &all[1..3]);
+}
+
+#[test]
+fn locks_and_shared_memory_that_fail_leave_what_was_committed() {
+    let case = Case { cipher: Cipher::Aegis256, format: PageFormat::Native, synchronous: "FULL", copy: None };
+    let all = [
+        Failing::ShmMap,
+        Failing::ShmLock(ffi::SQLITE_IOERR_SHMLOCK),
+        Failing::ShmLock(ffi::SQLITE_BUSY),
+        Failing::Lock(ffi::SQLITE_IOERR_LOCK),
+        Failing::Lock(ffi::SQLITE_BUSY),
+    ];
+    fail_everywhere(case, &all);
+    fail_everywhere(Case { cipher: Cipher::Aegis128L, format: PageFormat::Turso, ..case }, &all);
+    // Outside of WAL mode all locks are those of the file.
+    fail_everywhere(Case { synchronous: "EXTRA", copy: Some("delete"), ..case }, &all[3..]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod errors;
 mod killed;
+mod locks;
 mod log;
 mod model;
 mod power;

@@ -140,7 +140,7 @@ impl Watcher for Machine {
         let name = name.to_string_lossy().into_owned();
         let mut state = self.state();
         let state = &mut *state;
-        if matches!(call, Call::Read) {
+        if !call.is_a_change() {
             return Verdict::Pass;
         }
         state.left -= 1;
@@ -169,7 +169,7 @@ impl Watcher for Machine {
                 }
                 return Verdict::Pass;
             }
-            Call::Read => return Verdict::Pass,
+            Call::Read | Call::ShmMap | Call::ShmLock { .. } | Call::Lock => return Verdict::Pass,
         };
         known.since.push((state.calls, change));
         if let Call::Delete { sync: true } = call {
