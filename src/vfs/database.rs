@@ -171,6 +171,17 @@ impl Database {
         self.rules.is_some() || self.sealed().is_some()
     }
 
+    /// Whether the database file may be without a byte. SQLite would take it for a new database; a sealed one of a fleet has
+    /// its first page from the start.
+    pub(super) fn admit_empty(&self) -> c_int {
+        match self.sealed() {
+            Some(sealed) if !sealed.sealing().may_create => {
+                self.refuse(Refusal::NotSealed("it is empty".into()))
+            }
+            _ => SQLITE_OK,
+        }
+    }
+
     /// Whether SQLite may open a rollback journal. A sealed database of a fleet is in WAL mode from its first page on and
     /// never has one: what lies there is somebody else's, and would be played back into it.
     pub(super) fn admit_journal(&self) -> c_int {

@@ -608,10 +608,20 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
 
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
     // SAFETY: the file is open.
-    let Handle::Temp(temp) = (unsafe { handle(file) }) else { return pass!(file.xFileSize(size)) };
-    // SAFETY: SQLite gives a size to be set.
-    unsafe { *size = sqlite3_int64::try_from(temp.len()).unwrap_or(sqlite3_int64::MAX) };
-    ffi::SQLITE_OK
+    let handle = unsafe { handle(file) };
+    if let Handle::Temp(temp) = handle {
+        // SAFETY: SQLite gives a size to be set.
+        unsafe { *size = sqlite3_int64::try_from(temp.len()).unwrap_or(sqlite3_int64::MAX) };
+        return ffi::SQLITE_OK;
+    }
+    let code = pass!(file.xFileSize(size));
+    match handle {
+        // SAFETY: the real file has set the size.
+        Handle::Data(database, _) if code == ffi::SQLITE_OK && unsafe { *size } == 0 => {
+            guard(|| database.admit_empty())
+        }
+        _ => code,
+    }
 }
 
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {

@@ -2,6 +2,7 @@
 //! there at an earlier commit, or an error; and what cannot be noticed is listed here as such.
 
 mod data;
+mod emptied;
 mod identity;
 mod journal;
 mod live;
