@@ -9,6 +9,7 @@ use crate::{
     cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Result},
     page::PageFormat,
+    point::Reached,
     size::SizeLimit,
     time::Timestamp,
 };
@@ -116,6 +117,11 @@ impl Seed {
     /// The database `name` as it is now.
     pub fn database(name: impl Into<String>) -> Self {
         Self::Database { name: name.into(), timestamp: None }
+    }
+
+    /// The database `name` as it was at an instant: with every commit that is stamped at or before that, and no other.
+    pub fn database_at(name: impl Into<String>, timestamp: Timestamp) -> Self {
+        Self::Database { name: name.into(), timestamp: Some(timestamp) }
     }
 }
 
@@ -254,6 +260,9 @@ pub struct CreateDatabaseOutput {
     /// The database's name.
     #[serde(rename = "Name")]
     pub name: String,
+    /// What the instant came to that it was to be restored to. The API's body does not have it.
+    #[serde(skip)]
+    pub reached: Option<Reached>,
 }
 
 macro_rules! serde_as_text {

@@ -9,9 +9,10 @@ use crate::{
     catalog::{Catalog, Entry, State},
     changes::{Changes, Pair},
     cipher::{Cipher, EncryptionKey},
+    disk::Disk,
     error::{Error, ErrorKind, Result},
-    sqlite,
-    vfs::{self, Governor, NotOpened, Refusal, Rules, Sealing},
+    id, sqlite,
+    vfs::{self, Governor, History, NotOpened, Refusal, Rules, Sealing},
 };
 
 /// How much a committed transaction is worth when the power fails; `PRAGMA synchronous` by its own names.
@@ -103,11 +104,13 @@ pub(crate) struct CatalogGovernor {
     read_only: bool,
     first: Option<(u64, Rules)>,
     sealing: Option<Sealing>,
+    history: History,
 }
 
 impl CatalogGovernor {
     /// Of the database whose row was read after the stamp was taken, under its key if it is encrypted.
     pub(crate) fn new(
+        disk: &Disk,
         catalog: Arc<Catalog>,
         changes: Arc<Changes>,
         entry: &Entry,
@@ -135,6 +138,7 @@ impl CatalogGovernor {
             read_only: false,
             first: stamp.zip(rules(entry)),
             sealing,
+            history: History { disk: disk.clone(), database: id::number(&entry.database.id)? },
         })
     }
 
@@ -152,6 +156,7 @@ fn rules(entry: &Entry) -> Option<Rules> {
         block_reads: entry.database.block_reads,
         block_writes: entry.database.block_writes,
         read_only: false,
+        history: true,
     })
 }
 
@@ -171,6 +176,10 @@ impl Governor for CatalogGovernor {
 
     fn sealing(&self) -> Option<Sealing> {
         self.sealing.clone()
+    }
+
+    fn history(&self) -> Option<History> {
+        Some(self.history.clone())
     }
 }
 
@@ -297,6 +306,7 @@ fn kind(refusal: &Refusal) -> ErrorKind {
         Refusal::NotSealed(_) | Refusal::Damaged { .. } | Refusal::Unfit { .. } => ErrorKind::Corrupt,
         Refusal::Layout => ErrorKind::Unsupported,
         Refusal::NoRules(_) | Refusal::Unreadable(_) => ErrorKind::Io,
+        Refusal::NotKept(kind, _) => *kind,
     }
 }
 

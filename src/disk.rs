@@ -129,6 +129,57 @@ impl Disk {
         file.read_exact_at(into, offset).map_err(|error| failed("reading", path, error))
     }
 
+    /// Makes room for the first `len` bytes of a file, which reads as zeros where nothing was written.
+    pub(crate) fn allocate(&self, file: &File, path: &Path, len: u64) -> Result<()> {
+        let allocated = self.step(Step::Write, path, || {
+            match unix::fallocate(file, unix::FallocateFlags::empty(), 0, len) {
+                // Where the file system cannot, zeros take the room.
+                Err(error) if no_such_way(&error.into()) => {
+                    let from = file.metadata()?.len().min(len);
+                    let zeros = vec![0; usize::try_from(len - from).unwrap_or(0)];
+                    file.write_all_at(&zeros, from)
+                }
+                allocated => allocated.map_err(io::Error::from),
+            }
+        });
+        allocated.map_err(|error| failed("writing", path, error))
+    }
+
+    /// The length of a file and the time of its last change in nanoseconds since 1970, found without opening it; nothing
+    /// if it is not there.
+    pub(crate) fn last_change(path: &Path) -> Result<Option<(u64, i64)>> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("looking at", path, error)),
+            Ok(found) => {
+                let nanos = found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
+                Ok(Some((found.len(), nanos)))
+            }
+        }
+    }
+
+    /// All that stands in a file; nothing if it is not there.
+    pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+        match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some).map_err(|error| failed("reading", path, error)),
+        }
+    }
+
+    /// Fills `into` from a file as far as that goes, and says how far.
+    pub(crate) fn read_up_to(file: &File, path: &Path, into: &mut [u8], offset: u64) -> Result<usize> {
+        let mut count = 0;
+        while count < into.len() {
+            match file.read_at(&mut into[count..], offset + count as u64) {
+                Ok(0) => break,
+                Ok(more) => count += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed("reading", path, error)),
+            }
+        }
+        Ok(count)
+    }
+
     pub(crate) fn set_len(&self, file: &File, path: &Path, len: u64) -> Result<()> {
         self.step(Step::Write, path, || file.set_len(len)).map_err(|error| failed("writing", path, error))
     }

@@ -29,6 +29,8 @@ pub enum ErrorKind {
     TooLarge,
     /// The database of this open connection was destroyed.
     Destroyed,
+    /// The instant is not one that the database can be restored to. The message names those that are.
+    OutsideWindow,
     /// Somebody else is at it. Try again later.
     Busy,
     /// The caller's progress callback asked to stop.
@@ -59,6 +61,7 @@ impl ErrorKind {
             Self::Blocked => "blocked",
             Self::TooLarge => "too_large",
             Self::Destroyed => "destroyed",
+            Self::OutsideWindow => "outside_window",
             Self::Busy => "busy",
             Self::Cancelled => "cancelled",
             Self::Corrupt => "corrupt",

@@ -2,7 +2,10 @@
 
 use uuid::{NoContext, Uuid};
 
-use crate::time::Timestamp;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    time::Timestamp,
+};
 
 /// The byte by which Turso's clients tell engines apart, and the value that stands for another engine than SQLite.
 const ENGINE_BYTE: usize = 5;
@@ -17,6 +20,13 @@ pub(crate) fn new_id(now: Timestamp) -> String {
     // The byte is the last one of the milliseconds, so that the next one is free of it.
     let id = if id.as_bytes()[ENGINE_BYTE] == OTHER_ENGINE { made(micros / 1000 + 1) } else { id };
     id.hyphenated().to_string()
+}
+
+/// The number that an id is.
+pub(crate) fn number(id: &str) -> Result<u128> {
+    Uuid::parse_str(id).map(|id| id.as_u128()).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, format!("control.db has the id {id:?}, which is none ({error})"))
+    })
 }
 
 fn nanos(millis: u64) -> u32 {

@@ -73,3 +73,67 @@ pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
     path.push(suffix);
     path.into()
 }
+
+/// The files of a database's history, in the directory of the database.
+///
+/// ```text
+/// archive/live.stamps           the stamps of the generation that the WAL is in, or was in last
+/// archive/000000000042.wal      the segment: the WAL of generation 42, when it had ended
+/// archive/000000000042.stamps   its stamps
+/// archive/000000000042.db       a snapshot: the database before the first commit of generation 42
+/// archive/000000000042.sum      the checksum of that snapshot
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ArchivePaths {
+    dir: PathBuf,
+}
+
+/// What a file of an archive is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ArchiveFile {
+    Segment,
+    Stamps,
+    Snapshot,
+    Sum,
+}
+
+impl ArchiveFile {
+    const ALL: [Self; 4] = [Self::Segment, Self::Stamps, Self::Snapshot, Self::Sum];
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Segment => "wal",
+            Self::Stamps => "stamps",
+            Self::Snapshot => "db",
+            Self::Sum => "sum",
+        }
+    }
+}
+
+impl ArchivePaths {
+    /// Of the database in the file `data`.
+    pub(crate) fn of(data: &Path) -> Self {
+        Self { dir: data.with_file_name("archive") }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn live_stamps(&self) -> PathBuf {
+        self.dir.join("live.stamps")
+    }
+
+    /// A file of a generation.
+    pub(crate) fn file(&self, sequence: u64, file: ArchiveFile) -> PathBuf {
+        self.dir.join(format!("{sequence:012}.{}", file.extension()))
+    }
+
+    /// Which generation's file has this name, and which it is.
+    pub(crate) fn parse(name: &str) -> Option<(u64, ArchiveFile)> {
+        let (sequence, extension) = name.split_once('.')?;
+        let file = ArchiveFile::ALL.into_iter().find(|file| file.extension() == extension)?;
+        let digits = sequence.len() >= 12 && sequence.bytes().all(|byte| byte.is_ascii_digit());
+        Some((sequence.parse().ok().filter(|_| digits)?, file))
+    }
+}

@@ -9,6 +9,7 @@ compile_error!(
 mod error;
 mod id;
 mod name;
+mod point;
 mod progress;
 mod size;
 mod time;
@@ -16,10 +17,13 @@ mod time;
 mod api;
 mod cipher;
 mod page;
+mod stamps;
 mod wal;
 
 mod disk;
 mod layout;
+
+mod archive;
 
 mod sqlite;
 mod vfs;
@@ -51,6 +55,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
 pub use plane::{ControlPlane, ControlPlaneBuilder, ExportOptions};
+pub use point::{Point, Points, Reached, ReachedKind, Window};
 pub use progress::{Phase, Progress, Watch, unwatched};
 pub use rusqlite;
 pub use seed::upload::Upload;

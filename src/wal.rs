@@ -72,6 +72,11 @@ impl Header {
         self.page_size
     }
 
+    /// What tells this log from the one that was there before.
+    pub(crate) fn salts(&self) -> [u8; 8] {
+        self.salts
+    }
+
     /// The size of a frame: its header and its page.
     pub(crate) fn frame_len(&self) -> usize {
         FRAME_HEADER_LEN + self.page_size as usize
@@ -150,6 +155,10 @@ const INDEX_REGION_FRAMES: u32 = 4096;
 
 /// The word in the header of the wal-index that says how many pages the last commit left.
 pub(crate) const INDEX_PAGE_COUNT: usize = 5;
+
+/// The word in it that says which frame ended the last commit, and the first of the two that hold the salts of the WAL.
+pub(crate) const INDEX_LAST_FRAME: usize = 4;
+pub(crate) const INDEX_SALTS: usize = 8;
 
 /// Where in the wal-index the page number of a frame stands: the region, and the word in it.
 pub(crate) fn index_slot(frame: u32) -> (usize, usize) {

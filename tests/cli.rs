@@ -253,9 +253,11 @@ fn encrypted_databases_take_their_key_from_a_file_the_environment_or_an_argument
     let needle = "create table s(x); insert into s values ('needle-7f3a')";
     shell.done(&[&["db", "shell", "vault", needle][..], &from_file].concat());
     let dir = shell.0.path().join("root/default/vault");
-    for entry in std::fs::read_dir(&dir).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        assert!(!bytes.windows(6).any(|window| window == b"needle"));
+    for dir in [dir.join("archive"), dir] {
+        for entry in std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()) {
+            let bytes = if entry.is_file() { std::fs::read(&entry).unwrap() } else { Vec::new() };
+            assert!(!bytes.windows(6).any(|window| window == b"needle"), "{}", entry.display());
+        }
     }
 
     let select = ["db", "shell", "vault", "select x from s", "--json"];

@@ -13,39 +13,42 @@ const LAYERS: &[(&str, &[&str])] = &[
     // values
     ("error", &[]),
     ("time", &["error"]),
-    ("id", &["time"]),
+    ("id", &["error", "time"]),
     ("name", &["error"]),
+    ("point", &["time"]),
     ("progress", &["error"]),
     ("size", &["error"]),
     // bytes: no paths, no files, no clock, no handles
     ("cipher", &["error"]),
     ("page", &["cipher", "error"]),
+    ("stamps", &[]),
     ("wal", &["page"]),
-    ("api", &["cipher", "error", "name", "page", "size", "time"]),
+    ("api", &["cipher", "error", "name", "page", "point", "size", "time"]),
     // files: no SQLite
     ("disk", &["error"]),
     ("layout", &["name"]),
     // services
+    ("archive", &["disk", "error", "layout", "point", "progress", "stamps", "time", "wal"]),
     ("sqlite", &["disk", "error"]),
-    ("vfs", &["cipher", "disk", "error", "page", "size", "wal"]),
+    ("vfs", &["archive", "cipher", "disk", "error", "layout", "page", "size", "stamps", "time", "wal"]),
     ("changes", &["disk", "error", "layout", "name", "vfs"]),
     ("catalog", &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time"]),
     ("image", &["disk", "error", "layout", "page", "progress", "size", "vfs", "wal"]),
     // operations
-    ("connect", &["api", "catalog", "changes", "cipher", "error", "sqlite", "vfs"]),
+    ("connect", &["api", "catalog", "changes", "cipher", "disk", "error", "id", "sqlite", "vfs"]),
     (
         "seed",
         &[
-            "api", "cipher", "connect", "disk", "error", "image", "layout", "page", "progress", "size",
-            "sqlite", "vfs",
+            "api", "archive", "cipher", "connect", "disk", "error", "image", "layout", "page", "point",
+            "progress", "size", "sqlite", "time", "vfs",
         ],
     ),
     // the face
     (
         "plane",
         &[
-            "api", "catalog", "changes", "cipher", "connect", "disk", "error", "id", "layout", "name",
-            "page", "progress", "seed", "time",
+            "api", "archive", "catalog", "changes", "cipher", "connect", "disk", "error", "id", "layout",
+            "name", "page", "point", "progress", "seed", "time", "vfs",
         ],
     ),
 ];

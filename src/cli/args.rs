@@ -117,8 +117,21 @@ pub(crate) enum DbCommand {
         /// Encrypted under the same key, in this page format: native or turso.
         #[arg(long, value_name = "FORMAT")]
         page_format: Option<String>,
+        /// As it was at this instant.
+        #[arg(long, value_name = "INSTANT")]
+        timestamp: Option<String>,
         #[command(flatten)]
         key: KeyArguments,
+    },
+    /// List the instants that a database can be restored to.
+    Points {
+        name: String,
+        /// Only commits at or after this instant.
+        #[arg(long, value_name = "INSTANT")]
+        from: Option<String>,
+        /// Only commits at or before this instant.
+        #[arg(long, value_name = "INSTANT")]
+        to: Option<String>,
     },
     /// Run SQL on a database, or open an interactive shell.
     Shell {
@@ -213,6 +226,9 @@ pub(crate) struct CreateArguments {
     /// Fork this database.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["from_file", "draft"])]
     pub(crate) from_db: Option<String>,
+    /// As it was at this instant, in RFC 3339: 2026-01-31T12:00:00Z. See `db points`.
+    #[arg(long, value_name = "INSTANT", requires = "from_db")]
+    pub(crate) timestamp: Option<String>,
     /// Import this SQLite file; `-` reads standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "draft")]
     pub(crate) from_file: Option<PathBuf>,

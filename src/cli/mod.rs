@@ -10,6 +10,7 @@ mod tour;
 
 use std::{
     io::{self, IsTerminal, Write},
+    ops::Bound,
     path::Path,
 };
 
@@ -17,7 +18,7 @@ use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, Grou
 use clap::CommandFactory;
 use litefleet::{
     ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, DatabaseChanges, EncryptionKey,
-    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload,
+    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Timestamp, Upload,
 };
 use output::Output;
 
@@ -85,7 +86,7 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
     match command {
         DbCommand::Create(arguments) => {
             let made = create(plane, &arguments)?;
-            output.say(&made, || format!("Created database {}.", made.name))
+            output.created(&made)
         }
         DbCommand::List { group, parent, limit, after } => {
             let mut which = ListDatabases::default();
@@ -128,10 +129,13 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             uploaded?;
             output.say(&plane.get_database(&name)?, || format!("Uploaded to database {name}."))
         }
-        DbCommand::Export { name, file, decrypt, page_format, key } => {
+        DbCommand::Export { name, file, decrypt, page_format, timestamp, key } => {
             let mut options = ExportOptions::default().decrypt(decrypt);
             if let Some(format) = page_format {
                 options = options.page_format(format.parse()?);
+            }
+            if let Some(at) = timestamp {
+                options = options.at(at.parse()?);
             }
             if let Some(key) = key_for(plane, &name, &key)? {
                 options = options.encryption_key(key);
@@ -143,6 +147,12 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             output.say(&plane.get_database(&name)?, || {
                 format!("Exported database {name} to {}.", file.display())
             })
+        }
+        DbCommand::Points { name, from, to } => {
+            let parse = |text: Option<String>| text.map(|text| text.parse::<Timestamp>()).transpose();
+            let from = parse(from)?.map_or(Bound::Unbounded, Bound::Included);
+            let to = parse(to)?.map_or(Bound::Unbounded, Bound::Included);
+            output.points(&plane.points(&name, (from, to))?)
         }
         DbCommand::Shell { name, sql, read_only, key } => {
             let mut options = ConnectOptions::default().read_only(read_only);
@@ -214,7 +224,10 @@ fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDat
         input.seed = Some(Seed::DatabaseUpload);
     }
     if let Some(source) = &arguments.from_db {
-        input.seed = Some(Seed::database(source));
+        input.seed = Some(match &arguments.timestamp {
+            Some(at) => Seed::database_at(source, at.parse()?),
+            None => Seed::database(source),
+        });
     }
     input.remote_encryption = encryption(plane, arguments)?;
     input.source_encryption_key = arguments.source_key()?;

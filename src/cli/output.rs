@@ -6,7 +6,9 @@ use std::{
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
-use litefleet::{Database, DatabaseState, Error, ErrorKind, Group, Result, SizeLimit};
+use litefleet::{
+    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Point, Points, Result, SizeLimit,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -61,6 +63,68 @@ impl Output {
             ]);
         }
         print(&table.to_string())
+    }
+
+    /// What was created, and what an instant came to.
+    pub(crate) fn created(self, made: &CreateDatabaseOutput) -> Result<()> {
+        let Some(reached) = &made.reached else {
+            return self.say(made, || format!("Created database {}.", made.name));
+        };
+        if self.json {
+            let mut value = serde_json::to_value(made).map_err(unprintable)?;
+            value["reached"] = json!({
+                "kind": reached.kind.as_str(),
+                "commit": reached.commit.map(|at| at.to_string()),
+                "next": reached.next.map(|at| at.to_string()),
+            });
+            return json_line(&value);
+        }
+        let state = match reached.commit {
+            Some(commit) => format!("as the commit of {commit} left its source"),
+            None => "as its source began, before its first commit".to_owned(),
+        };
+        let next = match reached.next {
+            Some(next) => format!("the next commit was at {next}"),
+            None => "no later commit is known".to_owned(),
+        };
+        print(&format!("Created database {}, {state}; {next}.", made.name))
+    }
+
+    /// What a database can be restored to.
+    pub(crate) fn points(self, points: &Points) -> Result<()> {
+        if self.json {
+            let commits: Vec<_> = points
+                .points
+                .iter()
+                .map(|point| {
+                    let Point { at, pages, bytes, size, .. } = point;
+                    json!({"at": at.to_string(), "pages": pages, "bytes": bytes, "size": size})
+                })
+                .collect();
+            let windows: Vec<_> = points
+                .windows
+                .iter()
+                .map(|window| {
+                    json!({"from": window.from.to_string(), "to": window.to.map(|to| to.to_string())})
+                })
+                .collect();
+            return json_line(&json!({"points": commits, "windows": windows}));
+        }
+        let mut table = table(&["COMMIT", "PAGES", "BYTES", "SIZE"]);
+        for point in &points.points {
+            table.add_row([
+                point.at.to_string(),
+                point.pages.to_string(),
+                point.bytes.to_string(),
+                point.size.to_string(),
+            ]);
+        }
+        print(&table.to_string())?;
+        for window in &points.windows {
+            let to = window.to.map_or_else(|| "now".to_owned(), |to| to.to_string());
+            print(&format!("Every instant from {} to {to} can be restored.", window.from))?;
+        }
+        Ok(())
     }
 
     /// A database and the bytes that it takes.

@@ -25,7 +25,7 @@ use crate::{
     name::{DatabaseName, GroupName},
     progress::Watch,
     seed::{
-        self, Staged, Target, fork,
+        self, Staged, Target, fork, restore,
         upload::{self, Upload},
     },
     time::Timestamp,
@@ -43,17 +43,11 @@ impl Plane {
         let name: DatabaseName = name.parse()?;
         let group = group.as_deref().map(str::parse::<GroupName>).transpose()?;
         let source = match &seed {
-            Some(Seed::Database { timestamp: Some(_), .. }) => {
-                let message = "point-in-time restore is not supported by this version";
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
             Some(Seed::Database { .. }) if upload.is_some() => {
                 let message = "a database is created from another one or from a file, not from both";
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
-            Some(Seed::Database { name, timestamp: None }) => {
-                Some(self.source(&name.parse()?, group.as_ref())?)
-            }
+            Some(Seed::Database { name, .. }) => Some(self.source(&name.parse()?, group.as_ref())?),
             Some(Seed::DatabaseUpload) | None => None,
         };
         let group = match (group, &source) {
@@ -88,6 +82,11 @@ impl Plane {
             return self.output(&draft.id);
         }
         let limit = new.size_limit;
+        let at = match seed {
+            Some(Seed::Database { timestamp, .. }) => timestamp,
+            _ => None,
+        };
+        let mut reached = None;
         let source_key = source_encryption_key.as_ref().or(target.as_ref().map(|target| &target.key));
         self.build(&new, |staged| {
             self.keep_private(staged, target.as_ref())?;
@@ -100,9 +99,15 @@ impl Plane {
                     }
                     let connection = self.connect_to(source, &options)?;
                     let data = self.data(source);
-                    let identity = source.identity;
+                    let (identity, born_at) = (source.identity, source.database.created_at);
                     let source = fork::Source { connection, data: &data, key, identity };
-                    fork::write(&self.disk, source, &staged.data(), target.as_ref(), limit, watch)
+                    let (disk, path, target) = (&self.disk, staged.data(), target.as_ref());
+                    let Some(at) = at else {
+                        return fork::write(disk, source, &path, target, limit, watch);
+                    };
+                    let instant = restore::Instant { at, born_at };
+                    let written = restore::write(disk, source, instant, &path, target, limit, watch);
+                    written.map(|what| reached = Some(what))
                 }
                 (None, Some(upload)) => {
                     let keys = upload::Keys { target: target.as_ref(), file: source_encryption_key.as_ref() };
@@ -111,7 +116,7 @@ impl Plane {
                 (None, None) => seed::empty(&self.disk, &staged.data(), target.as_ref()),
             }
         })?;
-        self.output(&new.id)
+        Ok(CreateDatabaseOutput { reached, ..self.output(&new.id)? })
     }
 
     pub(super) fn upload(
@@ -190,6 +195,7 @@ impl Plane {
             id: database.id,
             hostname: database.hostname,
             name: database.name.as_str().to_owned(),
+            reached: None,
         })
     }
 

@@ -14,7 +14,10 @@ use crate::{
     name::DatabaseName,
     page::PageFormat,
     progress::Watch,
-    seed::{Target, fork},
+    seed::{
+        Target, fork,
+        restore::{self, Instant},
+    },
     time::Timestamp,
 };
 
@@ -25,9 +28,16 @@ pub struct ExportOptions {
     key: Option<EncryptionKey>,
     decrypt: bool,
     page_format: Option<PageFormat>,
+    at: Option<Timestamp>,
 }
 
 impl ExportOptions {
+    /// As the database was at an instant.
+    #[must_use]
+    pub fn at(self, at: Timestamp) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
     /// With the key of an encrypted database. Without it the pages leave as they are, sealed.
     #[must_use]
     pub fn encryption_key(self, key: EncryptionKey) -> Self {
@@ -110,7 +120,11 @@ impl Plane {
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let data = self.data(entry);
+        let instant = options.at.map(|at| Instant { at, born_at: entry.database.created_at });
         if entry.database.cipher.is_some() && options.key.is_none() {
+            if let Some(instant) = instant {
+                return restore::write_as_it_was(&self.disk, &data, entry.identity, instant, staged, watch);
+            }
             return fork::write_as_it_is(&self.disk, &data, entry.identity, staged, watch);
         }
         let mut connect = ConnectOptions::default().read_only(true).uris();
@@ -120,7 +134,12 @@ impl Plane {
         let connection = self.connect_to(entry, &connect)?;
         let identity = entry.identity;
         let source = fork::Source { connection, data: &data, key: options.key.as_ref(), identity };
-        fork::write(&self.disk, source, staged, target, None, watch)
+        match instant {
+            Some(instant) => {
+                restore::write(&self.disk, source, instant, staged, target, None, watch).map(|_| ())
+            }
+            None => fork::write(&self.disk, source, staged, target, None, watch),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod create;
 mod destroy;
 mod export;
+mod history;
 mod settle;
 
 use std::{
@@ -176,14 +177,16 @@ impl ControlPlane {
         self.0.destroy_group(&name.parse()?)
     }
 
-    /// Creates a database: an empty one, a fork of another, or a draft that waits for an upload.
+    /// Creates a database: an empty one, a fork of another as it is or as it was at an instant, or a draft that waits for
+    /// an upload.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] for a group or source that is not there (`group not found`),
     /// [`ErrorKind::AlreadyExists`] (`database with name <name> already exists`), [`ErrorKind::Invalid`] for what
     /// the request says, [`ErrorKind::TooLarge`] for a source larger than the size limit, [`ErrorKind::Blocked`]
-    /// for a source whose reads are blocked, [`ErrorKind::Unsupported`] for what this version does not do yet.
+    /// for a source whose reads are blocked, [`ErrorKind::OutsideWindow`] for an instant that cannot be restored, which
+    /// names those that can be, [`ErrorKind::Corrupt`] where the history that leads there is damaged.
     pub fn create_database(&self, input: CreateDatabaseInput) -> Result<CreateDatabaseOutput> {
         self.create_database_watched(input, &mut unwatched)
     }
@@ -434,8 +437,8 @@ impl Plane {
     fn governed(&self, name: &DatabaseName, key: Option<&EncryptionKey>) -> Result<(Entry, CatalogGovernor)> {
         let stamp = self.changes.stamp(Pair::of(name));
         let entry = self.ready(name)?;
-        let governor =
-            CatalogGovernor::new(Arc::clone(&self.catalog), Arc::clone(&self.changes), &entry, stamp, key)?;
+        let (catalog, changes) = (Arc::clone(&self.catalog), Arc::clone(&self.changes));
+        let governor = CatalogGovernor::new(&self.disk, catalog, changes, &entry, stamp, key)?;
         Ok((entry, governor))
     }
 

@@ -34,8 +34,8 @@ pub(crate) struct Source<'a> {
     pub(crate) identity: Option<Identity>,
 }
 
-/// How the pages of a source become those of a fork.
-enum Way<'a> {
+/// How the pages of a source become those of a copy.
+pub(super) enum Way<'a> {
     /// As they are.
     Copy,
     /// Each is opened and sealed anew.
@@ -45,7 +45,7 @@ enum Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    fn of(source: &Source<'a>, target: Option<&Target>) -> Self {
+    pub(super) fn of(source: &Source<'a>, target: Option<&Target>) -> Self {
         let seal = vfs::main_database(&source.connection).and_then(|main| main.seal);
         let (Some(seal), Some(key), Some(target)) = (seal, source.key, target) else {
             return if seal.is_none() && target.is_none() { Self::Copy } else { Self::Anew(target.cloned()) };
@@ -78,16 +78,7 @@ pub(crate) fn write(
             // Sealed pages of one commit, which stand here until they are sealed anew.
             let staged = layout::beside(path, "-source");
             let size = copy(disk, &source, &staged, size_limit, watch, |size, _| Ok(size))?;
-            let file = disk.open_to_write(&staged)?;
-            let mut head = [0; page::HEADER_LEN];
-            Disk::read_at(&file, &staged, &mut head, 0)?;
-            let page_size = Header::parse(&head)?.page_size;
-            let codec = PageCodec::new(seal, page_size, key)?;
-            let mut pages = SealedPages { file: &file, path: &staged, codec: &codec };
-            let page_count = u32::try_from(size / u64::from(page_size)).unwrap_or(u32::MAX);
-            reseal::seal_pages(disk, &mut pages, page_count, page_size, path, &target, watch)?;
-            drop(file);
-            disk.remove(&staged)?;
+            page_by_page(disk, (&staged, size), seal, key, path, &target, watch)?;
             reseal::finish(disk, path, Some(&target), size_limit, watch)
         }
         Way::Anew(target) => {
@@ -95,6 +86,28 @@ pub(crate) fn write(
             reseal::finish(disk, path, target.as_ref(), size_limit, watch)
         }
     }
+}
+
+/// Seals the pages of a staged file anew into `path`, and removes that file.
+pub(super) fn page_by_page(
+    disk: &Disk,
+    (staged, size): (&Path, u64),
+    seal: Seal,
+    key: &EncryptionKey,
+    path: &Path,
+    target: &Target,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let file = disk.open_to_write(staged)?;
+    let mut head = [0; page::HEADER_LEN];
+    Disk::read_at(&file, staged, &mut head, 0)?;
+    let page_size = Header::parse(&head)?.page_size;
+    let codec = PageCodec::new(seal, page_size, key)?;
+    let mut pages = SealedPages { file: &file, path: staged, codec: &codec };
+    let page_count = u32::try_from(size / u64::from(page_size)).unwrap_or(u32::MAX);
+    reseal::seal_pages(disk, &mut pages, page_count, page_size, path, target, watch)?;
+    drop(file);
+    disk.remove(staged)
 }
 
 /// Writes the database in the file `data` to `path`, on the disk, with its pages as they are, and without its key.
@@ -115,7 +128,7 @@ pub(crate) fn write_as_it_is(
 
 /// Says so if a copy was not made of the file that it should have been made of. Pages that are not opened are copied
 /// whosever they are, page 1 from the log as well.
-fn check(copy: &Path, identity: Option<Identity>, data: &Path) -> Result<()> {
+pub(super) fn check(copy: &Path, identity: Option<Identity>, data: &Path) -> Result<()> {
     if super::identity(copy)? == identity {
         return Ok(());
     }
@@ -133,7 +146,7 @@ fn header(bytes: &[u8], data: &Path) -> Result<Header> {
     Header::parse(header)
 }
 
-fn sync(disk: &Disk, path: &Path, size: u64, watch: &mut Watch<'_>) -> Result<()> {
+pub(super) fn sync(disk: &Disk, path: &Path, size: u64, watch: &mut Watch<'_>) -> Result<()> {
     progress::tell(watch, Phase::Sync, 0, Some(size))?;
     disk.sync_file(&disk.open_to_write(path)?, path)
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod fork;
 pub(crate) mod reseal;
+pub(crate) mod restore;
 pub(crate) mod upload;
 
 use std::{

@@ -11,7 +11,10 @@ use std::{
 
 use rusqlite::ffi::{SQLITE_FCNTL_CHUNK_SIZE, SQLITE_FCNTL_POWERSAFE_OVERWRITE, SQLITE_OK};
 
-use super::{Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, ffi, rules::Governed, sealed::Sealed};
+use super::{
+    Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, ffi, rules::Governed,
+    sealed::Sealed,
+};
 
 /// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
 const WRITE_LOCK: u32 = 0;
@@ -33,6 +36,8 @@ pub(super) struct Database {
     path: PathBuf,
     /// Nothing for a file that SQL opened by its path.
     rules: Option<Governed>,
+    /// Nothing where no history is ever kept.
+    capture: Option<Capture>,
     /// Nothing for a plain file.
     sealed: OnceLock<Sealed>,
     /// The address of the connection, by which a file that it opens is told to be its own.
@@ -64,6 +69,10 @@ impl Database {
         }
         Ok(Self {
             path: path.to_owned(),
+            capture: governor
+                .as_ref()
+                .and_then(|governor| governor.history())
+                .map(|history| Capture::new(history, path)),
             rules: governor.map(Governed::new),
             sealed,
             connection: AtomicUsize::new(0),
@@ -89,6 +98,11 @@ impl Database {
 
     pub(super) fn rules(&self) -> Option<&Governed> {
         self.rules.as_ref()
+    }
+
+    /// What keeps the history, if that is kept now.
+    pub(super) fn capture(&self) -> Option<&Capture> {
+        self.capture.as_ref().filter(|_| self.rules.as_ref().is_some_and(Governed::keeps_history))
     }
 
     pub(super) fn sealed(&self) -> Option<&Sealed> {
@@ -239,6 +253,23 @@ impl Database {
             // In WAL mode these are the lock of the last to close. Outside of it they are the switch into it, which
             // every connection makes first of all, whether or not writes are blocked.
             _ => SQLITE_OK,
+        }
+    }
+
+    /// A lock of the database file was taken. In WAL mode only the last connection to close takes the exclusive one: it
+    /// checkpoints then, and takes no lock of the shared memory for that.
+    pub(super) fn after_lock(&self, level: c_int) {
+        if level == rusqlite::ffi::SQLITE_LOCK_EXCLUSIVE && self.wal_index.page_count().is_some() {
+            self.checkpointing.store(true, Relaxed);
+        }
+    }
+
+    /// The shared memory is about to be left: the database leaves WAL mode, or is closed.
+    pub(super) fn before_shm_unmap(&self) {
+        self.wal_index.unmapped();
+        self.checkpointing.store(false, Relaxed);
+        if let Some(sealed) = self.sealed() {
+            sealed.end_move();
         }
     }
 

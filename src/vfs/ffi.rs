@@ -185,6 +185,18 @@ impl WalIndex {
         Some(regions.first().copied().flatten()?[wal::INDEX_PAGE_COUNT].load(Relaxed))
     }
 
+    /// The frame that ended the last commit, and the salts of the WAL.
+    pub(super) fn last_commit(&self) -> Option<(u32, [u8; 8])> {
+        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = regions.first().copied().flatten()?;
+        let mut salts = [0; 8];
+        for (bytes, word) in salts.chunks_exact_mut(4).zip(&words[wal::INDEX_SALTS..]) {
+            // They stand there as they stand in the file, and so in any machine's byte order.
+            bytes.copy_from_slice(&word.load(Relaxed).to_le().to_le_bytes());
+        }
+        Some((words[wal::INDEX_LAST_FRAME].load(Relaxed), salts))
+    }
+
     /// A region was mapped at `memory`.
     ///
     /// # Safety
@@ -207,7 +219,7 @@ impl WalIndex {
     }
 
     /// The regions are about to be unmapped.
-    fn unmapped(&self) {
+    pub(super) fn unmapped(&self) {
         self.regions.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -593,6 +605,10 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
             database.forget();
             pass!(file.xTruncate(size))
         }
+        (Handle::Wal(wal), _, Ok(to)) => match guard(|| wal.database().answer(wal.before_truncate(to))) {
+            ffi::SQLITE_OK => pass!(file.xTruncate(size)),
+            refused => refused,
+        },
         _ => pass!(file.xTruncate(size)),
     }
 }
@@ -602,6 +618,10 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     match unsafe { handle(file) } {
         // It ends with its handle.
         Handle::Temp(_) => ffi::SQLITE_OK,
+        Handle::Wal(wal) => match guard(|| wal.database().answer(wal.before_sync())) {
+            ffi::SQLITE_OK => pass!(file.xSync(flags)),
+            refused => refused,
+        },
         _ => pass!(file.xSync(flags)),
     }
 }
@@ -631,6 +651,11 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
         if admitted != ffi::SQLITE_OK {
             return admitted;
         }
+        let taken = pass!(file.xLock(level));
+        if taken == ffi::SQLITE_OK {
+            database.after_lock(level);
+        }
+        return taken;
     }
     pass!(file.xLock(level))
 }
@@ -816,9 +841,38 @@ unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
 unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
     // SAFETY: the file is open.
     if let Handle::Data(database, _) = unsafe { handle(file) } {
-        database.wal_index().unmapped();
+        database.before_shm_unmap();
     }
     pass!(file.xShmUnmap(delete))
+}
+
+unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir: c_int) -> c_int {
+    let kept = guard(|| {
+        // SAFETY: a name is a C string.
+        let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()));
+        let database = path.as_os_str().as_bytes().strip_suffix(b"-wal").and_then(|data| {
+            let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut same = open.values().filter(|database| database.path().as_os_str().as_bytes() == data);
+            same.find(|database| database.capture().is_some()).cloned()
+        });
+        match database.as_ref().and_then(|database| Some((database, database.capture()?))) {
+            None => ffi::SQLITE_NOTFOUND,
+            Some((database, capture)) => database.answer(
+                capture
+                    .end()
+                    .map(|kept| if kept { ffi::SQLITE_OK } else { ffi::SQLITE_NOTFOUND })
+                    .map_err(Refusal::from),
+            ),
+        }
+    });
+    if kept != ffi::SQLITE_NOTFOUND {
+        return kept;
+    }
+    // SAFETY: SQLite calls this with the VFS that `register` made, and with arguments for that function.
+    unsafe {
+        let real = real_vfs(vfs);
+        (*real).xDelete.map_or(ffi::SQLITE_IOERR_DELETE, |delete| delete(real, name, sync_dir))
+    }
 }
 
 /// Passes a call of the VFS on to the one beneath; `else` is the answer where that one lacks the function.
@@ -841,7 +895,6 @@ macro_rules! pass_vfs {
 type Symbol = Option<unsafe extern "C" fn(*mut sqlite3_vfs, *mut c_void, *const c_char)>;
 
 pass_vfs! {
-    fn delete = xDelete(name: *const c_char, sync_dir: c_int) -> c_int, else ffi::SQLITE_IOERR_DELETE;
     fn access = xAccess(name: *const c_char, flags: c_int, out: *mut c_int) -> c_int, else ffi::SQLITE_IOERR_ACCESS;
     fn full_pathname = xFullPathname(name: *const c_char, len: c_int, out: *mut c_char) -> c_int,
         else ffi::SQLITE_CANTOPEN;

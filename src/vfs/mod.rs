@@ -14,6 +14,7 @@
 
 mod ahead;
 mod beneath;
+mod capture;
 mod database;
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
 pub(crate) mod ffi;
@@ -28,11 +29,12 @@ use std::{cell::RefCell, ffi::c_int, fmt, path::PathBuf, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
 
+pub(crate) use capture::History;
 pub(crate) use scratch::{Scratch, ScratchFile};
 
 use crate::{
     cipher::{Cipher, EncryptionKey},
-    error::Result,
+    error::{Error, ErrorKind, Result},
     page::{Identity, PageFault, PageFormat, Seal},
     size::SizeLimit,
 };
@@ -42,6 +44,7 @@ pub(crate) const NAME: &std::ffi::CStr = c"litefleet";
 
 /// What may be done to a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four switches, each of its own")]
 pub(crate) struct Rules {
     /// What the database may grow to.
     pub(crate) size_limit: Option<SizeLimit>,
@@ -51,6 +54,8 @@ pub(crate) struct Rules {
     pub(crate) block_writes: bool,
     /// No transaction of this connection may write.
     pub(crate) read_only: bool,
+    /// Every commit is kept as a point that the database can be restored to.
+    pub(crate) history: bool,
 }
 
 /// Who knows the [`Rules`] of one database.
@@ -67,6 +72,11 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
 
     /// What the database is sealed under; nothing for a plain one.
     fn sealing(&self) -> Option<Sealing> {
+        None
+    }
+
+    /// Where the history of the database is kept, for as long as [the rules](Rules::history) say so.
+    fn history(&self) -> Option<History> {
         None
     }
 
@@ -87,6 +97,11 @@ impl Unruled {
     /// A file that is to be made: sealed, or plain.
     pub(crate) fn making(sealing: Option<Sealing>) -> Self {
         let sealing = sealing.map(|sealing| Sealing { may_create: true, ..sealing });
+        Self { sealing, scratch: None }
+    }
+
+    /// A file that is there.
+    pub(crate) fn reading(sealing: Option<Sealing>) -> Self {
         Self { sealing, scratch: None }
     }
 }
@@ -179,6 +194,8 @@ pub(crate) enum Refusal {
     Layout,
     /// It could not be read what is needed, for the reason that stands here.
     Unreadable(String),
+    /// What was to be kept for the history could not be, for the reason that stands here.
+    NotKept(ErrorKind, String),
 }
 
 impl Refusal {
@@ -198,11 +215,11 @@ impl Refusal {
         match self {
             Self::ReadsBlocked => ffi::SQLITE_AUTH,
             Self::WritesBlocked | Self::ReadOnly => ffi::SQLITE_READONLY,
-            Self::OverLimit(_) => ffi::SQLITE_FULL,
+            Self::OverLimit(_) | Self::NotKept(ErrorKind::DiskFull, _) => ffi::SQLITE_FULL,
             Self::Destroyed => ffi::SQLITE_CANTOPEN,
             Self::WrongKey | Self::NotSealed(_) => ffi::SQLITE_NOTADB,
             Self::Damaged { .. } | Self::Unfit { .. } => ffi::SQLITE_IOERR_DATA,
-            Self::NoRules(_) | Self::Layout | Self::Unreadable(_) => ffi::SQLITE_IOERR,
+            Self::NoRules(_) | Self::Layout | Self::Unreadable(_) | Self::NotKept(..) => ffi::SQLITE_IOERR,
         }
     }
 }
@@ -238,7 +255,14 @@ impl fmt::Display for Refusal {
                 "a page with another size or number of reserved bytes cannot be sealed here; create the database through the control plane",
             ),
             Self::Unreadable(why) => write!(f, "what sealing needs could not be read: {why}"),
+            Self::NotKept(_, why) => write!(f, "the history of the database could not be kept: {why}"),
         }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::NotKept(error.kind(), error.to_string())
     }
 }
 
@@ -292,6 +316,12 @@ pub(crate) fn hand_over<T>(
     WAITING.set(Some(governor));
     let _waiting = Waiting;
     open().map_err(|error| NotOpened { error, refusal: NOT_OPENED.take() })
+}
+
+/// Runs what opens a database file by its path, while connections of this process may have it open.
+pub(crate) fn apart(run: &mut (dyn FnMut() + Send)) -> Result<()> {
+    ffi::with_private_descriptors(run, || ())
+        .map_err(|error| Error::io("starting a thread with descriptors of its own", error))
 }
 
 /// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.

@@ -30,6 +30,7 @@ pub(super) struct Governed {
     block_writes: AtomicBool,
     destroyed: AtomicBool,
     read_only: AtomicBool,
+    history: AtomicBool,
     /// The size in pages that the last commit left, once the write transaction that runs has asked for it.
     committed: AtomicU64,
 }
@@ -45,6 +46,7 @@ impl Governed {
             block_writes: AtomicBool::new(false),
             destroyed: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
+            history: AtomicBool::new(false),
             committed: AtomicU64::new(UNKNOWN),
         };
         if let Some((stamp, rules)) = first {
@@ -59,6 +61,7 @@ impl Governed {
         self.block_reads.store(rules.block_reads, Relaxed);
         self.block_writes.store(rules.block_writes, Relaxed);
         self.read_only.store(rules.read_only, Relaxed);
+        self.history.store(rules.history, Relaxed);
         // It may come back: one that could not be destroyed after all.
         self.destroyed.store(false, Relaxed);
         self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
@@ -141,6 +144,11 @@ impl Governed {
         }
         Err(SizeLimit::from_bytes(limit)
             .map_or_else(|error| Refusal::NoRules(error.to_string()), Refusal::OverLimit))
+    }
+
+    /// Whether every commit is kept.
+    pub(super) fn keeps_history(&self) -> bool {
+        self.history.load(Relaxed)
     }
 
     /// Whether frames are to be admitted one by one.

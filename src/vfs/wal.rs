@@ -18,6 +18,7 @@ use rusqlite::ffi::SQLITE_OK;
 use super::{
     Refusal,
     beneath::{Beneath, Buffer},
+    capture::Capture,
     database::Database,
     sealed::Sealed,
 };
@@ -41,6 +42,16 @@ pub(super) struct Wal {
     /// 0 until a header was seen.
     page_size: AtomicU32,
     state: Mutex<State>,
+    stamped: Mutex<Stamped>,
+}
+
+/// What was captured last.
+#[derive(Debug, Default)]
+struct Stamped {
+    /// The write transaction in which a WAL was begun, and its salts: the wal-index may not know them before the commit.
+    begun: Option<(u64, [u8; 8])>,
+    /// The write transaction and the frame that were stamped.
+    commit: Option<(u64, u32)>,
 }
 
 /// What is known of a sealed WAL within one write transaction, in which nobody else writes to it; or within one
@@ -97,7 +108,7 @@ impl Place {
 
 impl Wal {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database, page_size: AtomicU32::new(0), state: Mutex::default() }
+        Self { database, page_size: AtomicU32::new(0), state: Mutex::default(), stamped: Mutex::default() }
     }
 
     pub(super) fn database(&self) -> &Arc<Database> {
@@ -107,6 +118,7 @@ impl Wal {
     /// Writes what SQLite gives to be written.
     pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
         self.admit(bytes, at, beneath)?;
+        self.capture(bytes, at, beneath)?;
         let Some(sealed) = self.database.sealed() else { return Ok(beneath.write(bytes, at)) };
         let codec = sealed.codec().ok_or(Refusal::Layout)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -285,21 +297,71 @@ impl Wal {
         if !rules.is_limited() || bytes.len() < 8 {
             return Ok(());
         }
-        let mut page_size = self.page_size.load(Relaxed);
-        if page_size == 0 {
-            let mut word = [0; 4];
-            if beneath.read(&mut word, 8) != SQLITE_OK {
-                return Ok(());
-            }
-            page_size = u32::from_be_bytes(word);
-            self.page_size.store(page_size, Relaxed);
-        }
+        let Some(page_size) = self.page_size(beneath) else { return Ok(()) };
         match Place::of(at, page_size as usize) {
             Some(Place { inside: 0, .. }) => rules.admit_frame(wal::frame_fields(bytes), page_size, || {
                 self.committed_pages(page_size, at, beneath)
             }),
             _ => Ok(()),
         }
+    }
+
+    fn page_size(&self, beneath: &impl Beneath) -> Option<u32> {
+        let known = self.page_size.load(Relaxed);
+        if known > 0 {
+            return Some(known);
+        }
+        let mut word = [0; 4];
+        if beneath.read(&mut word, 8) != SQLITE_OK {
+            return None;
+        }
+        self.page_size.store(u32::from_be_bytes(word), Relaxed);
+        Some(u32::from_be_bytes(word))
+    }
+
+    /// Keeps what is about to be written over, and stamps a commit that is about to be written.
+    fn capture(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<(), Refusal> {
+        let Some(capture) = self.database.capture() else { return Ok(()) };
+        let transaction = self.database.transactions();
+        if at == 0 && bytes.len() == wal::HEADER_LEN {
+            let header = bytes.first_chunk().and_then(Header::parse).ok_or(Refusal::Layout)?;
+            let mut old = [0; wal::HEADER_LEN];
+            let old = (beneath.read(&mut old, 0) == SQLITE_OK).then_some(old);
+            capture.begin(&header, old.as_ref().and_then(Header::parse).as_ref())?;
+            let mut stamped = self.stamped.lock().unwrap_or_else(PoisonError::into_inner);
+            *stamped = Stamped { begun: Some((transaction, header.salts())), commit: None };
+            return Ok(());
+        }
+        // Only a commit says how many pages it leaves.
+        if bytes.len() != FRAME_HEADER_LEN || bytes[4..8] == [0; 4] {
+            return Ok(());
+        }
+        let Some(page_size) = self.page_size(beneath) else { return Ok(()) };
+        let Some(Place { inside: 0, number, .. }) = Place::of(at, page_size as usize) else { return Ok(()) };
+        let mut stamped = self.stamped.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its checksum is counted again.
+        if stamped.commit == Some((transaction, number)) {
+            return Ok(());
+        }
+        let (before, salts) = match stamped.begun {
+            Some((begun, salts)) if begun == transaction => (0, salts),
+            _ => self.database.wal_index().last_commit().ok_or(Refusal::Layout)?,
+        };
+        capture.stamp(salts, page_size, (number, page::be32(bytes, 4)), before)?;
+        stamped.commit = Some((transaction, number));
+        Ok(())
+    }
+
+    /// The WAL is about to be flushed.
+    pub(super) fn before_sync(&self) -> Result<c_int, Refusal> {
+        self.database.capture().map_or(Ok(()), Capture::flush)?;
+        Ok(SQLITE_OK)
+    }
+
+    /// The WAL is about to be cut to a length.
+    pub(super) fn before_truncate(&self, to: u64) -> Result<c_int, Refusal> {
+        self.database.capture().map_or(Ok(()), |capture| capture.cut(to))?;
+        Ok(SQLITE_OK)
     }
 
     /// The size that the last commit left, in pages: it stands in that commit's frame, before the frame at `at`,

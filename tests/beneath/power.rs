@@ -23,7 +23,8 @@ pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 pub(crate) fn place(dir: &Path, files: &Files) {
     fs::create_dir_all(dir).unwrap();
     for entry in fs::read_dir(dir).unwrap() {
-        fs::remove_file(entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
     }
     for (name, bytes) in files {
         fs::write(dir.join(name), bytes).unwrap();

@@ -55,7 +55,7 @@ fn a_request_that_is_wrong_leaves_nothing() {
     let no_cipher = r#"{"name":"a","group":"default","remote_encryption":
         {"encryption_key":"AAAAAAAAAAAAAAAAAAAAAA=="}}"#;
     let at = r#"{"name":"a","group":"default","seed":{"type":"database","name":"a","timestamp":"2023-12-20T09:46:08Z"}}"#;
-    for (body, kind) in [(no_cipher, ErrorKind::Invalid), (at, ErrorKind::Unsupported)] {
+    for (body, kind) in [(no_cipher, ErrorKind::Invalid), (at, ErrorKind::NotFound)] {
         let input: CreateDatabaseInput = serde_json::from_str(body).unwrap();
         assert_eq!(refused(fleet.plane.create_database(input)).0, kind);
     }

@@ -46,7 +46,7 @@ fn fill(connection: &Connection, megabytes: u32) {
 
 #[test]
 fn a_full_disk_leaves_nothing_of_a_fork_or_an_import() {
-    let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=12m", "tmpfs"]) else { return };
+    let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=18m", "tmpfs"]) else { return };
     let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();

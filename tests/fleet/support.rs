@@ -60,7 +60,8 @@ pub(crate) fn assert_no_debris(plane: &ControlPlane) {
                 for database in names(&plane.root().join(group)) {
                     found.push(format!("{group}/{database}"));
                     for file in names(&plane.root().join(group).join(&database)) {
-                        assert!(["data.db", "data.db-wal", "data.db-shm"].contains(&file.as_str()), "{file}");
+                        let known = ["archive", "data.db", "data.db-wal", "data.db-shm"];
+                        assert!(known.contains(&file.as_str()), "{file}");
                     }
                 }
             }

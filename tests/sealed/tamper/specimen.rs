@@ -368,7 +368,8 @@ impl<'a> Bench<'a> {
     pub(super) fn put(&self, files: &Files) {
         let place = self.fleet.place("vault");
         for name in crate::support::names(&place) {
-            fs::remove_file(place.join(name)).unwrap();
+            let path = place.join(name);
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
         }
         let put = |name: &str, bytes: &[u8]| fs::write(place.join(name), bytes).unwrap();
         put("data.db", &files.data);

@@ -1,0 +1,54 @@
+//! A database's history: snapshots, segments and stamps, from which it is rebuilt as of any instant.
+//!
+//! Each generation of the WAL leaves a *segment*, which is that WAL as SQLite wrote it, and the stamps of its commits. A
+//! *snapshot* is the database before the first commit of a generation. An instant is a snapshot overlaid with the frames
+//! of the segments behind it, up to the last commit stamped at or before that instant.
+//!
+//! Nothing here knows a key: pages are moved as they stand.
+
+mod past;
+pub(crate) mod present;
+mod segment;
+mod snapshot;
+mod timeline;
+
+use std::path::Path;
+
+pub(crate) use past::Past;
+pub(crate) use segment::{Log, ends_with};
+pub(crate) use timeline::{Timeline, state_of};
+
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout::ArchivePaths,
+    stamps::Stamps,
+};
+
+/// The stamps in a file; nothing if it is not there.
+pub(crate) fn read_stamps(path: &Path) -> Result<Option<Stamps>> {
+    let Some(bytes) = Disk::read(path)? else { return Ok(None) };
+    match Stamps::parse(&bytes) {
+        Some(stamps) => Ok(Some(stamps)),
+        None => Err(damaged(path, "its header is none")),
+    }
+}
+
+/// The stamps of the generation that the WAL is in, or was in last; nothing where there is no history.
+pub(crate) fn live_stamps(paths: &ArchivePaths) -> Result<Option<Stamps>> {
+    read_stamps(&paths.live_stamps())
+}
+
+/// What is said of a file that is not what was written.
+#[cold]
+fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("{} is damaged: {what}", path.display()))
+}
+
+/// What is said of a file that is not there.
+#[cold]
+fn missing(path: &Path) -> Error {
+    let message =
+        format!("{} is missing, without which this instant cannot be restored: put it back", path.display());
+    Error::new(ErrorKind::Corrupt, message)
+}

@@ -1,0 +1,104 @@
+//! The snapshot with which a history begins: the database as it is, while nobody else can write to it.
+
+use std::{fs::File, path::Path};
+
+use super::{
+    damaged,
+    past::Past,
+    segment::{self, Log},
+    snapshot::{self, Checksum, Snapshot},
+};
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout::{self, ArchivePaths},
+    stamps::Generation,
+};
+
+/// Makes the snapshot before the first commit of a generation: the database file, overlaid with the frames of its WAL that
+/// were there before that.
+///
+/// The caller keeps others from committing. Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors).
+pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &Generation) -> Result<()> {
+    let beside = paths.dir().join("snapshot.new");
+    disk.remove(&beside)?;
+    let target = disk.create(&beside)?;
+    let source = open(data)?;
+    let len = Disk::len(data)?.unwrap_or(0);
+    if !disk.clone_file(&source, &target, &beside)?
+        && disk.copy(&source, &target, &beside, len, |_| true)? < len
+    {
+        return Err(damaged(data, "it was cut while it was copied"));
+    }
+    let mut len = len;
+    if generation.first_frame > 0 {
+        let wal = layout::beside(data, "-wal");
+        let log = Log::open(&wal)?.filter(|(_, log)| log.header.salts() == generation.salts);
+        let (file, log) = log.ok_or_else(|| damaged(&wal, "its header is none"))?;
+        len = lay_over(disk, (&file, &wal, &log), generation, (&target, &beside))?;
+    }
+    let checksum = checksum_of(&target, &beside)?;
+    Snapshot::publish(disk, paths, generation.sequence, generation.seed(), (&beside, len, checksum))
+}
+
+/// Writes the frames of a log that were there before its generation over a copy, and returns how long that is now.
+fn lay_over(
+    disk: &Disk,
+    (file, wal, log): (&File, &Path, &Log),
+    generation: &Generation,
+    (target, path): (&File, &Path),
+) -> Result<u64> {
+    let frames = log.frames.get(..generation.first_frame as usize);
+    let last = frames.and_then(|frames| frames.last()).and_then(|frame| frame.commit);
+    let (Some(frames), Some(pages)) = (frames, last) else {
+        return Err(damaged(wal, "it ends before its last commit"));
+    };
+    let mut page = vec![0; generation.page_size as usize];
+    for (number, frame) in (1..).zip(frames) {
+        if frame.page_number <= pages {
+            Disk::read_at(file, wal, &mut page, segment::page_offset(number, generation.page_size))?;
+            disk.write_at(target, path, &page, u64::from(frame.page_number - 1) * page.len() as u64)?;
+        }
+    }
+    let len = u64::from(pages) * page.len() as u64;
+    disk.set_len(target, path, len)?;
+    Ok(len)
+}
+
+fn checksum_of(file: &File, path: &Path) -> Result<u64> {
+    let mut checksum = Checksum::default();
+    let mut buffer = vec![0; snapshot::STEP];
+    let mut at = 0;
+    loop {
+        let count = Disk::read_up_to(file, path, &mut buffer, at)?;
+        checksum.add(&buffer[..count]);
+        at += count as u64;
+        if count < buffer.len() {
+            return Ok(checksum.finish());
+        }
+    }
+}
+
+/// Whether a database file is, page by page, what it was at the end of a history.
+///
+/// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors).
+pub(crate) fn is_at(data: &Path, past: &Past) -> Result<bool> {
+    if Disk::len(data)? != Some(past.len()) {
+        return Ok(false);
+    }
+    let file = open(data)?;
+    let mut same = true;
+    let mut there = Vec::new();
+    past.read_all(&mut crate::progress::unwatched, |bytes, at| {
+        there.resize(bytes.len(), 0);
+        Disk::read_at(&file, data, &mut there, at)?;
+        same &= there == bytes;
+        Ok(())
+    })?;
+    Ok(same)
+}
+
+fn open(data: &Path) -> Result<File> {
+    let missing = || Error::new(ErrorKind::NotFound, format!("{}: no such file", data.display()));
+    Disk::open_regular(data)?.ok_or_else(missing)
+}

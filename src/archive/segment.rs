@@ -1,0 +1,108 @@
+//! The frames of a WAL, archived or live.
+
+use std::{fs::File, path::Path};
+
+use crate::{
+    disk::Disk,
+    error::Result,
+    wal::{self, FRAME_HEADER_LEN, Frame, HEADER_LEN, Header},
+};
+
+/// About how much of a log is read at once.
+const READ_LEN: usize = 1 << 20;
+
+/// The frames of a log, as far as its chain of checksums holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    pub(crate) header: Header,
+    /// All frames up to the last commit, or up to the frame that was asked for.
+    pub(crate) frames: Vec<Frame>,
+    /// The checksum in the last of them.
+    pub(crate) checksum: [u8; 8],
+}
+
+impl Log {
+    /// Reads a log and checks all that it reads; nothing if it has no header that SQLite would take.
+    pub(crate) fn read(file: &File, path: &Path) -> Result<Option<Self>> {
+        let mut start = [0; HEADER_LEN];
+        if Disk::read_up_to(file, path, &mut start, 0)? < HEADER_LEN {
+            return Ok(None);
+        }
+        let Some(header) = Header::parse(&start) else { return Ok(None) };
+        let frame_len = header.frame_len();
+        let mut buffer = vec![0; (READ_LEN / frame_len).max(1) * frame_len];
+        let mut chain = header.chain();
+        let mut log = Self { header, frames: Vec::new(), checksum: [0; 8] };
+        let mut committed = 0;
+        let mut at = HEADER_LEN as u64;
+        'reading: loop {
+            let count = Disk::read_up_to(file, path, &mut buffer, at)?;
+            for bytes in buffer[..count].chunks_exact(frame_len) {
+                let Some(frame) = chain.follow(bytes) else { break 'reading };
+                log.frames.push(frame);
+                if frame.commit.is_some() {
+                    committed = log.frames.len();
+                    log.checksum.copy_from_slice(&bytes[16..FRAME_HEADER_LEN]);
+                }
+            }
+            if count < buffer.len() {
+                break;
+            }
+            at += count as u64;
+        }
+        log.frames.truncate(committed);
+        Ok(Some(log))
+    }
+
+    /// The same of a log at a path; nothing also if it is not there.
+    pub(crate) fn open(path: &Path) -> Result<Option<(File, Self)>> {
+        let Some(file) = Disk::open_regular(path)? else { return Ok(None) };
+        Ok(Self::read(&file, path)?.map(|log| (file, log)))
+    }
+
+    /// The size of all committed frames with the header of the log.
+    pub(crate) fn len(&self) -> u64 {
+        HEADER_LEN as u64 + self.frames.len() as u64 * self.header.frame_len() as u64
+    }
+
+    /// The pages that the last commit left.
+    pub(crate) fn pages(&self) -> u32 {
+        self.frames.last().and_then(|frame| frame.commit).unwrap_or(0)
+    }
+}
+
+/// Whether a log ends with this frame, which ends a commit, and the checksum in it. Nothing where that cannot be told
+/// without reading the whole log.
+pub(crate) fn ends_with(
+    file: &File,
+    path: &Path,
+    header: &Header,
+    frame: u32,
+    pages: u32,
+) -> Result<Option<[u8; 8]>> {
+    let frame_len = header.frame_len() as u64;
+    let at = HEADER_LEN as u64 + u64::from(frame.saturating_sub(1)) * frame_len;
+    let mut bytes = vec![0; header.frame_len()];
+    if frame == 0 || Disk::read_up_to(file, path, &mut bytes, at)? < bytes.len() {
+        return Ok(None);
+    }
+    let mut chain = header.chain();
+    if frame > 1 {
+        let mut before = [0; 8];
+        Disk::read_at(file, path, &mut before, at - frame_len + 16)?;
+        chain = header.chain_after(before);
+    }
+    let ends = chain.follow(&bytes).is_some_and(|frame| frame.commit == Some(pages));
+    let mut next = [0; FRAME_HEADER_LEN];
+    let goes_on =
+        Disk::read_up_to(file, path, &mut next, at + frame_len)? == next.len() && header.has_salts(&next);
+    let mut checksum = [0; 8];
+    checksum.copy_from_slice(&bytes[16..FRAME_HEADER_LEN]);
+    Ok((ends && !goes_on).then_some(checksum))
+}
+
+/// Where the page of a frame, counted from 1, stands in a log.
+pub(super) fn page_offset(frame: u32, page_size: u32) -> u64 {
+    let frame_len = FRAME_HEADER_LEN as u64 + u64::from(page_size);
+    wal::HEADER_LEN as u64 + u64::from(frame - 1) * frame_len + FRAME_HEADER_LEN as u64
+}

@@ -1,0 +1,404 @@
+//! The generations of a history in order, and which commit an instant means.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    ops::{Bound, RangeBounds},
+    path::{Path, PathBuf},
+};
+
+use super::{damaged, live_stamps, missing, past::Past, present, read_stamps, segment::Log};
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout::{self, ArchiveFile, ArchivePaths},
+    point::{Point, Points, Reached, ReachedKind, Window},
+    stamps::{FileState, Generation, Made, Stamps},
+    time::Timestamp,
+};
+
+/// How often a history is looked at anew that moves on meanwhile.
+const ATTEMPTS: u32 = 100;
+
+/// The history of one database, as it was when it was looked at.
+#[derive(Debug)]
+pub(crate) struct Timeline {
+    pub(super) paths: ArchivePaths,
+    data: PathBuf,
+    /// When the database was created, in microseconds of UTC.
+    born_at: i64,
+    live: Option<Stamps>,
+    /// Generations that have stamps.
+    sequences: Vec<u64>,
+    /// Generations that have a snapshot before them.
+    pub(super) snapshots: BTreeSet<u64>,
+    apart: Apart,
+}
+
+/// Runs what opens the database file by its path where that does no harm to the locks of open connections.
+pub(crate) type Apart = fn(&mut (dyn FnMut() + Send)) -> Result<()>;
+
+/// The end of a history's part that an instant means.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) sequence: u64,
+    /// The last frame of that generation.
+    pub(super) frame: u32,
+    pub(super) reached: Reached,
+}
+
+/// The log of a generation.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) log: Log,
+    /// Whether it is the WAL that SQLite writes to.
+    pub(super) is_live: bool,
+}
+
+impl Timeline {
+    /// Looks at the history of the database in the file `data`, which was created at `born_at`.
+    pub(crate) fn read(data: &Path, born_at: Timestamp, apart: Apart) -> Result<Self> {
+        let paths = ArchivePaths::of(data);
+        for _ in 0..ATTEMPTS {
+            let live = live_stamps(&paths)?;
+            let names = if Disk::exists(paths.dir())? { Disk::list(paths.dir())? } else { Vec::new() };
+            let files: BTreeSet<_> = names.iter().filter_map(|name| ArchivePaths::parse(name)).collect();
+            let of =
+                |kind| files.iter().filter(move |(_, file)| *file == kind).map(|(sequence, _)| *sequence);
+            let mut sequences: Vec<u64> = of(ArchiveFile::Stamps).collect();
+            // In between the live stamps were given their number.
+            let moved = live.as_ref().is_some_and(|live| sequences.contains(&live.generation.sequence))
+                || (live.is_none() && Disk::exists(&paths.live_stamps())?);
+            if moved {
+                continue;
+            }
+            sequences.extend(live.as_ref().map(|live| live.generation.sequence));
+            let snapshots = of(ArchiveFile::Sum).collect();
+            let born_at = born_at.as_micros();
+            return Ok(Self { paths, data: data.to_owned(), born_at, live, sequences, snapshots, apart });
+        }
+        Err(moves_too_fast(data))
+    }
+
+    /// The stamps of a generation.
+    pub(super) fn stamps(&self, sequence: u64) -> Result<Stamps> {
+        if let Some(live) = self.live.as_ref().filter(|live| live.generation.sequence == sequence) {
+            return Ok(live.clone());
+        }
+        let path = self.paths.file(sequence, ArchiveFile::Stamps);
+        let stamps = read_stamps(&path)?.ok_or_else(|| missing(&path))?;
+        if stamps.generation.sequence != sequence {
+            return Err(damaged(&path, "it is that of another generation"));
+        }
+        Ok(stamps)
+    }
+
+    /// The log of a generation; nothing if no commit of it is there.
+    pub(super) fn source(&self, generation: &Generation) -> Result<Option<Source>> {
+        let archived = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        let live = layout::beside(&self.data, "-wal");
+        // One that is archived meanwhile is found in its new place. One that a crash left in both may have gone on since.
+        for (path, is_live) in [(&live, true), (&archived, false)] {
+            if !is_live || self.is_live(generation) {
+                match Log::open(path)? {
+                    Some((file, log)) if log.header.salts() == generation.salts => {
+                        return Ok(Some(Source { path: path.clone(), file, log, is_live }));
+                    }
+                    Some(_) if !is_live => return Err(damaged(path, "it is that of another generation")),
+                    None if !is_live && Disk::exists(path)? => {
+                        return Err(damaged(path, "its header is none"));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_live(&self, generation: &Generation) -> bool {
+        self.live.as_ref().is_some_and(|live| live.generation == *generation)
+    }
+
+    /// No instant before this one belongs to a generation.
+    fn starts_at(&self, generation: &Generation) -> i64 {
+        match generation {
+            Generation { begins: true, after_change: false, sequence: 1, .. } => self.born_at,
+            Generation { begins: true, begun_at, .. } => *begun_at,
+            Generation { not_before, .. } => *not_before,
+        }
+    }
+
+    /// The commits of a generation in order.
+    fn made(&self, stamps: &Stamps) -> Result<Vec<Made>> {
+        let end = match stamps.end() {
+            Some((frame, ..)) => Some(frame),
+            None => self.source(&stamps.generation)?.map(|source| frames(&source.log)),
+        };
+        // Where the log is gone, the stamps tell what stood in it. It cannot be restored, but what was before it can.
+        Ok(stamps.made(end))
+    }
+
+    /// Which commit an instant means; nothing where the database has no history, and is as it began.
+    pub(super) fn find(&self, at: Timestamp, now: Timestamp) -> Result<Option<Target>> {
+        let (asked, at, now) = (at, at.as_micros(), now.as_micros());
+        if self.sequences.is_empty() {
+            return if at < self.born_at { Err(outside(asked, self.born_at)) } else { Ok(None) };
+        }
+        // The last generation that begins at or before the instant.
+        let (mut low, mut high) = (0, self.sequences.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.starts_at(&self.stamps(self.sequences[middle])?.generation) <= at {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let Some(place) = low.checked_sub(1) else {
+            let first = self.stamps(self.sequences[0])?;
+            return Err(outside(asked, self.starts_at(&first.generation)));
+        };
+        let sequence = self.sequences[place];
+        let stamps = self.stamps(sequence)?;
+        let generation = stamps.generation;
+        let after = self.sequences.get(place + 1).map(|next| self.stamps(*next)).transpose()?;
+        let after = after.map(|after| after.generation);
+        if !generation.begins && sequence > 1 && at < generation.begun_at {
+            self.check_tail_before(asked, place)?;
+        }
+        let made = self.made(&stamps)?;
+        let (mut frame, mut commit, mut next, mut lost) = (generation.first_frame, None, None, None);
+        for made in &made {
+            match made {
+                Made::Commit(made) if made.at <= at => {
+                    (frame, commit, lost) = (made.frame, Some(made.at), None);
+                }
+                Made::Commit(made) => {
+                    next = Some(made.at);
+                    break;
+                }
+                Made::Lost { frame } => lost = Some(*frame),
+            }
+        }
+        if commit.is_none() && !generation.begins {
+            commit = Some(generation.not_before);
+        }
+        if let Some(last) = lost.filter(|_| commit != Some(at)) {
+            let known_at = next.or(after.map(|after| after.begun_at)).unwrap_or(now);
+            if next.is_some() || at < known_at {
+                let from = commit.unwrap_or(generation.begun_at);
+                return Err(uncertain(
+                    asked,
+                    from,
+                    known_at,
+                    stamps.is_damaged(),
+                    &self.stamps_path(sequence),
+                ));
+            }
+            frame = last;
+        }
+        if next.is_none() {
+            match &after {
+                Some(after) if after.begins && commit != Some(at) => {
+                    return Err(changed(asked, commit.unwrap_or(generation.begun_at), Some(after.begun_at)));
+                }
+                Some(_) => next = self.first_commit_after(place)?,
+                None if commit != Some(at) => self.check_end(asked, &stamps, commit)?,
+                None => {}
+            }
+        }
+        let kind = match (commit, next) {
+            (Some(commit), _) if commit == at => ReachedKind::Exact,
+            (None, _) => ReachedKind::BeforeFirst,
+            (Some(_), Some(_)) => ReachedKind::Between,
+            (Some(_), None) => ReachedKind::AfterLast,
+        };
+        let instant = |micros: Option<i64>| micros.map(Timestamp::from_micros).transpose();
+        let reached = Reached { kind, commit: instant(commit)?, next: instant(next)? };
+        Ok(Some(Target { sequence, frame, reached }))
+    }
+
+    fn stamps_path(&self, sequence: u64) -> PathBuf {
+        match &self.live {
+            Some(live) if live.generation.sequence == sequence => self.paths.live_stamps(),
+            _ => self.paths.file(sequence, ArchiveFile::Stamps),
+        }
+    }
+
+    /// An instant that comes before a generation began, and after the last stamp of the one before, is known only if
+    /// that one has no commits without stamps behind that.
+    fn check_tail_before(&self, asked: Timestamp, place: usize) -> Result<()> {
+        let Some(before) = place.checked_sub(1) else { return Ok(()) };
+        let stamps = self.stamps(self.sequences[before])?;
+        match self.made(&stamps)?.last() {
+            Some(Made::Lost { .. }) => {
+                let known_at = self.stamps(self.sequences[place])?.generation.begun_at;
+                let path = self.stamps_path(stamps.generation.sequence);
+                Err(uncertain(asked, stamps.last_instant(), known_at, stamps.is_damaged(), &path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The first commit of the generations behind one, as far as the history goes on.
+    fn first_commit_after(&self, place: usize) -> Result<Option<i64>> {
+        for sequence in &self.sequences[place + 1..] {
+            let stamps = self.stamps(*sequence)?;
+            if stamps.generation.begins {
+                break;
+            }
+            for made in self.made(&stamps)? {
+                if let Made::Commit(commit) = made {
+                    return Ok(Some(commit.at));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes sure that the history's end is what the database is now.
+    fn check_end(&self, asked: Timestamp, stamps: &Stamps, commit: Option<i64>) -> Result<()> {
+        if self.ends_as_it_is(stamps)? {
+            return Ok(());
+        }
+        Err(changed(asked, commit.unwrap_or(stamps.generation.begun_at), None))
+    }
+
+    /// Whether the last generation ends in what the database is now.
+    fn ends_as_it_is(&self, stamps: &Stamps) -> Result<bool> {
+        let wal = layout::beside(&self.data, "-wal");
+        match Log::open(&wal)? {
+            Some((_, log)) if log.header.salts() == stamps.generation.salts => return Ok(true),
+            // Somebody else began a WAL.
+            Some((_, log)) if !log.frames.is_empty() => return Ok(false),
+            _ => {}
+        }
+        let rest = match stamps.rest() {
+            Some(rest) => rest,
+            None if stamps.made(None).is_empty() => stamps.generation.data,
+            None => return Ok(false),
+        };
+        Ok(state_of(&self.data)? == Some(rest) || self.is_at_end(stamps)?)
+    }
+
+    /// Whether the database file is, page by page, what it was when a generation ended. Its time changes when a fleet is
+    /// copied elsewhere.
+    pub(crate) fn is_at_end(&self, stamps: &Stamps) -> Result<bool> {
+        // No file may come into what runs apart, nor leave it.
+        let mut same = Ok(false);
+        (self.apart)(&mut || {
+            same = Past::at_end(self, stamps).and_then(|past| present::is_at(&self.data, &past));
+        })?;
+        match same {
+            // What is damaged cannot be gone on from.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            same => same,
+        }
+    }
+
+    /// The commits in a range of time in order, and the spans of time that can be restored.
+    pub(crate) fn points(&self, range: (Bound<Timestamp>, Bound<Timestamp>)) -> Result<Points> {
+        let mut points = Vec::new();
+        let mut windows: Vec<Window> = Vec::new();
+        let mut ended_at = None;
+        for (place, sequence) in self.sequences.iter().enumerate() {
+            let stamps = self.stamps(*sequence)?;
+            let generation = stamps.generation;
+            if generation.begins || place == 0 {
+                if let (Some(window), Some(ended_at)) = (windows.last_mut(), ended_at) {
+                    window.to = Some(Timestamp::from_micros(ended_at)?);
+                }
+                windows.push(Window { from: Timestamp::from_micros(self.starts_at(&generation))?, to: None });
+            }
+            ended_at = Some(stamps.last_instant().saturating_add(1));
+            let is_before = match range.0 {
+                Bound::Included(from) | Bound::Excluded(from) => stamps.last_instant() < from.as_micros(),
+                Bound::Unbounded => false,
+            };
+            let is_behind = match range.1 {
+                Bound::Included(to) | Bound::Excluded(to) => generation.not_before > to.as_micros(),
+                Bound::Unbounded => false,
+            };
+            if is_before || is_behind {
+                continue;
+            }
+            let page_size = u64::from(generation.page_size);
+            for made in self.made(&stamps)? {
+                let Made::Commit(commit) = made else { continue };
+                let at = Timestamp::from_micros(commit.at)?;
+                if range.contains(&at) {
+                    let pages = commit.frame - commit.before;
+                    let bytes = u64::from(pages) * (page_size + crate::wal::FRAME_HEADER_LEN as u64);
+                    points.push(Point { at, pages, bytes, size: u64::from(commit.pages) * page_size });
+                }
+            }
+        }
+        if windows.is_empty() {
+            windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
+        } else if let (Some(live), Some(window)) = (&self.live, windows.last_mut())
+            && !self.ends_as_it_is(live)?
+        {
+            window.to = ended_at.map(Timestamp::from_micros).transpose()?;
+        }
+        Ok(Points { points, windows })
+    }
+}
+
+/// The length of a database file and the time of its last change.
+pub(crate) fn state_of(data: &Path) -> Result<Option<FileState>> {
+    Ok(Disk::last_change(data)?.map(|(len, changed_at)| FileState { len, changed_at }))
+}
+
+/// How many frames a log has; SQLite counts them in 32 bits.
+pub(super) fn frames(log: &Log) -> u32 {
+    u32::try_from(log.frames.len()).unwrap_or(u32::MAX)
+}
+
+#[cold]
+pub(super) fn moves_too_fast(data: &Path) -> Error {
+    let message = format!("the history of {} moves on too fast to be read; try again", data.display());
+    Error::new(ErrorKind::Busy, message)
+}
+
+fn shown(micros: i64) -> String {
+    Timestamp::from_micros(micros).map_or_else(|_| micros.to_string(), |at| at.to_string())
+}
+
+#[cold]
+fn outside(at: Timestamp, earliest: i64) -> Error {
+    let message =
+        format!("cannot restore to {at}: the earliest instant that can be restored is {}", shown(earliest));
+    Error::new(ErrorKind::OutsideWindow, message)
+}
+
+/// Commits lie at an instant that nobody knows, perhaps before the one that was asked for and perhaps behind it.
+#[cold]
+fn uncertain(at: Timestamp, from: i64, to: i64, damaged: bool, path: &Path) -> Error {
+    let why = if damaged {
+        format!("{} is damaged", path.display())
+    } else {
+        "their stamps were lost with the power".to_owned()
+    };
+    let message = format!(
+        "cannot restore to {at}: commits were made between {} and {} at instants that are not known, because {why}; \
+         ask for one of these two",
+        shown(from),
+        shown(to)
+    );
+    let kind = if damaged { ErrorKind::Corrupt } else { ErrorKind::OutsideWindow };
+    Error::new(kind, message)
+}
+
+/// Another program changed the database, and nobody knows when.
+#[cold]
+fn changed(at: Timestamp, from: i64, to: Option<i64>) -> Error {
+    let until = to.map_or_else(|| "now".to_owned(), shown);
+    let message = format!(
+        "cannot restore to {at}: after {} and before {until} the database was changed by another program, or while \
+         its history was off; ask for an instant outside of that",
+        shown(from)
+    );
+    Error::new(ErrorKind::OutsideWindow, message)
+}

@@ -1,0 +1,77 @@
+//! Points in the history of a database: what it can be restored to, and what an instant came to.
+
+use crate::time::Timestamp;
+
+/// How an instant lies to the commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReachedKind {
+    /// A commit is stamped with this very instant.
+    Exact,
+    /// It lies between two commits: the state is that of the earlier one.
+    Between,
+    /// No commit came after it: the state is the last one.
+    AfterLast,
+    /// It lies before the first commit: the state is that in which the database began.
+    BeforeFirst,
+}
+
+/// What an instant came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Reached {
+    /// How the instant lies to the commits.
+    pub kind: ReachedKind,
+    /// The stamp of the last commit that is in the state.
+    pub commit: Option<Timestamp>,
+    /// The stamp of the first commit that is not, if there is one.
+    pub next: Option<Timestamp>,
+}
+
+/// A commit that a database can be restored to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Point {
+    /// When it was made.
+    pub at: Timestamp,
+    /// The pages that it wrote.
+    pub pages: u32,
+    /// The bytes that it added to the log.
+    pub bytes: u64,
+    /// The size of the database after it, in bytes.
+    pub size: u64,
+}
+
+/// What a database can be restored to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Points {
+    /// The commits that were asked for, in order.
+    pub points: Vec<Point>,
+    /// The spans of time that can be restored, in order: every instant in one of them can be. What lies between two of
+    /// them is a gap, in which another program changed the database, or its history was off.
+    pub windows: Vec<Window>,
+}
+
+/// The instants that a database can be restored to without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Window {
+    /// From this instant on.
+    pub from: Timestamp,
+    /// Up to, and not including, this one; nothing means up to now.
+    pub to: Option<Timestamp>,
+}
+
+impl ReachedKind {
+    /// The kind's stable name, as `litefleet --json` prints it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Between => "between",
+            Self::AfterLast => "after_last",
+            Self::BeforeFirst => "before_first",
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A database as another one was at an instant.
+
+use std::{path::Path, sync::Arc};
+
+use rusqlite::OpenFlags;
+
+use super::{
+    Target,
+    fork::{self, Source, Way},
+    reseal,
+};
+use crate::{
+    archive::{Past, Timeline},
+    cipher::EncryptionKey,
+    connect,
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    image, layout,
+    page::{Identity, Seal},
+    point::{Reached, ReachedKind},
+    progress::Watch,
+    size::SizeLimit,
+    time::Timestamp,
+    vfs::{self, Sealing, Unruled},
+};
+
+/// How often a restore is begun anew whose source moves on meanwhile.
+const ATTEMPTS: u32 = 10;
+
+/// Which instant of a database is meant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instant {
+    pub(crate) at: Timestamp,
+    /// When the database was created.
+    pub(crate) born_at: Timestamp,
+}
+
+/// Writes the database as it was at an instant to `path`, on the disk: sealed as `target` says, or plain. Says what the
+/// instant came to.
+pub(crate) fn write(
+    disk: &Disk,
+    source: Source<'_>,
+    instant: Instant,
+    path: &Path,
+    target: Option<&Target>,
+    size_limit: Option<SizeLimit>,
+    watch: &mut Watch<'_>,
+) -> Result<Reached> {
+    let way = Way::of(&source, target);
+    let seal = vfs::main_database(&source.connection).and_then(|main| main.seal);
+    let staged = match way {
+        Way::Copy => path.to_owned(),
+        Way::PageByPage(..) | Way::Anew(_) => layout::beside(path, "-source"),
+    };
+    for _ in 0..ATTEMPTS {
+        let Some((size, reached)) = materialize(disk, source.data, instant, &staged, size_limit, watch)?
+        else {
+            disk.remove(&staged)?;
+            continue;
+        };
+        let Some(reached) = reached else {
+            // Nobody has ever written to it: it is as it began.
+            fork::write(disk, source, path, target, size_limit, watch)?;
+            return Ok(Reached { kind: ReachedKind::BeforeFirst, commit: None, next: None });
+        };
+        fork::check(&staged, source.identity, source.data)?;
+        match way {
+            Way::Copy => {
+                fork::sync(disk, path, size, watch)?;
+            }
+            Way::PageByPage(seal, key, target) => {
+                fork::page_by_page(disk, (&staged, size), seal, key, path, &target, watch)?;
+                reseal::finish(disk, path, Some(&target), size_limit, watch)?;
+            }
+            Way::Anew(target) => {
+                lay_out_anew(&staged, seal.zip(source.key), path, target.as_ref(), watch)?;
+                disk.remove(&staged)?;
+                reseal::finish(disk, path, target.as_ref(), size_limit, watch)?;
+            }
+        }
+        return Ok(reached);
+    }
+    Err(too_fast(source.data))
+}
+
+/// Writes the database in the file `data` as it was at an instant to `path`, on the disk, with its pages as they are, and
+/// without its key.
+pub(crate) fn write_as_it_was(
+    disk: &Disk,
+    data: &Path,
+    identity: Option<Identity>,
+    instant: Instant,
+    path: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        match materialize(disk, data, instant, path, None, watch)? {
+            Some((_, None)) => return fork::write_as_it_is(disk, data, identity, path, watch),
+            Some((size, Some(_))) => {
+                fork::check(path, identity, data)?;
+                return fork::sync(disk, path, size, watch);
+            }
+            None => disk.remove(path)?,
+        }
+    }
+    Err(too_fast(data))
+}
+
+#[cold]
+fn too_fast(data: &Path) -> Error {
+    let message = format!("{} is being written too fast to be restored; try again", data.display());
+    Error::new(ErrorKind::Busy, message)
+}
+
+/// Writes the pages as they were, which are not flushed: their size, and what the instant came to. The inner nothing
+/// means that the database has no history and is as it began; the outer one that it moved on meanwhile.
+fn materialize(
+    disk: &Disk,
+    data: &Path,
+    instant: Instant,
+    path: &Path,
+    size_limit: Option<SizeLimit>,
+    watch: &mut Watch<'_>,
+) -> Result<Option<(u64, Option<Reached>)>> {
+    let timeline = Timeline::read(data, instant.born_at, vfs::apart)?;
+    let Some(past) = Past::find(&timeline, instant.at, Timestamp::now())? else { return Ok(Some((0, None))) };
+    if let Some(limit) = size_limit.filter(|limit| !limit.admits(past.len())) {
+        return Err(image::too_large(past.len(), limit));
+    }
+    let file = disk.create(path)?;
+    past.read_all(watch, |bytes, at| disk.write_at(&file, path, bytes, at))?;
+    Ok(past.is_still_there()?.then_some((past.len(), Some(past.reached))))
+}
+
+/// Has SQLite lay the rows of a staged file out anew.
+fn lay_out_anew(
+    staged: &Path,
+    sealed: Option<(Seal, &EncryptionKey)>,
+    path: &Path,
+    target: Option<&Target>,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let sealing = sealed.map(|(seal, key)| Sealing::new(key.clone(), seal.cipher));
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = vfs::open(staged, flags, Arc::new(Unruled::reading(sealing)))
+        .map_err(|not_opened| connect::explain_open(staged, not_opened))?;
+    reseal::vacuum_into(connection, path, target, watch)
+}

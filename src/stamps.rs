@@ -1,0 +1,448 @@
+//! The stamps of one generation of a WAL: when each of its commits was made.
+//!
+//! A WAL lives from the writing of its header to the next, and has salts of its own for that long: a *generation*. Its
+//! stamps stand in a file of words of 8 bytes, little-endian: a header, and behind it records, which are only ever
+//! appended. The table of both is in the crate's [format](crate::format) document.
+//!
+//! Every record carries a check over itself, its place and the header, so that one that is torn, moved or of another
+//! generation is none. The header carries a digest of the generation before it, so that generations form a chain.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// A word of the file, in this machine's byte order.
+pub(crate) type Word = u64;
+
+pub(crate) const WORD_LEN: usize = size_of::<Word>();
+pub(crate) const HEADER_WORDS: usize = 16;
+pub(crate) const RECORD_WORDS: usize = 4;
+pub(crate) const HEADER_LEN: usize = HEADER_WORDS * WORD_LEN;
+pub(crate) const RECORD_LEN: usize = RECORD_WORDS * WORD_LEN;
+
+const MAGIC: Word = Word::from_le_bytes(*b"LFstamps");
+const VERSION: Word = 1;
+
+/// Flags of the header, in the word of the version.
+const BEGINS: Word = 1 << 32;
+const AFTER_CHANGE: Word = 1 << 33;
+
+/// The first word of records that are no commits. Instants of commits are never this far in the past.
+const END: Word = 1 << 63;
+const REST: Word = (1 << 63) + 1;
+
+/// What tells whether a database file was written to: its length, and the time of its last change in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileState {
+    pub(crate) len: u64,
+    pub(crate) changed_at: i64,
+}
+
+/// The header: which generation it is, and what it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation {
+    /// The id of the database.
+    pub(crate) database: u128,
+    /// Its number in the archive, from 1.
+    pub(crate) sequence: u64,
+    /// The salts of its WAL.
+    pub(crate) salts: [u8; 8],
+    /// The size of a page in bytes.
+    pub(crate) page_size: u32,
+    /// The last frame of the WAL that was there before this history began. 0 unless it began in the middle of a WAL.
+    pub(crate) first_frame: u32,
+    /// Whether the history begins here, from a snapshot, and does not go on from the generation before.
+    pub(crate) begins: bool,
+    /// Whether it begins because somebody else changed the database.
+    pub(crate) after_change: bool,
+    /// No commit of this generation is stamped at or before this, in microseconds of UTC.
+    pub(crate) not_before: i64,
+    /// When it began.
+    pub(crate) begun_at: i64,
+    /// The digest of the generation before, if the history goes on from that.
+    pub(crate) link: u64,
+    /// The database file, before anything of this generation was written to it.
+    pub(crate) data: FileState,
+}
+
+/// A commit, by its stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    /// When it was made, in microseconds of UTC.
+    pub(crate) at: i64,
+    /// The frame that ends it.
+    pub(crate) frame: u32,
+    /// The frame that ended the commit before it, or 0.
+    pub(crate) before: u32,
+    /// The pages that it leaves.
+    pub(crate) pages: u32,
+}
+
+/// What stands in a WAL, as far as its stamps tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    Commit(Commit),
+    /// Commits whose stamps were lost, the last of which ends with this frame.
+    Lost {
+        frame: u32,
+    },
+}
+
+/// A record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// A commit is about to be written.
+    Commit(Commit),
+    /// The WAL is about to end: its last committed frame, the pages that leaves, and the checksum in that frame.
+    End { frame: u32, pages: u32, checksum: [u8; 8] },
+    /// The WAL is about to end, and all of it stands in the database file, which is like this.
+    Rest(FileState),
+}
+
+/// What stands where a record may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Record(Record),
+    /// Nothing was written there to the end, or it did not get to the disk.
+    Empty,
+    /// Anything else.
+    Damaged,
+}
+
+impl Generation {
+    /// The header's words.
+    pub(crate) fn encode(&self) -> [Word; HEADER_WORDS] {
+        let mut words = [0; HEADER_WORDS];
+        let flag = |set: bool, flag: Word| if set { flag } else { 0 };
+        words[0] = MAGIC;
+        words[1] = VERSION | flag(self.begins, BEGINS) | flag(self.after_change, AFTER_CHANGE);
+        (words[2], words[3]) = (low(self.database), low(self.database >> 64));
+        words[4] = self.sequence;
+        words[5] = Word::from_le_bytes(self.salts);
+        words[6] = pair(self.page_size, self.first_frame);
+        words[7] = self.not_before.cast_unsigned();
+        words[8] = self.begun_at.cast_unsigned();
+        words[9] = self.link;
+        words[10] = self.data.len;
+        words[11] = self.data.changed_at.cast_unsigned();
+        words[HEADER_WORDS - 1] = xxh3_64(&bytes(&words[..HEADER_WORDS - 1]));
+        words
+    }
+
+    /// Reads a header; nothing if it is damaged, or of a version that is not known here.
+    pub(crate) fn decode(words: &[Word; HEADER_WORDS]) -> Option<Self> {
+        let check = xxh3_64(&bytes(&words[..HEADER_WORDS - 1]));
+        let known = words[0] == MAGIC && words[1] & Word::from(u32::MAX) == VERSION;
+        if !known || words[HEADER_WORDS - 1] != check {
+            return None;
+        }
+        let (page_size, first_frame) = parts(words[6]);
+        Some(Self {
+            database: u128::from(words[2]) | u128::from(words[3]) << 64,
+            sequence: words[4],
+            salts: words[5].to_le_bytes(),
+            page_size,
+            first_frame,
+            begins: words[1] & BEGINS != 0,
+            after_change: words[1] & AFTER_CHANGE != 0,
+            not_before: words[7].cast_signed(),
+            begun_at: words[8].cast_signed(),
+            link: words[9],
+            data: FileState { len: words[10], changed_at: words[11].cast_signed() },
+        })
+    }
+
+    /// What the checks of its records, and what else belongs to this generation alone, begin with.
+    pub(crate) fn seed(&self) -> u64 {
+        self.encode()[HEADER_WORDS - 1]
+    }
+}
+
+impl Record {
+    /// The record's words at its place among the records of a generation, from 0.
+    pub(crate) fn encode(self, seed: u64, place: usize) -> [Word; RECORD_WORDS] {
+        let [first, second, third] = match self {
+            Self::Commit(Commit { at, frame, before, pages }) => {
+                [at.cast_unsigned(), pair(frame, pages), before.into()]
+            }
+            Self::End { frame, pages, checksum } => [END, pair(frame, pages), Word::from_le_bytes(checksum)],
+            Self::Rest(data) => [REST, data.len, data.changed_at.cast_unsigned()],
+        };
+        [first, second, third, check([first, second, third], seed, place)]
+    }
+}
+
+impl Slot {
+    /// Reads what stands at a place.
+    pub(crate) fn decode(words: [Word; RECORD_WORDS], seed: u64, place: usize) -> Self {
+        let [first, second, third, found] = words;
+        // The check is written last: without it, a killed process did not come to the end.
+        if found == 0 {
+            return Self::Empty;
+        }
+        if found != check([first, second, third], seed, place) {
+            return Self::Damaged;
+        }
+        let (frame, pages) = parts(second);
+        Self::Record(match first {
+            END => Record::End { frame, pages, checksum: third.to_le_bytes() },
+            REST => Record::Rest(FileState { len: second, changed_at: third.cast_signed() }),
+            at => Record::Commit(Commit { at: at.cast_signed(), frame, before: parts(third).0, pages }),
+        })
+    }
+}
+
+/// A file of stamps that was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Stamps {
+    pub(crate) generation: Generation,
+    /// What stands behind the header, without the empty places at the end.
+    pub(crate) slots: Vec<Slot>,
+    /// The digest by which the next generation names this one.
+    pub(crate) digest: u64,
+}
+
+impl Stamps {
+    /// Reads the bytes of a file; nothing if its header is none.
+    pub(crate) fn parse(file: &[u8]) -> Option<Self> {
+        let words: Vec<Word> =
+            file.as_chunks::<WORD_LEN>().0.iter().copied().map(Word::from_le_bytes).collect();
+        Self::of(&words)
+    }
+
+    /// The same of words that were read.
+    pub(crate) fn of(words: &[Word]) -> Option<Self> {
+        let (header, rest) = words.split_first_chunk()?;
+        let generation = Generation::decode(header)?;
+        let seed = header[HEADER_WORDS - 1];
+        let records = rest.as_chunks::<RECORD_WORDS>().0;
+        let used = records.iter().rposition(|record| *record != [0; RECORD_WORDS]).map_or(0, |last| last + 1);
+        let decode = |(place, record): (usize, &[Word; RECORD_WORDS])| Slot::decode(*record, seed, place);
+        let slots = records[..used].iter().enumerate().map(decode).collect();
+        let digest = xxh3_64(&bytes(&words[..HEADER_WORDS + used * RECORD_WORDS]));
+        Some(Self { generation, slots, digest })
+    }
+
+    /// How the WAL ended, if it did and did not go on after all.
+    pub(crate) fn end(&self) -> Option<(u32, u32, [u8; 8])> {
+        self.slots.iter().rev().find_map(|slot| match slot {
+            Slot::Record(Record::Commit(_)) => Some(None),
+            Slot::Record(Record::End { frame, pages, checksum }) => Some(Some((*frame, *pages, *checksum))),
+            _ => None,
+        })?
+    }
+
+    /// The database file when the WAL had ended and all of it stood there.
+    pub(crate) fn rest(&self) -> Option<FileState> {
+        match self.slots.last() {
+            Some(Slot::Record(Record::Rest(data))) => Some(*data),
+            _ => None,
+        }
+    }
+
+    /// The commits of the WAL in order, if that is known to have ended with the frame `end`.
+    ///
+    /// A stamp is written before its commit. One whose commit did not come about, or was lost with the power, is told by
+    /// what follows: a later stamp or the end says that an earlier frame was the last one. A commit without a stamp is told
+    /// in the same way.
+    pub(crate) fn made(&self, end: Option<u32>) -> Vec<Made> {
+        let mut commits: Vec<Commit> = Vec::with_capacity(self.slots.len());
+        let mut lost: Vec<(usize, u32)> = Vec::new();
+        let mut follow = |commits: &mut Vec<Commit>, last: u32| {
+            while commits.pop_if(|commit| commit.frame > last).is_some() {}
+            lost.retain(|(place, frame)| *place <= commits.len() && *frame <= last);
+            let known = commits.last().map_or(self.generation.first_frame, |commit| commit.frame);
+            if known.max(lost.last().map_or(0, |(_, frame)| *frame)) < last {
+                lost.push((commits.len(), last));
+            }
+        };
+        for slot in &self.slots {
+            match slot {
+                Slot::Record(Record::Commit(commit)) => {
+                    follow(&mut commits, commit.before);
+                    commits.push(*commit);
+                }
+                Slot::Record(Record::End { frame, .. }) => follow(&mut commits, *frame),
+                _ => {}
+            }
+        }
+        if let Some(end) = end {
+            follow(&mut commits, end);
+        }
+        let mut made = Vec::with_capacity(commits.len() + lost.len());
+        let mut lost = lost.into_iter().peekable();
+        for (place, commit) in commits.into_iter().enumerate() {
+            while let Some((_, frame)) = lost.next_if(|(before, _)| *before <= place) {
+                made.push(Made::Lost { frame });
+            }
+            made.push(Made::Commit(commit));
+        }
+        made.extend(lost.map(|(_, frame)| Made::Lost { frame }));
+        made
+    }
+
+    /// Whether a record that was written is not what it was.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.slots.contains(&Slot::Damaged)
+    }
+
+    /// The instant of the newest stamp.
+    pub(crate) fn last_instant(&self) -> i64 {
+        let newest = self.slots.iter().rev().find_map(|slot| match slot {
+            Slot::Record(Record::Commit(commit)) => Some(commit.at),
+            _ => None,
+        });
+        newest.unwrap_or(self.generation.not_before)
+    }
+}
+
+/// The digest of a number of words as they stand in a file.
+pub(crate) fn bytes(words: &[Word]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn check([first, second, third]: [Word; 3], seed: u64, place: usize) -> Word {
+    let mut bytes = [0; 3 * WORD_LEN];
+    for (at, word) in bytes.chunks_exact_mut(WORD_LEN).zip([first, second, third]) {
+        at.copy_from_slice(&word.to_le_bytes());
+    }
+    // Never zero, so that no record is an empty place.
+    xxh3_64_with_seed(&bytes, seed.wrapping_add(place as u64)) | 1
+}
+
+fn pair(low: u32, high: u32) -> Word {
+    Word::from(low) | Word::from(high) << 32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+fn parts(word: Word) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half of a number")]
+fn low(number: u128) -> Word {
+    number as Word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation() -> Generation {
+        Generation {
+            database: 0x0123_4567_89ab_cdef_0011_2233_4455_6677,
+            sequence: 42,
+            salts: [1, 2, 3, 4, 5, 6, 7, 8],
+            page_size: 4096,
+            first_frame: 7,
+            begins: true,
+            after_change: true,
+            not_before: -5,
+            begun_at: 1_764_000_000_000_000,
+            link: 99,
+            data: FileState { len: 8192, changed_at: 1_764_000_000_000_000_001 },
+        }
+    }
+
+    fn records() -> [Record; 4] {
+        [
+            Record::Commit(Commit { at: 1, frame: 8, before: 7, pages: 2 }),
+            Record::Commit(Commit { at: i64::MAX, frame: u32::MAX, before: u32::MAX, pages: u32::MAX }),
+            Record::End { frame: 9, pages: 2, checksum: [9; 8] },
+            Record::Rest(FileState { len: 8192, changed_at: -1 }),
+        ]
+    }
+
+    fn file() -> Vec<u8> {
+        let mut words = generation().encode().to_vec();
+        let seed = generation().seed();
+        words.extend(records().iter().enumerate().flat_map(|(place, record)| record.encode(seed, place)));
+        words.extend([0; 2 * RECORD_WORDS]);
+        bytes(&words)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let stamps = Stamps::parse(&file()).unwrap();
+        assert_eq!(stamps.generation, generation());
+        assert_eq!(stamps.slots, records().map(Slot::Record));
+        assert_eq!(stamps.end(), Some((9, 2, [9; 8])));
+        assert_eq!(stamps.rest(), Some(FileState { len: 8192, changed_at: -1 }));
+        assert_eq!(stamps.last_instant(), i64::MAX);
+        // Room at the end is no part of it.
+        assert_eq!(Stamps::parse(&file()[..HEADER_LEN + 4 * RECORD_LEN]).unwrap().digest, stamps.digest);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed_where_it_stands() {
+        let whole = Stamps::parse(&file()).unwrap();
+        for bit in 0..(HEADER_LEN + 4 * RECORD_LEN) * 8 {
+            let mut file = file();
+            file[bit / 8] ^= 1 << (bit % 8);
+            let Some(stamps) = Stamps::parse(&file) else {
+                assert!(bit < HEADER_LEN * 8, "bit {bit}");
+                continue;
+            };
+            let place = (bit / 8).checked_sub(HEADER_LEN).unwrap() / RECORD_LEN;
+            for (other, slot) in stamps.slots.iter().enumerate() {
+                let want = if other == place { Slot::Damaged } else { whole.slots[other] };
+                assert_eq!(*slot, want, "bit {bit}");
+            }
+            assert_ne!(stamps.digest, whole.digest, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_record_counts_at_its_own_place_and_in_its_own_generation_only() {
+        let seed = generation().seed();
+        for record in records() {
+            assert_eq!(Slot::decode(record.encode(seed, 3), seed, 3), Slot::Record(record));
+            assert_eq!(Slot::decode(record.encode(seed, 3), seed, 4), Slot::Damaged);
+            let other = Generation { sequence: 43, ..generation() }.seed();
+            assert_eq!(Slot::decode(record.encode(seed, 3), other, 3), Slot::Damaged);
+        }
+        assert_eq!(Slot::decode([0; RECORD_WORDS], seed, 0), Slot::Empty);
+    }
+
+    #[test]
+    fn a_log_that_went_on_after_its_end_has_not_ended() {
+        let seed = generation().seed();
+        let mut words = generation().encode().to_vec();
+        for (place, record) in [records()[0], records()[2], records()[3], records()[0]].iter().enumerate() {
+            words.extend(record.encode(seed, place));
+        }
+        let stamps = Stamps::of(&words).unwrap();
+        assert_eq!((stamps.end(), stamps.rest()), (None, None));
+    }
+
+    /// The frames of the commits that are made of the stamps of commits `(frame, before)`; lost ones are negative.
+    fn made(stamps: &[(u32, u32)], end: Option<u32>) -> Vec<i64> {
+        let generation = Generation { first_frame: 0, ..generation() };
+        let commit = |(at, &(frame, before))| Record::Commit(Commit { at, frame, before, pages: 1 });
+        let slots = (0..).zip(stamps).map(commit).map(Slot::Record).collect();
+        let stamps = Stamps { generation, slots, digest: 0 };
+        let frame = |made| match made {
+            Made::Commit(commit) => commit.frame.into(),
+            Made::Lost { frame } => -i64::from(frame),
+        };
+        stamps.made(end).into_iter().map(frame).collect()
+    }
+
+    #[test]
+    fn a_stamp_without_its_commit_is_none_and_a_commit_without_its_stamp_is_told() {
+        assert_eq!(made(&[(2, 0), (5, 2)], None), [2, 5]);
+        assert_eq!(made(&[(2, 0), (5, 2)], Some(5)), [2, 5]);
+        // Its commit failed, and another one took its frames, or more of them, or fewer.
+        assert_eq!(made(&[(2, 0), (5, 2), (5, 2)], None), [2, 5]);
+        assert_eq!(made(&[(2, 0), (5, 2), (7, 2)], None), [2, 7]);
+        assert_eq!(made(&[(2, 0), (5, 2), (3, 2), (5, 3)], None), [2, 3, 5]);
+        assert_eq!(made(&[(2, 0), (5, 2)], Some(2)), [2]);
+        assert_eq!(made(&[(2, 0), (5, 2), (6, 5)], Some(0)), [0_i64; 0]);
+        // Stamps that were lost: in the middle, at the end, all of them.
+        assert_eq!(made(&[(2, 0), (7, 5)], None), [2, -5, 7]);
+        assert_eq!(made(&[(2, 0)], Some(5)), [2, -5]);
+        assert_eq!(made(&[], Some(5)), [-5]);
+        assert_eq!(made(&[(2, 0), (7, 5), (9, 8)], Some(10)), [2, -5, 7, -8, 9, -10]);
+        // Lost ones that were lost for good with the power, and others in their place.
+        assert_eq!(made(&[(2, 0), (7, 5), (4, 2)], None), [2, 4]);
+        assert_eq!(made(&[(2, 0), (7, 5), (9, 6)], None), [2, -5, -6, 9]);
+    }
+}

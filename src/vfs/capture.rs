@@ -1,0 +1,443 @@
+//! Capture: what makes every commit of a database a point in its history.
+//!
+//! The WAL is the log; nothing is written twice. What is added is a stamp for each commit, in memory that is shared with a
+//! file, and the keeping of each WAL before SQLite writes over it, cuts it off or deletes it. All of that happens while
+//! SQLite holds the lock under which nobody else writes to the WAL, so nothing here needs a lock of its own between
+//! processes.
+//!
+//! A stamp is written before the frame that commits. So no commit that was seen by anybody lacks its stamp, whatever kills
+//! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::made`]).
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::ffi;
+use crate::{
+    archive::{self, Log, Timeline, present},
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout::{self, ArchiveFile, ArchivePaths},
+    stamps::{
+        Commit, FileState, Generation, HEADER_LEN, HEADER_WORDS, Made, RECORD_LEN, RECORD_WORDS, Record,
+        Stamps, Word,
+    },
+    time::Timestamp,
+    wal::{self, Header},
+};
+
+/// The size of a new file of stamps: room for 124.
+const FILE_LEN: u64 = 4096;
+
+/// Whose history is kept, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    pub(crate) disk: Disk,
+    /// The id of the database.
+    pub(crate) database: u128,
+}
+
+/// One connection's part in capturing one database.
+#[derive(Debug)]
+pub(super) struct Capture {
+    history: History,
+    data: PathBuf,
+    wal: PathBuf,
+    paths: ArchivePaths,
+    live: Mutex<Option<Live>>,
+    /// What must be on the disk before the WAL is flushed again.
+    unsynced: Mutex<Vec<PathBuf>>,
+}
+
+/// The stamps of the generation that the WAL is in, in shared memory.
+#[derive(Debug)]
+struct Live {
+    generation: Generation,
+    seed: u64,
+    map: MmapRaw,
+    /// Records that were seen so far.
+    used: usize,
+    /// The instant of the newest stamp.
+    last: i64,
+}
+
+/// How a new generation follows what was there before.
+struct Follows {
+    sequence: u64,
+    begins: bool,
+    after_change: bool,
+    not_before: i64,
+    link: u64,
+}
+
+/// What became of the generation before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Was {
+    /// Its segment is in the archive, and the database file is what it ended with.
+    Kept,
+    /// Nobody ever committed in it.
+    Unused,
+    /// Its end is not known.
+    Lost,
+}
+
+impl Capture {
+    pub(super) fn new(history: History, data: &Path) -> Self {
+        Self {
+            history,
+            data: data.to_owned(),
+            wal: layout::beside(data, "-wal"),
+            paths: ArchivePaths::of(data),
+            live: Mutex::default(),
+            unsynced: Mutex::default(),
+        }
+    }
+
+    fn disk(&self) -> &Disk {
+        &self.history.disk
+    }
+
+    /// Stamps a commit that is about to be written: to a WAL with these salts, behind a commit that ended with the frame
+    /// `before`.
+    pub(super) fn stamp(
+        &self,
+        salts: [u8; 8],
+        page_size: u32,
+        commit: (u32, u32),
+        before: u32,
+    ) -> Result<()> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = live.as_ref().is_some_and(|live| live.generation.salts == salts);
+        if !known {
+            *live = self.open_live()?.filter(|live| live.generation.salts == salts);
+        }
+        let live = match &mut *live {
+            Some(live) => live,
+            none => none.insert(self.begin_within(salts, page_size, before)?),
+        };
+        let (frame, pages) = commit;
+        let at = Timestamp::now().as_micros().max(live.last().saturating_add(1));
+        let record = Record::Commit(Commit { at, frame, before, pages });
+        self.append(live, record)
+    }
+
+    /// A WAL with this header is about to be begun, over the one that is there.
+    pub(super) fn begin(&self, header: &Header, old: Option<&Header>) -> Result<()> {
+        self.disk().make_dir(self.paths.dir())?;
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        *live = None;
+        let old_salts = old.map(Header::salts);
+        let before = self.open_live()?;
+        let follows = match before {
+            None => Follows { sequence: 1, begins: true, after_change: false, not_before: i64::MIN, link: 0 },
+            Some(mut before) => {
+                let was = if old_salts == Some(before.generation.salts) {
+                    if self.archive(&mut before, false)? { Was::Kept } else { Was::Unused }
+                } else {
+                    let stamps = before.stamps()?;
+                    match stamps.end() {
+                        Some(_) if self.is_at_rest(&stamps)? => Was::Kept,
+                        None if stamps.made(None).is_empty() => Was::Unused,
+                        _ => Was::Lost,
+                    }
+                };
+                self.follow(&before, was)?
+            }
+        };
+        *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
+        Ok(())
+    }
+
+    /// How a generation follows `before`: it goes on from that, or takes its place, or begins anew.
+    fn follow(&self, before: &Live, was: Was) -> Result<Follows> {
+        let stamps = before.stamps()?;
+        let generation = stamps.generation;
+        let next = Follows {
+            sequence: generation.sequence + 1,
+            begins: false,
+            after_change: false,
+            not_before: stamps.last_instant(),
+            link: stamps.digest,
+        };
+        if was == Was::Unused && archive::state_of(&self.data)? == Some(generation.data) {
+            let Generation { sequence, begins, after_change, not_before, link, .. } = generation;
+            return Ok(Follows { sequence, begins, after_change, not_before, link });
+        }
+        let numbered = self.paths.file(generation.sequence, ArchiveFile::Stamps);
+        self.disk().rename(&self.paths.live_stamps(), &numbered)?;
+        Ok(match was {
+            Was::Kept => next,
+            Was::Unused | Was::Lost => Follows { begins: true, after_change: true, link: 0, ..next },
+        })
+    }
+
+    /// A history that begins in the middle of a WAL, which somebody else began.
+    fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
+        self.disk().make_dir(self.paths.dir())?;
+        let follows = match self.open_live()? {
+            None => Follows { sequence: 1, begins: true, after_change: true, not_before: i64::MIN, link: 0 },
+            Some(before) => {
+                Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
+            }
+        };
+        self.create(&follows, salts, page_size, first_frame)
+    }
+
+    /// Makes the stamps of a new generation, and a snapshot before them if the history begins there.
+    fn create(&self, follows: &Follows, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
+        let data = archive::state_of(&self.data)?.unwrap_or(FileState { len: 0, changed_at: 0 });
+        let generation = Generation {
+            database: self.history.database,
+            sequence: follows.sequence,
+            salts,
+            page_size,
+            first_frame,
+            begins: follows.begins,
+            after_change: follows.after_change,
+            not_before: follows.not_before,
+            begun_at: Timestamp::now().as_micros().max(follows.not_before),
+            link: follows.link,
+            data,
+        };
+        if generation.begins {
+            let mut taken = Ok(());
+            super::apart(&mut || taken = present::take(self.disk(), &self.paths, &self.data, &generation))?;
+            taken?;
+            for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
+                self.flush_later(self.paths.file(generation.sequence, file));
+            }
+        }
+        let beside = self.paths.dir().join("live.new");
+        self.disk().remove(&beside)?;
+        let file = self.disk().create(&beside)?;
+        self.disk().allocate(&file, &beside, FILE_LEN)?;
+        self.disk().write_at(&file, &beside, &crate::stamps::bytes(&generation.encode()), 0)?;
+        self.disk().rename(&beside, &self.paths.live_stamps())?;
+        self.map(&generation, &file)
+    }
+
+    /// The stamps that are the newest; nothing where there are none.
+    fn open_live(&self) -> Result<Option<Live>> {
+        let path = self.paths.live_stamps();
+        if Disk::len(&path)?.is_none() && !self.bring_back()? {
+            return Ok(None);
+        }
+        let Some(stamps) = archive::live_stamps(&self.paths)? else { return Ok(None) };
+        if stamps.generation.database != self.history.database {
+            let message = format!("{} is of another database: remove its directory", path.display());
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        let file = self.disk().open_to_write(&path)?;
+        self.map(&stamps.generation, &file).map(Some)
+    }
+
+    /// A crash between two renames leaves the newest stamps under their number. They get their place back.
+    fn bring_back(&self) -> Result<bool> {
+        if !Disk::exists(self.paths.dir())? {
+            return Ok(false);
+        }
+        let names = Disk::list(self.paths.dir())?;
+        let stamps = names.iter().filter_map(|name| ArchivePaths::parse(name));
+        let newest =
+            stamps.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).max();
+        let Some(newest) = newest else { return Ok(false) };
+        let numbered = self.paths.file(newest, ArchiveFile::Stamps);
+        self.disk().rename(&numbered, &self.paths.live_stamps())?;
+        Ok(true)
+    }
+
+    fn map(&self, generation: &Generation, file: &File) -> Result<Live> {
+        let path = self.paths.live_stamps();
+        let map = MmapOptions::new()
+            .map_raw(file)
+            .map_err(|error| Error::io(format_args!("mapping {}", path.display()), error))?;
+        if map.len() < HEADER_LEN {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{} is damaged: it is cut off", path.display()),
+            ));
+        }
+        let mut live = Live {
+            generation: *generation,
+            seed: generation.seed(),
+            map,
+            used: 0,
+            last: generation.not_before,
+        };
+        live.look();
+        Ok(live)
+    }
+
+    /// Appends a record, and makes room for it first if there is none.
+    fn append(&self, live: &mut Live, record: Record) -> Result<()> {
+        live.look();
+        if HEADER_LEN + (live.used + 1) * RECORD_LEN > live.map.len() {
+            let path = self.paths.live_stamps();
+            let file = self.disk().open_to_write(&path)?;
+            self.disk().allocate(&file, &path, live.map.len() as u64 * 2)?;
+            let grown = self.map(&live.generation, &file)?;
+            *live = grown;
+        }
+        let place = HEADER_WORDS + live.used * RECORD_WORDS;
+        let words = &ffi::words(&live.map)[place..place + RECORD_WORDS];
+        for (word, value) in words.iter().zip(record.encode(live.seed, live.used)) {
+            word.store(value.to_le(), Ordering::Release);
+        }
+        live.look();
+        Ok(())
+    }
+
+    /// The WAL, if it is that of a generation and has commits: how it ends.
+    fn end_of(&self, live: &Live) -> Result<Option<(File, u64, Record)>> {
+        let Some(file) = Disk::open_regular(&self.wal)? else { return Ok(None) };
+        let mut start = [0; wal::HEADER_LEN];
+        Disk::read_up_to(&file, &self.wal, &mut start, 0)?;
+        let Some(header) = Header::parse(&start).filter(|header| header.salts() == live.generation.salts)
+        else {
+            return Ok(None);
+        };
+        if let Some(Made::Commit(Commit { frame, pages, .. })) = live.stamps()?.made(None).last().copied()
+            && let Some(checksum) = archive::ends_with(&file, &self.wal, &header, frame, pages)?
+        {
+            let len = wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
+            return Ok(Some((file, len, Record::End { frame, pages, checksum })));
+        }
+        // Behind the last stamp stands a transaction that was rolled back, or a commit of somebody else's.
+        let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
+            return Ok(None);
+        };
+        let frame = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
+        let end = Record::End { frame, pages: log.pages(), checksum: log.checksum };
+        Ok(Some((file, log.len(), end)))
+    }
+
+    /// Keeps the WAL of a generation as a segment: moved if SQLite deletes it now, copied otherwise. Says whether there
+    /// was anything to keep.
+    fn archive(&self, live: &mut Live, moves: bool) -> Result<bool> {
+        let Some((file, len, end)) = self.end_of(live)? else { return Ok(false) };
+        self.append(live, end)?;
+        let segment = self.paths.file(live.generation.sequence, ArchiveFile::Segment);
+        if moves {
+            self.rest(live)?;
+            self.disk().rename(&self.wal, &segment)?;
+            return Ok(true);
+        }
+        let beside = self.paths.dir().join("segment.new");
+        self.disk().remove(&beside)?;
+        let copy = self.disk().create(&beside)?;
+        if !self.disk().clone_file(&file, &copy, &beside)?
+            && self.disk().copy(&file, &copy, &beside, len, |_| true)? < len
+        {
+            let message = format!("{} was cut while it was copied", self.wal.display());
+            return Err(Error::new(ErrorKind::Io, message));
+        }
+        self.disk().rename(&beside, &segment)?;
+        self.flush_later(segment);
+        Ok(true)
+    }
+
+    /// Notes how the database file is, in which the whole WAL stands by now.
+    fn rest(&self, live: &mut Live) -> Result<()> {
+        match archive::state_of(&self.data)? {
+            Some(data) => self.append(live, Record::Rest(data)),
+            None => Ok(()),
+        }
+    }
+
+    /// The WAL is about to be cut to a length.
+    pub(super) fn cut(&self, to: u64) -> Result<()> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        *live = None;
+        let Some(mut newest) = self.open_live()? else { return Ok(()) };
+        if self.end_of(&newest)?.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, false)? {
+            self.rest(&mut newest)?;
+        }
+        Ok(())
+    }
+
+    /// The WAL is about to be deleted. Says whether it was moved into the archive instead.
+    pub(super) fn end(&self) -> Result<bool> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        *live = None;
+        let Some(mut newest) = self.open_live()? else { return Ok(false) };
+        self.archive(&mut newest, true)
+    }
+
+    /// Whether the database file is what it was when its last WAL ended. Where that cannot be told from its length and
+    /// time (they change when a fleet is copied elsewhere), its pages are compared.
+    fn is_at_rest(&self, stamps: &Stamps) -> Result<bool> {
+        if stamps.rest().is_some() && archive::state_of(&self.data)? == stamps.rest() {
+            return Ok(true);
+        }
+        Timeline::read(&self.data, Timestamp::from_micros(0)?, super::apart)?.is_at_end(stamps)
+    }
+
+    fn flush_later(&self, path: PathBuf) {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
+    /// The WAL is about to be flushed: what it may be written over for is flushed first.
+    pub(super) fn flush(&self) -> Result<()> {
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsynced.is_empty() {
+            return Ok(());
+        }
+        for path in &*unsynced {
+            if let Some(file) = Disk::open(path)? {
+                self.disk().sync_file(&file, path)?;
+            }
+        }
+        self.disk().sync_dir(self.paths.dir())?;
+        if let Some(dir) = self.data.parent() {
+            self.disk().sync_dir(dir)?;
+        }
+        unsynced.clear();
+        Ok(())
+    }
+}
+
+impl Live {
+    fn words(&self) -> &[AtomicU64] {
+        ffi::words(&self.map)
+    }
+
+    /// Takes in what others have appended.
+    fn look(&mut self) {
+        let words = ffi::words(&self.map);
+        loop {
+            let place = HEADER_WORDS + self.used * RECORD_WORDS;
+            let Some(record) = words.get(place..place + RECORD_WORDS) else { return };
+            let record: Vec<Word> =
+                record.iter().map(|word| Word::from_le(word.load(Ordering::Acquire))).collect();
+            if record.iter().all(|word| *word == 0) {
+                return;
+            }
+            if let [first, second, third, fourth] = record[..]
+                && let crate::stamps::Slot::Record(Record::Commit(commit)) =
+                    crate::stamps::Slot::decode([first, second, third, fourth], self.seed, self.used)
+            {
+                self.last = self.last.max(commit.at);
+            }
+            self.used += 1;
+        }
+    }
+
+    fn last(&mut self) -> i64 {
+        self.look();
+        self.last
+    }
+
+    fn stamps(&self) -> Result<Stamps> {
+        let words: Vec<Word> =
+            self.words().iter().map(|word| Word::from_le(word.load(Ordering::Acquire))).collect();
+        Stamps::of(&words)
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the stamps of a database are damaged"))
+    }
+}

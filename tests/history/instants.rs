@@ -1,0 +1,226 @@
+//! Which state an instant means.
+
+use std::{fs, process::Command};
+
+use litefleet::{
+    Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp,
+    rusqlite::{Connection, config::DbConfig},
+};
+
+use crate::support::{Ledger, contents, now};
+
+const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
+
+#[test]
+fn every_commit_is_restored_whatever_became_of_its_log() {
+    for cipher in CIPHERS {
+        let mut ledger = Ledger::new(cipher);
+        let mut connection = ledger.connect();
+        ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+        for round in 0..24 {
+            ledger.commit(
+                &connection,
+                &format!("INSERT INTO t(value) VALUES (randomblob({}))", 100 + round * 500),
+            );
+            ledger.commit(&connection, "UPDATE t SET value = 'changed' WHERE id % 3 = 0");
+            let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][round % 4];
+            match round % 6 {
+                0 => ledger.commit(&connection, "DELETE FROM t WHERE id % 5 = 1; VACUUM"),
+                1 | 2 => {
+                    let sql = format!("PRAGMA wal_checkpoint({mode})");
+                    connection.query_row(&sql, [], |_| Ok(())).unwrap();
+                }
+                3 => {
+                    drop(connection);
+                    connection = ledger.connect();
+                }
+                _ => {}
+            }
+        }
+        ledger.check_all();
+        drop(connection);
+        ledger.check_all();
+    }
+}
+
+fn micros(at: Timestamp, more: i64) -> Timestamp {
+    Timestamp::from_micros(at.as_micros() + more).unwrap()
+}
+
+#[test]
+fn an_instant_means_the_last_commit_at_or_before_it() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    for value in 0..5 {
+        ledger.commit(&connection, &format!("INSERT INTO t VALUES ({value})"));
+    }
+    let points = ledger.plane.points("orders", ..).unwrap();
+    assert_eq!(points.points.len(), 6);
+    assert_eq!(points.windows.len(), 1);
+    let born = ledger.plane.get_database("orders").unwrap().created_at;
+    assert_eq!((points.windows[0].from, points.windows[0].to), (born, None));
+    for (number, point) in points.points.iter().enumerate() {
+        let (before, after) = (&ledger.states[number], &ledger.states[number + 1]);
+        assert!(before.to < point.at && point.at < after.from, "{number}");
+        let (before, after) = (before.contents.clone(), after.contents.clone());
+        assert_eq!(ledger.contents_at(micros(point.at, -1)).unwrap(), before, "{number}");
+        assert_eq!(ledger.contents_at(point.at).unwrap(), after, "{number}");
+        assert_eq!(ledger.contents_at(micros(point.at, 1)).unwrap(), after, "{number}");
+    }
+    // The answer says what the instant came to.
+    let (first, second, last) = (points.points[0].at, points.points[1].at, points.points[5].at);
+    for (at, kind, commit, next) in [
+        (born, ReachedKind::BeforeFirst, None, Some(first)),
+        (first, ReachedKind::Exact, Some(first), Some(second)),
+        (micros(first, 1), ReachedKind::Between, Some(first), Some(second)),
+        (last, ReachedKind::Exact, Some(last), None),
+        (now(), ReachedKind::AfterLast, Some(last), None),
+        ("2106-02-07T06:28:17Z".parse().unwrap(), ReachedKind::AfterLast, Some(last), None),
+    ] {
+        let reached = ledger.restore(at).unwrap().1.reached.unwrap();
+        assert_eq!((reached.kind, reached.commit, reached.next), (kind, commit, next), "{at}");
+    }
+    // Before it was born there was nothing.
+    let error = ledger.restore(micros(born, -1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutsideWindow);
+    assert!(error.to_string().ends_with(&born.to_string()), "{error}");
+    // Points by range.
+    let some = ledger.plane.points("orders", second..last).unwrap().points;
+    assert_eq!(some, points.points[1..5]);
+}
+
+#[test]
+fn a_database_that_nobody_wrote_to_is_as_it_began() {
+    for cipher in CIPHERS {
+        let mut ledger = Ledger::new(cipher);
+        ledger.check_all();
+        drop(ledger.connect());
+        ledger.check_all();
+        let at = ledger.states[0].from;
+        assert_eq!(ledger.restore(at).unwrap().1.reached.unwrap().kind, ReachedKind::BeforeFirst);
+    }
+}
+
+#[test]
+fn a_copy_of_the_fleet_has_the_same_past() {
+    for cipher in CIPHERS {
+        let mut ledger = Ledger::new(cipher);
+        let connection = ledger.connect();
+        ledger.commit(&connection, "CREATE TABLE t(a)");
+        for value in 0..5 {
+            ledger.commit(&connection, &format!("INSERT INTO t VALUES ({value})"));
+        }
+        drop(connection);
+        ledger.states.last_mut().unwrap().to = now();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let copy = elsewhere.path().join("copy");
+        assert!(Command::new("cp").arg("-r").arg(ledger.plane.root()).arg(&copy).status().unwrap().success());
+        ledger.plane = ControlPlane::open(&copy).unwrap();
+        ledger.check_all();
+        // And it goes on.
+        let connection = ledger.connect();
+        ledger.commit(&connection, "INSERT INTO t VALUES ('there')");
+        drop(connection);
+        ledger.check_all();
+        assert_eq!(ledger.plane.points("orders", ..).unwrap().windows.len(), 1);
+    }
+}
+
+/// Another program's connection, which knows nothing of the fleet.
+fn stranger(ledger: &Ledger) -> Connection {
+    Connection::open(ledger.place().join("data.db")).unwrap()
+}
+
+#[test]
+fn what_another_program_changed_is_a_gap_that_is_named() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+    ledger.commit(&connection, "INSERT INTO t VALUES (2)");
+    drop(connection);
+    let last = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at;
+    ledger.states.last_mut().unwrap().to = last;
+    let states = ledger.states.clone();
+    // Its last commit is still there, and what came after is not known.
+    stranger(&ledger).execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    for state in &states {
+        assert_eq!(ledger.contents_at(state.to).unwrap(), state.contents);
+    }
+    let window = ledger.plane.points("orders", ..).unwrap().windows;
+    assert_eq!(window.last().unwrap().to, Some(micros(last, 1)));
+    let error = ledger.restore(now()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutsideWindow);
+    assert!(error.to_string().contains("changed by another program"), "{error}");
+    let in_the_gap = now();
+
+    // From the next commit on all is known again.
+    let connection = ledger.connect();
+    let contents = contents(&connection);
+    ledger.commit(&connection, "INSERT INTO t VALUES (3)");
+    let windows = ledger.plane.points("orders", ..).unwrap().windows;
+    assert_eq!(windows.len(), 2);
+    assert_eq!(windows[1].to, None);
+    assert_eq!(ledger.contents_at(windows[1].from).unwrap(), contents);
+    for round in 0..2 {
+        let newest = ledger.states.last().unwrap().clone();
+        let known = states.iter().map(|state| (state.to, &state.contents));
+        for (at, contents) in known.chain([(newest.from, &newest.contents)]) {
+            assert_eq!(ledger.contents_at(at).unwrap(), *contents, "{round}");
+        }
+        let error = ledger.restore(in_the_gap).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutsideWindow);
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    }
+}
+
+#[test]
+fn what_another_program_added_to_the_log_is_part_of_the_history() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    let before = ledger.states.last().unwrap().clone();
+    let strange = stranger(&ledger);
+    let from = now();
+    strange.execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    let between = now();
+    ledger.commit(&connection, "INSERT INTO t VALUES (1)");
+    // When it was committed nobody knows: so its span is refused, and nothing else is.
+    assert_eq!(ledger.contents_at(before.from).unwrap_err().kind(), ErrorKind::OutsideWindow);
+    for at in [from, between] {
+        assert_eq!(ledger.restore(at).unwrap_err().kind(), ErrorKind::OutsideWindow);
+    }
+    let stamps: Vec<_> =
+        ledger.plane.points("orders", ..).unwrap().points.iter().map(|point| point.at).collect();
+    assert_eq!(stamps.len(), 2);
+    assert_eq!(ledger.contents_at(stamps[0]).unwrap(), before.contents);
+    let last = ledger.states.last().unwrap().clone();
+    assert_eq!(ledger.contents_at(stamps[1]).unwrap(), last.contents);
+    assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
+    drop(strange);
+}
+
+#[test]
+fn a_log_that_another_program_wrote_away_is_a_gap() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    ledger.commit(&connection, "INSERT INTO t VALUES (1)");
+    // The host dies without a checkpoint, and another program closes the database.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    drop(connection);
+    assert!(ledger.place().join("data.db-wal").exists());
+    stranger(&ledger).execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    assert!(!ledger.place().join("data.db-wal").exists());
+    let born = ledger.states[0].clone();
+    assert_eq!(ledger.contents_at(born.from).unwrap(), born.contents);
+    for state in ledger.states.clone().into_iter().skip(1) {
+        let error = ledger.restore(state.from).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::OutsideWindow | ErrorKind::Corrupt), "{error}");
+    }
+    let connection = ledger.connect();
+    ledger.commit(&connection, "INSERT INTO t VALUES (2)");
+    let last = ledger.states.last().unwrap().clone();
+    assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
+    fs::metadata(ledger.place()).unwrap();
+}

@@ -1,0 +1,6 @@
+//! Every commit is a point that a database can be restored to, exactly, and nothing else is ever restored.
+
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
+mod instants;
+mod support;

@@ -1,0 +1,155 @@
+//! What the tests share: a database whose every state is remembered with the instants around the commit that made it.
+
+use std::{collections::BTreeMap, path::PathBuf, thread, time::Duration};
+
+use litefleet::{
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, EncryptionKey,
+    RemoteEncryption, Result, Seed, Timestamp,
+    rusqlite::{Connection, types::Value},
+};
+use tempfile::TempDir;
+
+pub(crate) type Contents = BTreeMap<String, Vec<Vec<Value>>>;
+
+/// A database, and what is known of its past.
+pub(crate) struct Ledger {
+    _dir: TempDir,
+    pub(crate) plane: ControlPlane,
+    key: Option<EncryptionKey>,
+    pub(crate) states: Vec<State>,
+    restored: u32,
+}
+
+/// What the database was between two instants.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    /// The client's clock when the commit that made it had returned.
+    pub(crate) from: Timestamp,
+    /// The client's clock before the next commit was begun.
+    pub(crate) to: Timestamp,
+    pub(crate) contents: Contents,
+}
+
+/// The instants are told apart by more than the clock's step.
+pub(crate) fn now() -> Timestamp {
+    thread::sleep(Duration::from_micros(20));
+    let now = Timestamp::now();
+    thread::sleep(Duration::from_micros(20));
+    now
+}
+
+impl Ledger {
+    pub(crate) fn plain() -> Self {
+        Self::new(None)
+    }
+
+    pub(crate) fn new(cipher: Option<Cipher>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plane = ControlPlane::open(dir.path().join("root")).unwrap();
+        plane.create_group("default").unwrap();
+        let key = cipher.map(|cipher| EncryptionKey::from_bytes(&vec![7; cipher.key_len()]).unwrap());
+        let mut input = CreateDatabaseInput::new("orders", "default");
+        if let (Some(cipher), Some(key)) = (cipher, &key) {
+            input = input.with_encryption(RemoteEncryption::new(key.clone(), cipher).unwrap());
+        }
+        plane.create_database(input).unwrap();
+        let mut ledger = Self { _dir: dir, plane, key, states: Vec::new(), restored: 0 };
+        let contents = contents(&ledger.connect());
+        ledger.states.push(State { from: now(), to: now(), contents });
+        ledger
+    }
+
+    /// The directory of the database.
+    pub(crate) fn place(&self) -> PathBuf {
+        self.plane.database_path("orders").unwrap().parent().unwrap().to_owned()
+    }
+
+    pub(crate) fn options(&self) -> ConnectOptions {
+        match &self.key {
+            Some(key) => ConnectOptions::default().encryption_key(key.clone()),
+            None => ConnectOptions::default(),
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        self.plane.connect("orders", &self.options()).unwrap()
+    }
+
+    /// Commits SQL, and remembers what the database is then.
+    pub(crate) fn commit(&mut self, connection: &Connection, sql: &str) {
+        self.states.last_mut().unwrap().to = now();
+        connection.execute_batch(sql).unwrap();
+        let from = now();
+        self.states.push(State { from, to: from, contents: contents(connection) });
+    }
+
+    /// Restores the database to an instant, under a new name.
+    pub(crate) fn restore(&mut self, at: Timestamp) -> Result<(String, CreateDatabaseOutput)> {
+        self.restored += 1;
+        let name = format!("restored-{}", self.restored);
+        let mut input = CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", at));
+        if let Some(key) = &self.key {
+            input = input.with_encryption(RemoteEncryption::of_source(key.clone()));
+        }
+        let output = self.plane.create_database(input)?;
+        Ok((name, output))
+    }
+
+    /// What the database was at an instant, by a restore, which is removed again.
+    pub(crate) fn contents_at(&mut self, at: Timestamp) -> Result<Contents> {
+        let (name, _) = self.restore(at)?;
+        let connection = self.plane.connect(&name, &self.options()).unwrap();
+        let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+        let contents = contents(&connection);
+        drop(connection);
+        self.plane.destroy_database(&name).unwrap();
+        Ok(contents)
+    }
+
+    /// Restores every state at both of its ends, and compares.
+    pub(crate) fn check_all(&mut self) {
+        self.states.last_mut().unwrap().to = now();
+        for (number, state) in self.states.clone().into_iter().enumerate() {
+            for at in [state.from, state.to] {
+                let found =
+                    self.contents_at(at).unwrap_or_else(|error| panic!("state {number} at {at}: {error}"));
+                assert!(
+                    found == state.contents,
+                    "state {number} at {at}: {}",
+                    difference(&found, &state.contents)
+                );
+            }
+        }
+    }
+}
+
+fn difference(found: &Contents, wanted: &Contents) -> String {
+    let rows = |contents: &Contents| -> Vec<(String, usize)> {
+        contents.iter().map(|(table, rows)| (table.clone(), rows.len())).collect()
+    };
+    format!("found {:?}, wanted {:?}", rows(found), rows(wanted))
+}
+
+/// Every table's rows, and the schema.
+pub(crate) fn contents(connection: &Connection) -> Contents {
+    let rows = |sql: &str| -> Vec<Vec<Value>> {
+        let mut statement = connection.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let rows = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect()).unwrap();
+        rows.map(litefleet::rusqlite::Result::unwrap).collect()
+    };
+    let schema = rows("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name");
+    let mut all = BTreeMap::new();
+    for row in &schema {
+        if let (Value::Text(kind), Value::Text(name)) = (&row[0], &row[1])
+            && kind == "table"
+        {
+            let mut found = rows(&format!("SELECT * FROM \"{name}\""));
+            found.sort_by_cached_key(|row| format!("{row:?}"));
+            all.insert(name.clone(), found);
+        }
+    }
+    all.insert("sqlite_schema".into(), schema);
+    all
+}
