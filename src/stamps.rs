@@ -57,8 +57,10 @@ pub(crate) struct Generation {
     pub(crate) not_before: i64,
     /// When it began.
     pub(crate) begun_at: i64,
-    /// The digest of the generation before, if the history goes on from that.
+    /// The digest of the stamps of the generation before, if the history goes on from that.
     pub(crate) link: u64,
+    /// How the WAL of that generation ended.
+    pub(crate) end_before: LogEnd,
     /// The database file, before anything of this generation was written to it.
     pub(crate) data: FileState,
 }
@@ -86,13 +88,29 @@ pub(crate) enum Made {
     },
 }
 
+/// How a WAL ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    /// Its last committed frame.
+    pub(crate) frame: u32,
+    /// The pages that it left.
+    pub(crate) pages: u32,
+    /// The checksum in that frame, which stands for all that comes before it.
+    pub(crate) checksum: [u8; 8],
+}
+
+impl LogEnd {
+    /// There was none.
+    pub(crate) const NONE: Self = Self { frame: 0, pages: 0, checksum: [0; 8] };
+}
+
 /// A record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     /// A commit is about to be written.
     Commit(Commit),
-    /// The WAL is about to end: its last committed frame, the pages that leaves, and the checksum in that frame.
-    End { frame: u32, pages: u32, checksum: [u8; 8] },
+    /// The WAL is about to end.
+    End(LogEnd),
     /// The WAL is about to end, and all of it stands in the database file, which is like this.
     Rest(FileState),
 }
@@ -123,6 +141,8 @@ impl Generation {
         words[9] = self.link;
         words[10] = self.data.len;
         words[11] = self.data.changed_at.cast_unsigned();
+        words[12] = pair(self.end_before.frame, self.end_before.pages);
+        words[13] = Word::from_le_bytes(self.end_before.checksum);
         words[HEADER_WORDS - 1] = xxh3_64(&bytes(&words[..HEADER_WORDS - 1]));
         words
     }
@@ -135,6 +155,7 @@ impl Generation {
             return None;
         }
         let (page_size, first_frame) = parts(words[6]);
+        let (frame, pages) = parts(words[12]);
         Some(Self {
             database: u128::from(words[2]) | u128::from(words[3]) << 64,
             sequence: words[4],
@@ -146,6 +167,7 @@ impl Generation {
             not_before: words[7].cast_signed(),
             begun_at: words[8].cast_signed(),
             link: words[9],
+            end_before: LogEnd { frame, pages, checksum: words[13].to_le_bytes() },
             data: FileState { len: words[10], changed_at: words[11].cast_signed() },
         })
     }
@@ -163,7 +185,9 @@ impl Record {
             Self::Commit(Commit { at, frame, before, pages }) => {
                 [at.cast_unsigned(), pair(frame, pages), before.into()]
             }
-            Self::End { frame, pages, checksum } => [END, pair(frame, pages), Word::from_le_bytes(checksum)],
+            Self::End(LogEnd { frame, pages, checksum }) => {
+                [END, pair(frame, pages), Word::from_le_bytes(checksum)]
+            }
             Self::Rest(data) => [REST, data.len, data.changed_at.cast_unsigned()],
         };
         [first, second, third, check([first, second, third], seed, place)]
@@ -183,7 +207,7 @@ impl Slot {
         }
         let (frame, pages) = parts(second);
         Self::Record(match first {
-            END => Record::End { frame, pages, checksum: third.to_le_bytes() },
+            END => Record::End(LogEnd { frame, pages, checksum: third.to_le_bytes() }),
             REST => Record::Rest(FileState { len: second, changed_at: third.cast_signed() }),
             at => Record::Commit(Commit { at: at.cast_signed(), frame, before: parts(third).0, pages }),
         })
@@ -222,10 +246,10 @@ impl Stamps {
     }
 
     /// How the WAL ended, if it did and did not go on after all.
-    pub(crate) fn end(&self) -> Option<(u32, u32, [u8; 8])> {
+    pub(crate) fn end(&self) -> Option<LogEnd> {
         self.slots.iter().rev().find_map(|slot| match slot {
             Slot::Record(Record::Commit(_)) => Some(None),
-            Slot::Record(Record::End { frame, pages, checksum }) => Some(Some((*frame, *pages, *checksum))),
+            Slot::Record(Record::End(end)) => Some(Some(*end)),
             _ => None,
         })?
     }
@@ -260,7 +284,7 @@ impl Stamps {
                     follow(&mut commits, commit.before);
                     commits.push(*commit);
                 }
-                Slot::Record(Record::End { frame, .. }) => follow(&mut commits, *frame),
+                Slot::Record(Record::End(end)) => follow(&mut commits, end.frame),
                 _ => {}
             }
         }
@@ -338,6 +362,7 @@ mod tests {
             not_before: -5,
             begun_at: 1_764_000_000_000_000,
             link: 99,
+            end_before: LogEnd { frame: 5, pages: 6, checksum: [7; 8] },
             data: FileState { len: 8192, changed_at: 1_764_000_000_000_000_001 },
         }
     }
@@ -346,7 +371,7 @@ mod tests {
         [
             Record::Commit(Commit { at: 1, frame: 8, before: 7, pages: 2 }),
             Record::Commit(Commit { at: i64::MAX, frame: u32::MAX, before: u32::MAX, pages: u32::MAX }),
-            Record::End { frame: 9, pages: 2, checksum: [9; 8] },
+            Record::End(LogEnd { frame: 9, pages: 2, checksum: [9; 8] }),
             Record::Rest(FileState { len: 8192, changed_at: -1 }),
         ]
     }
@@ -364,7 +389,7 @@ mod tests {
         let stamps = Stamps::parse(&file()).unwrap();
         assert_eq!(stamps.generation, generation());
         assert_eq!(stamps.slots, records().map(Slot::Record));
-        assert_eq!(stamps.end(), Some((9, 2, [9; 8])));
+        assert_eq!(stamps.end(), Some(LogEnd { frame: 9, pages: 2, checksum: [9; 8] }));
         assert_eq!(stamps.rest(), Some(FileState { len: 8192, changed_at: -1 }));
         assert_eq!(stamps.last_instant(), i64::MAX);
         // Room at the end is no part of it.

@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    error::{Error, ErrorKind, Result},
+    error::{ErrorKind, Result},
     layout::ArchiveFile,
     point::{Reached, ReachedKind},
     progress::{self, Phase, Watch},
-    stamps::{Generation, Stamps},
+    stamps::{Generation, LogEnd, Stamps},
     time::Timestamp,
     wal::HEADER_LEN,
 };
@@ -71,7 +71,7 @@ impl Past {
     pub(crate) fn at_end(timeline: &Timeline, stamps: &Stamps) -> Result<Self> {
         let sequence = stamps.generation.sequence;
         // One in which nobody committed ends as it began.
-        let frame = stamps.end().map_or(stamps.generation.first_frame, |(frame, ..)| frame);
+        let frame = stamps.end().map_or(stamps.generation.first_frame, |end| end.frame);
         let reached = Reached { kind: ReachedKind::AfterLast, commit: None, next: None };
         Self::with(timeline, &Target { sequence, frame, reached })
     }
@@ -119,8 +119,11 @@ impl Past {
         };
         for sequence in first..=target.sequence {
             if sequence > first {
-                let before = std::mem::replace(&mut stamps, timeline.stamps(sequence)?);
-                check_link(timeline, &before, &stamps)?;
+                stamps = timeline.stamps(sequence)?;
+                if stamps.generation.begins {
+                    // The snapshot that was taken leads nowhere beyond this point.
+                    return Err(missing(&paths.file(sequence, ArchiveFile::Snapshot)));
+                }
             }
             let is_last = sequence == target.sequence;
             let upto = is_last.then_some(target.frame);
@@ -128,19 +131,21 @@ impl Past {
                 let path = paths.file(sequence, ArchiveFile::Stamps);
                 return Err(damaged(&path, "it is that of another database"));
             }
-            past.lay_over(timeline, &stamps, upto)?;
-        }
-        // What follows vouches for the last one.
-        if let Ok(after) = timeline.stamps(target.sequence + 1)
-            && !after.generation.begins
-        {
-            check_link(timeline, &stamps, &after)?;
+            // What follows vouches for how it ended.
+            let after = timeline.after(sequence)?.filter(|after| !after.begins);
+            past.lay_over(timeline, &stamps, after.map(|after| after.end_before).or(stamps.end()), upto)?;
         }
         Ok(past)
     }
 
     /// Takes the commits of a generation, all or up to a frame.
-    fn lay_over(&mut self, timeline: &Timeline, stamps: &Stamps, upto: Option<u32>) -> Result<()> {
+    fn lay_over(
+        &mut self,
+        timeline: &Timeline,
+        stamps: &Stamps,
+        end: Option<LogEnd>,
+        upto: Option<u32>,
+    ) -> Result<()> {
         let generation = &stamps.generation;
         let archived = timeline.paths.file(generation.sequence, ArchiveFile::Segment);
         if upto == Some(generation.first_frame) {
@@ -155,9 +160,8 @@ impl Past {
                 Err(missing(&archived))
             };
         };
-        if let Some((frame, pages, checksum)) = stamps.end()
-            && (frames(&log), log.pages(), log.checksum) != (frame, pages, checksum)
-        {
+        let there = LogEnd { frame: frames(&log), pages: log.pages(), checksum: log.checksum };
+        if end.is_some_and(|end| end != there) {
             return Err(damaged(&path, "it does not end as it did when it was archived"));
         }
         let upto = upto.unwrap_or_else(|| frames(&log));
@@ -292,24 +296,4 @@ impl Snapshot {
         }
         Ok(())
     }
-}
-
-/// Whether one generation goes on from another.
-fn check_link(timeline: &Timeline, before: &Stamps, after: &Stamps) -> Result<()> {
-    let path = timeline.paths.file(before.generation.sequence, ArchiveFile::Stamps);
-    if after.generation.begins {
-        // The snapshot before it leads nowhere beyond this point.
-        let path = timeline.paths.file(after.generation.sequence, ArchiveFile::Snapshot);
-        return Err(missing(&path));
-    }
-    if after.generation.link != before.digest {
-        return Err(damaged(&path, "it is not the one that the history goes on from"));
-    }
-    if before.end().is_none() {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("{} is damaged: it does not say how its generation ended", path.display()),
-        ));
-    }
-    Ok(())
 }

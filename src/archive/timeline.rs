@@ -130,14 +130,28 @@ impl Timeline {
         }
     }
 
-    /// The commits of a generation in order.
-    fn made(&self, stamps: &Stamps) -> Result<Vec<Made>> {
-        let end = match stamps.end() {
-            Some((frame, ..)) => Some(frame),
-            None => self.source(&stamps.generation)?.map(|source| frames(&source.log)),
-        };
+    /// The commits of a generation in order, of which that is known which one follows.
+    ///
+    /// Where the stamps are not those that the history goes on from, because the power took some of them, or because
+    /// they are damaged or of somewhere else, all commits count as without a stamp.
+    fn made(&self, stamps: &Stamps, after: Option<&Generation>) -> Result<Vec<Made>> {
+        if let Some(after) = after.filter(|after| !after.begins) {
+            let frame = after.end_before.frame;
+            let known = after.link == stamps.digest;
+            return Ok(if known { stamps.made(Some(frame)) } else { vec![Made::Lost { frame }] });
+        }
         // Where the log is gone, the stamps tell what stood in it. It cannot be restored, but what was before it can.
-        Ok(stamps.made(end))
+        Ok(stamps.made(match stamps.end() {
+            Some(end) => Some(end.frame),
+            None => self.source(&stamps.generation)?.map(|source| frames(&source.log)),
+        }))
+    }
+
+    /// The generation behind this one, if it is there.
+    pub(super) fn after(&self, sequence: u64) -> Result<Option<Generation>> {
+        let next = sequence + 1;
+        let is_there = self.sequences.binary_search(&next).is_ok();
+        is_there.then(|| self.stamps(next).map(|stamps| stamps.generation)).transpose()
     }
 
     /// Which commit an instant means; nothing where the database has no history, and is as it began.
@@ -163,12 +177,11 @@ impl Timeline {
         let sequence = self.sequences[place];
         let stamps = self.stamps(sequence)?;
         let generation = stamps.generation;
-        let after = self.sequences.get(place + 1).map(|next| self.stamps(*next)).transpose()?;
-        let after = after.map(|after| after.generation);
+        let after = self.after(sequence)?;
         if !generation.begins && sequence > 1 && at < generation.begun_at {
             self.check_tail_before(asked, place)?;
         }
-        let made = self.made(&stamps)?;
+        let made = self.made(&stamps, after.as_ref())?;
         let (mut frame, mut commit, mut next, mut lost) = (generation.first_frame, None, None, None);
         for made in &made {
             match made {
@@ -185,7 +198,8 @@ impl Timeline {
         if commit.is_none() && !generation.begins {
             commit = Some(generation.not_before);
         }
-        if let Some(last) = lost.filter(|_| commit != Some(at)) {
+        // Nothing was committed before the generation began.
+        if let Some(last) = lost.filter(|_| commit != Some(at) && at >= generation.begun_at) {
             let known_at = next.or(after.map(|after| after.begun_at)).unwrap_or(now);
             if next.is_some() || at < known_at {
                 let from = commit.unwrap_or(generation.begun_at);
@@ -232,9 +246,10 @@ impl Timeline {
     fn check_tail_before(&self, asked: Timestamp, place: usize) -> Result<()> {
         let Some(before) = place.checked_sub(1) else { return Ok(()) };
         let stamps = self.stamps(self.sequences[before])?;
-        match self.made(&stamps)?.last() {
+        let after = self.after(self.sequences[before])?;
+        match self.made(&stamps, after.as_ref())?.last() {
             Some(Made::Lost { .. }) => {
-                let known_at = self.stamps(self.sequences[place])?.generation.begun_at;
+                let known_at = after.map_or(i64::MAX, |after| after.begun_at);
                 let path = self.stamps_path(stamps.generation.sequence);
                 Err(uncertain(asked, stamps.last_instant(), known_at, stamps.is_damaged(), &path))
             }
@@ -249,7 +264,7 @@ impl Timeline {
             if stamps.generation.begins {
                 break;
             }
-            for made in self.made(&stamps)? {
+            for made in self.made(&stamps, self.after(*sequence)?.as_ref())? {
                 if let Made::Commit(commit) = made {
                     return Ok(Some(commit.at));
                 }
@@ -325,7 +340,7 @@ impl Timeline {
                 continue;
             }
             let page_size = u64::from(generation.page_size);
-            for made in self.made(&stamps)? {
+            for made in self.made(&stamps, self.after(*sequence)?.as_ref())? {
                 let Made::Commit(commit) = made else { continue };
                 let at = Timestamp::from_micros(commit.at)?;
                 if range.contains(&at) {

@@ -14,6 +14,20 @@ pub(super) trait Beneath {
 
     /// The length of the file.
     fn len(&self) -> Result<u64, c_int>;
+
+    /// Keeps everybody else out of the database whose WAL this is, if no other connection of any program has it open. It
+    /// is called in a write transaction.
+    fn take_alone(&self) -> bool {
+        false
+    }
+
+    /// Lets others in again.
+    fn share_again(&self) {}
+
+    /// Goes on with a new file at the path of this one, which was moved away. If that fails, it goes on with this one.
+    fn begin_anew(&self) -> c_int {
+        rusqlite::ffi::SQLITE_CANTOPEN
+    }
 }
 
 /// A buffer that begins where cache lines do, and is wiped when dropped.

@@ -11,30 +11,27 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
 };
 
-use memmap2::{MmapOptions, MmapRaw};
+use rusqlite::ffi::SQLITE_OK;
 
-use super::ffi;
+use super::{beneath::Beneath, live::Live};
 use crate::{
     archive::{self, Log, Timeline, present},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
-    stamps::{
-        Commit, FileState, Generation, HEADER_LEN, HEADER_WORDS, Made, RECORD_LEN, RECORD_WORDS, Record,
-        Stamps, Word,
-    },
+    stamps::{Commit, FileState, Generation, LogEnd, Made, Record, Stamps},
     time::Timestamp,
     wal::{self, Header},
 };
 
 /// The size of a new file of stamps: room for 124.
 const FILE_LEN: u64 = 4096;
+
+/// The most room that is made in a new WAL, in bytes: SQLite begins it anew at about 1000 frames.
+const ROOM_MAX: u64 = 8 << 20;
 
 /// Whose history is kept, and how.
 #[derive(Clone, Debug)]
@@ -56,18 +53,6 @@ pub(super) struct Capture {
     unsynced: Mutex<Vec<PathBuf>>,
 }
 
-/// The stamps of the generation that the WAL is in, in shared memory.
-#[derive(Debug)]
-struct Live {
-    generation: Generation,
-    seed: u64,
-    map: MmapRaw,
-    /// Records that were seen so far.
-    used: usize,
-    /// The instant of the newest stamp.
-    last: i64,
-}
-
 /// How a new generation follows what was there before.
 struct Follows {
     sequence: u64,
@@ -75,6 +60,17 @@ struct Follows {
     after_change: bool,
     not_before: i64,
     link: u64,
+    end_before: LogEnd,
+}
+
+/// How a WAL ends.
+enum End<'a> {
+    /// Another one is begun over it. Where it was moved away, that is said.
+    Begun(&'a dyn Beneath, &'a mut bool),
+    /// It is cut off.
+    Cut,
+    /// The last connection that had it open closes, and deletes it.
+    Deleted,
 }
 
 /// What became of the generation before.
@@ -86,6 +82,18 @@ enum Was {
     Unused,
     /// Its end is not known.
     Lost,
+}
+
+impl Follows {
+    /// No generation.
+    const NOTHING: Self = Self {
+        sequence: 1,
+        begins: true,
+        after_change: false,
+        not_before: i64::MIN,
+        link: 0,
+        end_before: LogEnd::NONE,
+    };
 }
 
 impl Capture {
@@ -114,32 +122,40 @@ impl Capture {
         before: u32,
     ) -> Result<()> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = live.as_ref().is_some_and(|live| live.generation.salts == salts);
+        let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
-            *live = self.open_live()?.filter(|live| live.generation.salts == salts);
+            *live = self.open_live()?.filter(|live| live.generation().salts == salts);
         }
         let live = match &mut *live {
             Some(live) => live,
             none => none.insert(self.begin_within(salts, page_size, before)?),
         };
         let (frame, pages) = commit;
-        let at = Timestamp::now().as_micros().max(live.last().saturating_add(1));
-        let record = Record::Commit(Commit { at, frame, before, pages });
-        self.append(live, record)
+        let now = Timestamp::now().as_micros();
+        let commit = Commit { at: now, frame, before, pages };
+        live.stamp(self.disk(), &self.paths.live_stamps(), now, commit)
     }
 
-    /// A WAL with this header is about to be begun, over the one that is there.
-    pub(super) fn begin(&self, header: &Header, old: Option<&Header>) -> Result<()> {
-        self.disk().make_dir(self.paths.dir())?;
+    /// A WAL with this header is about to be begun, over the one that is there. Says whether that was moved away, so that
+    /// there is a new file now.
+    pub(super) fn begin(
+        &self,
+        header: &Header,
+        old: Option<&Header>,
+        beneath: &impl Beneath,
+    ) -> Result<bool> {
+        self.make_dir()?;
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
         let old_salts = old.map(Header::salts);
         let before = self.open_live()?;
+        let mut moved = false;
         let follows = match before {
-            None => Follows { sequence: 1, begins: true, after_change: false, not_before: i64::MIN, link: 0 },
+            None => Follows { sequence: 1, begins: true, after_change: false, ..Follows::NOTHING },
             Some(mut before) => {
-                let was = if old_salts == Some(before.generation.salts) {
-                    if self.archive(&mut before, false)? { Was::Kept } else { Was::Unused }
+                let was = if old_salts == Some(before.generation().salts) {
+                    let kept = self.archive(&mut before, End::Begun(beneath, &mut moved))?;
+                    if kept { Was::Kept } else { Was::Unused }
                 } else {
                     let stamps = before.stamps()?;
                     match stamps.end() {
@@ -152,7 +168,7 @@ impl Capture {
             }
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
-        Ok(())
+        Ok(moved)
     }
 
     /// How a generation follows `before`: it goes on from that, or takes its place, or begins anew.
@@ -165,24 +181,27 @@ impl Capture {
             after_change: false,
             not_before: stamps.last_instant(),
             link: stamps.digest,
+            end_before: stamps.end().unwrap_or(LogEnd::NONE),
         };
         if was == Was::Unused && archive::state_of(&self.data)? == Some(generation.data) {
-            let Generation { sequence, begins, after_change, not_before, link, .. } = generation;
-            return Ok(Follows { sequence, begins, after_change, not_before, link });
+            let Generation { sequence, begins, after_change, not_before, link, end_before, .. } = generation;
+            return Ok(Follows { sequence, begins, after_change, not_before, link, end_before });
         }
         let numbered = self.paths.file(generation.sequence, ArchiveFile::Stamps);
         self.disk().rename(&self.paths.live_stamps(), &numbered)?;
         Ok(match was {
             Was::Kept => next,
-            Was::Unused | Was::Lost => Follows { begins: true, after_change: true, link: 0, ..next },
+            Was::Unused | Was::Lost => {
+                Follows { begins: true, after_change: true, link: 0, end_before: LogEnd::NONE, ..next }
+            }
         })
     }
 
     /// A history that begins in the middle of a WAL, which somebody else began.
     fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
-        self.disk().make_dir(self.paths.dir())?;
+        self.make_dir()?;
         let follows = match self.open_live()? {
-            None => Follows { sequence: 1, begins: true, after_change: true, not_before: i64::MIN, link: 0 },
+            None => Follows { sequence: 1, begins: true, after_change: true, ..Follows::NOTHING },
             Some(before) => {
                 Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
             }
@@ -204,6 +223,7 @@ impl Capture {
             not_before: follows.not_before,
             begun_at: Timestamp::now().as_micros().max(follows.not_before),
             link: follows.link,
+            end_before: follows.end_before,
             data,
         };
         if generation.begins {
@@ -220,7 +240,8 @@ impl Capture {
         self.disk().allocate(&file, &beside, FILE_LEN)?;
         self.disk().write_at(&file, &beside, &crate::stamps::bytes(&generation.encode()), 0)?;
         self.disk().rename(&beside, &self.paths.live_stamps())?;
-        self.map(&generation, &file)
+        self.flush_later(self.paths.live_stamps());
+        Live::map(&generation, &file, &self.paths.live_stamps())
     }
 
     /// The stamps that are the newest; nothing where there are none.
@@ -235,7 +256,7 @@ impl Capture {
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         let file = self.disk().open_to_write(&path)?;
-        self.map(&stamps.generation, &file).map(Some)
+        Live::map(&stamps.generation, &file, &path).map(Some)
     }
 
     /// A crash between two renames leaves the newest stamps under their number. They get their place back.
@@ -253,53 +274,15 @@ impl Capture {
         Ok(true)
     }
 
-    fn map(&self, generation: &Generation, file: &File) -> Result<Live> {
-        let path = self.paths.live_stamps();
-        let map = MmapOptions::new()
-            .map_raw(file)
-            .map_err(|error| Error::io(format_args!("mapping {}", path.display()), error))?;
-        if map.len() < HEADER_LEN {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("{} is damaged: it is cut off", path.display()),
-            ));
-        }
-        let mut live = Live {
-            generation: *generation,
-            seed: generation.seed(),
-            map,
-            used: 0,
-            last: generation.not_before,
-        };
-        live.look();
-        Ok(live)
-    }
-
-    /// Appends a record, and makes room for it first if there is none.
-    fn append(&self, live: &mut Live, record: Record) -> Result<()> {
-        live.look();
-        if HEADER_LEN + (live.used + 1) * RECORD_LEN > live.map.len() {
-            let path = self.paths.live_stamps();
-            let file = self.disk().open_to_write(&path)?;
-            self.disk().allocate(&file, &path, live.map.len() as u64 * 2)?;
-            let grown = self.map(&live.generation, &file)?;
-            *live = grown;
-        }
-        let place = HEADER_WORDS + live.used * RECORD_WORDS;
-        let words = &ffi::words(&live.map)[place..place + RECORD_WORDS];
-        for (word, value) in words.iter().zip(record.encode(live.seed, live.used)) {
-            word.store(value.to_le(), Ordering::Release);
-        }
-        live.look();
-        Ok(())
-    }
-
     /// The WAL, if it is that of a generation and has commits: how it ends.
     fn end_of(&self, live: &Live) -> Result<Option<(File, u64, Record)>> {
-        let Some(file) = Disk::open_regular(&self.wal)? else { return Ok(None) };
+        if Disk::len(&self.wal)?.is_none() {
+            return Ok(None);
+        }
+        let file = self.disk().open_to_write(&self.wal)?;
         let mut start = [0; wal::HEADER_LEN];
         Disk::read_up_to(&file, &self.wal, &mut start, 0)?;
-        let Some(header) = Header::parse(&start).filter(|header| header.salts() == live.generation.salts)
+        let Some(header) = Header::parse(&start).filter(|header| header.salts() == live.generation().salts)
         else {
             return Ok(None);
         };
@@ -307,27 +290,38 @@ impl Capture {
             && let Some(checksum) = archive::ends_with(&file, &self.wal, &header, frame, pages)?
         {
             let len = wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
-            return Ok(Some((file, len, Record::End { frame, pages, checksum })));
+            return Ok(Some((file, len, Record::End(LogEnd { frame, pages, checksum }))));
         }
         // Behind the last stamp stands a transaction that was rolled back, or a commit of somebody else's.
         let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
             return Ok(None);
         };
         let frame = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
-        let end = Record::End { frame, pages: log.pages(), checksum: log.checksum };
+        let end = Record::End(LogEnd { frame, pages: log.pages(), checksum: log.checksum });
         Ok(Some((file, log.len(), end)))
     }
 
-    /// Keeps the WAL of a generation as a segment: moved if SQLite deletes it now, copied otherwise. Says whether there
-    /// was anything to keep.
-    fn archive(&self, live: &mut Live, moves: bool) -> Result<bool> {
+    /// Keeps the WAL of a generation as a segment, and says whether there was anything to keep.
+    ///
+    /// It is moved where no other connection has it open, and copied otherwise: a program that knows nothing of this would
+    /// go on writing to the file that it has open.
+    fn archive(&self, live: &mut Live, how: End<'_>) -> Result<bool> {
         let Some((file, len, end)) = self.end_of(live)? else { return Ok(false) };
-        self.append(live, end)?;
-        let segment = self.paths.file(live.generation.sequence, ArchiveFile::Segment);
-        if moves {
-            self.rest(live)?;
-            self.disk().rename(&self.wal, &segment)?;
-            return Ok(true);
+        live.append(self.disk(), &self.paths.live_stamps(), end)?;
+        let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
+        match how {
+            End::Deleted => {
+                self.rest(live)?;
+                self.disk().rename(&self.wal, &segment)?;
+                return Ok(true);
+            }
+            End::Begun(beneath, moved) if beneath.take_alone() => {
+                let done = self.move_away((&file, len), &segment, beneath);
+                beneath.share_again();
+                *moved = done.is_ok();
+                return done.map(|()| true);
+            }
+            End::Begun(..) | End::Cut => {}
         }
         let beside = self.paths.dir().join("segment.new");
         self.disk().remove(&beside)?;
@@ -343,10 +337,32 @@ impl Capture {
         Ok(true)
     }
 
+    /// Moves the WAL, of which so many bytes are committed, into the archive, and begins a new file in its place.
+    fn move_away(&self, (file, len): (&File, u64), segment: &Path, beneath: &dyn Beneath) -> Result<()> {
+        self.disk().rename(&self.wal, segment)?;
+        let code = beneath.begin_anew();
+        if code == SQLITE_OK {
+            // What is behind that was rolled back, or is the room that was made below.
+            let _rest_of_no_use = self.disk().set_len(file, segment, len);
+            // Room for as much again, so that commits write over what is there, as they do in a WAL that is used again: that
+            // takes less time than to make a file longer.
+            let zeros = vec![0; 64 << 10];
+            for at in (0..len.min(ROOM_MAX)).step_by(zeros.len()) {
+                if beneath.write(&zeros, at) != SQLITE_OK {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        self.disk().rename(segment, &self.wal)?;
+        let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        Err(Error::new(ErrorKind::Io, format!("beginning {} anew: {error}", self.wal.display())))
+    }
+
     /// Notes how the database file is, in which the whole WAL stands by now.
     fn rest(&self, live: &mut Live) -> Result<()> {
         match archive::state_of(&self.data)? {
-            Some(data) => self.append(live, Record::Rest(data)),
+            Some(data) => live.append(self.disk(), &self.paths.live_stamps(), Record::Rest(data)),
             None => Ok(()),
         }
     }
@@ -356,7 +372,7 @@ impl Capture {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
         let Some(mut newest) = self.open_live()? else { return Ok(()) };
-        if self.end_of(&newest)?.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, false)? {
+        if self.end_of(&newest)?.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, End::Cut)? {
             self.rest(&mut newest)?;
         }
         Ok(())
@@ -367,7 +383,7 @@ impl Capture {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
         let Some(mut newest) = self.open_live()? else { return Ok(false) };
-        self.archive(&mut newest, true)
+        self.archive(&mut newest, End::Deleted)
     }
 
     /// Whether the database file is what it was when its last WAL ended. Where that cannot be told from its length and
@@ -377,6 +393,16 @@ impl Capture {
             return Ok(true);
         }
         Timeline::read(&self.data, Timestamp::from_micros(0)?, super::apart)?.is_at_end(stamps)
+    }
+
+    /// Makes the directory of the archive, if there is none.
+    fn make_dir(&self) -> Result<()> {
+        if self.disk().make_dir(self.paths.dir())?
+            && let Some(dir) = self.data.parent()
+        {
+            self.flush_later(dir.to_owned());
+        }
+        Ok(())
     }
 
     fn flush_later(&self, path: PathBuf) {
@@ -395,49 +421,7 @@ impl Capture {
             }
         }
         self.disk().sync_dir(self.paths.dir())?;
-        if let Some(dir) = self.data.parent() {
-            self.disk().sync_dir(dir)?;
-        }
         unsynced.clear();
         Ok(())
-    }
-}
-
-impl Live {
-    fn words(&self) -> &[AtomicU64] {
-        ffi::words(&self.map)
-    }
-
-    /// Takes in what others have appended.
-    fn look(&mut self) {
-        let words = ffi::words(&self.map);
-        loop {
-            let place = HEADER_WORDS + self.used * RECORD_WORDS;
-            let Some(record) = words.get(place..place + RECORD_WORDS) else { return };
-            let record: Vec<Word> =
-                record.iter().map(|word| Word::from_le(word.load(Ordering::Acquire))).collect();
-            if record.iter().all(|word| *word == 0) {
-                return;
-            }
-            if let [first, second, third, fourth] = record[..]
-                && let crate::stamps::Slot::Record(Record::Commit(commit)) =
-                    crate::stamps::Slot::decode([first, second, third, fourth], self.seed, self.used)
-            {
-                self.last = self.last.max(commit.at);
-            }
-            self.used += 1;
-        }
-    }
-
-    fn last(&mut self) -> i64 {
-        self.look();
-        self.last
-    }
-
-    fn stamps(&self) -> Result<Stamps> {
-        let words: Vec<Word> =
-            self.words().iter().map(|word| Word::from_le(word.load(Ordering::Acquire))).collect();
-        Stamps::of(&words)
-            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the stamps of a database are damaged"))
     }
 }

@@ -1,11 +1,12 @@
 //! One connection's view of one database, which the handles of the database file, its WAL and its journal share.
 
 use std::{
-    ffi::c_int,
+    ffi::{c_int, c_void},
     path::{Path, PathBuf},
+    ptr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Database {
     capture: Option<Capture>,
     /// Nothing for a plain file.
     sealed: OnceLock<Sealed>,
+    /// SQLite's file that this is, which the C side alone looks into.
+    file: AtomicPtr<c_void>,
     /// The address of the connection, by which a file that it opens is told to be its own.
     connection: AtomicUsize,
     wal_index: ffi::WalIndex,
@@ -75,6 +78,7 @@ impl Database {
                 .map(|history| Capture::new(history, path)),
             rules: governor.map(Governed::new),
             sealed,
+            file: AtomicPtr::new(ptr::null_mut()),
             connection: AtomicUsize::new(0),
             wal_index: ffi::WalIndex::default(),
             refuses_writes: AtomicBool::new(false),
@@ -145,6 +149,16 @@ impl Database {
 
     pub(super) fn connection(&self) -> usize {
         self.connection.load(Relaxed)
+    }
+
+    /// SQLite's file, for the C side.
+    pub(super) fn file(&self) -> *mut c_void {
+        self.file.load(Relaxed)
+    }
+
+    /// This is SQLite's file.
+    pub(super) fn is_in(&self, file: *mut c_void) {
+        self.file.store(file, Relaxed);
     }
 
     /// The connection of this file is known from here on.

@@ -48,11 +48,18 @@ use crate::{
 /// VFS, and asks that numbers below 100 be left alone.
 const ASK_OP: c_int = 0x4c46_0001;
 
-/// What SQLite holds for an open file: this, and behind it the real file.
+/// What SQLite holds for an open file: this, and behind it the real file that was opened first.
 #[repr(C)]
 struct File {
     base: sqlite3_file,
     handle: *mut Handle,
+    /// The real file: the one behind this, or one that was opened since.
+    real: *mut sqlite3_file,
+    /// The memory of that, if it is not behind this.
+    memory: Option<Box<[u64]>>,
+    /// The real VFS, and the name that it opened the file under.
+    vfs: *mut sqlite3_vfs,
+    name: *const c_char,
 }
 
 /// What a file of ours is.
@@ -225,39 +232,111 @@ impl WalIndex {
 }
 
 /// The real file behind one of ours, as the safe code sees it.
+#[derive(Clone, Copy)]
 struct Real {
-    file: *mut sqlite3_file,
-    methods: &'static sqlite3_io_methods,
+    ours: *mut File,
+}
+
+impl Real {
+    /// The real file as it is now, and its functions.
+    fn parts(self) -> (*mut sqlite3_file, &'static sqlite3_io_methods) {
+        // SAFETY: our file is open as long as this lives, and so is the real one, whose functions are static.
+        unsafe {
+            let file = (*self.ours).real;
+            (file, &*(*file).pMethods)
+        }
+    }
+
+    /// The lock of a database file, in place of one that SQLite believes to hold.
+    fn lock(self, level: c_int, unlock: bool) -> c_int {
+        let (file, methods) = self.parts();
+        let change = if unlock { methods.xUnlock } else { methods.xLock };
+        // SAFETY: the file is open.
+        change.map_or(ffi::SQLITE_IOERR, |change| unsafe { change(file, level) })
+    }
+
+    /// The database file of a WAL.
+    fn data(self) -> Option<Self> {
+        // SAFETY: the file is open, and so has a handle. SQLite closes the database file after its WAL.
+        let Handle::Wal(wal) = (unsafe { handle(self.ours.cast()) }) else { return None };
+        let ours: *mut File = wal.database().file().cast();
+        (!ours.is_null()).then_some(Self { ours })
+    }
 }
 
 impl Beneath for Real {
+    fn take_alone(&self) -> bool {
+        let Some(data) = self.data() else { return false };
+        let alone = data.lock(ffi::SQLITE_LOCK_EXCLUSIVE, false) == ffi::SQLITE_OK;
+        if !alone {
+            self.share_again();
+        }
+        alone
+    }
+
+    fn share_again(&self) {
+        if let Some(data) = self.data() {
+            data.lock(ffi::SQLITE_LOCK_SHARED, true);
+        }
+    }
+
+    fn begin_anew(&self) -> c_int {
+        const FLAGS: c_int = ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
+        let (before, methods) = self.parts();
+        // SAFETY: our file is open. Its VFS and its name outlive it; the memory is as large as that VFS wants it, aligned
+        // for anything, and stays where it is. The old real file is closed once, and only when the new one is open.
+        unsafe {
+            let ours = &mut *self.ours;
+            let (Some(open), Ok(len)) = ((*ours.vfs).xOpen, usize::try_from((*ours.vfs).szOsFile)) else {
+                return ffi::SQLITE_CANTOPEN;
+            };
+            let mut memory = vec![0_u64; len.div_ceil(size_of::<u64>())].into_boxed_slice();
+            let file: *mut sqlite3_file = memory.as_mut_ptr().cast();
+            let mut out_flags = 0;
+            let code = open(ours.vfs, ours.name, file, FLAGS, &raw mut out_flags);
+            if code != ffi::SQLITE_OK {
+                if let Some(close) = (*file).pMethods.as_ref().and_then(|methods| methods.xClose) {
+                    close(file);
+                }
+                return code;
+            }
+            ours.real = file;
+            // What SQLite wrote to it is in the archive by now, so nothing depends on how it is closed.
+            let _closed = methods.xClose.map(|close| close(before));
+            ours.memory = Some(memory);
+        }
+        ffi::SQLITE_OK
+    }
+
     fn read(&self, into: &mut [u8], at: u64) -> c_int {
         let (Ok(len), Ok(at)) = (c_int::try_from(into.len()), sqlite3_int64::try_from(at)) else {
             return ffi::SQLITE_IOERR;
         };
+        let (file, methods) = self.parts();
         // SAFETY: the file is open as long as this lives, and `into` is as long as it says.
-        self.methods
+        methods
             .xRead
-            .map_or(ffi::SQLITE_IOERR, |read| unsafe { read(self.file, into.as_mut_ptr().cast(), len, at) })
+            .map_or(ffi::SQLITE_IOERR, |read| unsafe { read(file, into.as_mut_ptr().cast(), len, at) })
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> c_int {
         let (Ok(len), Ok(at)) = (c_int::try_from(bytes.len()), sqlite3_int64::try_from(at)) else {
             return ffi::SQLITE_IOERR;
         };
+        let (file, methods) = self.parts();
         // SAFETY: the file is open as long as this lives, and `bytes` is as long as it says.
-        self.methods
+        methods
             .xWrite
-            .map_or(ffi::SQLITE_IOERR, |write| unsafe { write(self.file, bytes.as_ptr().cast(), len, at) })
+            .map_or(ffi::SQLITE_IOERR, |write| unsafe { write(file, bytes.as_ptr().cast(), len, at) })
     }
 
     fn len(&self) -> Result<u64, c_int> {
         let mut size = 0;
+        let (file, methods) = self.parts();
         // SAFETY: the file is open as long as this lives, and the size is there to be set.
-        let code = self
-            .methods
+        let code = methods
             .xFileSize
-            .map_or(ffi::SQLITE_IOERR, |file_size| unsafe { file_size(self.file, &raw mut size) });
+            .map_or(ffi::SQLITE_IOERR, |file_size| unsafe { file_size(file, &raw mut size) });
         if code == ffi::SQLITE_OK { u64::try_from(size).map_err(|_| ffi::SQLITE_IOERR) } else { Err(code) }
     }
 }
@@ -324,11 +403,7 @@ unsafe fn real_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
 ///
 /// `file` was opened by [`open`] with [`METHODS`] and is not closed.
 unsafe fn real(file: *mut sqlite3_file) -> Real {
-    // SAFETY: `szOsFile` has room for both, and the real VFS filled in its part, whose functions are static.
-    unsafe {
-        let real: *mut sqlite3_file = file.cast::<File>().add(1).cast();
-        Real { file: real, methods: &*(*real).pMethods }
-    }
+    Real { ours: file.cast() }
 }
 
 /// What the file is.
@@ -346,7 +421,7 @@ macro_rules! pass {
     ($file:ident . $method:ident ( $($argument:expr),* )) => {{
         // SAFETY: SQLite calls this with a file that `open` opened, and with arguments that the real function takes.
         unsafe {
-            let Real { file, methods } = real($file);
+            let (file, methods) = real($file).parts();
             match methods.$method {
                 Some(method) => method(file, $($argument),*),
                 None => ffi::SQLITE_IOERR,
@@ -386,13 +461,19 @@ unsafe extern "C" fn open(
         let beneath: *mut sqlite3_file = file.cast::<File>().add(1).cast();
         (*beneath).pMethods = ptr::null();
         let mut code = real_open(real_vfs, name, beneath, flags, out_flags);
+        let ours = file.cast::<File>();
+        (&raw mut (*ours).real).write(beneath);
+        (&raw mut (*ours).memory).write(None);
+        (&raw mut (*ours).vfs).write(real_vfs);
+        (&raw mut (*ours).name).write(name);
         if code == ffi::SQLITE_OK {
             let real = real(file);
-            code = guard(|| match kind.into_handle(&real, name as usize) {
+            code = guard(|| match kind.into_handle(real, name as usize) {
                 Ok(handle) => {
                     if let Handle::Data(database, name) = &handle {
                         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
                         open.insert(*name, Arc::clone(database));
+                        database.is_in(file.cast());
                     }
                     (*file.cast::<File>()).handle = Box::into_raw(Box::new(handle));
                     (*file).pMethods = &raw const METHODS;
@@ -427,11 +508,11 @@ enum Kind {
 
 impl Kind {
     /// The file, once the real one is open.
-    fn into_handle(self, real: &Real, name: usize) -> Result<Handle, Refusal> {
+    fn into_handle(self, real: Real, name: usize) -> Result<Handle, Refusal> {
         Ok(match self {
             Self::Data(path, governor) => match governor.as_ref().and_then(|governor| governor.scratch()) {
                 Some(scratch) => Handle::Temp(scratch),
-                None => Handle::Data(Arc::new(Database::open(&path, governor, real)?), name),
+                None => Handle::Data(Arc::new(Database::open(&path, governor, &real)?), name),
             },
             Self::Wal(database) => Handle::Wal(Box::new(Wal::new(database))),
             Self::Journal(database) => Handle::Journal(Journal::new(database)),
@@ -494,6 +575,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     // SAFETY: SQLite closes a file once, and uses it no more.
     let handle = unsafe {
         (*file).pMethods = ptr::null();
+        (*file.cast::<File>()).memory = None;
         Box::from_raw((*file.cast::<File>()).handle)
     };
     if let Handle::Data(_, name) = &*handle {
@@ -620,6 +702,7 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
         Handle::Temp(_) => ffi::SQLITE_OK,
         Handle::Wal(wal) => match guard(|| wal.database().answer(wal.before_sync())) {
             ffi::SQLITE_OK => pass!(file.xSync(flags)),
+            ffi::SQLITE_NOTFOUND => ffi::SQLITE_OK,
             refused => refused,
         },
         _ => pass!(file.xSync(flags)),
@@ -831,7 +914,7 @@ unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, n: c_int, 
 unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
     // SAFETY: the file is open.
     unsafe {
-        let Real { file, methods } = real(file);
+        let (file, methods) = real(file).parts();
         if let Some(barrier) = methods.xShmBarrier {
             barrier(file);
         }

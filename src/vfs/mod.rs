@@ -19,6 +19,7 @@ mod database;
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
 pub(crate) mod ffi;
 mod journal;
+mod live;
 mod rules;
 mod scratch;
 mod sealed;

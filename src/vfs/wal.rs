@@ -9,11 +9,11 @@ use std::{
     ffi::c_int,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
 
-use rusqlite::ffi::SQLITE_OK;
+use rusqlite::ffi::{SQLITE_NOTFOUND, SQLITE_OK};
 
 use super::{
     Refusal,
@@ -43,6 +43,8 @@ pub(super) struct Wal {
     page_size: AtomicU32,
     state: Mutex<State>,
     stamped: Mutex<Stamped>,
+    /// Whether nothing but a header was written to a new file.
+    is_bare: AtomicBool,
 }
 
 /// What was captured last.
@@ -108,7 +110,13 @@ impl Place {
 
 impl Wal {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database, page_size: AtomicU32::new(0), state: Mutex::default(), stamped: Mutex::default() }
+        Self {
+            database,
+            page_size: AtomicU32::new(0),
+            state: Mutex::default(),
+            stamped: Mutex::default(),
+            is_bare: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn database(&self) -> &Arc<Database> {
@@ -327,11 +335,13 @@ impl Wal {
             let header = bytes.first_chunk().and_then(Header::parse).ok_or(Refusal::Layout)?;
             let mut old = [0; wal::HEADER_LEN];
             let old = (beneath.read(&mut old, 0) == SQLITE_OK).then_some(old);
-            capture.begin(&header, old.as_ref().and_then(Header::parse).as_ref())?;
+            let moved = capture.begin(&header, old.as_ref().and_then(Header::parse).as_ref(), beneath)?;
+            self.is_bare.store(moved, Relaxed);
             let mut stamped = self.stamped.lock().unwrap_or_else(PoisonError::into_inner);
             *stamped = Stamped { begun: Some((transaction, header.salts())), commit: None };
             return Ok(());
         }
+        self.is_bare.store(false, Relaxed);
         // Only a commit says how many pages it leaves.
         if bytes.len() != FRAME_HEADER_LEN || bytes[4..8] == [0; 4] {
             return Ok(());
@@ -352,10 +362,13 @@ impl Wal {
         Ok(())
     }
 
-    /// The WAL is about to be flushed.
+    /// The WAL is about to be flushed. Says so by `SQLITE_NOTFOUND` if it need not be.
+    ///
+    /// SQLite flushes a header before the first frame behind it, so that no power loss leaves frames of the old WAL behind
+    /// what was written over them. A new file has no such frames.
     pub(super) fn before_sync(&self) -> Result<c_int, Refusal> {
         self.database.capture().map_or(Ok(()), Capture::flush)?;
-        Ok(SQLITE_OK)
+        Ok(if self.is_bare.load(Relaxed) { SQLITE_NOTFOUND } else { SQLITE_OK })
     }
 
     /// The WAL is about to be cut to a length.

@@ -1,6 +1,6 @@
 //! Which state an instant means.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use litefleet::{
     Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp,
@@ -223,4 +223,49 @@ fn a_log_that_another_program_wrote_away_is_a_gap() {
     let last = ledger.states.last().unwrap().clone();
     assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
     fs::metadata(ledger.place()).unwrap();
+}
+
+/// Takes the last records of a file of stamps, as a power loss does that comes before the system wrote them.
+fn lose_records(path: &Path, count: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    let used = bytes.chunks(32).rposition(|record| record.iter().any(|byte| *byte != 0)).unwrap() + 1;
+    bytes[(used - count) * 32..used * 32].fill(0);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn stamps_that_the_power_took_leave_spans_that_are_refused_and_nothing_else() {
+    for archived in [false, true] {
+        let mut ledger = Ledger::plain();
+        let connection = ledger.connect();
+        ledger.commit(&connection, "CREATE TABLE t(a)");
+        for value in 0..4 {
+            ledger.commit(&connection, &format!("INSERT INTO t VALUES ({value})"));
+        }
+        let archive = ledger.place().join("archive");
+        if archived {
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+            ledger.commit(&connection, "INSERT INTO t VALUES ('next')");
+            // Its end and how the file was then were recorded too.
+            lose_records(&archive.join("000000000001.stamps"), 4);
+        } else {
+            lose_records(&archive.join("live.stamps"), 2);
+            ledger.commit(&connection, "INSERT INTO t VALUES ('next')");
+        }
+        let last = ledger.states.len() - 1;
+        let mut refused = 0;
+        for (number, state) in ledger.states.clone().into_iter().enumerate() {
+            match ledger.contents_at(state.from) {
+                Ok(found) => assert_eq!(found, state.contents, "{archived} {number}"),
+                Err(error) => {
+                    let kind = error.kind();
+                    assert!(matches!(kind, ErrorKind::OutsideWindow | ErrorKind::Corrupt), "{error}");
+                    assert_ne!(number, last, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        // The two that were lost and the instants around them; of a generation that is over, all.
+        assert!(if archived { refused == 5 } else { (2..=3).contains(&refused) }, "{archived} {refused}");
+    }
 }
