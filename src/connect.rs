@@ -6,13 +6,14 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
     api::Database,
+    archive::Past,
     catalog::{Catalog, Entry, State},
     changes::{Changes, Pair},
     cipher::{Cipher, EncryptionKey},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     id, sqlite,
-    vfs::{self, Governor, History, NotOpened, Refusal, Rules, Sealing},
+    vfs::{self, Governor, History, NotOpened, Refusal, Rules, Sealing, Unruled},
 };
 
 /// How much a committed transaction is worth when the power fails; `PRAGMA synchronous` by its own names.
@@ -142,6 +143,11 @@ impl CatalogGovernor {
         })
     }
 
+    /// What the database is sealed under.
+    pub(crate) fn into_sealing(self) -> Option<Sealing> {
+        self.sealing
+    }
+
     /// The same for a connection that may or may not write.
     fn read_only(self, read_only: bool) -> Self {
         let first = self.first.map(|(stamp, rules)| (stamp, Rules { read_only, ..rules }));
@@ -201,6 +207,26 @@ pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOpti
                 Synchronous::Full => "PRAGMA synchronous=FULL",
             })
         });
+    match prepared {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(explain(&connection, error)),
+    }
+}
+
+/// Opens a database as it was at an instant, to be read.
+pub(crate) fn open_past(
+    past: Past,
+    sealing: Option<Sealing>,
+    options: &ConnectOptions,
+) -> Result<Connection> {
+    let path = past.snapshot_path().to_owned();
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = vfs::open(&path, flags, Arc::new(Unruled::viewing(Arc::new(past), sealing)))
+        .map_err(|not_opened| explain_open(&path, not_opened))?;
+    let prepared = connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
+        // The first page, and with it what a wrong key makes of that.
+        .and_then(|_| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())));
     match prepared {
         Ok(()) => Ok(connection),
         Err(error) => Err(explain(&connection, error)),
@@ -303,7 +329,9 @@ fn kind(refusal: &Refusal) -> ErrorKind {
         Refusal::OverLimit(_) => ErrorKind::TooLarge,
         Refusal::Destroyed => ErrorKind::Destroyed,
         Refusal::WrongKey => ErrorKind::WrongKey,
-        Refusal::NotSealed(_) | Refusal::Damaged { .. } | Refusal::Unfit { .. } => ErrorKind::Corrupt,
+        Refusal::NotSealed(_) | Refusal::PastDamaged(_) | Refusal::Damaged { .. } | Refusal::Unfit { .. } => {
+            ErrorKind::Corrupt
+        }
         Refusal::Layout => ErrorKind::Unsupported,
         Refusal::NoRules(_) | Refusal::Unreadable(_) => ErrorKind::Io,
         Refusal::NotKept(kind, _) => *kind,

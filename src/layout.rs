@@ -81,7 +81,8 @@ pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
 /// archive/000000000042.wal      the segment: the WAL of generation 42, when it had ended
 /// archive/000000000042.stamps   its stamps
 /// archive/000000000042.db       a snapshot: the database before the first commit of generation 42
-/// archive/000000000042.sum      the checksum of that snapshot
+/// archive/000000000042.sum      the checksums of that snapshot's pages
+/// archive/000000000042.index    what stands in the segment, which follows from it
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ArchivePaths {
@@ -95,10 +96,11 @@ pub(crate) enum ArchiveFile {
     Stamps,
     Snapshot,
     Sum,
+    Index,
 }
 
 impl ArchiveFile {
-    const ALL: [Self; 4] = [Self::Segment, Self::Stamps, Self::Snapshot, Self::Sum];
+    const ALL: [Self; 5] = [Self::Segment, Self::Stamps, Self::Snapshot, Self::Sum, Self::Index];
 
     fn extension(self) -> &'static str {
         match self {
@@ -106,6 +108,7 @@ impl ArchiveFile {
             Self::Stamps => "stamps",
             Self::Snapshot => "db",
             Self::Sum => "sum",
+            Self::Index => "index",
         }
     }
 }

@@ -332,12 +332,14 @@ fn check([first, second, third]: [Word; 3], seed: u64, place: usize) -> Word {
     xxh3_64_with_seed(&bytes, seed.wrapping_add(place as u64)) | 1
 }
 
-fn pair(low: u32, high: u32) -> Word {
+/// Two halves of a word.
+pub(crate) fn pair(low: u32, high: u32) -> Word {
     Word::from(low) | Word::from(high) << 32
 }
 
+/// The same the other way round.
 #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
-fn parts(word: Word) -> (u32, u32) {
+pub(crate) fn parts(word: Word) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 

@@ -28,14 +28,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("disk", &["error"]),
     ("layout", &["name"]),
     // services
-    ("archive", &["disk", "error", "layout", "point", "progress", "stamps", "time", "wal"]),
+    ("archive", &["disk", "error", "layout", "page", "point", "progress", "stamps", "time", "wal"]),
     ("sqlite", &["disk", "error"]),
     ("vfs", &["archive", "cipher", "disk", "error", "layout", "page", "size", "stamps", "time", "wal"]),
     ("changes", &["disk", "error", "layout", "name", "vfs"]),
     ("catalog", &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time"]),
     ("image", &["disk", "error", "layout", "page", "progress", "size", "vfs", "wal"]),
     // operations
-    ("connect", &["api", "catalog", "changes", "cipher", "disk", "error", "id", "sqlite", "vfs"]),
+    ("connect", &["api", "archive", "catalog", "changes", "cipher", "disk", "error", "id", "sqlite", "vfs"]),
     (
         "seed",
         &[

@@ -6,10 +6,12 @@
 //!
 //! Nothing here knows a key: pages are moved as they stand.
 
+mod index;
 mod past;
 pub(crate) mod present;
 mod segment;
 mod snapshot;
+mod sums;
 mod timeline;
 
 use std::path::Path;

@@ -1,22 +1,24 @@
 //! The pages of a database at an instant of the past: a snapshot overlaid with frames of the logs behind it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use super::{
     damaged, missing,
     segment::{self, Log},
-    snapshot::{self, Checksum, Snapshot},
-    timeline::{Source, Target, Timeline, frames},
+    snapshot::{self, Snapshot},
+    sums,
+    timeline::{Apart, Source, Target, Timeline},
 };
 use crate::{
     disk::Disk,
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     layout::ArchiveFile,
+    page,
     point::{Reached, ReachedKind},
     progress::{self, Phase, Watch},
     stamps::{Generation, LogEnd, Stamps},
@@ -27,9 +29,14 @@ use crate::{
 /// Segments that are open at a time.
 const OPEN_MAX: usize = 128;
 
+/// The most that is held in memory of a database that has no history yet, in bytes.
+const BEGAN_MAX: u64 = 256 << 20;
+
 /// The pages of a database at one commit.
 #[derive(Debug)]
 pub(crate) struct Past {
+    /// The generation before which the snapshot was made.
+    pub(crate) first: u64,
     pub(crate) page_size: u32,
     /// The size of the database in pages.
     pub(crate) page_count: u32,
@@ -40,7 +47,19 @@ pub(crate) struct Past {
     /// Where the newest version of each page is.
     places: Vec<Option<Place>>,
     logs: Vec<LogFile>,
-    open: Mutex<VecDeque<(usize, Arc<File>)>>,
+    open: Mutex<Open>,
+    snapshot_file: OnceLock<File>,
+    /// Pages that are held in memory.
+    held: HashMap<u32, Vec<u8>>,
+}
+
+/// Segments that are open.
+#[derive(Debug, Default)]
+struct Open {
+    /// By their number among the logs.
+    files: HashMap<usize, Arc<File>>,
+    /// The numbers in the order in which they were opened.
+    order: VecDeque<usize>,
 }
 
 /// A frame of one of the logs.
@@ -53,18 +72,26 @@ struct Place {
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
+    /// The checksum of each frame's page.
+    sums: Vec<u64>,
     /// The header of the WAL that SQLite writes to: while it is the same, the frames are too.
     live: Option<(Arc<File>, [u8; HEADER_LEN])>,
 }
 
 impl Past {
-    /// Finds the pages of an instant, and checks every frame that it takes; nothing where the database has no history and
-    /// is as it began.
+    /// Finds the pages of an instant; nothing where the database has no history and is as it began. Each page is checked
+    /// when it is read.
     ///
-    /// Of several snapshots the newest is taken that is whole and leads there.
-    pub(crate) fn find(timeline: &Timeline, at: Timestamp, now: Timestamp) -> Result<Option<Self>> {
+    /// Of several snapshots the newest is taken that leads there. Where a page turns out to be damaged, an older one may
+    /// still lead there: one before the generation `below`.
+    pub(crate) fn find(
+        timeline: &Timeline,
+        at: Timestamp,
+        now: Timestamp,
+        below: Option<u64>,
+    ) -> Result<Option<Self>> {
         let Some(target) = timeline.find(at, now)? else { return Ok(None) };
-        Self::with(timeline, &target).map(Some)
+        Self::with(timeline, &target, below).map(Some)
     }
 
     /// The pages at the end of the newest generation, which has ended.
@@ -73,12 +100,47 @@ impl Past {
         // One in which nobody committed ends as it began.
         let frame = stamps.end().map_or(stamps.generation.first_frame, |end| end.frame);
         let reached = Reached { kind: ReachedKind::AfterLast, commit: None, next: None };
-        Self::with(timeline, &Target { sequence, frame, reached })
+        Self::with(timeline, &Target { sequence, frame, reached }, None)
     }
 
-    fn with(timeline: &Timeline, target: &Target) -> Result<Self> {
+    /// The pages of a database that has no history and is as it began, in memory.
+    pub(crate) fn began(data: &Path, apart: Apart) -> Result<Self> {
+        let len = Disk::len(data)?.unwrap_or(0);
+        if len > BEGAN_MAX {
+            let message = format!(
+                "nothing was ever written to {}: connect to it as it is, or fork it; a view of it has {len} bytes to \
+                 hold in memory, which is more than {BEGAN_MAX}",
+                data.display()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let mut bytes = Ok(None);
+        apart(&mut || bytes = Disk::read(data))?;
+        let bytes = bytes?.ok_or_else(|| missing(data))?;
+        let header = bytes.first_chunk().ok_or_else(|| damaged(data, "it is cut off"))?;
+        let page_size = page::Header::parse(header)?.page_size;
+        let held: HashMap<u32, Vec<u8>> =
+            (1..).zip(bytes.chunks_exact(page_size as usize).map(<[u8]>::to_vec)).collect();
+        let pages = u32::try_from(held.len()).unwrap_or(u32::MAX);
+        Ok(Self {
+            first: 0,
+            page_size,
+            page_count: pages,
+            reached: Reached { kind: ReachedKind::BeforeFirst, commit: None, next: None },
+            snapshot: Snapshot::none(data),
+            snapshot_pages: 0,
+            places: Vec::new(),
+            logs: Vec::new(),
+            open: Mutex::default(),
+            snapshot_file: OnceLock::new(),
+            held,
+        })
+    }
+
+    fn with(timeline: &Timeline, target: &Target, below: Option<u64>) -> Result<Self> {
         let mut first_error = None;
-        for sequence in timeline.snapshots.range(..=target.sequence).rev() {
+        let until = below.unwrap_or(u64::MAX).min(target.sequence + 1);
+        for sequence in timeline.snapshots.range(..until).rev() {
             match Self::from_snapshot(timeline, *sequence, target) {
                 Ok(past) => return Ok(past),
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -96,18 +158,11 @@ impl Past {
         let mut stamps = timeline.stamps(first)?;
         let Generation { page_size, database, .. } = stamps.generation;
         let snapshot_path = paths.file(first, ArchiveFile::Snapshot);
-        let snapshot = Snapshot::find(paths, first, stamps.generation.seed())?
+        let snapshot = Snapshot::find(paths, first, stamps.generation.seed(), page_size)?
             .ok_or_else(|| damaged(&snapshot_path, "it belongs to another history"))?;
-        if Disk::len(&snapshot_path)? != Some(snapshot.len) {
-            return Err(if Disk::exists(&snapshot_path)? {
-                damaged(&snapshot_path, "its length is not what it was")
-            } else {
-                missing(&snapshot_path)
-            });
-        }
-        snapshot.check()?;
-        let pages = u32::try_from(snapshot.len / u64::from(page_size)).unwrap_or(u32::MAX);
+        let pages = snapshot.pages();
         let mut past = Self {
+            first,
             page_size,
             page_count: pages,
             reached: target.reached,
@@ -116,6 +171,8 @@ impl Past {
             places: vec![None; pages as usize],
             logs: Vec::new(),
             open: Mutex::default(),
+            snapshot_file: OnceLock::new(),
+            held: HashMap::new(),
         };
         for sequence in first..=target.sequence {
             if sequence > first {
@@ -151,8 +208,7 @@ impl Past {
         if upto == Some(generation.first_frame) {
             return Ok(());
         }
-        let source = timeline.source(generation)?;
-        let Some(Source { path, file, log, is_live }) = source else {
+        let Some(Source { path, live, log }) = timeline.source(generation, end)? else {
             // One that was begun and never used leaves nothing.
             return if upto.is_none() && stamps.made(None).is_empty() {
                 Ok(())
@@ -160,20 +216,21 @@ impl Past {
                 Err(missing(&archived))
             };
         };
-        let there = LogEnd { frame: frames(&log), pages: log.pages(), checksum: log.checksum };
+        let there = log.end();
         if end.is_some_and(|end| end != there) {
             return Err(damaged(&path, "it does not end as it did when it was archived"));
         }
-        let upto = upto.unwrap_or_else(|| frames(&log));
-        if upto > frames(&log) || log.frames[upto as usize - 1].commit.is_none() {
+        let upto = upto.unwrap_or(there.frame);
+        if upto > there.frame || log.frames[upto as usize - 1].commit.is_none() {
             return Err(damaged(&path, format_args!("frame {upto} ended a commit, and does not any more")));
         }
-        let file = Arc::new(file);
         let mut header = [0; HEADER_LEN];
-        Disk::read_at(&file, &path, &mut header, 0)?;
+        if let Some(file) = &live {
+            Disk::read_at(file, &path, &mut header, 0)?;
+        }
         let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
-        self.logs.push(LogFile { path, live: is_live.then_some((file, header)) });
         self.apply(log_number, &log, generation.first_frame..upto);
+        self.logs.push(LogFile { path, sums: log.sums, live: live.map(|file| (Arc::new(file), header)) });
         Ok(())
     }
 
@@ -194,9 +251,55 @@ impl Past {
         }
     }
 
+    /// Takes what is in the log that SQLite writes to into memory, where it stays as it is.
+    pub(crate) fn hold(&mut self) -> Result<()> {
+        let live = |place: &Place| self.logs[place.log as usize].live.is_some();
+        let mut held = HashMap::new();
+        for (number, place) in (1..).zip(&self.places) {
+            if let Some(place) = place.filter(live) {
+                let mut page = vec![0; self.page_size as usize];
+                self.read_frame(place, &mut page)?;
+                held.insert(number, page);
+            }
+        }
+        self.held = held;
+        Ok(())
+    }
+
+    /// Fills `into` with a page, counted from 1.
+    pub(crate) fn read_page(&self, number: u32, into: &mut [u8]) -> Result<()> {
+        if let Some(page) = self.held.get(&number) {
+            into.copy_from_slice(page);
+            return Ok(());
+        }
+        if let Some(place) = self.place(number) {
+            return self.read_frame(place, into);
+        }
+        if number > self.snapshot_pages {
+            into.fill(0);
+            return Ok(());
+        }
+        let file = if let Some(file) = self.snapshot_file.get() {
+            file
+        } else {
+            let file = self.snapshot.open()?;
+            self.snapshot_file.get_or_init(|| file)
+        };
+        let at = u64::from(number - 1) * u64::from(self.page_size);
+        if Disk::read_up_to(file, &self.snapshot.path, into, at)? < into.len() {
+            return Err(damaged(&self.snapshot.path, "it is cut off"));
+        }
+        self.snapshot.check(number, into)
+    }
+
+    /// The file of the snapshot.
+    pub(crate) fn snapshot_path(&self) -> &Path {
+        &self.snapshot.path
+    }
+
     /// Whether the log that SQLite writes to is still the one whose frames were found.
     pub(crate) fn is_still_there(&self) -> Result<bool> {
-        for LogFile { path, live } in &self.logs {
+        for LogFile { path, live, .. } in &self.logs {
             if let Some((file, header)) = live {
                 let mut now = [0; HEADER_LEN];
                 Disk::read_up_to(file, path, &mut now, 0)?;
@@ -227,7 +330,7 @@ impl Past {
         let kept = u64::from(self.snapshot_pages) * u64::from(self.page_size);
         let mut buffer = vec![0; (snapshot::STEP / page_size).max(1) * page_size];
         let mut at = 0;
-        let mut page = 0;
+        let mut numbers = 1..;
         while at < total {
             progress::tell(watch, Phase::Copy, at, Some(total))?;
             let want = usize::try_from(total - at).unwrap_or(usize::MAX).min(buffer.len());
@@ -238,11 +341,12 @@ impl Past {
                 return Err(damaged(&self.snapshot.path, "it is cut off"));
             }
             piece[from_snapshot..].fill(0);
-            for bytes in piece.chunks_exact_mut(page_size) {
-                if let Some(place) = self.places[page] {
-                    self.read_frame(place, bytes)?;
+            for (bytes, number) in piece.chunks_exact_mut(page_size).zip(&mut numbers) {
+                match self.place(number) {
+                    Some(place) => self.read_frame(place, bytes)?,
+                    None if number <= self.snapshot_pages => self.snapshot.check(number, bytes)?,
+                    None => {}
                 }
-                page += 1;
             }
             write(piece, at)?;
             at += want as u64;
@@ -250,50 +354,37 @@ impl Past {
         progress::tell(watch, Phase::Copy, total, Some(total))
     }
 
+    fn place(&self, number: u32) -> Option<Place> {
+        self.places.get(number as usize - 1).copied().flatten()
+    }
+
     fn read_frame(&self, place: Place, into: &mut [u8]) -> Result<()> {
         let number = place.log as usize;
-        let LogFile { path, live } = &self.logs[number];
+        let LogFile { path, live, sums } = &self.logs[number];
         let file = match live {
             Some((file, _)) => Arc::clone(file),
             None => self.opened(number, path)?,
         };
-        Disk::read_at(&file, path, into, segment::page_offset(place.frame, self.page_size))
+        let count = Disk::read_up_to(&file, path, into, segment::page_offset(place.frame, self.page_size))?;
+        if count < into.len() || sums.get(place.frame as usize - 1) != Some(&sums::of(into)) {
+            return Err(damaged(path, format_args!("the checksum of frame {} does not fit", place.frame)));
+        }
+        Ok(())
     }
 
     fn opened(&self, number: usize, path: &Path) -> Result<Arc<File>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, file)) = open.iter().find(|(open, _)| *open == number) {
+        if let Some(file) = open.files.get(&number) {
             return Ok(Arc::clone(file));
         }
         let file = Arc::new(Disk::open(path)?.ok_or_else(|| missing(path))?);
-        open.truncate(OPEN_MAX - 1);
-        open.push_front((number, Arc::clone(&file)));
+        if open.order.len() >= OPEN_MAX
+            && let Some(oldest) = open.order.pop_front()
+        {
+            open.files.remove(&oldest);
+        }
+        open.order.push_back(number);
+        open.files.insert(number, Arc::clone(&file));
         Ok(file)
-    }
-}
-
-impl Snapshot {
-    fn open(&self) -> Result<File> {
-        Disk::open(&self.path)?.ok_or_else(|| missing(&self.path))
-    }
-
-    /// Reads all of it and compares its checksum.
-    pub(super) fn check(&self) -> Result<()> {
-        let file = self.open()?;
-        let mut checksum = Checksum::default();
-        let mut buffer = vec![0; snapshot::STEP];
-        let mut at = 0;
-        loop {
-            let count = Disk::read_up_to(&file, &self.path, &mut buffer, at)?;
-            checksum.add(&buffer[..count]);
-            at += count as u64;
-            if count < buffer.len() {
-                break;
-            }
-        }
-        if at != self.len || checksum.finish() != self.checksum {
-            return Err(damaged(&self.path, "its checksum does not fit"));
-        }
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use super::{
     damaged,
     past::Past,
     segment::{self, Log},
-    snapshot::{self, Checksum, Snapshot},
+    snapshot::Snapshot,
 };
 use crate::{
     disk::Disk,
@@ -30,24 +30,23 @@ pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &
     {
         return Err(damaged(data, "it was cut while it was copied"));
     }
-    let mut len = len;
     if generation.first_frame > 0 {
         let wal = layout::beside(data, "-wal");
-        let log = Log::open(&wal)?.filter(|(_, log)| log.header.salts() == generation.salts);
+        let log = Log::open(&wal)?.filter(|(_, log)| log.salts == generation.salts);
         let (file, log) = log.ok_or_else(|| damaged(&wal, "its header is none"))?;
-        len = lay_over(disk, (&file, &wal, &log), generation, (&target, &beside))?;
+        lay_over(disk, (&file, &wal, &log), generation, (&target, &beside))?;
     }
-    let checksum = checksum_of(&target, &beside)?;
-    Snapshot::publish(disk, paths, generation.sequence, generation.seed(), (&beside, len, checksum))
+    let of = (generation.sequence, generation.seed(), generation.page_size);
+    Snapshot::publish(disk, paths, of, (&beside, &target))
 }
 
-/// Writes the frames of a log that were there before its generation over a copy, and returns how long that is now.
+/// Writes the frames of a log that were there before its generation over a copy.
 fn lay_over(
     disk: &Disk,
     (file, wal, log): (&File, &Path, &Log),
     generation: &Generation,
     (target, path): (&File, &Path),
-) -> Result<u64> {
+) -> Result<()> {
     let frames = log.frames.get(..generation.first_frame as usize);
     let last = frames.and_then(|frames| frames.last()).and_then(|frame| frame.commit);
     let (Some(frames), Some(pages)) = (frames, last) else {
@@ -60,23 +59,7 @@ fn lay_over(
             disk.write_at(target, path, &page, u64::from(frame.page_number - 1) * page.len() as u64)?;
         }
     }
-    let len = u64::from(pages) * page.len() as u64;
-    disk.set_len(target, path, len)?;
-    Ok(len)
-}
-
-fn checksum_of(file: &File, path: &Path) -> Result<u64> {
-    let mut checksum = Checksum::default();
-    let mut buffer = vec![0; snapshot::STEP];
-    let mut at = 0;
-    loop {
-        let count = Disk::read_up_to(file, path, &mut buffer, at)?;
-        checksum.add(&buffer[..count]);
-        at += count as u64;
-        if count < buffer.len() {
-            return Ok(checksum.finish());
-        }
-    }
+    disk.set_len(target, path, u64::from(pages) * page.len() as u64)
 }
 
 /// Whether a database file is, page by page, what it was at the end of a history.

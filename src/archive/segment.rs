@@ -2,9 +2,11 @@
 
 use std::{fs::File, path::Path};
 
+use super::sums;
 use crate::{
     disk::Disk,
     error::Result,
+    stamps::LogEnd,
     wal::{self, FRAME_HEADER_LEN, Frame, HEADER_LEN, Header},
 };
 
@@ -14,9 +16,12 @@ const READ_LEN: usize = 1 << 20;
 /// The frames of a log, as far as its chain of checksums holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
-    pub(crate) header: Header,
-    /// All frames up to the last commit, or up to the frame that was asked for.
+    pub(crate) salts: [u8; 8],
+    pub(crate) page_size: u32,
+    /// All frames up to the last commit.
     pub(crate) frames: Vec<Frame>,
+    /// The checksum of the page of each.
+    pub(crate) sums: Vec<u64>,
     /// The checksum in the last of them.
     pub(crate) checksum: [u8; 8],
 }
@@ -32,7 +37,8 @@ impl Log {
         let frame_len = header.frame_len();
         let mut buffer = vec![0; (READ_LEN / frame_len).max(1) * frame_len];
         let mut chain = header.chain();
-        let mut log = Self { header, frames: Vec::new(), checksum: [0; 8] };
+        let (salts, page_size) = (header.salts(), header.page_size());
+        let mut log = Self { salts, page_size, frames: Vec::new(), sums: Vec::new(), checksum: [0; 8] };
         let mut committed = 0;
         let mut at = HEADER_LEN as u64;
         'reading: loop {
@@ -40,6 +46,7 @@ impl Log {
             for bytes in buffer[..count].chunks_exact(frame_len) {
                 let Some(frame) = chain.follow(bytes) else { break 'reading };
                 log.frames.push(frame);
+                log.sums.push(sums::of(&bytes[FRAME_HEADER_LEN..]));
                 if frame.commit.is_some() {
                     committed = log.frames.len();
                     log.checksum.copy_from_slice(&bytes[16..FRAME_HEADER_LEN]);
@@ -51,6 +58,7 @@ impl Log {
             at += count as u64;
         }
         log.frames.truncate(committed);
+        log.sums.truncate(committed);
         Ok(Some(log))
     }
 
@@ -62,7 +70,13 @@ impl Log {
 
     /// The size of all committed frames with the header of the log.
     pub(crate) fn len(&self) -> u64 {
-        HEADER_LEN as u64 + self.frames.len() as u64 * self.header.frame_len() as u64
+        HEADER_LEN as u64 + self.frames.len() as u64 * (FRAME_HEADER_LEN as u64 + u64::from(self.page_size))
+    }
+
+    /// How it ends.
+    pub(crate) fn end(&self) -> LogEnd {
+        let frame = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
+        LogEnd { frame, pages: self.pages(), checksum: self.checksum }
     }
 
     /// The pages that the last commit left.

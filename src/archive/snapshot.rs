@@ -1,92 +1,105 @@
-//! Snapshots: whole databases, each with a file beside it that holds its checksum.
+//! Snapshots: whole databases, each with a file beside it that holds the checksums of its pages.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
-
-use super::damaged;
+use super::{damaged, missing, sums};
 use crate::{
     disk::Disk,
     error::Result,
     layout::{ArchiveFile, ArchivePaths},
-    stamps::{self, Word},
+    stamps::Word,
 };
 
 const MAGIC: Word = Word::from_le_bytes(*b"LFsnapsh");
 
-/// Magic, the check of the generation's header, length, checksum, and the check of these four.
-const SUM_WORDS: usize = 5;
-
 /// About how much of a snapshot is read at once: a whole number of pages.
 pub(super) const STEP: usize = 1 << 20;
 
-/// A snapshot, by what its sum says.
+/// A snapshot, by what the file beside it says.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(super) path: PathBuf,
-    pub(super) len: u64,
-    pub(super) checksum: u64,
+    /// The checksum of each page.
+    sums: Vec<u64>,
 }
 
 impl Snapshot {
     /// The snapshot before the first commit of a generation, of which the check of its header is given; nothing if there
     /// is none that was finished.
-    pub(super) fn find(paths: &ArchivePaths, sequence: u64, seed: u64) -> Result<Option<Self>> {
-        let (path, sum_path) =
-            (paths.file(sequence, ArchiveFile::Snapshot), paths.file(sequence, ArchiveFile::Sum));
-        let Some(sum) = Disk::read(&sum_path)? else { return Ok(None) };
-        let words: Vec<Word> =
-            sum.as_chunks::<{ stamps::WORD_LEN }>().0.iter().copied().map(Word::from_le_bytes).collect();
-        match words[..] {
-            [MAGIC, of, len, checksum, check]
-                if check == xxh3_64(&stamps::bytes(&words[..SUM_WORDS - 1])) =>
-            {
-                // One of an attempt that went no further is no snapshot of this generation.
-                Ok((of == seed).then_some(Self { path, len, checksum }))
+    pub(super) fn find(
+        paths: &ArchivePaths,
+        sequence: u64,
+        seed: u64,
+        page_size: u32,
+    ) -> Result<Option<Self>> {
+        let sum_path = paths.file(sequence, ArchiveFile::Sum);
+        let Some(words) = sums::read(&sum_path)? else { return Ok(None) };
+        let [MAGIC, of, sums @ ..] = &words[..] else {
+            return Err(damaged(&sum_path, "it holds something else"));
+        };
+        // One of an attempt that went no further is no snapshot of this generation.
+        if *of != seed {
+            return Ok(None);
+        }
+        let path = paths.file(sequence, ArchiveFile::Snapshot);
+        match Disk::len(&path)? {
+            None => Err(missing(&path)),
+            Some(len) if len != sums.len() as u64 * u64::from(page_size) => {
+                Err(damaged(&path, "its length is not what it was"))
             }
-            _ => Err(damaged(&sum_path, "its checksum does not fit")),
+            Some(_) => Ok(Some(Self { path, sums: sums.to_vec() })),
         }
     }
 
-    /// Puts a file that was written beside its place there, with its sum. What stood there is replaced: it belonged to an
+    /// None: what is read is in memory, and was read from this file.
+    pub(super) fn none(path: &Path) -> Self {
+        Self { path: path.to_owned(), sums: Vec::new() }
+    }
+
+    /// The size in pages.
+    pub(super) fn pages(&self) -> u32 {
+        u32::try_from(self.sums.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn open(&self) -> Result<File> {
+        Disk::open(&self.path)?.ok_or_else(|| missing(&self.path))
+    }
+
+    /// Whether a page, counted from 1, is what it was.
+    pub(super) fn check(&self, number: u32, page: &[u8]) -> Result<()> {
+        if self.sums.get(number as usize - 1) == Some(&sums::of(page)) {
+            return Ok(());
+        }
+        Err(damaged(&self.path, format_args!("the checksum of page {number} does not fit")))
+    }
+
+    /// Puts a file that was written beside its place there, with its sums. What stood there is replaced: it belonged to an
     /// attempt that went no further.
     pub(crate) fn publish(
         disk: &Disk,
         paths: &ArchivePaths,
-        sequence: u64,
-        seed: u64,
-        (written, len, checksum): (&Path, u64, u64),
+        (sequence, seed, page_size): (u64, u64, u32),
+        (written, file): (&Path, &File),
     ) -> Result<()> {
         let (path, sum_path) =
             (paths.file(sequence, ArchiveFile::Snapshot), paths.file(sequence, ArchiveFile::Sum));
+        let mut words = vec![MAGIC, seed];
+        let page_size = page_size as usize;
+        let mut buffer = vec![0; (STEP / page_size).max(1) * page_size];
+        let mut at = 0;
+        loop {
+            let count = Disk::read_up_to(file, written, &mut buffer, at)?;
+            words.extend(buffer[..count].chunks_exact(page_size).map(sums::of));
+            at += count as u64;
+            if count < buffer.len() {
+                break;
+            }
+        }
         disk.remove(&sum_path)?;
         disk.rename(written, &path)?;
-        let mut words = [MAGIC, seed, len, checksum, 0];
-        words[SUM_WORDS - 1] = xxh3_64(&stamps::bytes(&words[..SUM_WORDS - 1]));
-        let beside = paths.dir().join("sum.new");
-        disk.remove(&beside)?;
-        let file = disk.create(&beside)?;
-        disk.write_at(&file, &beside, &stamps::bytes(&words), 0)?;
-        disk.rename(&beside, &sum_path)
-    }
-}
-
-/// The checksum of a snapshot, counted as it is written or read.
-#[derive(Default)]
-pub(crate) struct Checksum(Xxh3);
-
-impl std::fmt::Debug for Checksum {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Checksum")
-    }
-}
-
-impl Checksum {
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    pub(crate) fn finish(&self) -> u64 {
-        self.0.digest()
+        sums::write(disk, &sum_path, &paths.dir().join("sum.new"), &words)
     }
 }

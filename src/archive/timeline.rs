@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{damaged, live_stamps, missing, past::Past, present, read_stamps, segment::Log};
+use super::{damaged, index, live_stamps, missing, past::Past, present, read_stamps, segment::Log};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     point::{Point, Points, Reached, ReachedKind, Window},
-    stamps::{FileState, Generation, Made, Stamps},
+    stamps::{FileState, Generation, LogEnd, Made, Stamps},
     time::Timestamp,
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct Timeline {
     /// Generations that have a snapshot before them.
     pub(super) snapshots: BTreeSet<u64>,
     apart: Apart,
+    /// Where indexes are written, if they may be.
+    disk: Option<Disk>,
 }
 
 /// Runs what opens the database file by its path where that does no harm to the locks of open connections.
@@ -51,15 +53,14 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
-    pub(super) file: File,
     pub(super) log: Log,
-    /// Whether it is the WAL that SQLite writes to.
-    pub(super) is_live: bool,
+    /// The WAL that SQLite writes to, if it is that.
+    pub(super) live: Option<File>,
 }
 
 impl Timeline {
     /// Looks at the history of the database in the file `data`, which was created at `born_at`.
-    pub(crate) fn read(data: &Path, born_at: Timestamp, apart: Apart) -> Result<Self> {
+    pub(crate) fn read(disk: Option<&Disk>, data: &Path, born_at: Timestamp, apart: Apart) -> Result<Self> {
         let paths = ArchivePaths::of(data);
         for _ in 0..ATTEMPTS {
             let live = live_stamps(&paths)?;
@@ -77,9 +78,23 @@ impl Timeline {
             sequences.extend(live.as_ref().map(|live| live.generation.sequence));
             let snapshots = of(ArchiveFile::Sum).collect();
             let born_at = born_at.as_micros();
-            return Ok(Self { paths, data: data.to_owned(), born_at, live, sequences, snapshots, apart });
+            return Ok(Self {
+                paths,
+                data: data.to_owned(),
+                born_at,
+                live,
+                sequences,
+                snapshots,
+                apart,
+                disk: disk.cloned(),
+            });
         }
         Err(moves_too_fast(data))
+    }
+
+    /// Whether nothing was ever written to the database.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
     }
 
     /// The stamps of a generation.
@@ -95,26 +110,22 @@ impl Timeline {
         Ok(stamps)
     }
 
-    /// The log of a generation; nothing if no commit of it is there.
-    pub(super) fn source(&self, generation: &Generation) -> Result<Option<Source>> {
-        let archived = self.paths.file(generation.sequence, ArchiveFile::Segment);
-        let live = layout::beside(&self.data, "-wal");
+    /// The log of a generation, which ended so if that is known; nothing if no commit of it is there.
+    pub(super) fn source(&self, generation: &Generation, end: Option<LogEnd>) -> Result<Option<Source>> {
         // One that is archived meanwhile is found in its new place. One that a crash left in both may have gone on since.
-        for (path, is_live) in [(&live, true), (&archived, false)] {
-            if !is_live || self.is_live(generation) {
-                match Log::open(path)? {
-                    Some((file, log)) if log.header.salts() == generation.salts => {
-                        return Ok(Some(Source { path: path.clone(), file, log, is_live }));
-                    }
-                    Some(_) if !is_live => return Err(damaged(path, "it is that of another generation")),
-                    None if !is_live && Disk::exists(path)? => {
-                        return Err(damaged(path, "its header is none"));
-                    }
-                    _ => {}
-                }
-            }
+        let path = layout::beside(&self.data, "-wal");
+        if self.is_live(generation)
+            && let Some((file, log)) = Log::open(&path)?.filter(|(_, log)| log.salts == generation.salts)
+        {
+            return Ok(Some(Source { path, live: Some(file), log }));
         }
-        Ok(None)
+        let path = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        match index::log(self.disk.as_ref(), &self.paths, generation, end)? {
+            Some(log) if log.salts == generation.salts => Ok(Some(Source { path, live: None, log })),
+            Some(_) => Err(damaged(&path, "it is that of another generation")),
+            None if Disk::exists(&path)? => Err(damaged(&path, "its header is none")),
+            None => Ok(None),
+        }
     }
 
     fn is_live(&self, generation: &Generation) -> bool {
@@ -143,7 +154,7 @@ impl Timeline {
         // Where the log is gone, the stamps tell what stood in it. It cannot be restored, but what was before it can.
         Ok(stamps.made(match stamps.end() {
             Some(end) => Some(end.frame),
-            None => self.source(&stamps.generation)?.map(|source| frames(&source.log)),
+            None => self.source(&stamps.generation, None)?.map(|source| source.log.end().frame),
         }))
     }
 
@@ -285,7 +296,7 @@ impl Timeline {
     fn ends_as_it_is(&self, stamps: &Stamps) -> Result<bool> {
         let wal = layout::beside(&self.data, "-wal");
         match Log::open(&wal)? {
-            Some((_, log)) if log.header.salts() == stamps.generation.salts => return Ok(true),
+            Some((_, log)) if log.salts == stamps.generation.salts => return Ok(true),
             // Somebody else began a WAL.
             Some((_, log)) if !log.frames.is_empty() => return Ok(false),
             _ => {}
@@ -364,11 +375,6 @@ impl Timeline {
 /// The length of a database file and the time of its last change.
 pub(crate) fn state_of(data: &Path) -> Result<Option<FileState>> {
     Ok(Disk::last_change(data)?.map(|(len, changed_at)| FileState { len, changed_at }))
-}
-
-/// How many frames a log has; SQLite counts them in 32 bits.
-pub(super) fn frames(log: &Log) -> u32 {
-    u32::try_from(log.frames.len()).unwrap_or(u32::MAX)
 }
 
 #[cold]

@@ -142,6 +142,9 @@ pub(crate) enum DbCommand {
         /// Refuse writes.
         #[arg(long)]
         read_only: bool,
+        /// As it was at this instant, to be read.
+        #[arg(long, value_name = "INSTANT")]
+        timestamp: Option<String>,
         #[command(flatten)]
         key: KeyArguments,
     },

@@ -154,12 +154,15 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             let to = parse(to)?.map_or(Bound::Unbounded, Bound::Included);
             output.points(&plane.points(&name, (from, to))?)
         }
-        DbCommand::Shell { name, sql, read_only, key } => {
+        DbCommand::Shell { name, sql, read_only, timestamp, key } => {
             let mut options = ConnectOptions::default().read_only(read_only);
             if let Some(key) = key_for(plane, &name, &key)? {
                 options = options.encryption_key(key);
             }
-            let connection = plane.connect(&name, &options)?;
+            let connection = match timestamp {
+                Some(at) => plane.connect_at(&name, at.parse()?, &options)?.0,
+                None => plane.connect(&name, &options)?,
+            };
             match sql {
                 Some(sql) => sql::run(&connection, &sql, output),
                 None if io::stdin().is_terminal() && !output.json => shell::run(&connection, &name),

@@ -2,8 +2,18 @@
 
 use std::ops::RangeBounds;
 
+use rusqlite::Connection;
+
 use super::ControlPlane;
-use crate::{archive::Timeline, error::Result, point::Points, time::Timestamp, vfs};
+use crate::{
+    archive::Timeline,
+    connect::{self, ConnectOptions},
+    error::{Error, ErrorKind, Result},
+    point::{Points, Reached},
+    seed::restore,
+    time::Timestamp,
+    vfs,
+};
 
 impl ControlPlane {
     /// The commits of a database in a range of time, and the instants that it can be restored to: give one to
@@ -27,7 +37,46 @@ impl ControlPlane {
     /// As for [`database_path`](Self::database_path), and [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a history that is damaged.
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
         let entry = self.0.ready(&name.parse()?)?;
-        let timeline = Timeline::read(&self.0.data(&entry), entry.database.created_at, vfs::apart)?;
+        let timeline =
+            Timeline::read(Some(&self.0.disk), &self.0.data(&entry), entry.database.created_at, vfs::apart)?;
         timeline.points((range.start_bound().cloned(), range.end_bound().cloned()))
+    }
+
+    /// Opens a read-only connection to a database as it was at an instant, and says what the instant came to. Nothing is
+    /// written out for it: it reads the pages where the history has them, and sees the same for as long as it is open.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path())?;
+    /// # plane.create_group("default")?;
+    /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+    /// let connection = plane.connect("orders", &Default::default())?;
+    /// connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    /// let before = litefleet::Timestamp::now();
+    /// connection.execute_batch("DELETE FROM t").unwrap();
+    /// let (past, _) = plane.connect_at("orders", before, &Default::default())?;
+    /// assert_eq!(past.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(1));
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect), [`ErrorKind::OutsideWindow`] for an instant that cannot be restored, and
+    /// [`ErrorKind::Corrupt`] where the history that leads there is damaged.
+    pub fn connect_at(
+        &self,
+        name: &str,
+        at: Timestamp,
+        options: &ConnectOptions,
+    ) -> Result<(Connection, Reached)> {
+        let name = name.parse()?;
+        let (entry, governor) = self.0.governed(&name, options.key())?;
+        if entry.database.block_reads {
+            return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
+        }
+        let instant = restore::Instant { at, born_at: entry.database.created_at };
+        let past = restore::view(&self.0.disk, &self.0.data(&entry), instant)?;
+        let reached = past.reached;
+        Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
     }
 }

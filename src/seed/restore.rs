@@ -106,6 +106,26 @@ pub(crate) fn write_as_it_was(
     Err(too_fast(data))
 }
 
+/// The pages of the database in the file `data` at an instant, as they stay.
+pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<Past> {
+    for _ in 0..ATTEMPTS {
+        let timeline = Timeline::read(Some(disk), data, instant.born_at, vfs::apart)?;
+        let Some(mut past) = Past::find(&timeline, instant.at, Timestamp::now(), None)? else {
+            let past = Past::began(data, vfs::apart)?;
+            let timeline = Timeline::read(Some(disk), data, instant.born_at, vfs::apart)?;
+            if timeline.is_empty() {
+                return Ok(past);
+            }
+            continue;
+        };
+        let held = past.hold();
+        if past.is_still_there()? {
+            return held.map(|()| past);
+        }
+    }
+    Err(too_fast(data))
+}
+
 #[cold]
 fn too_fast(data: &Path) -> Error {
     let message = format!("{} is being written too fast to be restored; try again", data.display());
@@ -122,14 +142,31 @@ fn materialize(
     size_limit: Option<SizeLimit>,
     watch: &mut Watch<'_>,
 ) -> Result<Option<(u64, Option<Reached>)>> {
-    let timeline = Timeline::read(data, instant.born_at, vfs::apart)?;
-    let Some(past) = Past::find(&timeline, instant.at, Timestamp::now())? else { return Ok(Some((0, None))) };
-    if let Some(limit) = size_limit.filter(|limit| !limit.admits(past.len())) {
-        return Err(image::too_large(past.len(), limit));
+    let timeline = Timeline::read(Some(disk), data, instant.born_at, vfs::apart)?;
+    let mut below = None;
+    let mut damage = None;
+    loop {
+        let past = match Past::find(&timeline, instant.at, Timestamp::now(), below) {
+            Ok(Some(past)) => past,
+            Ok(None) => return Ok(Some((0, None))),
+            Err(error) => return Err(damage.unwrap_or(error)),
+        };
+        if let Some(limit) = size_limit.filter(|limit| !limit.admits(past.len())) {
+            return Err(image::too_large(past.len(), limit));
+        }
+        let file = disk.create(path)?;
+        match past.read_all(watch, |bytes, at| disk.write_at(&file, path, bytes, at)) {
+            _ if !past.is_still_there()? => return Ok(None),
+            Ok(()) => return Ok(Some((past.len(), Some(past.reached)))),
+            // A page is damaged: an older snapshot may still lead there.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                damage.get_or_insert(error);
+                below = Some(past.first);
+                disk.remove(path)?;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let file = disk.create(path)?;
-    past.read_all(watch, |bytes, at| disk.write_at(&file, path, bytes, at))?;
-    Ok(past.is_still_there()?.then_some((past.len(), Some(past.reached))))
 }
 
 /// Has SQLite lay the rows of a staged file out anew.

@@ -392,7 +392,8 @@ impl Capture {
         if stamps.rest().is_some() && archive::state_of(&self.data)? == stamps.rest() {
             return Ok(true);
         }
-        Timeline::read(&self.data, Timestamp::from_micros(0)?, super::apart)?.is_at_end(stamps)
+        Timeline::read(Some(self.disk()), &self.data, Timestamp::from_micros(0)?, super::apart)?
+            .is_at_end(stamps)
     }
 
     /// Makes the directory of the archive, if there is none.

@@ -36,6 +36,7 @@ use super::{
     rules::Governed,
     sealed::{self, Sealed},
     temp::Temp,
+    view::View,
     wal::Wal,
 };
 use crate::{
@@ -69,6 +70,7 @@ enum Handle {
     Wal(Box<Wal>),
     Journal(Journal),
     Temp(Arc<Temp>),
+    View(Box<View>),
 }
 
 /// The databases that are open, by the address of the name that SQLite opened them under. The WAL and the journal of a
@@ -510,9 +512,13 @@ impl Kind {
     /// The file, once the real one is open.
     fn into_handle(self, real: Real, name: usize) -> Result<Handle, Refusal> {
         Ok(match self {
-            Self::Data(path, governor) => match governor.as_ref().and_then(|governor| governor.scratch()) {
-                Some(scratch) => Handle::Temp(scratch),
-                None => Handle::Data(Arc::new(Database::open(&path, governor, &real)?), name),
+            Self::Data(path, governor) => match governor
+                .as_ref()
+                .map(|it| (it.scratch(), it.past(), it.sealing()))
+            {
+                Some((Some(scratch), ..)) => Handle::Temp(scratch),
+                Some((_, Some(past), sealing)) => Handle::View(Box::new(View::new(past, &path, sealing)?)),
+                _ => Handle::Data(Arc::new(Database::open(&path, governor, &real)?), name),
             },
             Self::Wal(database) => Handle::Wal(Box::new(Wal::new(database))),
             Self::Journal(database) => Handle::Journal(Journal::new(database)),
@@ -599,7 +605,7 @@ unsafe extern "C" fn read(
     let plain = match handle {
         Handle::Data(database, _) => database.sealed().is_none(),
         Handle::Wal(wal) => wal.database().sealed().is_none(),
-        Handle::Journal(_) | Handle::Temp(_) => false,
+        Handle::Journal(_) | Handle::Temp(_) | Handle::View(_) => false,
     };
     if plain {
         return pass!(file.xRead(buffer, len, offset));
@@ -613,6 +619,16 @@ unsafe extern "C" fn read(
                 (real(file), slice::from_raw_parts_mut(buffer.cast::<u8>(), size))
             };
             temp.read(into, at, &real)
+        });
+    }
+    if let Handle::View(view) = handle {
+        return guard(|| {
+            // SAFETY: SQLite gives room for `len` bytes at `buffer`, which are written before they are read.
+            let into = unsafe {
+                ptr::write_bytes(buffer.cast::<u8>(), 0, size);
+                slice::from_raw_parts_mut(buffer.cast::<u8>(), size)
+            };
+            view.read(into, at)
         });
     }
     let ahead = match handle {
@@ -642,7 +658,7 @@ unsafe extern "C" fn read(
             }),
             Handle::Wal(wal) => wal.database().answer(wal.after_read(bytes, at, code, &real)),
             Handle::Journal(journal) => journal.database().answer(journal.after_read(bytes, at, code)),
-            Handle::Temp(_) => ffi::SQLITE_IOERR,
+            Handle::Temp(_) | Handle::View(_) => ffi::SQLITE_IOERR,
         }
     })
 }
@@ -675,6 +691,7 @@ unsafe extern "C" fn write(
             Handle::Wal(wal) => wal.database().answer(wal.write(bytes, at, &real)),
             Handle::Journal(journal) => journal.database().answer(journal.write(bytes, at, &real)),
             Handle::Temp(temp) => temp.write(bytes, at, &real),
+            Handle::View(_) => ffi::SQLITE_READONLY,
         }
     })
 }
@@ -683,6 +700,7 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
     // SAFETY: the file is open.
     match unsafe { (handle(file), real(file), u64::try_from(size)) } {
         (Handle::Temp(temp), real, Ok(size)) => guard(|| temp.truncate(size, &real)),
+        (Handle::View(_), ..) => ffi::SQLITE_READONLY,
         (Handle::Data(database, _), ..) => {
             database.forget();
             pass!(file.xTruncate(size))
@@ -698,8 +716,8 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: the file is open.
     match unsafe { handle(file) } {
-        // It ends with its handle.
-        Handle::Temp(_) => ffi::SQLITE_OK,
+        // One ends with its handle, the other is never written.
+        Handle::Temp(_) | Handle::View(_) => ffi::SQLITE_OK,
         Handle::Wal(wal) => match guard(|| wal.database().answer(wal.before_sync())) {
             ffi::SQLITE_OK => pass!(file.xSync(flags)),
             ffi::SQLITE_NOTFOUND => ffi::SQLITE_OK,
@@ -712,9 +730,14 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
     // SAFETY: the file is open.
     let handle = unsafe { handle(file) };
-    if let Handle::Temp(temp) = handle {
+    let len = match handle {
+        Handle::Temp(temp) => Some(temp.len()),
+        Handle::View(view) => Some(view.len()),
+        _ => None,
+    };
+    if let Some(len) = len {
         // SAFETY: SQLite gives a size to be set.
-        unsafe { *size = sqlite3_int64::try_from(temp.len()).unwrap_or(sqlite3_int64::MAX) };
+        unsafe { *size = sqlite3_int64::try_from(len).unwrap_or(sqlite3_int64::MAX) };
         return ffi::SQLITE_OK;
     }
     let code = pass!(file.xFileSize(size));
@@ -760,6 +783,13 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
             asked.refusal = database.take_refusal(asked.code);
             asked.is_governed = database.rules().is_some();
             asked.seal = database.sealed().and_then(Sealed::codec).map(PageCodec::seal).copied();
+            ffi::SQLITE_OK
+        }),
+        (ASK_OP, Handle::View(view)) => guard(|| {
+            // SAFETY: as above.
+            let asked = unsafe { &mut *argument.cast::<Asked>() };
+            asked.refusal = view.take_refusal(asked.code);
+            asked.seal = view.seal();
             ffi::SQLITE_OK
         }),
         (ffi::SQLITE_FCNTL_PDB, Handle::Data(database, _)) => {
@@ -864,6 +894,7 @@ unsafe extern "C" fn device_characteristics(file: *mut sqlite3_file) -> c_int {
     let beneath = pass!(file.xDeviceCharacteristics());
     // SAFETY: the file is open.
     match unsafe { handle(file) } {
+        Handle::View(_) => ffi::SQLITE_IOCAP_IMMUTABLE,
         Handle::Data(database, _) if database.sealed().is_none() => beneath,
         // Pages are read and written whole, and a frame is never written in two pieces.
         _ => beneath & !MASKED | ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE,

@@ -24,6 +24,7 @@ mod rules;
 mod scratch;
 mod sealed;
 mod temp;
+mod view;
 mod wal;
 
 use std::{cell::RefCell, ffi::c_int, fmt, path::PathBuf, sync::Arc};
@@ -34,6 +35,7 @@ pub(crate) use capture::History;
 pub(crate) use scratch::{Scratch, ScratchFile};
 
 use crate::{
+    archive::Past,
     cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Result},
     page::{Identity, PageFault, PageFormat, Seal},
@@ -81,6 +83,11 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The pages that the database had at an instant, if it is to be read as it was then.
+    fn past(&self) -> Option<Arc<Past>> {
+        None
+    }
+
     /// The scratch that the database is in, if it is in one.
     fn scratch(&self) -> Option<Arc<temp::Temp>> {
         None
@@ -92,18 +99,24 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
 pub(crate) struct Unruled {
     sealing: Option<Sealing>,
     scratch: Option<Arc<temp::Temp>>,
+    past: Option<Arc<Past>>,
 }
 
 impl Unruled {
     /// A file that is to be made: sealed, or plain.
     pub(crate) fn making(sealing: Option<Sealing>) -> Self {
         let sealing = sealing.map(|sealing| Sealing { may_create: true, ..sealing });
-        Self { sealing, scratch: None }
+        Self { sealing, scratch: None, past: None }
+    }
+
+    /// A database as it was at an instant.
+    pub(crate) fn viewing(past: Arc<Past>, sealing: Option<Sealing>) -> Self {
+        Self { sealing, scratch: None, past: Some(past) }
     }
 
     /// A file that is there.
     pub(crate) fn reading(sealing: Option<Sealing>) -> Self {
-        Self { sealing, scratch: None }
+        Self { sealing, scratch: None, past: None }
     }
 }
 
@@ -122,6 +135,10 @@ impl Governor for Unruled {
 
     fn sealing(&self) -> Option<Sealing> {
         self.sealing.clone()
+    }
+
+    fn past(&self) -> Option<Arc<Past>> {
+        self.past.clone()
     }
 
     fn scratch(&self) -> Option<Arc<temp::Temp>> {
@@ -195,6 +212,8 @@ pub(crate) enum Refusal {
     Layout,
     /// It could not be read what is needed, for the reason that stands here.
     Unreadable(String),
+    /// A file of the history is damaged, as the reason says.
+    PastDamaged(String),
     /// What was to be kept for the history could not be, for the reason that stands here.
     NotKept(ErrorKind, String),
 }
@@ -219,7 +238,7 @@ impl Refusal {
             Self::OverLimit(_) | Self::NotKept(ErrorKind::DiskFull, _) => ffi::SQLITE_FULL,
             Self::Destroyed => ffi::SQLITE_CANTOPEN,
             Self::WrongKey | Self::NotSealed(_) => ffi::SQLITE_NOTADB,
-            Self::Damaged { .. } | Self::Unfit { .. } => ffi::SQLITE_IOERR_DATA,
+            Self::Damaged { .. } | Self::Unfit { .. } | Self::PastDamaged(_) => ffi::SQLITE_IOERR_DATA,
             Self::NoRules(_) | Self::Layout | Self::Unreadable(_) | Self::NotKept(..) => ffi::SQLITE_IOERR,
         }
     }
@@ -256,6 +275,7 @@ impl fmt::Display for Refusal {
                 "a page with another size or number of reserved bytes cannot be sealed here; create the database through the control plane",
             ),
             Self::Unreadable(why) => write!(f, "what sealing needs could not be read: {why}"),
+            Self::PastDamaged(why) => f.write_str(why),
             Self::NotKept(_, why) => write!(f, "the history of the database could not be kept: {why}"),
         }
     }

@@ -52,7 +52,11 @@ impl Scratch {
     pub(crate) fn open(&self, path: &Path) -> Result<Connection, NotOpened> {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        open(path, flags, Arc::new(Unruled { sealing: None, scratch: Some(Arc::clone(&self.temp)) }))
+        open(
+            path,
+            flags,
+            Arc::new(Unruled { sealing: None, past: None, scratch: Some(Arc::clone(&self.temp)) }),
+        )
     }
 }
 

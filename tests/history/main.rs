@@ -4,3 +4,4 @@
 
 mod instants;
 mod support;
+mod view;

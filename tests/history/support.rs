@@ -95,13 +95,24 @@ impl Ledger {
         Ok((name, output))
     }
 
-    /// What the database was at an instant, by a restore, which is removed again.
+    /// What the database was at an instant, by a view of it and by a restore, which is removed again.
     pub(crate) fn contents_at(&mut self, at: Timestamp) -> Result<Contents> {
-        let (name, _) = self.restore(at)?;
+        let view = self.plane.connect_at("orders", at, &self.options());
+        let viewed = view.as_ref().map(|(connection, _)| contents(connection));
+        let (name, output) = match self.restore(at) {
+            Ok(restored) => restored,
+            Err(error) => {
+                assert_eq!(view.err().map(|error| error.kind()), Some(error.kind()));
+                return Err(error);
+            }
+        };
+        let viewed = viewed.unwrap_or_else(|error| panic!("no view at {at}: {error}"));
+        assert_eq!(Some(view.unwrap().1), output.reached);
         let connection = self.plane.connect(&name, &self.options()).unwrap();
         let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok");
         let contents = contents(&connection);
+        assert!(viewed == contents, "a view at {at}: {}", difference(&viewed, &contents));
         drop(connection);
         self.plane.destroy_database(&name).unwrap();
         Ok(contents)

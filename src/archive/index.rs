@@ -1,0 +1,77 @@
+//! What stands in a segment, frame by frame, so that the segment need not be read for it.
+//!
+//! An index follows from its segment. It is written by whoever reads a whole segment first, and one that does not fit is
+//! as good as none.
+
+use super::{segment::Log, sums};
+use crate::{
+    disk::Disk,
+    error::Result,
+    layout::{ArchiveFile, ArchivePaths},
+    stamps::{Generation, LogEnd, Word, pair, parts},
+    wal::Frame,
+};
+
+const MAGIC: Word = Word::from_le_bytes(*b"LFindex1");
+
+/// Words before those of the frames.
+const HEADER_WORDS: usize = 5;
+
+/// The log of a generation that was archived, which ended so if that is known; nothing if it is not there. What is read
+/// from a segment is kept in an index if there is a `disk` to write to.
+pub(super) fn log(
+    disk: Option<&Disk>,
+    paths: &ArchivePaths,
+    generation: &Generation,
+    end: Option<LogEnd>,
+) -> Result<Option<Log>> {
+    let segment = paths.file(generation.sequence, ArchiveFile::Segment);
+    let Some(len) = Disk::len(&segment)? else { return Ok(None) };
+    let path = paths.file(generation.sequence, ArchiveFile::Index);
+    let is_it = |log: &Log| log.len() <= len && end.is_none_or(|end| end == log.end());
+    // Whatever is wrong with an index, the segment says what is right.
+    let indexed = sums::read(&path).ok().flatten().and_then(|words| decode(&words, generation));
+    if let Some(log) = indexed.filter(is_it) {
+        return Ok(Some(log));
+    }
+    let Some((_, log)) = Log::open(&segment)? else { return Ok(None) };
+    if let Some(disk) = disk.filter(|_| log.salts == generation.salts) {
+        let beside = paths.dir().join(format!("{}.new", id(generation)));
+        let _read_again_next_time = sums::write(disk, &path, &beside, &encode(&log, generation));
+    }
+    Ok(Some(log))
+}
+
+/// A name that no other generation's file has while it is written.
+fn id(generation: &Generation) -> String {
+    format!("index-{}", generation.sequence)
+}
+
+fn encode(log: &Log, generation: &Generation) -> Vec<Word> {
+    let frames = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
+    let mut words = vec![MAGIC, generation.seed(), Word::from_le_bytes(log.checksum), frames.into(), 0];
+    for (frame, sum) in log.frames.iter().zip(&log.sums) {
+        words.extend([pair(frame.page_number, frame.commit.unwrap_or(0)), *sum]);
+    }
+    words
+}
+
+fn decode(words: &[Word], generation: &Generation) -> Option<Log> {
+    let (header, rest) = words.split_first_chunk::<HEADER_WORDS>()?;
+    let (frames, []) = rest.as_chunks::<2>() else { return None };
+    let [MAGIC, seed, checksum, count, _] = *header else { return None };
+    if seed != generation.seed() || count != frames.len() as u64 {
+        return None;
+    }
+    let frame = |word| {
+        let (page_number, pages) = parts(word);
+        Frame { page_number, commit: Some(pages).filter(|pages| *pages > 0) }
+    };
+    Some(Log {
+        salts: generation.salts,
+        page_size: generation.page_size,
+        frames: frames.iter().map(|[word, _]| frame(*word)).collect(),
+        sums: frames.iter().map(|[_, sum]| *sum).collect(),
+        checksum: checksum.to_le_bytes(),
+    })
+}

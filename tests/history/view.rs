@@ -1,0 +1,94 @@
+//! Read-only connections to a database as it was.
+
+use std::{fs, os::unix::fs::FileExt};
+
+use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, explain};
+
+use crate::support::{Ledger, contents, now};
+
+fn filled(cipher: Option<Cipher>) -> Ledger {
+    let mut ledger = Ledger::new(cipher);
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    for _ in 0..20 {
+        ledger.commit(&connection, "INSERT INTO t(value) VALUES (randomblob(3000))");
+    }
+    ledger
+}
+
+#[test]
+fn a_view_stays_as_it_is_whatever_becomes_of_the_log() {
+    for cipher in [None, Some(Cipher::Aegis128X2)] {
+        let mut ledger = filled(cipher);
+        let connections = [ledger.connect(), ledger.connect()];
+        let states = ledger.states.clone();
+        let views: Vec<_> = states
+            .iter()
+            .map(|state| ledger.plane.connect_at("orders", state.from, &ledger.options()).unwrap().0)
+            .collect();
+        for round in 0..12 {
+            let writer = &connections[round % 2];
+            ledger.commit(writer, "UPDATE t SET value = randomblob(2900)");
+            let mode = ["RESTART", "TRUNCATE", "PASSIVE"][round % 3];
+            writer.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
+        }
+        drop(connections);
+        for (view, state) in views.iter().zip(&states) {
+            assert!(contents(view) == state.contents);
+            let check: String = view.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!(check, "ok");
+        }
+    }
+}
+
+#[test]
+fn a_view_is_not_written_to() {
+    for cipher in [None, Some(Cipher::Aegis256)] {
+        let ledger = filled(cipher);
+        let (view, _) = ledger.plane.connect_at("orders", now(), &ledger.options()).unwrap();
+        for sql in ["INSERT INTO t(value) VALUES (1)", "DROP TABLE t", "VACUUM"] {
+            let error = view.execute_batch(sql).unwrap_err().to_string();
+            assert!(error.contains("readonly"), "{sql}: {error}");
+        }
+        // What a query needs for itself it has.
+        view.execute_batch("CREATE TEMP TABLE mine AS SELECT * FROM t").unwrap();
+        let sorted: i64 = view
+            .query_row("SELECT count(*) FROM (SELECT * FROM mine ORDER BY value)", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(sorted, 20);
+    }
+}
+
+#[test]
+fn a_view_of_an_encrypted_database_needs_its_key() {
+    let ledger = filled(Some(Cipher::Aegis256));
+    let none = ledger.plane.connect_at("orders", now(), &ConnectOptions::default());
+    assert_eq!(none.unwrap_err().kind(), ErrorKind::KeyRequired);
+    let other = ConnectOptions::default().encryption_key(EncryptionKey::from_bytes(&[8; 32]).unwrap());
+    let wrong = ledger.plane.connect_at("orders", now(), &other);
+    assert_eq!(wrong.unwrap_err().kind(), ErrorKind::WrongKey);
+}
+
+#[test]
+fn a_damaged_page_is_an_error_that_names_its_frame() {
+    for cipher in [None, Some(Cipher::Aegis256)] {
+        let mut ledger = filled(cipher);
+        // The segment is read once while it is whole, and what stands in it is kept.
+        let at = ledger.states.last().unwrap().from;
+        drop(ledger.plane.connect_at("orders", at, &ledger.options()).unwrap());
+        let segment = ledger.place().join("archive/000000000001.wal");
+        let file = fs::OpenOptions::new().write(true).read(true).open(&segment).unwrap();
+        let middle = file.metadata().unwrap().len() / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, middle).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
+        let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
+        let error = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(())).unwrap_err();
+        let error = explain(&view, error);
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("000000000001.wal is damaged: the checksum of frame"), "{error}");
+        let error = ledger.restore(at).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("the checksum of frame"), "{error}");
+    }
+}
