@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     layout::{ArchiveFile, ArchivePaths},
     stamps::{Generation, LogEnd, Word, pair, parts},
-    wal::Frame,
+    wal::{Frame, HEADER_LEN},
 };
 
 const MAGIC: Word = Word::from_le_bytes(*b"LFindex1");
@@ -68,6 +68,7 @@ fn decode(words: &[Word], generation: &Generation) -> Option<Log> {
         Frame { page_number, commit: Some(pages).filter(|pages| *pages > 0) }
     };
     Some(Log {
+        start: [0; HEADER_LEN],
         salts: generation.salts,
         page_size: generation.page_size,
         frames: frames.iter().map(|[word, _]| frame(*word)).collect(),

@@ -17,14 +17,15 @@ mod timeline;
 use std::path::Path;
 
 pub(crate) use past::Past;
-pub(crate) use segment::{Log, ends_with};
+pub(crate) use segment::{Log, commit_at, ends_with};
 pub(crate) use timeline::{Timeline, state_of};
 
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    layout::ArchivePaths,
+    layout::{self, ArchiveFile, ArchivePaths},
     stamps::Stamps,
+    wal::{HEADER_LEN, Header},
 };
 
 /// The stamps in a file; nothing if it is not there.
@@ -39,6 +40,31 @@ pub(crate) fn read_stamps(path: &Path) -> Result<Option<Stamps>> {
 /// The stamps of the generation that the WAL is in, or was in last; nothing where there is no history.
 pub(crate) fn live_stamps(paths: &ArchivePaths) -> Result<Option<Stamps>> {
     read_stamps(&paths.live_stamps())
+}
+
+/// The stamps of the generation that the WAL of the database in the file `data` is in, or was in last; nothing where there
+/// is no history. And whether newer ones are void: those of a WAL that was about to be begun over this one, when the process
+/// was killed or the power went.
+pub(crate) fn current_stamps(paths: &ArchivePaths, data: &Path) -> Result<Option<(Stamps, bool)>> {
+    let Some(live) = live_stamps(paths)? else { return Ok(None) };
+    let generation = live.generation;
+    if !generation.begins
+        && let Some(salts) = salts_of(&layout::beside(data, "-wal"))?
+        && salts != generation.salts
+        && let Ok(Some(before)) = read_stamps(&paths.file(generation.sequence - 1, ArchiveFile::Stamps))
+        && (before.generation.salts, before.generation.sequence) == (salts, generation.sequence - 1)
+    {
+        return Ok(Some((before, true)));
+    }
+    Ok(Some((live, false)))
+}
+
+/// The salts of a WAL, if its header is there.
+fn salts_of(wal: &Path) -> Result<Option<[u8; 8]>> {
+    let Some(file) = Disk::open_regular(wal)? else { return Ok(None) };
+    let mut start = [0; HEADER_LEN];
+    let count = Disk::read_up_to(&file, wal, &mut start, 0)?;
+    Ok(Header::parse(&start).filter(|_| count == HEADER_LEN).map(|header| header.salts()))
 }
 
 /// What is said of a file that is not what was written.

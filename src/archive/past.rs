@@ -224,13 +224,9 @@ impl Past {
         if upto > there.frame || log.frames[upto as usize - 1].commit.is_none() {
             return Err(damaged(&path, format_args!("frame {upto} ended a commit, and does not any more")));
         }
-        let mut header = [0; HEADER_LEN];
-        if let Some(file) = &live {
-            Disk::read_at(file, &path, &mut header, 0)?;
-        }
         let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
         self.apply(log_number, &log, generation.first_frame..upto);
-        self.logs.push(LogFile { path, sums: log.sums, live: live.map(|file| (Arc::new(file), header)) });
+        self.logs.push(LogFile { path, sums: log.sums, live: live.map(|file| (Arc::new(file), log.start)) });
         Ok(())
     }
 

@@ -16,6 +16,8 @@ const READ_LEN: usize = 1 << 20;
 /// The frames of a log, as far as its chain of checksums holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
+    /// The header as it stands in the file, if it was read.
+    pub(super) start: [u8; HEADER_LEN],
     pub(crate) salts: [u8; 8],
     pub(crate) page_size: u32,
     /// All frames up to the last commit.
@@ -38,7 +40,8 @@ impl Log {
         let mut buffer = vec![0; (READ_LEN / frame_len).max(1) * frame_len];
         let mut chain = header.chain();
         let (salts, page_size) = (header.salts(), header.page_size());
-        let mut log = Self { salts, page_size, frames: Vec::new(), sums: Vec::new(), checksum: [0; 8] };
+        let mut log =
+            Self { start, salts, page_size, frames: Vec::new(), sums: Vec::new(), checksum: [0; 8] };
         let mut committed = 0;
         let mut at = HEADER_LEN as u64;
         'reading: loop {
@@ -113,6 +116,24 @@ pub(crate) fn ends_with(
     let mut checksum = [0; 8];
     checksum.copy_from_slice(&bytes[16..FRAME_HEADER_LEN]);
     Ok((ends && !goes_on).then_some(checksum))
+}
+
+/// The pages that the commit leaves which ends with this frame, and the checksum in it; nothing if none does.
+pub(crate) fn commit_at(
+    file: &File,
+    path: &Path,
+    header: &Header,
+    frame: u32,
+) -> Result<Option<(u32, [u8; 8])>> {
+    let Some(before) = frame.checked_sub(1) else { return Ok(None) };
+    let at = HEADER_LEN as u64 + u64::from(before) * header.frame_len() as u64;
+    let mut bytes = [0; FRAME_HEADER_LEN];
+    if Disk::read_up_to(file, path, &mut bytes, at)? < bytes.len() || !header.has_salts(&bytes) {
+        return Ok(None);
+    }
+    let mut checksum = [0; 8];
+    checksum.copy_from_slice(&bytes[16..]);
+    Ok(wal::frame_fields(&bytes).commit.map(|pages| (pages, checksum)))
 }
 
 /// Where the page of a frame, counted from 1, stands in a log.

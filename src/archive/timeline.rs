@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{damaged, index, live_stamps, missing, past::Past, present, read_stamps, segment::Log};
+use super::{current_stamps, damaged, index, missing, past::Past, present, read_stamps, segment::Log};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -28,6 +28,8 @@ pub(crate) struct Timeline {
     /// When the database was created, in microseconds of UTC.
     born_at: i64,
     live: Option<Stamps>,
+    /// Which generation that is and how it ended, as its file says.
+    seen: Seen,
     /// Generations that have stamps.
     sequences: Vec<u64>,
     /// Generations that have a snapshot before them.
@@ -36,6 +38,9 @@ pub(crate) struct Timeline {
     /// Where indexes are written, if they may be.
     disk: Option<Disk>,
 }
+
+/// What changes when a generation ends or another one begins.
+type Seen = Option<(Generation, bool, Option<LogEnd>, Option<FileState>)>;
 
 /// Runs what opens the database file by its path where that does no harm to the locks of open connections.
 pub(crate) type Apart = fn(&mut (dyn FnMut() + Send)) -> Result<()>;
@@ -63,19 +68,26 @@ impl Timeline {
     pub(crate) fn read(disk: Option<&Disk>, data: &Path, born_at: Timestamp, apart: Apart) -> Result<Self> {
         let paths = ArchivePaths::of(data);
         for _ in 0..ATTEMPTS {
-            let live = live_stamps(&paths)?;
+            let current = current_stamps(&paths, data)?;
             let names = if Disk::exists(paths.dir())? { Disk::list(paths.dir())? } else { Vec::new() };
             let files: BTreeSet<_> = names.iter().filter_map(|name| ArchivePaths::parse(name)).collect();
             let of =
                 |kind| files.iter().filter(move |(_, file)| *file == kind).map(|(sequence, _)| *sequence);
             let mut sequences: Vec<u64> = of(ArchiveFile::Stamps).collect();
-            // In between the live stamps were given their number.
-            let moved = live.as_ref().is_some_and(|live| sequences.contains(&live.generation.sequence))
-                || (live.is_none() && Disk::exists(&paths.live_stamps())?);
+            // In between the live stamps were given their number, unless newer ones are void.
+            let moved = match &current {
+                Some((live, is_before)) => sequences.contains(&live.generation.sequence) != *is_before,
+                None => Disk::exists(&paths.live_stamps())?,
+            };
             if moved {
                 continue;
             }
-            sequences.extend(live.as_ref().map(|live| live.generation.sequence));
+            let seen = seen(&current);
+            let live = current.map(|(live, _)| live);
+            if let Some(live) = &live {
+                sequences.retain(|sequence| *sequence < live.generation.sequence);
+                sequences.push(live.generation.sequence);
+            }
             let snapshots = of(ArchiveFile::Sum).collect();
             let born_at = born_at.as_micros();
             return Ok(Self {
@@ -83,6 +95,7 @@ impl Timeline {
                 data: data.to_owned(),
                 born_at,
                 live,
+                seen,
                 sequences,
                 snapshots,
                 apart,
@@ -152,10 +165,20 @@ impl Timeline {
             return Ok(if known { stamps.made(Some(frame)) } else { vec![Made::Lost { frame }] });
         }
         // Where the log is gone, the stamps tell what stood in it. It cannot be restored, but what was before it can.
-        Ok(stamps.made(match stamps.end() {
-            Some(end) => Some(end.frame),
-            None => self.source(&stamps.generation, None)?.map(|source| source.log.end().frame),
-        }))
+        if let Some(end) = stamps.end() {
+            return Ok(stamps.made(Some(end.frame)));
+        }
+        let end = self.source(&stamps.generation, None)?.map(|source| source.log.end().frame);
+        if self.is_live(&stamps.generation) {
+            // Somebody may have committed since the stamps were read. Those of all that stands in the log are there now.
+            let archived = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
+            for path in [self.paths.live_stamps(), archived] {
+                if let Some(now) = read_stamps(&path)?.filter(|now| now.generation == stamps.generation) {
+                    return Ok(now.made(end));
+                }
+            }
+        }
+        Ok(stamps.made(end))
     }
 
     /// The generation behind this one, if it is there.
@@ -163,6 +186,31 @@ impl Timeline {
         let next = sequence + 1;
         let is_there = self.sequences.binary_search(&next).is_ok();
         is_there.then(|| self.stamps(next).map(|stamps| stamps.generation)).transpose()
+    }
+
+    /// Whether a generation has ended or begun since the history was looked at: what does not fit together then may do so
+    /// at another look.
+    pub(crate) fn has_moved(&self) -> Result<bool> {
+        Ok(seen(&current_stamps(&self.paths, &self.data)?) != self.seen)
+    }
+
+    /// Looks at the history and asks it something, again and again where it moves on meanwhile and that is why there is no
+    /// answer.
+    pub(crate) fn ask<T>(
+        disk: Option<&Disk>,
+        data: &Path,
+        born_at: Timestamp,
+        apart: Apart,
+        mut question: impl FnMut(&Self) -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..ATTEMPTS {
+            let timeline = Self::read(disk, data, born_at, apart)?;
+            match question(&timeline) {
+                Err(_) if timeline.has_moved()? => {}
+                answer => return answer,
+            }
+        }
+        Err(moves_too_fast(data))
     }
 
     /// Which commit an instant means; nothing where the database has no history, and is as it began.
@@ -370,6 +418,10 @@ impl Timeline {
         }
         Ok(Points { points, windows })
     }
+}
+
+fn seen(current: &Option<(Stamps, bool)>) -> Seen {
+    current.as_ref().map(|(live, is_before)| (live.generation, *is_before, live.end(), live.rest()))
 }
 
 /// The length of a database file and the time of its last change.

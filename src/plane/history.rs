@@ -37,9 +37,9 @@ impl ControlPlane {
     /// As for [`database_path`](Self::database_path), and [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a history that is damaged.
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
         let entry = self.0.ready(&name.parse()?)?;
-        let timeline =
-            Timeline::read(Some(&self.0.disk), &self.0.data(&entry), entry.database.created_at, vfs::apart)?;
-        timeline.points((range.start_bound().cloned(), range.end_bound().cloned()))
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        let (data, born_at) = (self.0.data(&entry), entry.database.created_at);
+        Timeline::ask(Some(&self.0.disk), &data, born_at, vfs::apart, |timeline| timeline.points(range))
     }
 
     /// Opens a read-only connection to a database as it was at an instant, and says what the instant came to. Nothing is

@@ -109,8 +109,7 @@ pub(crate) fn write_as_it_was(
 /// The pages of the database in the file `data` at an instant, as they stay.
 pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<Past> {
     for _ in 0..ATTEMPTS {
-        let timeline = Timeline::read(Some(disk), data, instant.born_at, vfs::apart)?;
-        let Some(mut past) = Past::find(&timeline, instant.at, Timestamp::now(), None)? else {
+        let Some(mut past) = find(disk, data, instant, None)? else {
             let past = Past::began(data, vfs::apart)?;
             let timeline = Timeline::read(Some(disk), data, instant.born_at, vfs::apart)?;
             if timeline.is_empty() {
@@ -142,11 +141,10 @@ fn materialize(
     size_limit: Option<SizeLimit>,
     watch: &mut Watch<'_>,
 ) -> Result<Option<(u64, Option<Reached>)>> {
-    let timeline = Timeline::read(Some(disk), data, instant.born_at, vfs::apart)?;
     let mut below = None;
     let mut damage = None;
     loop {
-        let past = match Past::find(&timeline, instant.at, Timestamp::now(), below) {
+        let past = match find(disk, data, instant, below) {
             Ok(Some(past)) => past,
             Ok(None) => return Ok(Some((0, None))),
             Err(error) => return Err(damage.unwrap_or(error)),
@@ -156,6 +154,7 @@ fn materialize(
         }
         let file = disk.create(path)?;
         match past.read_all(watch, |bytes, at| disk.write_at(&file, path, bytes, at)) {
+            // A log that is begun anew may be cut off first.
             _ if !past.is_still_there()? => return Ok(None),
             Ok(()) => return Ok(Some((past.len(), Some(past.reached)))),
             // A page is damaged: an older snapshot may still lead there.
@@ -167,6 +166,12 @@ fn materialize(
             Err(error) => return Err(error),
         }
     }
+}
+
+fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Result<Option<Past>> {
+    Timeline::ask(Some(disk), data, instant.born_at, vfs::apart, |timeline| {
+        Past::find(timeline, instant.at, Timestamp::now(), below)
+    })
 }
 
 /// Has SQLite lay the rows of a staged file out anew.

@@ -53,6 +53,9 @@ pub(super) struct Capture {
     unsynced: Mutex<Vec<PathBuf>>,
 }
 
+/// The frame that ended the last commit of the WAL with these salts, if that is known.
+type LastFrame<'a> = dyn Fn([u8; 8]) -> Option<u32> + 'a;
+
 /// How a new generation follows what was there before.
 struct Follows {
     sequence: u64,
@@ -143,6 +146,7 @@ impl Capture {
         header: &Header,
         old: Option<&Header>,
         beneath: &impl Beneath,
+        last_frame: &LastFrame<'_>,
     ) -> Result<bool> {
         self.make_dir()?;
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +158,7 @@ impl Capture {
             None => Follows { sequence: 1, begins: true, after_change: false, ..Follows::NOTHING },
             Some(mut before) => {
                 let was = if old_salts == Some(before.generation().salts) {
-                    let kept = self.archive(&mut before, End::Begun(beneath, &mut moved))?;
+                    let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
                     if kept { Was::Kept } else { Was::Unused }
                 } else {
                     let stamps = before.stamps()?;
@@ -250,7 +254,13 @@ impl Capture {
         if Disk::len(&path)?.is_none() && !self.bring_back()? {
             return Ok(None);
         }
-        let Some(stamps) = archive::live_stamps(&self.paths)? else { return Ok(None) };
+        let Some((stamps, newer_are_void)) = archive::current_stamps(&self.paths, &self.data)? else {
+            return Ok(None);
+        };
+        if newer_are_void {
+            let numbered = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
+            self.disk().rename(&numbered, &path)?;
+        }
         if stamps.generation.database != self.history.database {
             let message = format!("{} is of another database: remove its directory", path.display());
             return Err(Error::new(ErrorKind::Corrupt, message));
@@ -275,7 +285,7 @@ impl Capture {
     }
 
     /// The WAL, if it is that of a generation and has commits: how it ends.
-    fn end_of(&self, live: &Live) -> Result<Option<(File, u64, Record)>> {
+    fn end_of(&self, live: &Live, last_frame: &LastFrame<'_>) -> Result<Option<(File, u64, Record)>> {
         if Disk::len(&self.wal)?.is_none() {
             return Ok(None);
         }
@@ -286,11 +296,19 @@ impl Capture {
         else {
             return Ok(None);
         };
+        let len = |frame: u32| wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
+        let known = last_frame(live.generation().salts);
+        if let Some(frame) = known {
+            // What stands behind it nobody has seen.
+            let end = archive::commit_at(&file, &self.wal, &header, frame)?;
+            return Ok(end.map(|(pages, checksum)| {
+                (file, len(frame), Record::End(LogEnd { frame, pages, checksum }))
+            }));
+        }
         if let Some(Made::Commit(Commit { frame, pages, .. })) = live.stamps()?.made(None).last().copied()
             && let Some(checksum) = archive::ends_with(&file, &self.wal, &header, frame, pages)?
         {
-            let len = wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
-            return Ok(Some((file, len, Record::End(LogEnd { frame, pages, checksum }))));
+            return Ok(Some((file, len(frame), Record::End(LogEnd { frame, pages, checksum }))));
         }
         // Behind the last stamp stands a transaction that was rolled back, or a commit of somebody else's.
         let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
@@ -305,13 +323,14 @@ impl Capture {
     ///
     /// It is moved where no other connection has it open, and copied otherwise: a program that knows nothing of this would
     /// go on writing to the file that it has open.
-    fn archive(&self, live: &mut Live, how: End<'_>) -> Result<bool> {
-        let Some((file, len, end)) = self.end_of(live)? else { return Ok(false) };
+    fn archive(&self, live: &mut Live, how: End<'_>, last_frame: &LastFrame<'_>) -> Result<bool> {
+        let Some((file, len, end)) = self.end_of(live, last_frame)? else { return Ok(false) };
         live.append(self.disk(), &self.paths.live_stamps(), end)?;
         let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
         match how {
             End::Deleted => {
                 self.rest(live)?;
+                self.cut_off_rest(&file, len)?;
                 self.disk().rename(&self.wal, &segment)?;
                 return Ok(true);
             }
@@ -326,9 +345,9 @@ impl Capture {
         let beside = self.paths.dir().join("segment.new");
         self.disk().remove(&beside)?;
         let copy = self.disk().create(&beside)?;
-        if !self.disk().clone_file(&file, &copy, &beside)?
-            && self.disk().copy(&file, &copy, &beside, len, |_| true)? < len
-        {
+        if self.disk().clone_file(&file, &copy, &beside)? {
+            self.disk().set_len(&copy, &beside, len)?;
+        } else if self.disk().copy(&file, &copy, &beside, len, |_| true)? < len {
             let message = format!("{} was cut while it was copied", self.wal.display());
             return Err(Error::new(ErrorKind::Io, message));
         }
@@ -337,13 +356,20 @@ impl Capture {
         Ok(true)
     }
 
+    /// Cuts off what stands behind the last commit of a WAL that ends: what was rolled back, or the room that was made.
+    fn cut_off_rest(&self, file: &File, len: u64) -> Result<()> {
+        if Disk::len(&self.wal)?.is_some_and(|found| found > len) {
+            self.disk().set_len(file, &self.wal, len)?;
+        }
+        Ok(())
+    }
+
     /// Moves the WAL, of which so many bytes are committed, into the archive, and begins a new file in its place.
     fn move_away(&self, (file, len): (&File, u64), segment: &Path, beneath: &dyn Beneath) -> Result<()> {
+        self.cut_off_rest(file, len)?;
         self.disk().rename(&self.wal, segment)?;
         let code = beneath.begin_anew();
         if code == SQLITE_OK {
-            // What is behind that was rolled back, or is the room that was made below.
-            let _rest_of_no_use = self.disk().set_len(file, segment, len);
             // Room for as much again, so that commits write over what is there, as they do in a WAL that is used again: that
             // takes less time than to make a file longer.
             let zeros = vec![0; 64 << 10];
@@ -368,22 +394,24 @@ impl Capture {
     }
 
     /// The WAL is about to be cut to a length.
-    pub(super) fn cut(&self, to: u64) -> Result<()> {
+    pub(super) fn cut(&self, to: u64, last_frame: &LastFrame<'_>) -> Result<()> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
         let Some(mut newest) = self.open_live()? else { return Ok(()) };
-        if self.end_of(&newest)?.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, End::Cut)? {
+        if self.end_of(&newest, last_frame)?.is_some_and(|(_, len, _)| to < len)
+            && self.archive(&mut newest, End::Cut, last_frame)?
+        {
             self.rest(&mut newest)?;
         }
         Ok(())
     }
 
     /// The WAL is about to be deleted. Says whether it was moved into the archive instead.
-    pub(super) fn end(&self) -> Result<bool> {
+    pub(super) fn end(&self, last_frame: &LastFrame<'_>) -> Result<bool> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
         let Some(mut newest) = self.open_live()? else { return Ok(false) };
-        self.archive(&mut newest, End::Deleted)
+        self.archive(&mut newest, End::Deleted, last_frame)
     }
 
     /// Whether the database file is what it was when its last WAL ended. Where that cannot be told from its length and

@@ -22,6 +22,9 @@ const WRITE_LOCK: u32 = 0;
 const CHECKPOINT_LOCK: u32 = 1;
 const FIRST_READ_LOCK: u32 = 3;
 
+/// The frame that ended the last commit, and the salts of the WAL.
+type LastCommit = (u32, [u8; 8]);
+
 /// A lock of the shared memory, taken or given back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShmLock {
@@ -55,6 +58,8 @@ pub(super) struct Database {
     writing: AtomicBool,
     /// Write transactions that began so far.
     transactions: AtomicU64,
+    /// The write transaction in which the WAL was about to end, and what it ended with.
+    ending: Mutex<Option<(u64, LastCommit)>>,
     refused: AtomicBool,
     refusal: Mutex<Option<Refusal>>,
 }
@@ -86,6 +91,7 @@ impl Database {
             checkpointing: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
+            ending: Mutex::default(),
             refused: AtomicBool::new(false),
             refusal: Mutex::new(None),
         })
@@ -125,6 +131,26 @@ impl Database {
     /// Write transactions that began so far: whatever was known of the WAL before is to be looked at anew.
     pub(super) fn transactions(&self) -> u64 {
         self.transactions.load(Relaxed)
+    }
+
+    /// The frame that ended the last commit of the WAL with these salts, which ends now; nothing where that is not known.
+    ///
+    /// The wal-index alone says which commit was the last one. A process that was killed before it wrote there leaves a
+    /// commit in the WAL that nobody ever saw and nobody will, unless the WAL is recovered.
+    pub(super) fn last_frame(&self, salts: [u8; 8]) -> Option<u32> {
+        let ending = *self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let ending =
+            ending.filter(|(transaction, _)| *transaction == self.transactions()).map(|(_, last)| last);
+        [self.wal_index.last_commit(), ending]
+            .into_iter()
+            .flatten()
+            .find_map(|(frame, of)| (of == salts).then_some(frame))
+    }
+
+    /// SQLite may begin the WAL anew now, or leave the wal-index: what it says is gone then.
+    fn note_ending(&self) {
+        let last = self.wal_index.last_commit().map(|last| (self.transactions(), last));
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = last;
     }
 
     /// Whether this connection runs a checkpoint.
@@ -280,6 +306,7 @@ impl Database {
 
     /// The shared memory is about to be left: the database leaves WAL mode, or is closed.
     pub(super) fn before_shm_unmap(&self) {
+        self.note_ending();
         self.wal_index.unmapped();
         self.checkpointing.store(false, Relaxed);
         if let Some(sealed) = self.sealed() {
@@ -294,6 +321,11 @@ impl Database {
     /// transaction read locks change hands when the WAL is begun anew; what was begun is not refused there.
     pub(super) fn before_shm_lock(&self, lock: ShmLock) -> c_int {
         match lock {
+            // Under this lock, and those behind it, nobody reads from the WAL, and it is begun anew.
+            ShmLock { take: true, shared: false, offset } if offset == FIRST_READ_LOCK + 1 => {
+                self.note_ending();
+                SQLITE_OK
+            }
             ShmLock { take: true, shared: true, offset: FIRST_READ_LOCK.. } if !self.is_writing() => {
                 self.begin_read()
             }

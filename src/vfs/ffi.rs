@@ -973,7 +973,7 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir
             None => ffi::SQLITE_NOTFOUND,
             Some((database, capture)) => database.answer(
                 capture
-                    .end()
+                    .end(&|salts| database.last_frame(salts))
                     .map(|kept| if kept { ffi::SQLITE_OK } else { ffi::SQLITE_NOTFOUND })
                     .map_err(Refusal::from),
             ),

@@ -335,7 +335,9 @@ impl Wal {
             let header = bytes.first_chunk().and_then(Header::parse).ok_or(Refusal::Layout)?;
             let mut old = [0; wal::HEADER_LEN];
             let old = (beneath.read(&mut old, 0) == SQLITE_OK).then_some(old);
-            let moved = capture.begin(&header, old.as_ref().and_then(Header::parse).as_ref(), beneath)?;
+            let old = old.as_ref().and_then(Header::parse);
+            let last_frame = |salts| self.database.last_frame(salts);
+            let moved = capture.begin(&header, old.as_ref(), beneath, &last_frame)?;
             self.is_bare.store(moved, Relaxed);
             let mut stamped = self.stamped.lock().unwrap_or_else(PoisonError::into_inner);
             *stamped = Stamped { begun: Some((transaction, header.salts())), commit: None };
@@ -373,7 +375,8 @@ impl Wal {
 
     /// The WAL is about to be cut to a length.
     pub(super) fn before_truncate(&self, to: u64) -> Result<c_int, Refusal> {
-        self.database.capture().map_or(Ok(()), |capture| capture.cut(to))?;
+        let last_frame = |salts| self.database.last_frame(salts);
+        self.database.capture().map_or(Ok(()), |capture| capture.cut(to, &last_frame))?;
         Ok(SQLITE_OK)
     }
 

@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
 mod instants;
+mod killed;
+mod random;
 mod support;
 mod view;
