@@ -4,6 +4,7 @@
 
 mod instants;
 mod killed;
+mod model;
 mod random;
 mod support;
 mod view;

@@ -1,0 +1,349 @@
+//! A history against a model: whatever is done to a database, each of its commits is restored as it was.
+//!
+//! The operations are drawn from a seed, which a failure prints.
+
+use std::{collections::BTreeMap, env};
+
+use litefleet::{
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, RemoteEncryption, Seed,
+    Timestamp,
+    rusqlite::{Connection, ErrorCode, config::DbConfig},
+};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+
+use crate::support::{Contents, contents};
+
+/// What is done next, by a connection of several.
+#[derive(Clone, Debug)]
+enum Action {
+    /// Statements in one transaction, whose end is a commit, or a rollback, or an error in its middle and then a commit of
+    /// what was before.
+    Transaction {
+        statements: Vec<Statement>,
+        end: End,
+    },
+    Vacuum,
+    IncrementalVacuum,
+    Checkpoint(&'static str),
+    Reopen {
+        checkpoints: bool,
+    },
+    Setting(&'static str),
+    /// A reader that keeps its snapshot over what follows, or lets it go.
+    Read,
+    Release,
+    /// A transaction over this database and another one.
+    Both,
+}
+
+#[derive(Clone, Debug)]
+enum Statement {
+    Insert {
+        rows: u32,
+        len: u32,
+    },
+    Update {
+        every: u32,
+        len: u32,
+    },
+    Delete {
+        every: u32,
+    },
+    CreateTable(u32),
+    DropTable(u32),
+    CreateIndex(u32),
+    Savepoint {
+        rows: u32,
+    },
+    /// A statement that fails after it has changed rows, and is undone alone.
+    Conflict,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Commit,
+    Rollback,
+}
+
+const SETTINGS: &[&str] = &[
+    "cache_size=5",
+    "cache_size=2000",
+    "cache_spill=1",
+    "wal_autocheckpoint=0",
+    "wal_autocheckpoint=1",
+    "wal_autocheckpoint=20",
+    "journal_size_limit=0",
+    "journal_size_limit=20000",
+    "journal_size_limit=-1",
+    "synchronous=OFF",
+    "synchronous=NORMAL",
+    "synchronous=FULL",
+    "secure_delete=ON",
+    "user_version=7",
+];
+
+fn statement() -> impl Strategy<Value = Statement> {
+    prop_oneof![
+        4 => (1..30_u32, 0..9000_u32).prop_map(|(rows, len)| Statement::Insert { rows, len }),
+        3 => (1..6_u32, 0..6000_u32).prop_map(|(every, len)| Statement::Update { every, len }),
+        2 => (1..6_u32).prop_map(|every| Statement::Delete { every }),
+        1 => (0..3_u32).prop_map(Statement::CreateTable),
+        1 => (0..3_u32).prop_map(Statement::DropTable),
+        1 => (0..3_u32).prop_map(Statement::CreateIndex),
+        1 => (1..40_u32).prop_map(|rows| Statement::Savepoint { rows }),
+        1 => Just(Statement::Conflict),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let end = prop_oneof![5 => Just(End::Commit), 1 => Just(End::Rollback)];
+    prop_oneof![
+        10 => (prop::collection::vec(statement(), 1..5), end)
+            .prop_map(|(statements, end)| Action::Transaction { statements, end }),
+        1 => Just(Action::Vacuum),
+        1 => Just(Action::IncrementalVacuum),
+        4 => prop::sample::select(&["PASSIVE", "FULL", "RESTART", "TRUNCATE"][..]).prop_map(Action::Checkpoint),
+        2 => any::<bool>().prop_map(|checkpoints| Action::Reopen { checkpoints }),
+        3 => prop::sample::select(SETTINGS).prop_map(Action::Setting),
+        1 => Just(Action::Read),
+        1 => Just(Action::Release),
+        2 => Just(Action::Both),
+    ]
+}
+
+impl Statement {
+    fn sql(&self, number: u32) -> String {
+        match self {
+            Self::Insert { rows, len } => format!(
+                "WITH RECURSIVE k(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM k WHERE i < {rows})
+                 INSERT INTO t(word, bytes) SELECT '{number}-' || i, randomblob((i * 37 + {len}) % 9000) FROM k"
+            ),
+            Self::Update { every, len } => {
+                format!("UPDATE t SET bytes = randomblob({len}), word = word || '.' WHERE id % {every} = 0")
+            }
+            Self::Delete { every } => format!("DELETE FROM t WHERE id % {every} = 0"),
+            Self::CreateTable(table) => {
+                format!("CREATE TABLE IF NOT EXISTS x{table} AS SELECT * FROM t LIMIT 50")
+            }
+            Self::DropTable(table) => format!("DROP TABLE IF EXISTS x{table}"),
+            Self::CreateIndex(index) => {
+                format!("DROP INDEX IF EXISTS i{index}; CREATE INDEX i{index} ON t(word, length(bytes))")
+            }
+            Self::Savepoint { rows } => format!(
+                "SAVEPOINT s; {}; DELETE FROM t WHERE id % 2; ROLLBACK TO s; RELEASE s",
+                Self::Insert { rows: *rows, len: 4000 }.sql(number)
+            ),
+            Self::Conflict => "INSERT INTO t(id, word) SELECT id + 1000000, word FROM t UNION ALL SELECT max(id), '' FROM t".into(),
+        }
+    }
+}
+
+/// Databases, what is done to them, and what each was after each commit.
+struct Bench {
+    _dir: tempfile::TempDir,
+    plane: ControlPlane,
+    key: Option<EncryptionKey>,
+    connections: Vec<Connection>,
+    reader: Option<Connection>,
+    /// By the name of the database: the instant before each commit and after, and the contents then.
+    states: BTreeMap<&'static str, Vec<(i64, i64, Contents)>>,
+    restored: u32,
+    number: u32,
+}
+
+const NAMES: [&str; 2] = ["orders", "other"];
+
+impl Bench {
+    fn new(sealed: bool, auto_vacuum: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plane = ControlPlane::open(dir.path().join("root")).unwrap();
+        plane.create_group("default").unwrap();
+        let key = sealed.then(|| EncryptionKey::from_bytes(&[7; 32]).unwrap());
+        for name in NAMES {
+            let mut input = CreateDatabaseInput::new(name, "default");
+            if let Some(key) = &key {
+                input = input.with_encryption(RemoteEncryption::new(key.clone(), Cipher::Aegis256).unwrap());
+            }
+            plane.create_database(input).unwrap();
+        }
+        let mut bench = Self {
+            _dir: dir,
+            plane,
+            key,
+            connections: Vec::new(),
+            reader: None,
+            states: NAMES.map(|name| (name, Vec::new())).into(),
+            restored: 0,
+            number: 0,
+        };
+        bench.connections = (0..3).map(|_| bench.connect()).collect();
+        let begin = format!("PRAGMA auto_vacuum={auto_vacuum}; VACUUM");
+        bench.commit(0, &[], |connection| connection.execute_batch(&begin).unwrap());
+        bench.commit(0, &NAMES, |connection| {
+            let tables = |schema| {
+                format!("CREATE TABLE {schema}.t(id INTEGER PRIMARY KEY, word TEXT NOT NULL, bytes BLOB);")
+            };
+            connection
+                .execute_batch(&format!("BEGIN; {} {} COMMIT", tables("main"), tables("other")))
+                .unwrap();
+        });
+        bench
+    }
+
+    fn options(&self) -> ConnectOptions {
+        match &self.key {
+            Some(key) => ConnectOptions::default().encryption_key(key.clone()),
+            None => ConnectOptions::default(),
+        }
+    }
+
+    fn connect(&self) -> Connection {
+        let connection = self.plane.connect(NAMES[0], &self.options()).unwrap();
+        self.plane.attach(&connection, NAMES[1], "other", self.key.as_ref()).unwrap();
+        connection.execute_batch("PRAGMA busy_timeout=0").unwrap();
+        connection
+    }
+
+    /// Does what changes these databases, all or nothing, and remembers what they are then.
+    fn commit(&mut self, by: usize, names: &[&'static str], change: impl FnOnce(&Connection)) {
+        let clock = || {
+            let now = crate::support::now();
+            now.as_micros()
+        };
+        let before = clock();
+        change(&self.connections[by]);
+        let after = clock();
+        for name in names {
+            let found = contents(&self.plane.connect(name, &self.options()).unwrap());
+            self.states.get_mut(name).unwrap().push((before, after, found));
+        }
+    }
+
+    fn run(&mut self, by: usize, action: &Action) {
+        self.number += 1;
+        let number = self.number;
+        match action {
+            Action::Transaction { statements, end } => {
+                let change = |connection: &Connection| {
+                    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+                    for statement in statements {
+                        let answer = connection.execute_batch(&statement.sql(number));
+                        if let Err(error) = answer {
+                            let code = error.sqlite_error_code();
+                            assert_eq!(code, Some(ErrorCode::ConstraintViolation), "{statement:?}: {error}");
+                            assert!(!connection.is_autocommit());
+                        }
+                    }
+                    connection.execute_batch(match end {
+                        End::Commit => "COMMIT",
+                        End::Rollback => "ROLLBACK",
+                    }).unwrap();
+                };
+                self.commit(by, &NAMES[..1], change);
+            }
+            Action::Vacuum => self.commit(by, &NAMES[..1], |connection| connection.execute_batch("VACUUM").unwrap()),
+            Action::IncrementalVacuum => self.commit(by, &NAMES[..1], |connection| {
+                connection.execute_batch("PRAGMA incremental_vacuum(3)").unwrap();
+            }),
+            Action::Both => self.commit(by, &NAMES, |connection| {
+                connection
+                    .execute_batch(&format!(
+                        "BEGIN IMMEDIATE; INSERT INTO main.t(word, bytes) VALUES ('both {number}', randomblob(3000));
+                         INSERT INTO other.t(word, bytes) VALUES ('both {number}', randomblob(3000)); COMMIT"
+                    ))
+                    .unwrap();
+            }),
+            Action::Checkpoint(mode) => {
+                for schema in ["main", "other"] {
+                    let sql = format!("PRAGMA {schema}.wal_checkpoint({mode})");
+                    // A reader may stand in its way.
+                    let _busy: i64 = self.connections[by].query_row(&sql, [], |row| row.get(0)).unwrap();
+                }
+            }
+            Action::Reopen { checkpoints } => {
+                for connection in &self.connections {
+                    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !checkpoints).unwrap();
+                }
+                (self.reader, self.connections) = (None, Vec::new());
+                self.connections = (0..3).map(|_| self.connect()).collect();
+            }
+            Action::Setting(setting) => {
+                self.connections[by].execute_batch(&format!("PRAGMA {setting}")).unwrap_or_else(|error| panic!("{setting}: {error}"));
+            }
+            Action::Read => {
+                let reader = self.connect();
+                reader.execute_batch("BEGIN").unwrap();
+                reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+                self.reader = Some(reader);
+            }
+            Action::Release => self.reader = None,
+        }
+    }
+
+    fn contents_at(&mut self, source: &str, at: i64) -> Contents {
+        self.restored += 1;
+        let name = format!("restored-{}", self.restored);
+        let at = Timestamp::from_micros(at).unwrap();
+        let mut input = CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at(source, at));
+        if let Some(key) = &self.key {
+            input = input.with_encryption(RemoteEncryption::of_source(key.clone()));
+        }
+        self.plane.create_database(input).unwrap_or_else(|error| panic!("{source} at {at}: {error}"));
+        let connection = self.plane.connect(&name, &self.options()).unwrap();
+        let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(sound, "ok", "{source} at {at}");
+        let found = contents(&connection);
+        drop(connection);
+        self.plane.destroy_database(&name).unwrap();
+        found
+    }
+
+    /// Restores every state of every database to just after its commit, and to just before the next one.
+    fn check(&mut self) {
+        for (source, states) in self.states.clone() {
+            assert_eq!(self.plane.points(source, ..).unwrap().windows.len(), 1, "{source}");
+            for (number, (_, after, wanted)) in states.iter().enumerate() {
+                let next = states.get(number + 1).map(|(before, ..)| *before);
+                for at in [Some(*after), next].into_iter().flatten() {
+                    let found = self.contents_at(source, at);
+                    assert!(found == *wanted, "{source}: state {number} at {at} is another one");
+                }
+            }
+        }
+    }
+}
+
+/// Cases of each kind, unless the environment says more.
+fn cases() -> u32 {
+    if env::var_os("LITEFLEET_SOAK").is_some() { 60 } else { 3 }
+}
+
+#[test]
+fn every_commit_is_restored_as_the_model_has_it() {
+    let seed: u64 = env::var("LITEFLEET_SEED").ok().map_or(11, |seed| seed.parse().unwrap());
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    eprintln!("LITEFLEET_SEED={seed}");
+    for sealed in [false, true] {
+        let config =
+            Config { cases: cases(), max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
+        let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+        let auto_vacuum = prop::sample::select(&["NONE", "FULL", "INCREMENTAL"][..]);
+        let actions = prop::collection::vec((0..3_usize, action()), 30..60);
+        runner
+            .run(&(auto_vacuum, actions), |(auto_vacuum, actions)| {
+                let mut bench = Bench::new(sealed, auto_vacuum);
+                for (by, action) in &actions {
+                    bench.run(*by, action);
+                }
+                bench.check();
+                (bench.reader, bench.connections) = (None, Vec::new());
+                bench.check();
+                Ok(())
+            })
+            .unwrap_or_else(|error| panic!("LITEFLEET_SEED={seed}, sealed {sealed}: {error}"));
+    }
+}
