@@ -82,7 +82,7 @@ impl Timeline {
             if moved {
                 continue;
             }
-            let seen = seen(&current);
+            let seen = seen(current.as_ref());
             let live = current.map(|(live, _)| live);
             if let Some(live) = &live {
                 sequences.retain(|sequence| *sequence < live.generation.sequence);
@@ -191,7 +191,7 @@ impl Timeline {
     /// Whether a generation has ended or begun since the history was looked at: what does not fit together then may do so
     /// at another look.
     pub(crate) fn has_moved(&self) -> Result<bool> {
-        Ok(seen(&current_stamps(&self.paths, &self.data)?) != self.seen)
+        Ok(seen(current_stamps(&self.paths, &self.data)?.as_ref()) != self.seen)
     }
 
     /// Looks at the history and asks it something, again and again where it moves on meanwhile and that is why there is no
@@ -420,8 +420,8 @@ impl Timeline {
     }
 }
 
-fn seen(current: &Option<(Stamps, bool)>) -> Seen {
-    current.as_ref().map(|(live, is_before)| (live.generation, *is_before, live.end(), live.rest()))
+fn seen(current: Option<&(Stamps, bool)>) -> Seen {
+    current.map(|(live, is_before)| (live.generation, *is_before, live.end(), live.rest()))
 }
 
 /// The length of a database file and the time of its last change.
