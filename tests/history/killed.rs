@@ -62,10 +62,7 @@ fn key() -> EncryptionKey {
 }
 
 fn options(sealed: bool) -> ConnectOptions {
-    match sealed {
-        true => ConnectOptions::default().encryption_key(key()),
-        false => ConnectOptions::default(),
-    }
+    if sealed { ConnectOptions::default().encryption_key(key()) } else { ConnectOptions::default() }
 }
 
 fn ask(connection: &Connection, sql: &str) -> u64 {
