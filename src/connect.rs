@@ -90,6 +90,10 @@ impl ConnectOptions {
         Self { uris: true, ..self }
     }
 
+    pub(crate) fn waits(&self) -> Duration {
+        self.busy_timeout
+    }
+
     pub(crate) fn key(&self) -> Option<&EncryptionKey> {
         self.encryption_key.as_ref()
     }

@@ -55,7 +55,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
 pub use plane::{ControlPlane, ControlPlaneBuilder, ExportOptions};
-pub use point::{Point, Points, Reached, ReachedKind, Window};
+pub use point::{Point, Points, Reached, ReachedKind, Restored, Window};
 pub use progress::{Phase, Progress, Watch, unwatched};
 pub use rusqlite;
 pub use seed::upload::Upload;

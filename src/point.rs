@@ -28,6 +28,17 @@ pub struct Reached {
     pub next: Option<Timestamp>,
 }
 
+/// What a restore in place did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Restored {
+    /// What the instant came to.
+    pub reached: Reached,
+    /// The instant to restore to in order to undo it; nothing where the database was as it was to be, and nothing was
+    /// written.
+    pub undo: Option<Timestamp>,
+}
+
 /// A commit that a database can be restored to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

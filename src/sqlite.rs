@@ -30,7 +30,7 @@ fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
 
 /// Whether a VFS read what is not what had been written. The fleet's says more as long as the file is open; one that could
 /// not be attached is not.
-fn is_damage(error: &SqlError) -> bool {
+pub(crate) fn is_damage(error: &SqlError) -> bool {
     error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_DATA)
 }
 

@@ -133,6 +133,15 @@ pub(crate) enum DbCommand {
         #[arg(long, value_name = "INSTANT")]
         to: Option<String>,
     },
+    /// Make a database what it was at an instant. It can be undone.
+    Restore {
+        name: String,
+        /// The instant, in RFC 3339: 2026-01-31T12:00:00Z.
+        #[arg(long, value_name = "INSTANT")]
+        timestamp: String,
+        #[command(flatten)]
+        key: KeyArguments,
+    },
     /// Run SQL on a database, or open an interactive shell.
     Shell {
         name: String,

@@ -1,6 +1,7 @@
 //! The commands, each a few calls of the public API.
 
 pub(crate) mod args;
+mod history;
 mod interrupt;
 pub(crate) mod output;
 mod progress;
@@ -10,7 +11,6 @@ mod tour;
 
 use std::{
     io::{self, IsTerminal, Write},
-    ops::Bound,
     path::Path,
 };
 
@@ -18,7 +18,7 @@ use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, Grou
 use clap::CommandFactory;
 use litefleet::{
     ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, DatabaseChanges, EncryptionKey,
-    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Timestamp, Upload,
+    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload,
 };
 use output::Output;
 
@@ -148,11 +148,9 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
                 format!("Exported database {name} to {}.", file.display())
             })
         }
-        DbCommand::Points { name, from, to } => {
-            let parse = |text: Option<String>| text.map(|text| text.parse::<Timestamp>()).transpose();
-            let from = parse(from)?.map_or(Bound::Unbounded, Bound::Included);
-            let to = parse(to)?.map_or(Bound::Unbounded, Bound::Included);
-            output.points(&plane.points(&name, (from, to))?)
+        DbCommand::Points { name, from, to } => history::points(plane, &name, from, to, output),
+        DbCommand::Restore { name, timestamp, key } => {
+            history::restore(plane, &name, &timestamp, &key, output)
         }
         DbCommand::Shell { name, sql, read_only, timestamp, key } => {
             let mut options = ConnectOptions::default().read_only(read_only);

@@ -7,7 +7,8 @@ use std::{
 
 use comfy_table::{ContentArrangement, Table, presets};
 use litefleet::{
-    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Point, Points, Result, SizeLimit,
+    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Point, Points, Reached, Restored,
+    Result, SizeLimit,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -72,22 +73,25 @@ impl Output {
         };
         if self.json {
             let mut value = serde_json::to_value(made).map_err(unprintable)?;
-            value["reached"] = json!({
-                "kind": reached.kind.as_str(),
-                "commit": reached.commit.map(|at| at.to_string()),
-                "next": reached.next.map(|at| at.to_string()),
-            });
+            value["reached"] = reached_value(reached);
             return json_line(&value);
         }
-        let state = match reached.commit {
-            Some(commit) => format!("as the commit of {commit} left its source"),
-            None => "as its source began, before its first commit".to_owned(),
+        print(&format!("Created database {}, {}.", made.name, reached_words(reached)))
+    }
+
+    /// What a restore in place did.
+    pub(crate) fn restored(self, name: &str, restored: &Restored) -> Result<()> {
+        let undo = restored.undo.map(|at| at.to_string());
+        if self.json {
+            return json_line(
+                &json!({"name": name, "reached": reached_value(&restored.reached), "undo": undo}),
+            );
+        }
+        let undo = match undo {
+            Some(at) => format!("To undo it: litefleet db restore {name} --timestamp {at}"),
+            None => "It was so already, and nothing was written.".to_owned(),
         };
-        let next = match reached.next {
-            Some(next) => format!("the next commit was at {next}"),
-            None => "no later commit is known".to_owned(),
-        };
-        print(&format!("Created database {}, {state}; {next}.", made.name))
+        print(&format!("Restored database {name}, {}.\n{undo}", reached_words(&restored.reached)))
     }
 
     /// What a database can be restored to.
@@ -154,6 +158,27 @@ impl Output {
             row("fork of", format!("{} ({}) at {}", parent.name, parent.id, parent.branched_at));
         }
         print(&table.to_string())
+    }
+}
+
+/// What an instant came to, for programs.
+fn reached_value(reached: &Reached) -> Value {
+    json!({
+        "kind": reached.kind.as_str(),
+        "commit": reached.commit.map(|at| at.to_string()),
+        "next": reached.next.map(|at| at.to_string()),
+    })
+}
+
+/// The same for people.
+fn reached_words(reached: &Reached) -> String {
+    let state = match reached.commit {
+        Some(commit) => format!("as the commit of {commit} left it"),
+        None => "as it began, before its first commit".to_owned(),
+    };
+    match reached.next {
+        Some(next) => format!("{state}; the next commit was at {next}"),
+        None => format!("{state}; no later commit is known"),
     }
 }
 

@@ -9,7 +9,8 @@ use crate::{
     archive::Timeline,
     connect::{self, ConnectOptions},
     error::{Error, ErrorKind, Result},
-    point::{Points, Reached},
+    point::{Points, Reached, ReachedKind, Restored},
+    progress::Watch,
     seed::restore,
     time::Timestamp,
     vfs,
@@ -78,5 +79,51 @@ impl ControlPlane {
         let past = restore::view(&self.0.disk, &self.0.data(&entry), instant)?;
         let reached = past.reached;
         Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
+    }
+
+    /// Makes a database what it was at an instant, in one transaction: readers keep what they read, and the restore is
+    /// itself a commit in the history, so that it can be undone.
+    ///
+    /// Every page is written, so the log grows by the size of the database until the next checkpoint.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path())?;
+    /// # plane.create_group("default")?;
+    /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+    /// use litefleet::{Timestamp, unwatched};
+    ///
+    /// let connection = plane.connect("orders", &Default::default())?;
+    /// connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    /// let before = Timestamp::now();
+    /// connection.execute_batch("DELETE FROM t").unwrap();
+    /// let restored = plane.restore_database("orders", before, &Default::default(), &mut unwatched)?;
+    /// assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(1));
+    /// plane.restore_database("orders", restored.undo.unwrap(), &Default::default(), &mut unwatched)?;
+    /// assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(0));
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect_at`](Self::connect_at); [`ErrorKind::Blocked`] if writes are; [`ErrorKind::TooLarge`] where the
+    /// size limit does not admit what the database was; [`ErrorKind::Busy`] where another connection writes for longer
+    /// than the busy timeout; [`ErrorKind::Cancelled`]. Whichever it is, nothing has changed.
+    pub fn restore_database(
+        &self,
+        name: &str,
+        at: Timestamp,
+        options: &ConnectOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<Restored> {
+        let (view, reached) = self.connect_at(name, at, options)?;
+        let mut connection = self.connect(name, options)?;
+        if reached.kind == ReachedKind::BeforeFirst && self.points(name, ..)?.points.is_empty() {
+            return Ok(Restored { reached, undo: None });
+        }
+        restore::in_place(&view, &mut connection, options.waits(), watch)?;
+        // Stamps never repeat: just before its own, all earlier commits are there and no other is.
+        let own = vfs::last_commit_at(&connection).map(|at| Timestamp::from_micros(at - 1)).transpose()?;
+        Ok(Restored { reached, undo: own })
     }
 }

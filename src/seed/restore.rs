@@ -1,8 +1,11 @@
 //! A database as another one was at an instant.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
-use rusqlite::OpenFlags;
+use rusqlite::{
+    Connection, OpenFlags,
+    backup::{Backup, StepResult},
+};
 
 use super::{
     Target,
@@ -18,8 +21,9 @@ use crate::{
     image, layout,
     page::{Identity, Seal},
     point::{Reached, ReachedKind},
-    progress::Watch,
+    progress::{self, Phase, Watch},
     size::SizeLimit,
+    sqlite,
     time::Timestamp,
     vfs::{self, Sealing, Unruled},
 };
@@ -104,6 +108,53 @@ pub(crate) fn write_as_it_was(
         }
     }
     Err(too_fast(data))
+}
+
+/// Pages that are written between two looks at whether to go on.
+const PAGES_A_TICK: i32 = 4096;
+
+/// Makes a database what a view of it shows, in one transaction.
+///
+/// The copy is SQLite's own: it ends with a schema cookie that is above the one before, so that every connection reads its
+/// schema anew.
+pub(crate) fn in_place(
+    view: &Connection,
+    connection: &mut Connection,
+    waits: Duration,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    /// How long to wait before the lock is asked for again.
+    const PAUSE: Duration = Duration::from_millis(2);
+    let failed = |error| sqlite::failed("restoring in place", error);
+    let mut waited = Duration::ZERO;
+    // The busy handler is not asked while a copy is made. It is waited for here, where the caller can stop it.
+    let copied = {
+        let copy = Backup::new(view, connection).map_err(failed)?;
+        loop {
+            // Asked before each step: the last one commits.
+            let rusqlite::backup::Progress { remaining, pagecount, .. } = copy.progress();
+            let done = u64::try_from(pagecount - remaining).unwrap_or(0);
+            progress::tell(watch, Phase::Copy, done, u64::try_from(pagecount).ok())?;
+            match copy.step(PAGES_A_TICK) {
+                Ok(StepResult::Done) => break Ok(()),
+                Ok(StepResult::More) => {}
+                Ok(_) if waited < waits => {
+                    thread::sleep(PAUSE);
+                    waited += PAUSE;
+                }
+                Ok(_) => {
+                    let message = "another connection is writing to the database; try again when it is not";
+                    return Err(Error::new(ErrorKind::Busy, message));
+                }
+                Err(error) => break Err(error),
+            }
+        }
+    };
+    copied.map_err(|error| {
+        // Whichever of the two the error is from says more of it.
+        let is_views = sqlite::is_damage(&error);
+        connect::explain(if is_views { view } else { connection }, error)
+    })
 }
 
 /// The pages of the database in the file `data` at an instant, as they stay.

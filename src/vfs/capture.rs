@@ -11,7 +11,10 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
 use rusqlite::ffi::SQLITE_OK;
@@ -49,6 +52,8 @@ pub(super) struct Capture {
     wal: PathBuf,
     paths: ArchivePaths,
     live: Mutex<Option<Live>>,
+    /// The instant of the last commit that was stamped here.
+    stamped_at: AtomicI64,
     /// What must be on the disk before the WAL is flushed again.
     unsynced: Mutex<Vec<PathBuf>>,
 }
@@ -107,8 +112,14 @@ impl Capture {
             wal: layout::beside(data, "-wal"),
             paths: ArchivePaths::of(data),
             live: Mutex::default(),
+            stamped_at: AtomicI64::new(i64::MIN),
             unsynced: Mutex::default(),
         }
+    }
+
+    /// The instant of the last commit of this connection, if it made one.
+    pub(super) fn stamped_at(&self) -> Option<i64> {
+        Some(self.stamped_at.load(Relaxed)).filter(|at| *at != i64::MIN)
     }
 
     fn disk(&self) -> &Disk {
@@ -136,7 +147,9 @@ impl Capture {
         let (frame, pages) = commit;
         let now = Timestamp::now().as_micros();
         let commit = Commit { at: now, frame, before, pages };
-        live.stamp(self.disk(), &self.paths.live_stamps(), now, commit)
+        let at = live.stamp(self.disk(), &self.paths.live_stamps(), now, commit)?;
+        self.stamped_at.store(at, Relaxed);
+        Ok(())
     }
 
     /// A WAL with this header is about to be begun, over the one that is there. Says whether that was moved away, so that

@@ -31,6 +31,7 @@ use rusqlite::{
 use super::{
     Governor, NAME, NOT_OPENED, Refusal, WAITING,
     beneath::Beneath,
+    capture::Capture,
     database::{Database, ShmLock},
     journal::Journal,
     rules::Governed,
@@ -150,13 +151,15 @@ pub(super) struct Asked {
     pub(super) refusal: Option<Refusal>,
     pub(super) is_governed: bool,
     pub(super) seal: Option<Seal>,
+    /// The instant of the connection's last commit.
+    pub(super) stamped_at: Option<i64>,
 }
 
 /// Asks our file of a schema of a connection what it is, and why it refused a call with `code`. SQLite's result code if
 /// it is not ours.
 pub(super) fn ask(connection: &Connection, schema: &str, code: c_int) -> Result<Asked, c_int> {
     let schema = CString::new(schema).map_err(|_| ffi::SQLITE_MISUSE)?;
-    let mut asked = Asked { code, refusal: None, is_governed: false, seal: None };
+    let mut asked = Asked { code, refusal: None, is_governed: false, seal: None, stamped_at: None };
     // SAFETY: the connection is open, and `file_control` below takes an `Asked` for this operation; no other VFS
     // knows it.
     let known = unsafe {
@@ -782,6 +785,7 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
             let asked = unsafe { &mut *argument.cast::<Asked>() };
             asked.refusal = database.take_refusal(asked.code);
             asked.is_governed = database.rules().is_some();
+            asked.stamped_at = database.capture().and_then(Capture::stamped_at);
             asked.seal = database.sealed().and_then(Sealed::codec).map(PageCodec::seal).copied();
             ffi::SQLITE_OK
         }),

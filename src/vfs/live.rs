@@ -55,11 +55,11 @@ impl Live {
         &self.generation
     }
 
-    /// Stamps a commit: now, but never before what was stamped earlier.
-    pub(super) fn stamp(&mut self, disk: &Disk, path: &Path, now: i64, commit: Commit) -> Result<()> {
+    /// Stamps a commit: now, but never before what was stamped earlier. Says when that is.
+    pub(super) fn stamp(&mut self, disk: &Disk, path: &Path, now: i64, commit: Commit) -> Result<i64> {
         self.look();
         let at = now.max(self.last.saturating_add(1));
-        self.append(disk, path, Record::Commit(Commit { at, ..commit }))
+        self.append(disk, path, Record::Commit(Commit { at, ..commit })).map(|()| at)
     }
 
     /// Appends a record, and makes room for it first if there is none.

@@ -357,6 +357,11 @@ pub(crate) fn main_database(connection: &Connection) -> Option<Main> {
     answer.is_governed.then_some(Main { seal: answer.seal })
 }
 
+/// The instant of the last commit that a connection made to its main database, in microseconds of UTC.
+pub(crate) fn last_commit_at(connection: &Connection) -> Option<i64> {
+    ffi::ask(connection, "main", rusqlite::ffi::SQLITE_OK).ok()?.stamped_at
+}
+
 /// A main database that was handed over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Main {

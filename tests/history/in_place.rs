@@ -1,0 +1,109 @@
+//! Restores in place: one transaction, which can be undone.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use litefleet::{Cipher, DatabaseChanges, ErrorKind, ReachedKind, SizeLimit, unwatched};
+
+use crate::support::{Ledger, contents, now};
+
+/// Rows and tables come and go, so that the file grows and shrinks and the schema changes.
+fn eventful(cipher: Option<Cipher>) -> Ledger {
+    let mut ledger = Ledger::new(cipher);
+    let connection = ledger.connect();
+    for sql in [
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, value)",
+        "INSERT INTO t(value) VALUES (randomblob(200000))",
+        "CREATE TABLE u(a); INSERT INTO u VALUES (1), (2)",
+        "ALTER TABLE u ADD COLUMN b",
+        "DELETE FROM t; VACUUM",
+        "DROP TABLE u; CREATE INDEX i ON t(value)",
+        "INSERT INTO t(value) VALUES (randomblob(90000))",
+    ] {
+        ledger.commit(&connection, sql);
+    }
+    ledger
+}
+
+#[test]
+fn a_restore_in_place_is_one_commit_and_is_undone_by_another() {
+    for cipher in [None, Some(Cipher::Aes256Gcm), Some(Cipher::Aegis256)] {
+        let ledger = eventful(cipher);
+        let (connection, reader) = (ledger.connect(), ledger.connect());
+        let last = ledger.states.last().unwrap().contents.clone();
+        for state in &ledger.states {
+            let count = ledger.plane.points("orders", ..).unwrap().points.len();
+            reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+            let restored = ledger
+                .plane
+                .restore_database("orders", state.from, &ledger.options(), &mut unwatched)
+                .unwrap();
+            // The reader keeps what it reads, and the other one, which has its schema from before, reads what is there now.
+            assert!(contents(&reader) == last);
+            reader.execute_batch("COMMIT").unwrap();
+            for connection in [&reader, &connection] {
+                assert!(contents(connection) == state.contents);
+                let check: String =
+                    connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+                assert_eq!(check, "ok");
+            }
+            assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), count + 1);
+            let undo = restored.undo.unwrap();
+            let undone =
+                ledger.plane.restore_database("orders", undo, &ledger.options(), &mut unwatched).unwrap();
+            assert!(contents(&connection) == last);
+            // And so is that.
+            let (again, _) =
+                ledger.plane.connect_at("orders", undone.undo.unwrap(), &ledger.options()).unwrap();
+            assert!(contents(&again) == state.contents);
+        }
+        // All that was is still there.
+        for state in &ledger.states {
+            let (view, _) = ledger.plane.connect_at("orders", state.from, &ledger.options()).unwrap();
+            assert!(contents(&view) == state.contents);
+        }
+    }
+}
+
+#[test]
+fn a_restore_in_place_that_fails_changes_nothing() {
+    let ledger = eventful(None);
+    let plane = &ledger.plane;
+    let last = ledger.states.last().unwrap().contents.clone();
+    let large = ledger.states[2].from;
+    let points = plane.points("orders", ..).unwrap().points.len();
+    let mut refused = |restored: litefleet::Result<litefleet::Restored>, kind: ErrorKind| {
+        let error = restored.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(contents(&ledger.connect()) == last);
+        assert_eq!(plane.points("orders", ..).unwrap().points.len(), points);
+    };
+    let options = ledger.options().busy_timeout(Duration::from_millis(20));
+    let before = plane.get_database("orders").unwrap().created_at;
+    let before = litefleet::Timestamp::from_micros(before.as_micros() - 1).unwrap();
+    refused(plane.restore_database("orders", before, &options, &mut unwatched), ErrorKind::OutsideWindow);
+    let mut stop = |_| ControlFlow::Break(());
+    refused(plane.restore_database("orders", large, &options, &mut stop), ErrorKind::Cancelled);
+
+    let writer = ledger.connect();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    refused(plane.restore_database("orders", large, &options, &mut unwatched), ErrorKind::Busy);
+    writer.execute_batch("ROLLBACK").unwrap();
+
+    let limited = DatabaseChanges::default().size_limit(Some(SizeLimit::from_bytes(150_000).unwrap()));
+    plane.configure_database("orders", limited).unwrap();
+    refused(plane.restore_database("orders", large, &options, &mut unwatched), ErrorKind::TooLarge);
+    plane.configure_database("orders", DatabaseChanges::default().size_limit(None)).unwrap();
+
+    plane.configure_database("orders", DatabaseChanges::default().block_writes(true)).unwrap();
+    refused(plane.restore_database("orders", large, &options, &mut unwatched), ErrorKind::Blocked);
+    plane.configure_database("orders", DatabaseChanges::default().block_writes(false)).unwrap();
+    plane.restore_database("orders", large, &options, &mut unwatched).unwrap();
+    assert!(contents(&ledger.connect()) == ledger.states[2].contents);
+}
+
+#[test]
+fn a_database_that_nobody_wrote_to_is_left_as_it_is() {
+    let ledger = Ledger::new(None);
+    let restored = ledger.plane.restore_database("orders", now(), &ledger.options(), &mut unwatched).unwrap();
+    assert_eq!((restored.reached.kind, restored.undo), (ReachedKind::BeforeFirst, None));
+}
