@@ -71,7 +71,7 @@ fn a_restore_in_place_that_fails_changes_nothing() {
     let last = ledger.states.last().unwrap().contents.clone();
     let large = ledger.states[2].from;
     let points = plane.points("orders", ..).unwrap().points.len();
-    let mut refused = |restored: litefleet::Result<litefleet::Restored>, kind: ErrorKind| {
+    let refused = |restored: litefleet::Result<litefleet::Restored>, kind: ErrorKind| {
         let error = restored.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(contents(&ledger.connect()) == last);
