@@ -8,6 +8,7 @@
 
 mod index;
 mod past;
+mod points;
 pub(crate) mod present;
 mod segment;
 mod snapshot;

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    ops::{Bound, RangeBounds},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
-    point::{Point, Points, Reached, ReachedKind, Window},
+    point::{Reached, ReachedKind},
     stamps::{FileState, Generation, LogEnd, Made, Stamps},
     time::Timestamp,
 };
@@ -26,12 +25,12 @@ pub(crate) struct Timeline {
     pub(super) paths: ArchivePaths,
     data: PathBuf,
     /// When the database was created, in microseconds of UTC.
-    born_at: i64,
-    live: Option<Stamps>,
+    pub(super) born_at: i64,
+    pub(super) live: Option<Stamps>,
     /// Which generation that is and how it ended, as its file says.
     seen: Seen,
     /// Generations that have stamps.
-    sequences: Vec<u64>,
+    pub(super) sequences: Vec<u64>,
     /// Generations that have a snapshot before them.
     pub(super) snapshots: BTreeSet<u64>,
     apart: Apart,
@@ -67,8 +66,11 @@ impl Timeline {
     /// Looks at the history of the database in the file `data`, which was created at `born_at`.
     pub(crate) fn read(disk: Option<&Disk>, data: &Path, born_at: Timestamp, apart: Apart) -> Result<Self> {
         let paths = ArchivePaths::of(data);
-        for _ in 0..ATTEMPTS {
-            let current = current_stamps(&paths, data)?;
+        for attempt in 1..=ATTEMPTS {
+            let (mut current, mut damaged_live) = match current_stamps(&paths, data) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => (None, true),
+                current => (current?, false),
+            };
             let names = if Disk::exists(paths.dir())? { Disk::list(paths.dir())? } else { Vec::new() };
             let files: BTreeSet<_> = names.iter().filter_map(|name| ArchivePaths::parse(name)).collect();
             let of =
@@ -77,16 +79,23 @@ impl Timeline {
             // In between the live stamps were given their number, unless newer ones are void.
             let moved = match &current {
                 Some((live, is_before)) => sequences.contains(&live.generation.sequence) != *is_before,
-                None => Disk::exists(&paths.live_stamps())?,
+                None => Disk::exists(&paths.live_stamps())? != damaged_live,
             };
-            if moved {
+            let seen = seen(current.as_ref());
+            if moved && attempt < ATTEMPTS {
                 continue;
             }
-            let seen = seen(current.as_ref());
+            if moved {
+                // What stays so is no move: older stamps took the place of the newest.
+                (current, damaged_live) = (None, true);
+            }
             let live = current.map(|(live, _)| live);
             if let Some(live) = &live {
                 sequences.retain(|sequence| *sequence < live.generation.sequence);
                 sequences.push(live.generation.sequence);
+            }
+            if damaged_live {
+                sequences.push(sequences.last().map_or(1, |last| last + 1));
             }
             let snapshots = of(ArchiveFile::Sum).collect();
             let born_at = born_at.as_micros();
@@ -115,7 +124,10 @@ impl Timeline {
         if let Some(live) = self.live.as_ref().filter(|live| live.generation.sequence == sequence) {
             return Ok(live.clone());
         }
-        let path = self.paths.file(sequence, ArchiveFile::Stamps);
+        let mut path = self.paths.file(sequence, ArchiveFile::Stamps);
+        if self.live.is_none() && self.sequences.last() == Some(&sequence) && !Disk::exists(&path)? {
+            path = self.paths.live_stamps();
+        }
         let stamps = read_stamps(&path)?.ok_or_else(|| missing(&path))?;
         if stamps.generation.sequence != sequence {
             return Err(damaged(&path, "it is that of another generation"));
@@ -146,7 +158,7 @@ impl Timeline {
     }
 
     /// No instant before this one belongs to a generation.
-    fn starts_at(&self, generation: &Generation) -> i64 {
+    pub(super) fn starts_at(&self, generation: &Generation) -> i64 {
         match generation {
             Generation { begins: true, after_change: false, sequence: 1, .. } => self.born_at,
             Generation { begins: true, begun_at, .. } => *begun_at,
@@ -158,7 +170,7 @@ impl Timeline {
     ///
     /// Where the stamps are not those that the history goes on from, because the power took some of them, or because
     /// they are damaged or of somewhere else, all commits count as without a stamp.
-    fn made(&self, stamps: &Stamps, after: Option<&Generation>) -> Result<Vec<Made>> {
+    pub(super) fn made(&self, stamps: &Stamps, after: Option<&Generation>) -> Result<Vec<Made>> {
         if let Some(after) = after.filter(|after| !after.begins) {
             let frame = after.end_before.frame;
             let known = after.link == stamps.digest;
@@ -219,28 +231,19 @@ impl Timeline {
         if self.sequences.is_empty() {
             return if at < self.born_at { Err(outside(asked, self.born_at)) } else { Ok(None) };
         }
-        // The last generation that begins at or before the instant.
-        let (mut low, mut high) = (0, self.sequences.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.starts_at(&self.stamps(self.sequences[middle])?.generation) <= at {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        let Some(place) = low.checked_sub(1) else {
+        let Some(place) = self.place_of(at)? else {
             let first = self.stamps(self.sequences[0])?;
             return Err(outside(asked, self.starts_at(&first.generation)));
         };
         let sequence = self.sequences[place];
         let stamps = self.stamps(sequence)?;
         let generation = stamps.generation;
-        let after = self.after(sequence)?;
+        // One that is damaged says nothing, and is named where it matters.
+        let after = self.after(sequence);
         if !generation.begins && sequence > 1 && at < generation.begun_at {
             self.check_tail_before(asked, place)?;
         }
-        let made = self.made(&stamps, after.as_ref())?;
+        let made = self.made(&stamps, after.as_ref().ok().and_then(Option::as_ref))?;
         let (mut frame, mut commit, mut next, mut lost) = (generation.first_frame, None, None, None);
         for made in &made {
             match made {
@@ -259,7 +262,8 @@ impl Timeline {
         }
         // Nothing was committed before the generation began.
         if let Some(last) = lost.filter(|_| commit != Some(at) && at >= generation.begun_at) {
-            let known_at = next.or(after.map(|after| after.begun_at)).unwrap_or(now);
+            let begun_after = || after.as_ref().ok().copied().flatten().map(|after| after.begun_at);
+            let known_at = next.or_else(begun_after).unwrap_or(now);
             if next.is_some() || at < known_at {
                 let from = commit.unwrap_or(generation.begun_at);
                 return Err(uncertain(
@@ -273,13 +277,20 @@ impl Timeline {
             frame = last;
         }
         if next.is_none() {
-            match &after {
-                Some(after) if after.begins && commit != Some(at) => {
+            // What stood in a generation that is not there nobody knows.
+            if commit != Some(at) {
+                self.check_follows(place)?;
+            }
+            match after {
+                // A stamp is an instant that is known, whatever came after it.
+                Err(_) if commit == Some(at) => {}
+                Err(error) => return Err(error),
+                Ok(Some(after)) if after.begins && commit != Some(at) => {
                     return Err(changed(asked, commit.unwrap_or(generation.begun_at), Some(after.begun_at)));
                 }
-                Some(_) => next = self.first_commit_after(place)?,
-                None if commit != Some(at) => self.check_end(asked, &stamps, commit)?,
-                None => {}
+                Ok(Some(_)) => next = self.first_commit_after(place),
+                Ok(None) if commit != Some(at) => self.check_end(asked, &stamps, commit)?,
+                Ok(None) => {}
             }
         }
         let kind = match (commit, next) {
@@ -293,6 +304,35 @@ impl Timeline {
         Ok(Some(Target { sequence, frame, reached }))
     }
 
+    /// The place of the last generation that begins at or before an instant.
+    fn place_of(&self, at: i64) -> Result<Option<usize>> {
+        let starts = |place: usize| {
+            let stamps = self.stamps(self.sequences[place])?;
+            Ok(self.starts_at(&stamps.generation) <= at)
+        };
+        let search = || {
+            let (mut low, mut high) = (0, self.sequences.len());
+            while low < high {
+                let middle = low.midpoint(high);
+                if starts(middle)? {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            Ok(low.checked_sub(1))
+        };
+        match search() {
+            // A damaged one stands in the way, which may be far from the instant.
+            Err(error) if Error::kind(&error) == ErrorKind::Corrupt => {
+                let places = (0..self.sequences.len()).rev();
+                let found = places.into_iter().find(|place| starts(*place).is_ok_and(|starts| starts));
+                found.map(Some).ok_or(error)
+            }
+            found => found,
+        }
+    }
+
     fn stamps_path(&self, sequence: u64) -> PathBuf {
         match &self.live {
             Some(live) if live.generation.sequence == sequence => self.paths.live_stamps(),
@@ -304,6 +344,7 @@ impl Timeline {
     /// that one has no commits without stamps behind that.
     fn check_tail_before(&self, asked: Timestamp, place: usize) -> Result<()> {
         let Some(before) = place.checked_sub(1) else { return Ok(()) };
+        self.check_follows(before)?;
         let stamps = self.stamps(self.sequences[before])?;
         let after = self.after(self.sequences[before])?;
         match self.made(&stamps, after.as_ref())?.last() {
@@ -316,20 +357,27 @@ impl Timeline {
         }
     }
 
-    /// The first commit of the generations behind one, as far as the history goes on.
-    fn first_commit_after(&self, place: usize) -> Result<Option<i64>> {
-        for sequence in &self.sequences[place + 1..] {
-            let stamps = self.stamps(*sequence)?;
-            if stamps.generation.begins {
-                break;
+    /// Makes sure that no generation is missing behind one.
+    pub(super) fn check_follows(&self, place: usize) -> Result<()> {
+        match self.sequences.get(place..=place + 1) {
+            Some(&[one, next]) if next != one + 1 => {
+                Err(missing(&self.paths.file(one + 1, ArchiveFile::Stamps)))
             }
-            for made in self.made(&stamps, self.after(*sequence)?.as_ref())? {
+            _ => Ok(()),
+        }
+    }
+
+    /// The first commit of the generations behind one, as far as the history goes on and is whole.
+    fn first_commit_after(&self, place: usize) -> Option<i64> {
+        for sequence in &self.sequences[place + 1..] {
+            let stamps = self.stamps(*sequence).ok().filter(|stamps| !stamps.generation.begins)?;
+            for made in self.made(&stamps, self.after(*sequence).ok()?.as_ref()).ok()? {
                 if let Made::Commit(commit) = made {
-                    return Ok(Some(commit.at));
+                    return Some(commit.at);
                 }
             }
         }
-        Ok(None)
+        None
     }
 
     /// Makes sure that the history's end is what the database is now.
@@ -341,7 +389,7 @@ impl Timeline {
     }
 
     /// Whether the last generation ends in what the database is now.
-    fn ends_as_it_is(&self, stamps: &Stamps) -> Result<bool> {
+    pub(super) fn ends_as_it_is(&self, stamps: &Stamps) -> Result<bool> {
         let wal = layout::beside(&self.data, "-wal");
         match Log::open(&wal)? {
             Some((_, log)) if log.salts == stamps.generation.salts => return Ok(true),
@@ -370,53 +418,6 @@ impl Timeline {
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
             same => same,
         }
-    }
-
-    /// The commits in a range of time in order, and the spans of time that can be restored.
-    pub(crate) fn points(&self, range: (Bound<Timestamp>, Bound<Timestamp>)) -> Result<Points> {
-        let mut points = Vec::new();
-        let mut windows: Vec<Window> = Vec::new();
-        let mut ended_at = None;
-        for (place, sequence) in self.sequences.iter().enumerate() {
-            let stamps = self.stamps(*sequence)?;
-            let generation = stamps.generation;
-            if generation.begins || place == 0 {
-                if let (Some(window), Some(ended_at)) = (windows.last_mut(), ended_at) {
-                    window.to = Some(Timestamp::from_micros(ended_at)?);
-                }
-                windows.push(Window { from: Timestamp::from_micros(self.starts_at(&generation))?, to: None });
-            }
-            ended_at = Some(stamps.last_instant().saturating_add(1));
-            let is_before = match range.0 {
-                Bound::Included(from) | Bound::Excluded(from) => stamps.last_instant() < from.as_micros(),
-                Bound::Unbounded => false,
-            };
-            let is_behind = match range.1 {
-                Bound::Included(to) | Bound::Excluded(to) => generation.not_before > to.as_micros(),
-                Bound::Unbounded => false,
-            };
-            if is_before || is_behind {
-                continue;
-            }
-            let page_size = u64::from(generation.page_size);
-            for made in self.made(&stamps, self.after(*sequence)?.as_ref())? {
-                let Made::Commit(commit) = made else { continue };
-                let at = Timestamp::from_micros(commit.at)?;
-                if range.contains(&at) {
-                    let pages = commit.frame - commit.before;
-                    let bytes = u64::from(pages) * (page_size + crate::wal::FRAME_HEADER_LEN as u64);
-                    points.push(Point { at, pages, bytes, size: u64::from(commit.pages) * page_size });
-                }
-            }
-        }
-        if windows.is_empty() {
-            windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
-        } else if let (Some(live), Some(window)) = (&self.live, windows.last_mut())
-            && !self.ends_as_it_is(live)?
-        {
-            window.to = ended_at.map(Timestamp::from_micros).transpose()?;
-        }
-        Ok(Points { points, windows })
     }
 }
 

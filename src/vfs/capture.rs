@@ -168,7 +168,7 @@ impl Capture {
         let before = self.open_live()?;
         let mut moved = false;
         let follows = match before {
-            None => Follows { sequence: 1, begins: true, after_change: false, ..Follows::NOTHING },
+            None => self.begins(false)?,
             Some(mut before) => {
                 let was = if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
@@ -218,7 +218,7 @@ impl Capture {
     fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
         self.make_dir()?;
         let follows = match self.open_live()? {
-            None => Follows { sequence: 1, begins: true, after_change: true, ..Follows::NOTHING },
+            None => self.begins(true)?,
             Some(before) => {
                 Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
             }
@@ -267,9 +267,21 @@ impl Capture {
         if Disk::len(&path)?.is_none() && !self.bring_back()? {
             return Ok(None);
         }
-        let Some((stamps, newer_are_void)) = archive::current_stamps(&self.paths, &self.data)? else {
-            return Ok(None);
+        let current = match archive::current_stamps(&self.paths, &self.data) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.set_aside()?;
+                None
+            }
+            // Older ones took the place of the newest.
+            Ok(Some((stamps, false)))
+                if Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps))? =>
+            {
+                self.set_aside()?;
+                None
+            }
+            current => current?,
         };
+        let Some((stamps, newer_are_void)) = current else { return Ok(None) };
         if newer_are_void {
             let numbered = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
             self.disk().rename(&numbered, &path)?;
@@ -287,14 +299,42 @@ impl Capture {
         if !Disk::exists(self.paths.dir())? {
             return Ok(false);
         }
-        let names = Disk::list(self.paths.dir())?;
-        let stamps = names.iter().filter_map(|name| ArchivePaths::parse(name));
-        let newest =
-            stamps.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).max();
-        let Some(newest) = newest else { return Ok(false) };
+        let Some(newest) = self.newest()? else { return Ok(false) };
         let numbered = self.paths.file(newest, ArchiveFile::Stamps);
+        // One that is damaged stays what it is.
+        if archive::read_stamps(&numbered).is_err() {
+            return Ok(false);
+        }
         self.disk().rename(&numbered, &self.paths.live_stamps())?;
         Ok(true)
+    }
+
+    /// Damage to the past is no reason to write nothing any more: what is damaged gets the number that it would have got, by
+    /// which it is found to be damaged, and a history begins behind it.
+    fn set_aside(&self) -> Result<()> {
+        let number = self.newest()?.map_or(1, |newest| newest + 1);
+        self.disk().rename(&self.paths.live_stamps(), &self.paths.file(number, ArchiveFile::Stamps))
+    }
+
+    /// The newest generation whose stamps have its number.
+    fn newest(&self) -> Result<Option<u64>> {
+        let names = Disk::list(self.paths.dir())?;
+        let stamps = names.iter().filter_map(|name| ArchivePaths::parse(name));
+        Ok(stamps.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).max())
+    }
+
+    /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
+    fn begins(&self, after_change: bool) -> Result<Follows> {
+        let newest = self.newest()?;
+        let mut not_before = i64::MIN;
+        for sequence in newest.into_iter().chain(newest.and_then(|newest| newest.checked_sub(1))) {
+            if let Ok(Some(stamps)) = archive::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps)) {
+                not_before = not_before.max(stamps.last_instant());
+            }
+        }
+        let sequence = newest.map_or(1, |newest| newest + 1);
+        let after_change = after_change || newest.is_some();
+        Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
     }
 
     /// The WAL, if it is that of a generation and has commits: how it ends.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
+mod damage;
 mod in_place;
 mod instants;
 mod killed;

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf, thread, time::Duration};
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, EncryptionKey,
-    RemoteEncryption, Result, Seed, Timestamp,
-    rusqlite::{Connection, types::Value},
+    RemoteEncryption, Result, Seed, Timestamp, explain,
+    rusqlite::{self, Connection, types::Value},
 };
 use tempfile::TempDir;
 
@@ -95,27 +95,36 @@ impl Ledger {
         Ok((name, output))
     }
 
-    /// What the database was at an instant, by a view of it and by a restore, which is removed again.
-    pub(crate) fn contents_at(&mut self, at: Timestamp) -> Result<Contents> {
-        let view = self.plane.connect_at("orders", at, &self.options());
-        let viewed = view.as_ref().map(|(connection, _)| contents(connection));
-        let (name, output) = match self.restore(at) {
-            Ok(restored) => restored,
-            Err(error) => {
-                assert_eq!(view.err().map(|error| error.kind()), Some(error.kind()));
-                return Err(error);
-            }
-        };
-        let viewed = viewed.unwrap_or_else(|error| panic!("no view at {at}: {error}"));
-        assert_eq!(Some(view.unwrap().1), output.reached);
-        let connection = self.plane.connect(&name, &self.options()).unwrap();
+    /// What the database was at an instant, by a view of it.
+    pub(crate) fn viewed_at(&self, at: Timestamp) -> Result<Contents> {
+        let (view, _) = self.plane.connect_at("orders", at, &self.options())?;
+        read_contents(&view).map_err(|error| explain(&view, error))
+    }
+
+    /// The same by a restore, which is removed again.
+    pub(crate) fn restored_at(&mut self, at: Timestamp) -> Result<Contents> {
+        let (name, _) = self.restore(at)?;
+        let connection = self.plane.connect(&name, &self.options())?;
         let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok");
         let contents = contents(&connection);
-        assert!(viewed == contents, "a view at {at}: {}", difference(&viewed, &contents));
         drop(connection);
-        self.plane.destroy_database(&name).unwrap();
+        self.plane.destroy_database(&name)?;
         Ok(contents)
+    }
+
+    /// The same by both, which must agree.
+    pub(crate) fn contents_at(&mut self, at: Timestamp) -> Result<Contents> {
+        let viewed = self.viewed_at(at);
+        let restored = self.restored_at(at);
+        match (&viewed, &restored) {
+            (Ok(viewed), Ok(restored)) => {
+                assert!(viewed == restored, "a view at {at}: {}", difference(viewed, restored));
+            }
+            (Err(viewed), Err(restored)) => assert_eq!(viewed.kind(), restored.kind()),
+            _ => panic!("at {at} the view is {:?}, the restore {:?}", viewed.err(), restored.err()),
+        }
+        restored
     }
 
     /// Restores every state at both of its ends, and compares.
@@ -144,23 +153,28 @@ fn difference(found: &Contents, wanted: &Contents) -> String {
 
 /// Every table's rows, and the schema.
 pub(crate) fn contents(connection: &Connection) -> Contents {
-    let rows = |sql: &str| -> Vec<Vec<Value>> {
-        let mut statement = connection.prepare(sql).unwrap();
+    read_contents(connection).unwrap()
+}
+
+/// The same of what may be damaged.
+fn read_contents(connection: &Connection) -> rusqlite::Result<Contents> {
+    let rows = |sql: &str| -> rusqlite::Result<Vec<Vec<Value>>> {
+        let mut statement = connection.prepare(sql)?;
         let columns = statement.column_count();
-        let rows = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect()).unwrap();
-        rows.map(litefleet::rusqlite::Result::unwrap).collect()
+        let rows = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect())?;
+        rows.collect()
     };
-    let schema = rows("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name");
+    let schema = rows("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")?;
     let mut all = BTreeMap::new();
     for row in &schema {
         if let (Value::Text(kind), Value::Text(name)) = (&row[0], &row[1])
             && kind == "table"
         {
-            let mut found = rows(&format!("SELECT * FROM \"{name}\""));
+            let mut found = rows(&format!("SELECT * FROM \"{name}\""))?;
             found.sort_by_cached_key(|row| format!("{row:?}"));
             all.insert(name.clone(), found);
         }
     }
     all.insert("sqlite_schema".into(), schema);
-    all
+    Ok(all)
 }
