@@ -13,6 +13,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     id, sqlite,
+    time::Clock,
     vfs::{self, Governor, History, NotOpened, Refusal, Rules, Sealing, Unruled},
 };
 
@@ -115,7 +116,7 @@ pub(crate) struct CatalogGovernor {
 impl CatalogGovernor {
     /// Of the database whose row was read after the stamp was taken, under its key if it is encrypted.
     pub(crate) fn new(
-        disk: &Disk,
+        (disk, clock): (&Disk, &Clock),
         catalog: Arc<Catalog>,
         changes: Arc<Changes>,
         entry: &Entry,
@@ -143,7 +144,12 @@ impl CatalogGovernor {
             read_only: false,
             first: stamp.zip(rules(entry)),
             sealing,
-            history: History { disk: disk.clone(), database: id::number(&entry.database.id)? },
+            history: History {
+                disk: disk.clone(),
+                clock: clock.clone(),
+                database: id::number(&entry.database.id)?,
+                born_at: entry.database.created_at.as_micros(),
+            },
         })
     }
 

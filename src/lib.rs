@@ -60,4 +60,4 @@ pub use progress::{Phase, Progress, Watch, unwatched};
 pub use rusqlite;
 pub use seed::upload::Upload;
 pub use size::SizeLimit;
-pub use time::Timestamp;
+pub use time::{ReadClock, Timestamp};

@@ -1,6 +1,6 @@
 //! Instants, and the one place where the clock is read.
 
-use std::{fmt, str::FromStr, time::SystemTime};
+use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -44,6 +44,29 @@ impl Timestamp {
     pub fn now() -> Self {
         let now = DateTime::<Utc>::from(SystemTime::now());
         Self(DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now))
+    }
+}
+
+/// The clock that tells when something is done: that of the system, or one that a test harness sets.
+#[derive(Clone, Default)]
+pub(crate) struct Clock(Option<Arc<ReadClock>>);
+
+/// A clock that a test harness sets.
+pub type ReadClock = dyn Fn() -> Timestamp + Send + Sync;
+
+impl Clock {
+    pub(crate) fn of(read: Arc<ReadClock>) -> Self {
+        Self(Some(read))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.as_ref().map_or_else(Timestamp::now, |read| read())
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("set", &self.0.is_some()).finish()
     }
 }
 

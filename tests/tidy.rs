@@ -35,7 +35,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("catalog", &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time"]),
     ("image", &["disk", "error", "layout", "page", "progress", "size", "vfs", "wal"]),
     // operations
-    ("connect", &["api", "archive", "catalog", "changes", "cipher", "disk", "error", "id", "sqlite", "vfs"]),
+    (
+        "connect",
+        &["api", "archive", "catalog", "changes", "cipher", "disk", "error", "id", "sqlite", "time", "vfs"],
+    ),
     (
         "seed",
         &[

@@ -28,7 +28,6 @@ use crate::{
         self, Staged, Target, fork, restore,
         upload::{self, Upload},
     },
-    time::Timestamp,
 };
 
 impl Plane {
@@ -60,7 +59,7 @@ impl Plane {
         if let (Some(cipher), None, Some(source)) = (source_cipher, &target, &source) {
             return Err(connect::key_required(&source.database, cipher));
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let inherited = source.as_ref().and_then(|source| source.database.size_limit);
         let new = NewDatabase {
             id: id::new_id(now),
@@ -105,7 +104,7 @@ impl Plane {
                     let Some(at) = at else {
                         return fork::write(disk, source, &path, target, limit, watch);
                     };
-                    let instant = restore::Instant { at, born_at };
+                    let instant = restore::Instant { at, born_at, now: self.clock.now() };
                     let written = restore::write(disk, source, instant, &path, target, limit, watch);
                     written.map(|what| reached = Some(what))
                 }

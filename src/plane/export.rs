@@ -120,7 +120,8 @@ impl Plane {
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let data = self.data(entry);
-        let instant = options.at.map(|at| Instant { at, born_at: entry.database.created_at });
+        let instant =
+            options.at.map(|at| Instant { at, born_at: entry.database.created_at, now: self.clock.now() });
         if entry.database.cipher.is_some() && options.key.is_none() {
             if let Some(instant) = instant {
                 return restore::write_as_it_was(&self.disk, &data, entry.identity, instant, staged, watch);

@@ -75,7 +75,7 @@ impl ControlPlane {
         if entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
-        let instant = restore::Instant { at, born_at: entry.database.created_at };
+        let instant = restore::Instant { at, born_at: entry.database.created_at, now: self.0.clock.now() };
         let past = restore::view(&self.0.disk, &self.0.data(&entry), instant)?;
         let reached = past.reached;
         Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))

@@ -32,7 +32,7 @@ use crate::{
     name::{DatabaseName, GroupName},
     progress::{Watch, unwatched},
     seed::upload::Upload,
-    time::Timestamp,
+    time::{Clock, ReadClock, Timestamp},
 };
 
 /// How to open a control plane, for those who want more than [`ControlPlane::open`].
@@ -40,6 +40,7 @@ use crate::{
 pub struct ControlPlaneBuilder {
     domain: String,
     disk: Disk,
+    clock: Clock,
 }
 
 impl ControlPlaneBuilder {
@@ -56,6 +57,13 @@ impl ControlPlaneBuilder {
     #[must_use]
     pub fn on_step(self, hook: Arc<Hook>) -> Self {
         Self { disk: Disk::with_hook(hook), ..self }
+    }
+
+    /// Asks `clock`, and not the system's clock, when a database is created and when a commit is made. This is for test
+    /// harnesses: it lets time step back, stand still or be far off. It is called while other writers wait.
+    #[must_use]
+    pub fn clock(self, clock: Arc<ReadClock>) -> Self {
+        Self { clock: Clock::of(clock), ..self }
     }
 
     /// Opens the control plane in the directory `root`, which is made if it is not there.
@@ -82,6 +90,7 @@ impl ControlPlaneBuilder {
         drop(opening);
         let plane = ControlPlane(Arc::new(Plane {
             disk,
+            clock: self.clock,
             layout,
             catalog: Arc::new(catalog),
             changes: Arc::new(changes),
@@ -104,6 +113,7 @@ pub struct ControlPlane(Arc<Plane>);
 #[derive(Debug)]
 struct Plane {
     disk: Disk,
+    clock: Clock,
     layout: Layout,
     catalog: Arc<Catalog>,
     changes: Arc<Changes>,
@@ -122,7 +132,7 @@ impl ControlPlane {
     /// How to open a control plane otherwise.
     #[must_use]
     pub fn builder() -> ControlPlaneBuilder {
-        ControlPlaneBuilder { domain: "localhost".into(), disk: Disk::default() }
+        ControlPlaneBuilder { domain: "localhost".into(), disk: Disk::default(), clock: Clock::default() }
     }
 
     /// The directory of the control plane, with symbolic links resolved.
@@ -438,7 +448,7 @@ impl Plane {
         let stamp = self.changes.stamp(Pair::of(name));
         let entry = self.ready(name)?;
         let (catalog, changes) = (Arc::clone(&self.catalog), Arc::clone(&self.changes));
-        let governor = CatalogGovernor::new(&self.disk, catalog, changes, &entry, stamp, key)?;
+        let governor = CatalogGovernor::new((&self.disk, &self.clock), catalog, changes, &entry, stamp, key)?;
         Ok((entry, governor))
     }
 

@@ -37,6 +37,7 @@ pub(crate) struct Instant {
     pub(crate) at: Timestamp,
     /// When the database was created.
     pub(crate) born_at: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 /// Writes the database as it was at an instant to `path`, on the disk: sealed as `target` says, or plain. Says what the
@@ -221,7 +222,7 @@ fn materialize(
 
 fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Result<Option<Past>> {
     Timeline::ask(Some(disk), data, instant.born_at, vfs::apart, |timeline| {
-        Past::find(timeline, instant.at, Timestamp::now(), below)
+        Past::find(timeline, instant.at, instant.now, below)
     })
 }
 

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     stamps::{Commit, FileState, Generation, LogEnd, Made, Record, Stamps},
-    time::Timestamp,
+    time::{Clock, Timestamp},
     wal::{self, Header},
 };
 
@@ -40,8 +40,11 @@ const ROOM_MAX: u64 = 8 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     pub(crate) disk: Disk,
+    pub(crate) clock: Clock,
     /// The id of the database.
     pub(crate) database: u128,
+    /// When it was created, in microseconds of UTC: no commit is stamped before that.
+    pub(crate) born_at: i64,
 }
 
 /// One connection's part in capturing one database.
@@ -145,7 +148,7 @@ impl Capture {
             none => none.insert(self.begin_within(salts, page_size, before)?),
         };
         let (frame, pages) = commit;
-        let now = Timestamp::now().as_micros();
+        let now = self.history.clock.now().as_micros();
         let commit = Commit { at: now, frame, before, pages };
         let at = live.stamp(self.disk(), &self.paths.live_stamps(), now, commit)?;
         self.stamped_at.store(at, Relaxed);
@@ -238,7 +241,13 @@ impl Capture {
             begins: follows.begins,
             after_change: follows.after_change,
             not_before: follows.not_before,
-            begun_at: Timestamp::now().as_micros().max(follows.not_before),
+            // What begins anew begins behind all that was before.
+            begun_at: self
+                .history
+                .clock
+                .now()
+                .as_micros()
+                .max(follows.not_before.saturating_add(i64::from(follows.begins))),
             link: follows.link,
             end_before: follows.end_before,
             data,
@@ -326,7 +335,7 @@ impl Capture {
     /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
     fn begins(&self, after_change: bool) -> Result<Follows> {
         let newest = self.newest()?;
-        let mut not_before = i64::MIN;
+        let mut not_before = self.history.born_at;
         for sequence in newest.into_iter().chain(newest.and_then(|newest| newest.checked_sub(1))) {
             if let Ok(Some(stamps)) = archive::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps)) {
                 not_before = not_before.max(stamps.last_instant());

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
+mod clock;
 mod damage;
+mod full;
 mod in_place;
 mod instants;
 mod killed;
