@@ -77,7 +77,7 @@ impl Known {
 
 #[test]
 fn a_full_disk_refuses_a_commit_and_loses_none() {
-    let Some(disk) = Mounted::new("size=6m") else { return };
+    let Some(disk) = Mounted::new("size=64m") else { return };
     let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
@@ -90,9 +90,8 @@ fn a_full_disk_refuses_a_commit_and_loses_none() {
     let mut refused = 0;
     for round in 0..12_u64 {
         for value in 0..4 {
-            connection
-                .execute_batch(&format!("INSERT INTO t VALUES ('{round} {value}' || hex(randomblob(2000)))"))
-                .unwrap();
+            let sql = format!("INSERT INTO t VALUES ('{round} {value}' || hex(randomblob(2000)))");
+            connection.execute_batch(&sql).unwrap();
             known.note(&connection);
         }
         // Room for less than what comes next, and each time for something else of it.
@@ -101,6 +100,7 @@ fn a_full_disk_refuses_a_commit_and_loses_none() {
         let _full = io::copy(&mut io::repeat(1), &mut full);
         let len = full.metadata().unwrap().len();
         full.set_len(len.saturating_sub(round * 8192)).unwrap();
+        drop(full);
         for value in 0..60 {
             let sql = format!("INSERT INTO t VALUES ('full {round} {value}' || hex(randomblob(2000)))");
             match connection.execute_batch(&sql) {
