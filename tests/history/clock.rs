@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, ReachedKind, Seed, Timestamp, rusqlite::Connection,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, ReachedKind, Seed, Timestamp,
+    rusqlite::Connection,
 };
 
 const HOUR: i64 = 3_600_000_000;
@@ -38,7 +39,7 @@ impl Clocked {
     }
 
     fn connect(&self) -> Connection {
-        self.plane.connect("orders", &Default::default()).unwrap()
+        self.plane.connect("orders", &ConnectOptions::default()).unwrap()
     }
 
     fn stamps(&self) -> Vec<i64> {
@@ -52,7 +53,7 @@ impl Clocked {
         let input =
             CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", instant(at)));
         let reached = self.plane.create_database(input)?.reached.unwrap();
-        let connection = self.plane.connect(&name, &Default::default()).unwrap();
+        let connection = self.plane.connect(&name, &ConnectOptions::default()).unwrap();
         let count = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let tables = count("SELECT count(*) FROM sqlite_schema");
         let rows = if tables == 0 { 0 } else { count("SELECT count(*) FROM t") };
@@ -89,7 +90,7 @@ impl Clocked {
         assert_eq!((windows.len(), windows[0].from.as_micros(), windows[0].to), (1, born, None));
         for (number, stamp) in stamps.iter().enumerate() {
             assert_eq!(self.rows_at(*stamp).unwrap(), (number + 1, ReachedKind::Exact));
-            if stamp - 1 >= born && !stamps.contains(&(stamp - 1)) {
+            if *stamp > born && !stamps.contains(&(stamp - 1)) {
                 let kind = if number == 0 { ReachedKind::BeforeFirst } else { ReachedKind::Between };
                 assert_eq!(self.rows_at(stamp - 1).unwrap(), (number, kind));
             }

@@ -152,7 +152,7 @@ impl Subject {
                 };
                 match found {
                     Ok(found) => {
-                        assert!(found == state.contents, "{harm}: state {number} at {at} is another one")
+                        assert!(found == state.contents, "{harm}: state {number} at {at} is another one");
                     }
                     Err(error) => {
                         refused += 1;
@@ -202,7 +202,10 @@ impl Subject {
             match self.ledger.viewed_at(state.from) {
                 Ok(found) => assert!(found == state.contents, "{harm}: what was written since"),
                 Err(error) => {
-                    assert!(!begins_anew && error.to_string().contains("/archive/"), "{harm}: since: {error}")
+                    assert!(
+                        !begins_anew && error.to_string().contains("/archive/"),
+                        "{harm}: since: {error}"
+                    );
                 }
             }
         }

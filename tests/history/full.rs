@@ -11,7 +11,7 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, Seed, Step, Timestamp,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, Seed, Step, Timestamp,
     rusqlite::{Connection, config::DbConfig},
 };
 use tempfile::TempDir;
@@ -60,7 +60,7 @@ impl Known {
             let input =
                 CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", *at));
             plane.create_database(input).unwrap_or_else(|error| panic!("{context}: state {number}: {error}"));
-            let connection = plane.connect(&name, &Default::default()).unwrap();
+            let connection = plane.connect(&name, &ConnectOptions::default()).unwrap();
             let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
             assert_eq!(sound, "ok");
             assert!(contents(&connection) == *wanted, "{context}: state {number} is another one");
@@ -81,7 +81,7 @@ fn a_full_disk_refuses_a_commit_and_loses_none() {
     let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
-    let connect = || plane.connect("orders", &Default::default()).unwrap();
+    let connect = || plane.connect("orders", &ConnectOptions::default()).unwrap();
     let mut connection = connect();
     connection.execute_batch("PRAGMA wal_autocheckpoint=20; CREATE TABLE t(a)").unwrap();
     let mut known = Known { states: Vec::new(), restored: 0 };
@@ -193,12 +193,12 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                 let file = dir.path().join("import.db");
                 Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
                 plane.import_database(CreateDatabaseInput::new("orders", "default"), file.as_path()).unwrap();
-                let connection = plane.connect("orders", &Default::default()).unwrap();
+                let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
                 let mut known = Known { states: Vec::new(), restored: 0 };
                 let before = if name == "first" { 0 } else { 130 };
                 for value in 0..before {
                     connection.execute_batch(&format!("INSERT INTO t VALUES ({value})")).unwrap();
-                    if value >= 122 || value < 2 {
+                    if !(2..122).contains(&value) {
                         known.note(&connection);
                     }
                     if (name == "restart" || name == "full") && value % 64 == 3 {
@@ -227,7 +227,7 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                 let connection = if stops {
                     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
                     drop(connection);
-                    plane.connect("orders", &Default::default()).unwrap()
+                    plane.connect("orders", &ConnectOptions::default()).unwrap()
                 } else {
                     connection
                 };
@@ -246,7 +246,7 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                         .with_seed(Seed::database_at("orders", *at));
                     plane.create_database(input).unwrap_or_else(|error| panic!("{context}: {error}"));
                     assert!(
-                        contents(&plane.connect(&copy, &Default::default()).unwrap()) == *wanted,
+                        contents(&plane.connect(&copy, &ConnectOptions::default()).unwrap()) == *wanted,
                         "{context}"
                     );
                 }
