@@ -76,6 +76,14 @@ impl Log {
         HEADER_LEN as u64 + self.frames.len() as u64 * (FRAME_HEADER_LEN as u64 + u64::from(self.page_size))
     }
 
+    /// Whether the log was not begun anew since its header was read. SQLite writes that before the first frame, so what was
+    /// read in between is of this log.
+    pub(super) fn is_still_there(&self, file: &File, path: &Path) -> Result<bool> {
+        let mut now = [0; HEADER_LEN];
+        Disk::read_up_to(file, path, &mut now, 0)?;
+        Ok(now == self.start)
+    }
+
     /// How it ends.
     pub(crate) fn end(&self) -> LogEnd {
         let frame = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);

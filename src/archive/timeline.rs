@@ -141,6 +141,8 @@ impl Timeline {
         let path = layout::beside(&self.data, "-wal");
         if self.is_live(generation)
             && let Some((file, log)) = Log::open(&path)?.filter(|(_, log)| log.salts == generation.salts)
+            // Begun anew while it was read, it lost frames that the archive has.
+            && log.is_still_there(&file, &path)?
         {
             return Ok(Some(Source { path, live: Some(file), log }));
         }

@@ -65,7 +65,8 @@ impl Live {
     /// Appends a record, and makes room for it first if there is none.
     pub(super) fn append(&mut self, disk: &Disk, path: &Path, record: Record) -> Result<()> {
         self.look();
-        if HEADER_LEN + (self.used + 1) * RECORD_LEN > self.map.len() {
+        // Another connection may have made room, and used it up.
+        while HEADER_LEN + (self.used + 1) * RECORD_LEN > self.map.len() {
             let file = disk.open_to_write(path)?;
             disk.allocate(&file, path, self.map.len() as u64 * 2)?;
             *self = Self::map(&self.generation, &file, path)?;

@@ -145,7 +145,7 @@ impl Subject {
             }
             for at in [state.from, state.to] {
                 self.looks += 1;
-                let found = if self.looks % RESTORE_EVERY == 0 {
+                let found = if self.looks.is_multiple_of(RESTORE_EVERY) {
                     self.ledger.restored_at(at)
                 } else {
                     self.ledger.viewed_at(at)

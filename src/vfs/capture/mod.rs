@@ -8,6 +8,8 @@
 //! A stamp is written before the frame that commits. So no commit that was seen by anybody lacks its stamp, whatever kills
 //! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::made`]).
 
+mod newest;
+
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -203,7 +205,7 @@ impl Capture {
             link: stamps.digest,
             end_before: stamps.end().unwrap_or(LogEnd::NONE),
         };
-        if was == Was::Unused && archive::state_of(&self.data)? == Some(generation.data) {
+        if was == Was::Unused && self.is_as(&stamps, Some(generation.data))? {
             let Generation { sequence, begins, after_change, not_before, link, end_before, .. } = generation;
             return Ok(Follows { sequence, begins, after_change, not_before, link, end_before });
         }
@@ -268,82 +270,6 @@ impl Capture {
         self.disk().rename(&beside, &self.paths.live_stamps())?;
         self.flush_later(self.paths.live_stamps());
         Live::map(&generation, &file, &self.paths.live_stamps())
-    }
-
-    /// The stamps that are the newest; nothing where there are none.
-    fn open_live(&self) -> Result<Option<Live>> {
-        let path = self.paths.live_stamps();
-        if Disk::len(&path)?.is_none() && !self.bring_back()? {
-            return Ok(None);
-        }
-        let current = match archive::current_stamps(&self.paths, &self.data) {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.set_aside()?;
-                None
-            }
-            // Older ones took the place of the newest.
-            Ok(Some((stamps, false)))
-                if Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps))? =>
-            {
-                self.set_aside()?;
-                None
-            }
-            current => current?,
-        };
-        let Some((stamps, newer_are_void)) = current else { return Ok(None) };
-        if newer_are_void {
-            let numbered = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
-            self.disk().rename(&numbered, &path)?;
-        }
-        if stamps.generation.database != self.history.database {
-            let message = format!("{} is of another database: remove its directory", path.display());
-            return Err(Error::new(ErrorKind::Corrupt, message));
-        }
-        let file = self.disk().open_to_write(&path)?;
-        Live::map(&stamps.generation, &file, &path).map(Some)
-    }
-
-    /// A crash between two renames leaves the newest stamps under their number. They get their place back.
-    fn bring_back(&self) -> Result<bool> {
-        if !Disk::exists(self.paths.dir())? {
-            return Ok(false);
-        }
-        let Some(newest) = self.newest()? else { return Ok(false) };
-        let numbered = self.paths.file(newest, ArchiveFile::Stamps);
-        // One that is damaged stays what it is.
-        if archive::read_stamps(&numbered).is_err() {
-            return Ok(false);
-        }
-        self.disk().rename(&numbered, &self.paths.live_stamps())?;
-        Ok(true)
-    }
-
-    /// Damage to the past is no reason to write nothing any more: what is damaged gets the number that it would have got, by
-    /// which it is found to be damaged, and a history begins behind it.
-    fn set_aside(&self) -> Result<()> {
-        let number = self.newest()?.map_or(1, |newest| newest + 1);
-        self.disk().rename(&self.paths.live_stamps(), &self.paths.file(number, ArchiveFile::Stamps))
-    }
-
-    /// The newest generation whose stamps have its number.
-    fn newest(&self) -> Result<Option<u64>> {
-        let names = Disk::list(self.paths.dir())?;
-        let stamps = names.iter().filter_map(|name| ArchivePaths::parse(name));
-        Ok(stamps.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).max())
-    }
-
-    /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
-    fn begins(&self, after_change: bool) -> Result<Follows> {
-        let newest = self.newest()?;
-        let mut not_before = self.history.born_at;
-        for sequence in newest.into_iter().chain(newest.and_then(|newest| newest.checked_sub(1))) {
-            if let Ok(Some(stamps)) = archive::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps)) {
-                not_before = not_before.max(stamps.last_instant());
-            }
-        }
-        let sequence = newest.map_or(1, |newest| newest + 1);
-        let after_change = after_change || newest.is_some();
-        Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
     }
 
     /// The WAL, if it is that of a generation and has commits: how it ends.
@@ -463,6 +389,8 @@ impl Capture {
         if self.end_of(&newest, last_frame)?.is_some_and(|(_, len, _)| to < len)
             && self.archive(&mut newest, End::Cut, last_frame)?
         {
+            // What is cut off stands nowhere else.
+            self.flush()?;
             self.rest(&mut newest)?;
         }
         Ok(())
@@ -476,14 +404,20 @@ impl Capture {
         self.archive(&mut newest, End::Deleted, last_frame)
     }
 
-    /// Whether the database file is what it was when its last WAL ended. Where that cannot be told from its length and
-    /// time (they change when a fleet is copied elsewhere), its pages are compared.
+    /// Whether the database file is what it was when its last WAL ended.
     fn is_at_rest(&self, stamps: &Stamps) -> Result<bool> {
-        if stamps.rest().is_some() && archive::state_of(&self.data)? == stamps.rest() {
+        self.is_as(stamps, stamps.rest())
+    }
+
+    /// Whether the database file is what a generation ended with, after which it was in this state. Where that cannot be
+    /// told from its length and time (they change when a fleet is copied elsewhere, and when a log is checkpointed once
+    /// more after a crash), its pages are compared.
+    fn is_as(&self, stamps: &Stamps, state: Option<FileState>) -> Result<bool> {
+        if state.is_some() && archive::state_of(&self.data)? == state {
             return Ok(true);
         }
-        Timeline::read(Some(self.disk()), &self.data, Timestamp::from_micros(0)?, super::apart)?
-            .is_at_end(stamps)
+        let born_at = Timestamp::from_micros(0)?;
+        Timeline::read(Some(self.disk()), &self.data, born_at, super::apart)?.is_at_end(stamps)
     }
 
     /// Makes the directory of the archive, if there is none.

@@ -1,0 +1,87 @@
+//! Which stamps are the newest, whatever a crash, a power loss or damage has left of them.
+
+use super::{Capture, Follows, Live};
+use crate::{
+    archive,
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout::{ArchiveFile, ArchivePaths},
+};
+
+impl Capture {
+    /// The stamps that are the newest; nothing where there are none.
+    pub(super) fn open_live(&self) -> Result<Option<Live>> {
+        let path = self.paths.live_stamps();
+        if Disk::len(&path)?.is_none() && !self.bring_back()? {
+            return Ok(None);
+        }
+        let current = match archive::current_stamps(&self.paths, &self.data) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.set_aside()?;
+                None
+            }
+            // Older ones took the place of the newest.
+            Ok(Some((stamps, false)))
+                if Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps))? =>
+            {
+                self.set_aside()?;
+                None
+            }
+            current => current?,
+        };
+        let Some((stamps, newer_are_void)) = current else { return Ok(None) };
+        if newer_are_void {
+            let numbered = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
+            self.disk().rename(&numbered, &path)?;
+        }
+        if stamps.generation.database != self.history.database {
+            let message = format!("{} is of another database: remove its directory", path.display());
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        let file = self.disk().open_to_write(&path)?;
+        Live::map(&stamps.generation, &file, &path).map(Some)
+    }
+
+    /// A crash between two renames leaves the newest stamps under their number. They get their place back.
+    fn bring_back(&self) -> Result<bool> {
+        if !Disk::exists(self.paths.dir())? {
+            return Ok(false);
+        }
+        let Some(newest) = self.newest()? else { return Ok(false) };
+        let numbered = self.paths.file(newest, ArchiveFile::Stamps);
+        // One that is damaged stays what it is.
+        if archive::read_stamps(&numbered).is_err() {
+            return Ok(false);
+        }
+        self.disk().rename(&numbered, &self.paths.live_stamps())?;
+        Ok(true)
+    }
+
+    /// Damage to the past is no reason to write nothing any more: what is damaged gets the number that it would have got, by
+    /// which it is found to be damaged, and a history begins behind it.
+    fn set_aside(&self) -> Result<()> {
+        let number = self.newest()?.map_or(1, |newest| newest + 1);
+        self.disk().rename(&self.paths.live_stamps(), &self.paths.file(number, ArchiveFile::Stamps))
+    }
+
+    /// The newest generation whose stamps have its number.
+    fn newest(&self) -> Result<Option<u64>> {
+        let names = Disk::list(self.paths.dir())?;
+        let stamps = names.iter().filter_map(|name| ArchivePaths::parse(name));
+        Ok(stamps.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).max())
+    }
+
+    /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
+    pub(super) fn begins(&self, after_change: bool) -> Result<Follows> {
+        let newest = self.newest()?;
+        let mut not_before = self.history.born_at;
+        for sequence in newest.into_iter().chain(newest.and_then(|newest| newest.checked_sub(1))) {
+            if let Ok(Some(stamps)) = archive::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps)) {
+                not_before = not_before.max(stamps.last_instant());
+            }
+        }
+        let sequence = newest.map_or(1, |newest| newest + 1);
+        let after_change = after_change || newest.is_some();
+        Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
+    }
+}
