@@ -290,7 +290,8 @@ fn matrix(cipher: Option<Cipher>, at_rest: bool) {
     assert_eq!(subject.suffer("no harm", 1), 0);
     for name in &files {
         for (number, (what, harm)) in harms(&subject, name, &mut random).into_iter().enumerate() {
-            if !is_soak && number > 0 && name != "live.stamps" && random.below(8) > 0 {
+            let one_of = if name == "live.stamps" { 3 } else { 24 };
+            if !is_soak && number > 0 && random.below(one_of) > 0 {
                 continue;
             }
             harm(&subject.archive().join(name));

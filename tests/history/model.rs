@@ -318,7 +318,7 @@ impl Bench {
 
 /// Cases of each kind, unless the environment says more.
 fn cases() -> u32 {
-    if env::var_os("LITEFLEET_SOAK").is_some() { 60 } else { 3 }
+    if env::var_os("LITEFLEET_SOAK").is_some() { 60 } else { 2 }
 }
 
 #[test]
