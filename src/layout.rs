@@ -11,7 +11,7 @@ use crate::name::{DatabaseName, GroupName};
 /// <root>/.changes              counters, by which open connections see changes of their configuration
 /// <root>/.staging/<id>/        a database that is being built, locked by the process that builds it
 /// <root>/.trash/<id>/          a database or a group that is being deleted
-/// <root>/<group>/<database>/   data.db, and data.db-wal and data.db-shm while it is in use
+/// <root>/<group>/<database>/   data.db, data.db-wal and data.db-shm while it is in use, unwritten or archive/
 /// ```
 ///
 /// Names cannot begin with a dot or hold one, so they never meet the plane's own files.
@@ -65,6 +65,12 @@ impl Layout {
 /// The database file in the directory of a database.
 pub(crate) fn data(dir: &Path) -> PathBuf {
     dir.join("data.db")
+}
+
+/// An empty file beside a database that nobody has ever written to: what it is now it has been since it was created. Where
+/// neither this is there nor an archive, the history is lost.
+pub(crate) fn unwritten(data: &Path) -> PathBuf {
+    data.with_file_name("unwritten")
 }
 
 /// The file that SQLite keeps beside a database under the same name with a suffix: `-wal` or `-journal`.

@@ -62,6 +62,9 @@ impl Timeline {
                 }
             }
         }
+        if windows.is_empty() && self.sequences.is_empty() && !self.is_unwritten {
+            return Ok(Points { points, windows });
+        }
         if windows.is_empty() {
             windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
         } else if let Some(window) = windows.last_mut()

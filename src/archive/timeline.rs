@@ -26,6 +26,8 @@ pub(crate) struct Timeline {
     data: PathBuf,
     /// When the database was created, in microseconds of UTC.
     pub(super) born_at: i64,
+    /// Whether nobody has ever written to the database, as long as no generation is there.
+    pub(super) is_unwritten: bool,
     pub(super) live: Option<Stamps>,
     /// Which generation that is and how it ended, as its file says.
     seen: Seen,
@@ -66,6 +68,8 @@ impl Timeline {
     /// Looks at the history of the database in the file `data`, which was created at `born_at`.
     pub(crate) fn read(disk: Option<&Disk>, data: &Path, born_at: Timestamp, apart: Apart) -> Result<Self> {
         let paths = ArchivePaths::of(data);
+        // Before what it is taken away for.
+        let is_unwritten = Disk::exists(&layout::unwritten(data))?;
         for attempt in 1..=ATTEMPTS {
             let (mut current, mut damaged_live) = match current_stamps(&paths, data) {
                 Err(error) if error.kind() == ErrorKind::Corrupt => (None, true),
@@ -103,6 +107,7 @@ impl Timeline {
                 paths,
                 data: data.to_owned(),
                 born_at,
+                is_unwritten,
                 live,
                 seen,
                 sequences,
@@ -231,7 +236,11 @@ impl Timeline {
     pub(super) fn find(&self, at: Timestamp, now: Timestamp) -> Result<Option<Target>> {
         let (asked, at, now) = (at, at.as_micros(), now.as_micros());
         if self.sequences.is_empty() {
-            return if at < self.born_at { Err(outside(asked, self.born_at)) } else { Ok(None) };
+            return match at {
+                _ if !self.is_unwritten => Err(lost(asked, self.paths.dir())),
+                at if at < self.born_at => Err(outside(asked, self.born_at)),
+                _ => Ok(None),
+            };
         }
         let Some(place) = self.place_of(at)? else {
             let first = self.stamps(self.sequences[0])?;
@@ -446,6 +455,17 @@ fn shown(micros: i64) -> String {
 fn outside(at: Timestamp, earliest: i64) -> Error {
     let message =
         format!("cannot restore to {at}: the earliest instant that can be restored is {}", shown(earliest));
+    Error::new(ErrorKind::OutsideWindow, message)
+}
+
+/// Neither a history nor what stands for none is there.
+#[cold]
+fn lost(at: Timestamp, archive: &Path) -> Error {
+    let message = format!(
+        "cannot restore to {at}: the history of the database is gone; put {} back, or write to the database to begin a \
+         new one",
+        archive.display()
+    );
     Error::new(ErrorKind::OutsideWindow, message)
 }
 

@@ -271,6 +271,7 @@ impl Plane {
 
     /// Moves a staged directory, which is whole, to its place.
     fn publish(&self, staged: &Staged, from: State) -> Result<()> {
+        staged.mark_unwritten(&self.disk)?;
         staged.sync(&self.disk, &self.layout)?;
         let identity = staged.identity()?;
         let entry = self.catalog.write(Durability::Full, |rows| {

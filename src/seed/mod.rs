@@ -75,6 +75,11 @@ impl Staged {
         identity(&self.data())
     }
 
+    /// Notes that nobody has written to the database yet.
+    pub(crate) fn mark_unwritten(&self, disk: &Disk) -> Result<()> {
+        disk.create(&layout::unwritten(&self.data())).map(|_| ())
+    }
+
     /// Flushes the directory and its place in staging; the files in it are on the disk already.
     pub(crate) fn sync(&self, disk: &Disk, layout: &Layout) -> Result<()> {
         disk.sync_dir(&self.dir)?;

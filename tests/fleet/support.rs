@@ -60,7 +60,7 @@ pub(crate) fn assert_no_debris(plane: &ControlPlane) {
                 for database in names(&plane.root().join(group)) {
                     found.push(format!("{group}/{database}"));
                     for file in names(&plane.root().join(group).join(&database)) {
-                        let known = ["archive", "data.db", "data.db-wal", "data.db-shm"];
+                        let known = ["archive", "data.db", "data.db-wal", "data.db-shm", "unwritten"];
                         assert!(known.contains(&file.as_str()), "{file}");
                     }
                 }

@@ -269,3 +269,30 @@ fn stamps_that_the_power_took_leave_spans_that_are_refused_and_nothing_else() {
         assert!(if archived { refused == 5 } else { (2..=3).contains(&refused) }, "{archived} {refused}");
     }
 }
+
+#[test]
+fn a_history_that_is_gone_is_not_taken_for_none() {
+    for at_rest in [false, true] {
+        let mut ledger = Ledger::plain();
+        let connection = ledger.connect();
+        ledger.commit(&connection, "CREATE TABLE t(a)");
+        ledger.commit(&connection, "INSERT INTO t VALUES (1)");
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !at_rest).unwrap();
+        drop(connection);
+        fs::remove_dir_all(ledger.place().join("archive")).unwrap();
+        assert!(ledger.plane.points("orders", ..).unwrap().windows.is_empty());
+        for state in ledger.states.clone() {
+            let error = ledger.contents_at(state.from).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutsideWindow);
+            assert!(error.to_string().contains("the history of the database is gone"), "{error}");
+        }
+        // A new one begins with the next commit.
+        let connection = ledger.connect();
+        ledger.commit(&connection, "INSERT INTO t VALUES (2)");
+        for state in &ledger.states.clone()[..3] {
+            assert_eq!(ledger.contents_at(state.from).unwrap_err().kind(), ErrorKind::OutsideWindow);
+        }
+        let last = ledger.states.last().unwrap().clone();
+        assert_eq!(ledger.contents_at(last.from).unwrap(), last.contents);
+    }
+}

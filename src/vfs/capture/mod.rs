@@ -268,6 +268,8 @@ impl Capture {
         self.disk().allocate(&file, &beside, FILE_LEN)?;
         self.disk().write_at(&file, &beside, &crate::stamps::bytes(&generation.encode()), 0)?;
         self.disk().rename(&beside, &self.paths.live_stamps())?;
+        // In this order: without both the history would count as lost.
+        self.disk().remove(&layout::unwritten(&self.data))?;
         self.flush_later(self.paths.live_stamps());
         Live::map(&generation, &file, &self.paths.live_stamps())
     }

@@ -5,7 +5,7 @@ use crate::{
     archive,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    layout::{ArchiveFile, ArchivePaths},
+    layout::{self, ArchiveFile, ArchivePaths},
 };
 
 impl Capture {
@@ -81,7 +81,7 @@ impl Capture {
             }
         }
         let sequence = newest.map_or(1, |newest| newest + 1);
-        let after_change = after_change || newest.is_some();
+        let after_change = after_change || newest.is_some() || !Disk::exists(&layout::unwritten(&self.data))?;
         Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
     }
 }
