@@ -410,10 +410,15 @@ impl Timeline {
         }
         let rest = match stamps.rest() {
             Some(rest) => rest,
+            None if stamps.end().is_none() && self.has_segment(stamps)? => return self.is_at_end(stamps),
             None if stamps.made(None).is_empty() => stamps.generation.data,
             None => return Ok(false),
         };
         Ok(state_of(&self.data)? == Some(rest) || self.is_at_end(stamps)?)
+    }
+
+    fn has_segment(&self, stamps: &Stamps) -> Result<bool> {
+        Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Segment))
     }
 
     /// Whether the database file is, page by page, what it was when a generation ended. Its time changes when a fleet is

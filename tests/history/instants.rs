@@ -296,3 +296,28 @@ fn a_history_that_is_gone_is_not_taken_for_none() {
         assert_eq!(ledger.contents_at(last.from).unwrap(), last.contents);
     }
 }
+
+#[test]
+fn a_power_loss_after_the_last_close_leaves_no_gap() {
+    for cipher in CIPHERS {
+        let mut ledger = Ledger::new(cipher);
+        let connection = ledger.connect();
+        ledger.commit(&connection, "CREATE TABLE t(a)");
+        ledger.commit(&connection, "INSERT INTO t VALUES (1)");
+        drop(connection);
+        // How the log ended, and how the file was then.
+        lose_records(&ledger.place().join("archive/live.stamps"), 2);
+        let check = |ledger: &mut Ledger| {
+            for state in ledger.states.clone() {
+                assert_eq!(ledger.contents_at(state.from).unwrap(), state.contents);
+            }
+            assert_eq!(ledger.plane.points("orders", ..).unwrap().windows.len(), 1);
+        };
+        check(&mut ledger);
+        let connection = ledger.connect();
+        ledger.commit(&connection, "INSERT INTO t VALUES (2)");
+        check(&mut ledger);
+        drop(connection);
+        check(&mut ledger);
+    }
+}

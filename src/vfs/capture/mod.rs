@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
     },
 };
 
@@ -61,6 +61,8 @@ pub(super) struct Capture {
     stamped_at: AtomicI64,
     /// What must be on the disk before the WAL is flushed again.
     unsynced: Mutex<Vec<PathBuf>>,
+    /// Whether this connection has flushed a WAL.
+    flushes: AtomicBool,
 }
 
 /// The frame that ended the last commit of the WAL with these salts, if that is known.
@@ -119,6 +121,7 @@ impl Capture {
             live: Mutex::default(),
             stamped_at: AtomicI64::new(i64::MIN),
             unsynced: Mutex::default(),
+            flushes: AtomicBool::new(false),
         }
     }
 
@@ -179,6 +182,7 @@ impl Capture {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
                     if kept { Was::Kept } else { Was::Unused }
                 } else {
+                    self.recover_end(&mut before)?;
                     let stamps = before.stamps()?;
                     match stamps.end() {
                         Some(_) if self.is_at_rest(&stamps)? => Was::Kept,
@@ -343,7 +347,24 @@ impl Capture {
         }
         self.disk().rename(&beside, &segment)?;
         self.flush_later(segment);
+        // What is written over stands nowhere else. Who never flushes anything does not wait for this either.
+        if self.flushes.load(Relaxed) {
+            self.flush()?;
+        }
         Ok(true)
+    }
+
+    /// Notes how an archived log ended whose stamps do not say it any more, since the power took that.
+    fn recover_end(&self, live: &mut Live) -> Result<()> {
+        let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
+        if live.stamps()?.end().is_none()
+            && let Some((_, log)) = Log::open(&segment)?
+            && log.salts == live.generation().salts
+            && !log.frames.is_empty()
+        {
+            live.append(self.disk(), &self.paths.live_stamps(), Record::End(log.end()))?;
+        }
+        Ok(())
     }
 
     /// Cuts off what stands behind the last commit of a WAL that ends: what was rolled back, or the room that was made.
@@ -391,8 +412,6 @@ impl Capture {
         if self.end_of(&newest, last_frame)?.is_some_and(|(_, len, _)| to < len)
             && self.archive(&mut newest, End::Cut, last_frame)?
         {
-            // What is cut off stands nowhere else.
-            self.flush()?;
             self.rest(&mut newest)?;
         }
         Ok(())
@@ -438,6 +457,7 @@ impl Capture {
 
     /// The WAL is about to be flushed: what it may be written over for is flushed first.
     pub(super) fn flush(&self) -> Result<()> {
+        self.flushes.store(true, Relaxed);
         let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
         if unsynced.is_empty() {
             return Ok(());
