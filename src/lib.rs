@@ -7,6 +7,7 @@ compile_error!(
 
 // Lowest layer first; a file may name only those above it in this list (tests/tidy.rs holds the table).
 mod error;
+mod finding;
 mod id;
 mod name;
 mod point;
@@ -52,9 +53,10 @@ pub use cipher::{Cipher, EncryptionKey};
 pub use connect::{ConnectOptions, Synchronous, explain};
 pub use disk::{Hook, Step};
 pub use error::{Error, ErrorKind, Result};
+pub use finding::{Finding, Verified};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
-pub use plane::{ControlPlane, ControlPlaneBuilder, ExportOptions};
+pub use plane::{ControlPlane, ControlPlaneBuilder, ExportOptions, VerifyOptions};
 pub use point::{Point, Points, Reached, ReachedKind, Restored, Window};
 pub use progress::{Phase, Progress, Watch, unwatched};
 pub use rusqlite;

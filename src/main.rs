@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     };
     let json = arguments.json;
     match cli::run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             cli::output::print_error(&error, json);
             ExitCode::FAILURE

@@ -160,6 +160,23 @@ pub(crate) const INDEX_PAGE_COUNT: usize = 5;
 pub(crate) const INDEX_LAST_FRAME: usize = 4;
 pub(crate) const INDEX_SALTS: usize = 8;
 
+/// The size of that header in bytes, of which there are two copies in a row.
+pub(crate) const INDEX_HEADER_LEN: usize = 48;
+
+/// The frame that ended the last commit, and the salts of its WAL, by both copies of the header of a wal-index. Nothing
+/// while it is being written.
+pub(crate) fn indexed(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<(u32, [u8; 8])> {
+    let (first, second) = copies.split_at(INDEX_HEADER_LEN);
+    let word = |at: usize| first[at * 4..].first_chunk().copied();
+    // The byte says that it was written at all. Words are in the order of the machine, salts as they stand in the WAL.
+    let is_there = first[12] != 0 && first == second;
+    let last = word(INDEX_LAST_FRAME).filter(|_| is_there)?;
+    let mut salts = [0; 8];
+    salts.copy_from_slice(&first[INDEX_SALTS * 4..INDEX_SALTS * 4 + 8]);
+    let last = if cfg!(target_endian = "big") { u32::from_be_bytes(last) } else { u32::from_le_bytes(last) };
+    Some((last, salts))
+}
+
 /// Where in the wal-index the page number of a frame stands: the region, and the word in it.
 pub(crate) fn index_slot(frame: u32) -> (usize, usize) {
     // In the first region the header takes the place of as many frames.

@@ -12,6 +12,7 @@ use std::{
 const LAYERS: &[(&str, &[&str])] = &[
     // values
     ("error", &[]),
+    ("finding", &[]),
     ("time", &["error"]),
     ("id", &["error", "time"]),
     ("name", &["error"]),
@@ -28,7 +29,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("disk", &["error"]),
     ("layout", &["name"]),
     // services
-    ("archive", &["disk", "error", "layout", "page", "point", "progress", "stamps", "time", "wal"]),
+    (
+        "archive",
+        &["disk", "error", "finding", "layout", "page", "point", "progress", "stamps", "time", "wal"],
+    ),
     ("sqlite", &["disk", "error"]),
     ("vfs", &["archive", "cipher", "disk", "error", "layout", "page", "size", "stamps", "time", "wal"]),
     ("changes", &["disk", "error", "layout", "name", "vfs"]),
@@ -50,8 +54,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "plane",
         &[
-            "api", "archive", "catalog", "changes", "cipher", "connect", "disk", "error", "id", "layout",
-            "name", "page", "point", "progress", "seed", "time", "vfs",
+            "api", "archive", "catalog", "changes", "cipher", "connect", "disk", "error", "finding", "id",
+            "layout", "name", "page", "point", "progress", "seed", "time", "vfs",
         ],
     ),
 ];

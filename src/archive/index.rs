@@ -6,7 +6,7 @@
 use super::{segment::Log, sums};
 use crate::{
     disk::Disk,
-    error::Result,
+    error::{ErrorKind, Result},
     layout::{ArchiveFile, ArchivePaths},
     stamps::{Generation, LogEnd, Word, pair, parts},
     wal::{Frame, HEADER_LEN},
@@ -40,6 +40,27 @@ pub(super) fn log(
         let _read_again_next_time = sums::write(disk, &path, &beside, &encode(&log, generation));
     }
     Ok(Some(log))
+}
+
+/// What is wrong with the index of a generation whose log this is, if anything is. One that was written before the
+/// log went on is passed over, and is not wrong.
+pub(super) fn fault(
+    paths: &ArchivePaths,
+    generation: &Generation,
+    log: &Log,
+) -> Result<Option<&'static str>> {
+    let words = match sums::read(&paths.file(generation.sequence, ArchiveFile::Index)) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Some("it is damaged")),
+        words => words?,
+    };
+    let Some(words) = words else { return Ok(None) };
+    Ok(match decode(&words, generation) {
+        None => Some("it is of another log"),
+        Some(indexed) if indexed.end() == log.end() && words != encode(log, generation) => {
+            Some("it does not say what stands in its log")
+        }
+        Some(_) => None,
+    })
 }
 
 /// A name that no other generation's file has while it is written.

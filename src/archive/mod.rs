@@ -14,6 +14,7 @@ mod segment;
 mod snapshot;
 mod sums;
 mod timeline;
+pub(crate) mod verify;
 
 use std::path::Path;
 
@@ -48,16 +49,19 @@ pub(crate) fn live_stamps(paths: &ArchivePaths) -> Result<Option<Stamps>> {
 /// was killed or the power went.
 pub(crate) fn current_stamps(paths: &ArchivePaths, data: &Path) -> Result<Option<(Stamps, bool)>> {
     let Some(live) = live_stamps(paths)? else { return Ok(None) };
+    let before = salts_of(&layout::beside(data, "-wal"))?.and_then(|salts| before(paths, &live, salts));
+    Ok(Some(before.map_or((live, false), |before| (before, true))))
+}
+
+/// The stamps of a WAL with these salts, if that is the one before the one that the live stamps are of.
+fn before(paths: &ArchivePaths, live: &Stamps, salts: [u8; 8]) -> Option<Stamps> {
     let generation = live.generation;
-    if !generation.begins
-        && let Some(salts) = salts_of(&layout::beside(data, "-wal"))?
-        && salts != generation.salts
-        && let Ok(Some(before)) = read_stamps(&paths.file(generation.sequence - 1, ArchiveFile::Stamps))
-        && (before.generation.salts, before.generation.sequence) == (salts, generation.sequence - 1)
-    {
-        return Ok(Some((before, true)));
+    if generation.begins || salts == generation.salts {
+        return None;
     }
-    Ok(Some((live, false)))
+    let before = read_stamps(&paths.file(generation.sequence - 1, ArchiveFile::Stamps)).ok()??;
+    let is_it = (before.generation.salts, before.generation.sequence) == (salts, generation.sequence - 1);
+    is_it.then_some(before)
 }
 
 /// The salts of a WAL, if its header is there.

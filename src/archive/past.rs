@@ -141,7 +141,7 @@ impl Past {
         })
     }
 
-    fn with(timeline: &Timeline, target: &Target, below: Option<u64>) -> Result<Self> {
+    pub(super) fn with(timeline: &Timeline, target: &Target, below: Option<u64>) -> Result<Self> {
         let mut first_error = None;
         let until = below.unwrap_or(u64::MAX).min(target.sequence + 1);
         for sequence in timeline.snapshots.range(..until).rev() {
@@ -157,7 +157,7 @@ impl Past {
             .unwrap_or_else(|| missing(&timeline.paths.file(target.sequence, ArchiveFile::Snapshot))))
     }
 
-    fn from_snapshot(timeline: &Timeline, first: u64, target: &Target) -> Result<Self> {
+    pub(super) fn from_snapshot(timeline: &Timeline, first: u64, target: &Target) -> Result<Self> {
         let paths = &timeline.paths;
         let mut stamps = timeline.stamps(first)?;
         let Generation { page_size, database, .. } = stamps.generation;

@@ -145,7 +145,7 @@ pub(crate) fn commit_at(
 }
 
 /// Where the page of a frame, counted from 1, stands in a log.
-pub(super) fn page_offset(frame: u32, page_size: u32) -> u64 {
+pub(in crate::archive) fn page_offset(frame: u32, page_size: u32) -> u64 {
     let frame_len = FRAME_HEADER_LEN as u64 + u64::from(page_size);
     wal::HEADER_LEN as u64 + u64::from(frame - 1) * frame_len + FRAME_HEADER_LEN as u64
 }

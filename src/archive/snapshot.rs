@@ -35,23 +35,26 @@ impl Snapshot {
         seed: u64,
         page_size: u32,
     ) -> Result<Option<Self>> {
-        let sum_path = paths.file(sequence, ArchiveFile::Sum);
-        let Some(words) = sums::read(&sum_path)? else { return Ok(None) };
-        let [MAGIC, of, sums @ ..] = &words[..] else {
-            return Err(damaged(&sum_path, "it holds something else"));
-        };
-        // One of an attempt that went no further is no snapshot of this generation.
-        if *of != seed {
-            return Ok(None);
-        }
+        let Some(sums) = Self::sums(paths, sequence, seed)? else { return Ok(None) };
         let path = paths.file(sequence, ArchiveFile::Snapshot);
         match Disk::len(&path)? {
             None => Err(missing(&path)),
             Some(len) if len != sums.len() as u64 * u64::from(page_size) => {
                 Err(damaged(&path, "its length is not what it was"))
             }
-            Some(_) => Ok(Some(Self { path, sums: sums.to_vec() })),
+            Some(_) => Ok(Some(Self { path, sums })),
         }
+    }
+
+    /// The checksums of its pages, likewise.
+    pub(super) fn sums(paths: &ArchivePaths, sequence: u64, seed: u64) -> Result<Option<Vec<u64>>> {
+        let path = paths.file(sequence, ArchiveFile::Sum);
+        let Some(words) = sums::read(&path)? else { return Ok(None) };
+        let [MAGIC, of, sums @ ..] = &words[..] else {
+            return Err(damaged(&path, "it holds something else"));
+        };
+        // One of an attempt that went no further is no snapshot of this generation.
+        Ok((*of == seed).then(|| sums.to_vec()))
     }
 
     /// None: what is read is in memory, and was read from this file.

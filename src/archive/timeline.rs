@@ -23,25 +23,25 @@ const ATTEMPTS: u32 = 100;
 #[derive(Debug)]
 pub(crate) struct Timeline {
     pub(super) paths: ArchivePaths,
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// When the database was created, in microseconds of UTC.
     pub(super) born_at: i64,
     /// Whether nobody has ever written to the database, as long as no generation is there.
     pub(super) is_unwritten: bool,
     pub(super) live: Option<Stamps>,
     /// Which generation that is and how it ended, as its file says.
-    seen: Seen,
+    pub(super) seen: Seen,
     /// Generations that have stamps.
     pub(super) sequences: Vec<u64>,
     /// Generations that have a snapshot before them.
     pub(super) snapshots: BTreeSet<u64>,
-    apart: Apart,
+    pub(super) apart: Apart,
     /// Where indexes are written, if they may be.
-    disk: Option<Disk>,
+    pub(super) disk: Option<Disk>,
 }
 
 /// What changes when a generation ends or another one begins.
-type Seen = Option<(Generation, bool, Option<LogEnd>, Option<FileState>)>;
+pub(super) type Seen = Option<(Generation, bool, Option<LogEnd>, Option<FileState>)>;
 
 /// Runs what opens the database file by its path where that does no harm to the locks of open connections.
 pub(crate) type Apart = fn(&mut (dyn FnMut() + Send)) -> Result<()>;
@@ -452,7 +452,7 @@ pub(super) fn moves_too_fast(data: &Path) -> Error {
     Error::new(ErrorKind::Busy, message)
 }
 
-fn shown(micros: i64) -> String {
+pub(super) fn shown(micros: i64) -> String {
     Timestamp::from_micros(micros).map_or_else(|_| micros.to_string(), |at| at.to_string())
 }
 

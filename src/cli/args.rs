@@ -142,6 +142,13 @@ pub(crate) enum DbCommand {
         #[command(flatten)]
         key: KeyArguments,
     },
+    /// Check a database and its whole history, and change nothing; with a key, the tag of every page of an encrypted one.
+    /// The exit code is 1 if anything is not as it was written.
+    Verify {
+        name: String,
+        #[command(flatten)]
+        key: KeyArguments,
+    },
     /// Run SQL on a database, or open an interactive shell.
     Shell {
         name: String,

@@ -12,13 +12,14 @@ mod tour;
 use std::{
     io::{self, IsTerminal, Write},
     path::Path,
+    process::ExitCode,
 };
 
 use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand, KeyArguments};
 use clap::CommandFactory;
 use litefleet::{
     ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, DatabaseChanges, EncryptionKey,
-    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload,
+    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload, VerifyOptions,
 };
 use output::Output;
 
@@ -28,25 +29,28 @@ pub(crate) const USAGE: u8 = 2;
 /// The file name that stands for standard input.
 const STDIN: &str = "-";
 
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
+/// Runs a command, and says what the program is to exit with.
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     let output = Output { json: arguments.json };
     let plane = || {
         there(&arguments.root)?;
         ControlPlane::open(&arguments.root)
     };
-    match arguments.command {
+    let done = match arguments.command {
         // The one command that makes a fleet: a mistyped directory is none.
         Command::Group(command @ GroupCommand::Create { .. }) => {
             group(&ControlPlane::open(&arguments.root)?, command, output)
         }
         Command::Group(command) => group(&plane()?, command, output),
+        Command::Db(DbCommand::Verify { name, key }) => return verify(&plane()?, &name, &key, output),
         Command::Db(command) => db(&plane()?, command, output),
         Command::Tour => tour::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Makes sure that there is a fleet at `root`.
@@ -152,6 +156,8 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
         DbCommand::Restore { name, timestamp, key } => {
             history::restore(plane, &name, &timestamp, &key, output)
         }
+        // It has an exit code of its own.
+        DbCommand::Verify { name, key } => verify(plane, &name, &key, output).map(|_| ()),
         DbCommand::Shell { name, sql, read_only, timestamp, key } => {
             let mut options = ConnectOptions::default().read_only(read_only);
             if let Some(key) = key_for(plane, &name, &key)? {
@@ -173,6 +179,20 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             }
         }
     }
+}
+
+/// What is found is printed, and is a failure.
+fn verify(plane: &ControlPlane, name: &str, key: &KeyArguments, output: Output) -> Result<ExitCode> {
+    let mut options = VerifyOptions::default();
+    if let Some(key) = key_for(plane, name, key)? {
+        options = options.encryption_key(key);
+    }
+    let mut bar = progress::Bar::new("Verifying")?;
+    let verified = plane.verify_database(name, &options, &mut |progress| bar.show(progress));
+    bar.clear();
+    let verified = verified?;
+    output.verified(&verified)?;
+    Ok(if verified.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The key for a database, if it is encrypted: a key in the environment is not meant for the plain ones.

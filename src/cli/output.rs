@@ -8,7 +8,7 @@ use std::{
 use comfy_table::{ContentArrangement, Table, presets};
 use litefleet::{
     CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Point, Points, Reached, Restored,
-    Result, SizeLimit,
+    Result, SizeLimit, Verified,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -127,6 +127,36 @@ impl Output {
         for window in &points.windows {
             let to = window.to.map_or_else(|| "now".to_owned(), |to| to.to_string());
             print(&format!("Every instant from {} to {to} can be restored.", window.from))?;
+        }
+        Ok(())
+    }
+
+    /// What was verified, and what was found.
+    pub(crate) fn verified(self, verified: &Verified) -> Result<()> {
+        let Verified { findings, commits, logs, snapshots, bytes, tags, .. } = verified;
+        if self.json {
+            let findings: Vec<_> = findings
+                .iter()
+                .map(|finding| {
+                    json!({
+                        "file": finding.file.to_string_lossy(), "frame": finding.frame, "page": finding.page,
+                        "message": finding.message,
+                    })
+                })
+                .collect();
+            return json_line(&json!({
+                "findings": findings, "commits": commits, "logs": logs, "snapshots": snapshots, "bytes": bytes,
+                "tags": tags,
+            }));
+        }
+        for finding in findings {
+            print(&escaped(&finding.to_string()))?;
+        }
+        if findings.is_empty() {
+            let tags = if *tags { ", every tag fits" } else { "" };
+            print(&format!(
+                "ok: {commits} commits, {logs} logs, {snapshots} snapshots, {bytes} bytes{tags}"
+            ))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod destroy;
 mod export;
 mod history;
 mod settle;
+mod verify;
 
 use std::{
     io::Read,
@@ -15,6 +16,7 @@ use std::{
 use rusqlite::Connection;
 
 pub use export::ExportOptions;
+pub use verify::VerifyOptions;
 
 use crate::{
     api::{

@@ -345,6 +345,12 @@ pub(crate) fn apart(run: &mut (dyn FnMut() + Send)) -> Result<()> {
         .map_err(|error| Error::io("starting a thread with descriptors of its own", error))
 }
 
+/// The same of what gives an answer, with `meanwhile` on this thread. No open file may come into `run`, nor leave it.
+pub(crate) fn apart_and<T: Send>(run: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> Result<T> {
+    ffi::with_private_descriptors(run, meanwhile)
+        .map_err(|error| Error::io("starting a thread with descriptors of its own", error))
+}
+
 /// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.
 pub(crate) fn take_refusal(connection: &Connection, code: c_int) -> Option<Refusal> {
     let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());

@@ -2,12 +2,9 @@
 
 use std::{fs, path::Path, process::Command};
 
-use litefleet::{
-    Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp,
-    rusqlite::{Connection, config::DbConfig},
-};
+use litefleet::{Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp, rusqlite::config::DbConfig};
 
-use crate::support::{Ledger, contents, now};
+use crate::support::{Ledger, contents, now, stranger};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
@@ -125,11 +122,6 @@ fn a_copy_of_the_fleet_has_the_same_past() {
         ledger.check_all();
         assert_eq!(ledger.plane.points("orders", ..).unwrap().windows.len(), 1);
     }
-}
-
-/// Another program's connection, which knows nothing of the fleet.
-fn stranger(ledger: &Ledger) -> Connection {
-    Connection::open(ledger.place().join("data.db")).unwrap()
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod killed;
 mod model;
 mod random;
 mod support;
+mod verify;
 mod view;

@@ -15,7 +15,7 @@ pub(crate) type Contents = BTreeMap<String, Vec<Vec<Value>>>;
 pub(crate) struct Ledger {
     _dir: TempDir,
     pub(crate) plane: ControlPlane,
-    key: Option<EncryptionKey>,
+    pub(crate) key: Option<EncryptionKey>,
     pub(crate) states: Vec<State>,
     restored: u32,
 }
@@ -142,6 +142,11 @@ impl Ledger {
             }
         }
     }
+}
+
+/// Another program's connection, which knows nothing of the fleet.
+pub(crate) fn stranger(ledger: &Ledger) -> Connection {
+    Connection::open(ledger.place().join("data.db")).unwrap()
 }
 
 fn difference(found: &Contents, wanted: &Contents) -> String {

@@ -1,0 +1,70 @@
+//! One look at what moves on while a database is verified.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    archive,
+    disk::Disk,
+    error::Result,
+    layout::{self, ArchiveFile, ArchivePaths},
+    stamps::Stamps,
+    wal::{self, Header},
+};
+
+/// What tells whether a database and its history have moved on.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// The files that belong to a generation, without indexes, which come and go.
+    pub(super) files: BTreeSet<(u64, ArchiveFile)>,
+    /// The live stamps; nothing if there are none.
+    pub(super) live: Option<Vec<u8>>,
+    /// The stamps of the generation that the WAL is in, and their file. They are not the live ones where these are of
+    /// a WAL that was not begun.
+    pub(super) current: Option<(PathBuf, Stamps)>,
+    /// The header of the WAL, as far as it goes.
+    pub(super) wal: Vec<u8>,
+    /// The length and time of the database file.
+    data: Option<(u64, i64)>,
+}
+
+impl Look {
+    pub(super) fn take(data: &Path, paths: &ArchivePaths) -> Result<Self> {
+        // Stamps that are given their number meanwhile are found under that.
+        let live = Disk::read(&paths.live_stamps())?;
+        let names = if Disk::exists(paths.dir())? { Disk::list(paths.dir())? } else { Vec::new() };
+        let wal = layout::beside(data, "-wal");
+        let mut header = vec![0; wal::HEADER_LEN];
+        let len = match Disk::open_regular(&wal)? {
+            Some(file) => Disk::read_up_to(&file, &wal, &mut header, 0)?,
+            None => 0,
+        };
+        header.truncate(len);
+        let current = live.as_deref().and_then(Stamps::parse).map(|live| {
+            let salts = header.first_chunk().and_then(Header::parse).map(|header| header.salts());
+            match salts.and_then(|salts| archive::before(paths, &live, salts)) {
+                Some(before) => (paths.file(before.generation.sequence, ArchiveFile::Stamps), before),
+                None => (paths.live_stamps(), live),
+            }
+        });
+        // A list is not of one instant: what comes about while it is made may be in it, or a part of that.
+        let newest = current.as_ref().map(|(_, live)| live.generation.sequence);
+        let files = names.iter().filter_map(|name| ArchivePaths::parse(name));
+        let files = files.filter(|(sequence, file)| {
+            *file != ArchiveFile::Index && newest.is_none_or(|newest| *sequence <= newest)
+        });
+        let files = files.collect();
+        Ok(Self { files, live, current, wal: header, data: Disk::last_change(data)? })
+    }
+
+    pub(super) fn has(&self, sequence: u64, file: ArchiveFile) -> bool {
+        self.files.contains(&(sequence, file))
+    }
+
+    /// Whether nothing has moved on between this look and another one.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        (&self.files, &self.live, &self.wal, self.data) == (&other.files, &other.live, &other.wal, other.data)
+    }
+}

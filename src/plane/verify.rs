@@ -1,0 +1,131 @@
+//! Verifying: whether a database and its history are what was written.
+
+use std::path::Path;
+
+use super::{ControlPlane, Plane};
+use crate::{
+    archive::verify::{self, Subject},
+    catalog::Entry,
+    cipher::EncryptionKey,
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    finding::Verified,
+    id,
+    layout::ArchivePaths,
+    name::DatabaseName,
+    page::{self, HEADER_LEN, Header, PageCodec},
+    progress::{self, Watch},
+    vfs,
+};
+
+/// How a database is to be verified.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    key: Option<EncryptionKey>,
+}
+
+impl VerifyOptions {
+    /// With the key of an encrypted database: the tag of every page is checked. Without it only what stands against
+    /// damage is. For a plain database it is of no use.
+    #[must_use]
+    pub fn encryption_key(self, key: EncryptionKey) -> Self {
+        Self { key: Some(key), ..self }
+    }
+}
+
+impl ControlPlane {
+    /// Verifies a database and its whole history: every checksum, that each part goes on from the one before it, that
+    /// snapshots and logs lead to each other and to what the database file is now, and, with a key, the tag of every page.
+    /// It changes nothing, takes no lock, and may be done while the database is in use.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path())?;
+    /// # plane.create_group("default")?;
+    /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+    /// # let connection = plane.connect("orders", &Default::default())?;
+    /// # connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    /// let verified = plane.verify_database("orders", &Default::default(), &mut litefleet::unwatched)?;
+    /// assert_eq!((verified.findings.len(), verified.commits), (0, 1));
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`database_path`](Self::database_path); [`ErrorKind::WrongKey`]; [`ErrorKind::Busy`] for a database that is
+    /// written too fast to be compared; [`ErrorKind::Cancelled`]. What is damaged is no error but a
+    /// [finding](Verified::findings).
+    pub fn verify_database(
+        &self,
+        name: &str,
+        options: &VerifyOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<Verified> {
+        self.0.verify(&name.parse()?, options, watch)
+    }
+}
+
+impl Plane {
+    fn verify(
+        &self,
+        name: &DatabaseName,
+        options: &VerifyOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<Verified> {
+        let entry = self.ready(name)?;
+        let data = self.data(&entry);
+        let database = id::number(&entry.database.id)?;
+        let key = options.key.as_ref().filter(|_| entry.database.cipher.is_some());
+        let (teller, listener) = progress::line();
+        let run = || {
+            let teller = teller;
+            let (page_size, codec) = layout_of(&entry, &data, key)?;
+            let lock_page = page::lock_page(page_size as usize);
+            let is_authentic = |number: u32, page: &mut [u8]| match &codec {
+                // SQLite's lock bytes stand there, and nothing else.
+                Some(codec) => number == lock_page || codec.open_page(number, page).is_ok(),
+                None => true,
+            };
+            let tag = codec.is_some().then_some(&is_authentic as &verify::Tag<'_>);
+            let born_at = entry.database.created_at;
+            let subject = Subject { data: &data, database, born_at, page_size, tag, apart: vfs::apart };
+            verify::verify(&subject, &mut |progress| teller.tell(progress))
+        };
+        vfs::apart_and(run, || listener.listen(watch))?
+    }
+}
+
+/// The size of a database's pages, and what opens them if there is a key. The header of the database file says so or, where
+/// that is damaged, the one of a snapshot.
+fn layout_of(entry: &Entry, data: &Path, key: Option<&EncryptionKey>) -> Result<(u32, Option<PageCodec>)> {
+    let archive = ArchivePaths::of(data);
+    let names = if Disk::exists(archive.dir())? { Disk::list(archive.dir())? } else { Vec::new() };
+    let snapshots = names.iter().filter(|name| name.ends_with(".db")).map(|name| archive.dir().join(name));
+    let mut error = None;
+    for path in [data.to_owned()].into_iter().chain(snapshots) {
+        let found = header(&path).and_then(|header| {
+            let is_own = header.seal.map(|seal| seal.identity()) == entry.identity
+                && header.seal.map(|seal| seal.cipher) == entry.database.cipher;
+            let message = "no file of this database has the header that it was made with";
+            let header = is_own.then_some(header).ok_or_else(|| Error::new(ErrorKind::Corrupt, message))?;
+            let codec = key.zip(header.seal).map(|(key, seal)| PageCodec::new(seal, header.page_size, key));
+            Ok((header.page_size, codec.transpose()?))
+        });
+        match found {
+            Ok(found) => return Ok(found),
+            Err(found) => _ = error.get_or_insert(found),
+        }
+    }
+    Err(error.unwrap_or_else(|| Error::new(ErrorKind::NotFound, format!("{}: no such file", data.display()))))
+}
+
+fn header(path: &Path) -> Result<Header> {
+    let file = Disk::open_regular(path)?
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} is gone", path.display())))?;
+    let mut head = [0; HEADER_LEN];
+    if Disk::read_up_to(&file, path, &mut head, 0)? < HEADER_LEN {
+        return Err(Error::new(ErrorKind::Corrupt, format!("{}: shorter than a header", path.display())));
+    }
+    Header::parse(&head)
+}
