@@ -192,8 +192,11 @@ impl Past {
                 let path = paths.file(sequence, ArchiveFile::Stamps);
                 return Err(damaged(&path, "it is that of another database"));
             }
-            // What follows vouches for how it ended.
-            let after = timeline.after(sequence)?.filter(|after| !after.begins);
+            // What follows vouches for how it ended. Where that is damaged, a commit that has its stamp is known still.
+            let after = match timeline.after(sequence) {
+                Err(error) if is_last && error.kind() == ErrorKind::Corrupt => None,
+                after => after?.filter(|after| !after.begins),
+            };
             past.lay_over(timeline, &stamps, after.map(|after| after.end_before).or(stamps.end()), upto)?;
         }
         Ok(past)

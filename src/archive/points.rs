@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use super::timeline::Timeline;
+use super::timeline::{self, Timeline};
 use crate::{
     error::{ErrorKind, Result},
     point::{Point, Points, Window},
@@ -13,6 +13,11 @@ use crate::{
 impl Timeline {
     /// The commits in a range of time in order, and the spans of time that can be restored.
     pub(crate) fn points(&self, range: (Bound<Timestamp>, Bound<Timestamp>)) -> Result<Points> {
+        // What is archived stays as it is, but the end moves on, and looks like a gap then. So it is looked at first.
+        let is_current = self.live.as_ref().is_none_or(|live| self.ends_as_it_is(live).unwrap_or(false));
+        if !is_current && self.has_moved()? {
+            return Err(timeline::moves_too_fast(&self.data));
+        }
         let mut points = Vec::new();
         let mut windows: Vec<Window> = Vec::new();
         let mut ended_at = None;
@@ -68,7 +73,7 @@ impl Timeline {
         if windows.is_empty() {
             windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
         } else if let Some(window) = windows.last_mut()
-            && !(is_whole && self.live.as_ref().is_none_or(|live| self.ends_as_it_is(live).unwrap_or(false)))
+            && !(is_whole && is_current)
         {
             window.to = ended_at.map(Timestamp::from_micros).transpose()?;
         }

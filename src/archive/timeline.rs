@@ -412,6 +412,8 @@ impl Timeline {
             Some(rest) => rest,
             None if stamps.end().is_none() && self.has_segment(stamps)? => return self.is_at_end(stamps),
             None if stamps.made(None).is_empty() => stamps.generation.data,
+            // A process was killed that had moved the WAL away to begin another one.
+            None if stamps.end().is_some() => return self.is_at_end(stamps),
             None => return Ok(false),
         };
         Ok(state_of(&self.data)? == Some(rest) || self.is_at_end(stamps)?)

@@ -35,7 +35,9 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// As for [`database_path`](Self::database_path), and [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for a history that is damaged.
+    /// As for [`database_path`](Self::database_path), and [`ErrorKind::Busy`] for a history that moves on too fast to be
+    /// listed. Damage is no error: what cannot be restored for it is a gap between two [windows](Points::windows), as is a
+    /// change by another program; [`verify_database`](Self::verify_database) tells which it is.
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
         let entry = self.0.ready(&name.parse()?)?;
         let range = (range.start_bound().cloned(), range.end_bound().cloned());

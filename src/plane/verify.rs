@@ -11,7 +11,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     finding::Verified,
     id,
-    layout::ArchivePaths,
+    layout::{ArchiveFile, ArchivePaths},
     name::DatabaseName,
     page::{self, HEADER_LEN, Header, PageCodec},
     progress::{self, Watch},
@@ -101,7 +101,9 @@ impl Plane {
 fn layout_of(entry: &Entry, data: &Path, key: Option<&EncryptionKey>) -> Result<(u32, Option<PageCodec>)> {
     let archive = ArchivePaths::of(data);
     let names = if Disk::exists(archive.dir())? { Disk::list(archive.dir())? } else { Vec::new() };
-    let snapshots = names.iter().filter(|name| name.ends_with(".db")).map(|name| archive.dir().join(name));
+    let snapshots = names.iter().filter_map(|name| ArchivePaths::parse(name));
+    let snapshots = snapshots.filter(|(_, file)| *file == ArchiveFile::Snapshot);
+    let snapshots = snapshots.map(|(sequence, file)| archive.file(sequence, file));
     let mut error = None;
     for path in [data.to_owned()].into_iter().chain(snapshots) {
         let found = header(&path).and_then(|header| {

@@ -307,7 +307,7 @@ const ROLE: &str = "LITEFLEET_VERIFY_CHILD";
 
 /// A writer, until it is killed.
 fn write(root: &str) -> ! {
-    let encrypted = root.ends_with("!");
+    let encrypted = root.ends_with('!');
     let plane = ControlPlane::open(root.trim_end_matches('!')).unwrap();
     let mut options = litefleet::ConnectOptions::default();
     if encrypted {
