@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
-mod clock;
 mod crash;
 mod damage;
 mod full;

@@ -1,0 +1,111 @@
+//! A plain database is restored by hand: with `cp` and `sqlite3`, and without this crate. The steps are those of the
+//! format document.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use litefleet::rusqlite::{Connection, config::DbConfig};
+
+use crate::support::{Contents, Ledger, contents};
+
+/// A snapshot and the logs behind it, in order: archived ones, and the one that is live.
+fn logs(ledger: &Ledger) -> (PathBuf, Vec<PathBuf>) {
+    let archive = ledger.place().join("archive");
+    let mut segments: Vec<_> = fs::read_dir(&archive)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
+        .collect();
+    segments.sort();
+    let live = ledger.place().join("data.db-wal");
+    segments.extend(live.exists().then_some(live));
+    (archive.join("000000000001.db"), segments)
+}
+
+/// Has SQLite write a log into the file, with this very program's SQLite, which knows nothing of the crate's VFS.
+fn by_library(file: &Path) {
+    let connection = Connection::open(file).unwrap();
+    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 0);
+}
+
+/// The same with the program.
+fn by_program(file: &Path) {
+    let output = Command::new("sqlite3").arg(file).arg("PRAGMA wal_checkpoint(TRUNCATE)").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0|0|0\n", "{output:?}");
+    assert!(output.status.success());
+}
+
+fn opened(file: &Path) -> Contents {
+    let connection = Connection::open(file).unwrap();
+    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    contents(&connection)
+}
+
+fn log_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// The frames that end commits in a log, as its frame headers say: counted from 1, up to the last with the log's salts.
+fn commits(log: &[u8], page_size: usize) -> Vec<usize> {
+    let frames = log[32..].chunks_exact(24 + page_size).take_while(|frame| frame[8..16] == log[16..24]);
+    let commits = (1..).zip(frames).filter(|(_, frame)| frame[4..8] != [0; 4]);
+    commits.map(|(number, _)| number).collect()
+}
+
+#[test]
+fn every_commit_is_restored_with_a_copy_and_a_checkpoint() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    for round in 0..12 {
+        ledger.commit(&connection, &format!("INSERT INTO t(value) VALUES (randomblob({}))", round * 1500));
+        ledger.commit(&connection, &format!("UPDATE t SET value = {round} WHERE id = {round}"));
+        match round % 4 {
+            1 => ledger.commit(&connection, "DELETE FROM t WHERE id % 3 = 1; VACUUM"),
+            2 => connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap(),
+            3 => connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap(),
+            _ => {}
+        }
+    }
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    drop(connection);
+    let points = ledger.plane.points("orders", ..).unwrap().points;
+    let states: Vec<_> = points.iter().map(|point| ledger.contents_at(point.at).unwrap()).collect();
+    assert!(states.len() > 25);
+    assert_eq!(states.last(), ledger.states.last().map(|state| &state.contents));
+    let mut ways: Vec<fn(&Path)> = vec![by_library];
+    if Command::new("sqlite3").arg("--version").output().is_ok() {
+        ways.push(by_program);
+    }
+    let (snapshot, logs) = logs(&ledger);
+    assert!(logs.len() > 5);
+    for write in ways {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.db");
+        fs::copy(&snapshot, &file).unwrap();
+        let mut states = states.iter();
+        for log in &logs {
+            let bytes = fs::read(log).unwrap();
+            // Up to each commit within the log, of which a copy is cut off behind the commit's last frame.
+            for frame in commits(&bytes, 4096) {
+                let part = dir.path().join("part.db");
+                fs::copy(&file, &part).unwrap();
+                fs::write(log_of(&part), &bytes[..32 + frame * (24 + 4096)]).unwrap();
+                write(&part);
+                assert!(opened(&part) == *states.next().unwrap(), "{} to frame {frame}", log.display());
+            }
+            // And all of it.
+            fs::copy(log, log_of(&file)).unwrap();
+            write(&file);
+        }
+        assert_eq!(states.next(), None);
+        assert!(opened(&file) == ledger.states.last().unwrap().contents);
+    }
+}
