@@ -306,6 +306,31 @@ fn encrypted_databases_take_their_key_from_a_file_the_environment_or_an_argument
 }
 
 #[test]
+fn a_history_is_verified_and_what_is_found_is_a_failure() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "orders", "--group", "default"]);
+    shell.done(&["db", "shell", "orders", "create table t(a); insert into t values (1)"]);
+    assert!(shell.done(&["db", "verify", "orders"]).starts_with("ok: 2 commits, 1 logs, 1 snapshots, "));
+    let answer = shell.json(&["db", "verify", "orders"]);
+    assert_eq!(
+        (&answer["findings"], &answer["commits"], &answer["tags"]),
+        (&json!([]), &json!(2), &json!(false))
+    );
+    let segment = shell.0.path().join("root/default/orders/archive/000000000001.wal");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let output = shell.run(&["db", "verify", "orders"], "");
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(1), 0));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("000000000001.wal, frame 1, page 1: it does not continue"), "{printed}");
+    let output = shell.run(&["db", "verify", "orders", "--json"], "");
+    assert_eq!(output.status.code(), Some(1));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["findings"][0]["frame"], 1);
+}
+
+#[test]
 fn the_tour_and_the_completions_run() {
     let shell = Shell::new();
     let tour = shell.done(&["tour"]);
