@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
+mod by_hand;
+mod clock;
 mod crash;
 mod damage;
 mod full;
