@@ -125,6 +125,7 @@ impl Run<'_> {
             paths: self.paths.clone(),
             data: self.subject.data.to_owned(),
             born_at: self.subject.born_at.as_micros(),
+            is_unwritten: Disk::exists(&layout::unwritten(self.subject.data))?,
             live: live.map(|(_, live)| live.clone()),
             seen: None,
             sequences: known.keys().copied().collect(),
