@@ -12,6 +12,7 @@ use crate::{
     point::Reached,
     size::SizeLimit,
     time::Timestamp,
+    window::HistoryWindow,
 };
 
 /// What to create: the request body of Create Database.
@@ -281,7 +282,7 @@ macro_rules! serde_as_text {
     )*};
 }
 
-serde_as_text! { SizeLimit Timestamp Cipher crate::name::GroupName crate::name::DatabaseName }
+serde_as_text! { SizeLimit HistoryWindow Timestamp Cipher crate::name::GroupName crate::name::DatabaseName }
 
 impl CreateDatabaseInput {
     /// Reads a request body.
@@ -302,8 +303,8 @@ impl CreateDatabaseInput {
     }
 }
 
-/// A database, as the catalog knows it. It serializes as the API's database object, with `state`, `created_at`
-/// and `size_limit` added.
+/// A database, as the catalog knows it. It serializes as the API's database object, with `state`, `created_at`,
+/// `size_limit` and `history_window` added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Database {
@@ -324,6 +325,10 @@ pub struct Database {
     pub created_at: Timestamp,
     /// What it may grow to; nothing means that only the disk limits it.
     pub size_limit: Option<SizeLimit>,
+    /// How long back it can be restored.
+    pub history_window: HistoryWindow,
+    /// Whether that is the window of its group, and follows it.
+    pub inherits_history_window: bool,
     /// Whether reads are refused.
     pub block_reads: bool,
     /// Whether writes are refused.
@@ -372,6 +377,8 @@ pub struct Group {
     pub created_at: Timestamp,
     /// Whether it is refused to destroy it or any database in it.
     pub delete_protection: bool,
+    /// How long back its databases can be restored, where they have no window of their own.
+    pub history_window: HistoryWindow,
 }
 
 /// What to change about a database; what is left out stays as it is.
@@ -380,6 +387,8 @@ pub struct Group {
 pub struct DatabaseChanges {
     /// A new size limit, or `Some(None)` for none.
     pub size_limit: Option<Option<SizeLimit>>,
+    /// A history window of its own, or `Some(None)` for that of its group.
+    pub history_window: Option<Option<HistoryWindow>>,
     /// Whether to refuse reads.
     pub block_reads: Option<bool>,
     /// Whether to refuse writes.
@@ -393,6 +402,12 @@ impl DatabaseChanges {
     #[must_use]
     pub fn size_limit(self, limit: Option<SizeLimit>) -> Self {
         Self { size_limit: Some(limit), ..self }
+    }
+
+    /// With a history window of its own, or with that of its group.
+    #[must_use]
+    pub fn history_window(self, window: Option<HistoryWindow>) -> Self {
+        Self { history_window: Some(window), ..self }
     }
 
     /// With reads blocked or allowed.

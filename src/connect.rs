@@ -14,7 +14,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     id, sqlite,
     time::Clock,
-    vfs::{self, Governor, History, NotOpened, Refusal, Rules, Sealing, Unruled},
+    vfs::{self, Governor, History, Keeping, NotOpened, Refusal, Rules, Sealing, Unruled},
 };
 
 /// How much a committed transaction is worth when the power fails; `PRAGMA synchronous` by its own names.
@@ -172,7 +172,11 @@ fn rules(entry: &Entry) -> Option<Rules> {
         block_reads: entry.database.block_reads,
         block_writes: entry.database.block_writes,
         read_only: false,
-        history: true,
+        history: match entry.database.history_window {
+            window if window.is_off() => Keeping::No,
+            _ if entry.history_paused => Keeping::Again,
+            _ => Keeping::SinceBirth,
+        },
     })
 }
 

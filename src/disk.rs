@@ -66,7 +66,7 @@ const BUFFER_LEN: usize = 128 << 10;
 /// the readers of a log.
 const SMALL_FILE: u64 = 32 << 10;
 
-/// A directory of this process alone: the lock goes when the value is dropped or the process ends.
+/// A directory of this process alone, or shared with others that want nobody alone there: the lock goes when the value is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     _dir: File,
@@ -268,6 +268,21 @@ impl Disk {
             Ok(DirLock { _dir: dir })
         };
         open().map_err(|error| failed("locking the directory", path, error))
+    }
+
+    /// Shares the lock of a directory, and waits for whoever has it alone; nothing if the directory is not there.
+    pub(crate) fn share_dir(path: &Path) -> Result<Option<DirLock>> {
+        let locking = |error| failed("locking the directory", path, error);
+        let dir = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(locking)?,
+        };
+        while let Err(error) = dir.lock_shared() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(locking(error));
+            }
+        }
+        Ok(Some(DirLock { _dir: dir }))
     }
 
     pub(crate) fn exists(path: &Path) -> Result<bool> {

@@ -74,6 +74,23 @@ pub struct Window {
     pub to: Option<Timestamp>,
 }
 
+/// What [`maintain_database`](crate::ControlPlane::maintain_database) did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Maintained {
+    /// Snapshots that were made.
+    pub snapshots: u32,
+    /// Parts of the history, each with a log of its own, that no window needs and that were removed.
+    pub generations: u64,
+    /// The bytes of the files that were removed.
+    pub bytes_freed: u64,
+    /// Whether something may have been left for the next time: somebody was reading the history, was just adding to it,
+    /// or was maintaining it too.
+    pub deferred: bool,
+    /// The spans of time that can be restored now, in order.
+    pub windows: Vec<Window>,
+}
+
 impl ReachedKind {
     /// The kind's stable name, as `litefleet --json` prints it.
     #[must_use]

@@ -19,24 +19,31 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("point", &["time"]),
     ("progress", &["error"]),
     ("size", &["error"]),
+    ("window", &["error"]),
     // bytes: no paths, no files, no clock, no handles
     ("cipher", &["error"]),
     ("page", &["cipher", "error"]),
     ("stamps", &[]),
     ("wal", &["page"]),
-    ("api", &["cipher", "error", "name", "page", "point", "size", "time"]),
+    ("api", &["cipher", "error", "name", "page", "point", "size", "time", "window"]),
     // files: no SQLite
     ("disk", &["error"]),
     ("layout", &["name"]),
     // services
     (
         "archive",
-        &["disk", "error", "finding", "layout", "page", "point", "progress", "stamps", "time", "wal"],
+        &[
+            "disk", "error", "finding", "layout", "page", "point", "progress", "stamps", "time", "wal",
+            "window",
+        ],
     ),
     ("sqlite", &["disk", "error"]),
     ("vfs", &["archive", "cipher", "disk", "error", "layout", "page", "size", "stamps", "time", "wal"]),
     ("changes", &["disk", "error", "layout", "name", "vfs"]),
-    ("catalog", &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time"]),
+    (
+        "catalog",
+        &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time", "window"],
+    ),
     ("image", &["disk", "error", "layout", "page", "progress", "size", "vfs", "wal"]),
     // operations
     (
@@ -55,7 +62,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "plane",
         &[
             "api", "archive", "catalog", "changes", "cipher", "connect", "disk", "error", "finding", "id",
-            "layout", "name", "page", "point", "progress", "seed", "time", "vfs",
+            "layout", "name", "page", "point", "progress", "seed", "time", "vfs", "window",
         ],
     ),
 ];

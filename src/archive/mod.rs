@@ -7,9 +7,12 @@
 //! Nothing here knows a key: pages are moved as they stand.
 
 mod index;
+mod maintain;
 mod past;
 mod points;
 pub(crate) mod present;
+mod refusals;
+mod retained;
 mod segment;
 mod snapshot;
 mod sums;
@@ -18,7 +21,9 @@ pub(crate) mod verify;
 
 use std::path::Path;
 
+pub(crate) use maintain::Maintenance;
 pub(crate) use past::Past;
+pub(crate) use retained::Retained;
 pub(crate) use segment::{Log, commit_at, ends_with};
 pub(crate) use timeline::{Timeline, state_of};
 
@@ -27,8 +32,17 @@ use crate::{
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     stamps::Stamps,
+    time::Timestamp,
     wal::{HEADER_LEN, Header},
 };
+
+/// When a database was created.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Birth {
+    pub(crate) at: Timestamp,
+    /// Whether its history was never off since.
+    pub(crate) is_kept_since: bool,
+}
 
 /// The stamps in a file; nothing if it is not there.
 pub(crate) fn read_stamps(path: &Path) -> Result<Option<Stamps>> {

@@ -9,13 +9,14 @@ use std::{
 
 use super::{
     damaged, missing,
+    refusals::written_away,
     segment::{self, Log},
     snapshot::{self, Snapshot},
     sums,
     timeline::{Apart, Source, Target, Timeline},
 };
 use crate::{
-    disk::Disk,
+    disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
     layout::ArchiveFile,
     page,
@@ -51,6 +52,8 @@ pub(crate) struct Past {
     snapshot_file: OnceLock<File>,
     /// Pages that are held in memory.
     held: HashMap<u32, Vec<u8>>,
+    /// None of the files is removed for as long as this is held.
+    _lock: Option<Arc<DirLock>>,
 }
 
 /// Segments that are open.
@@ -107,6 +110,13 @@ impl Past {
         Self::with(timeline, &Target { sequence, frame, reached }, None)
     }
 
+    /// The pages before the first commit of a generation, which goes on from the one before it.
+    pub(super) fn before(timeline: &Timeline, generation: &Generation) -> Result<Self> {
+        let reached = Reached { kind: ReachedKind::AfterLast, commit: None, next: None };
+        let (sequence, frame) = (generation.sequence - 1, generation.end_before.frame);
+        Self::with(timeline, &Target { sequence, frame, reached }, None)
+    }
+
     /// The pages of a database that has no history and is as it began, in memory.
     pub(crate) fn began(data: &Path, apart: Apart) -> Result<Self> {
         let len = Disk::len(data)?.unwrap_or(0);
@@ -138,6 +148,8 @@ impl Past {
             open: Mutex::default(),
             snapshot_file: OnceLock::new(),
             held,
+            // What is in memory nobody removes.
+            _lock: None,
         })
     }
 
@@ -177,6 +189,7 @@ impl Past {
             open: Mutex::default(),
             snapshot_file: OnceLock::new(),
             held: HashMap::new(),
+            _lock: timeline.held.clone(),
         };
         for sequence in first..=target.sequence {
             if sequence > first {
@@ -217,10 +230,11 @@ impl Past {
         }
         let Some(Source { path, live, log }) = timeline.source(generation, end)? else {
             // One that was begun and never used leaves nothing.
-            return if upto.is_none() && stamps.made(None).is_empty() {
-                Ok(())
-            } else {
-                Err(missing(&archived))
+            return match end {
+                None if upto.is_none() && stamps.made(None).is_empty() => Ok(()),
+                // It never came into the archive.
+                None => Err(written_away(&archived)),
+                Some(_) => Err(missing(&archived)),
             };
         };
         let there = log.end();

@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use super::timeline::{self, Timeline};
+use super::{refusals, timeline::Timeline};
 use crate::{
     error::{ErrorKind, Result},
     point::{Point, Points, Window},
@@ -16,7 +16,7 @@ impl Timeline {
         // What is archived stays as it is, but the end moves on, and looks like a gap then. So it is looked at first.
         let is_current = self.live.as_ref().is_none_or(|live| self.ends_as_it_is(live).unwrap_or(false));
         if !is_current && self.has_moved()? {
-            return Err(timeline::moves_too_fast(&self.data));
+            return Err(refusals::moves_too_fast(&self.data));
         }
         let mut points = Vec::new();
         let mut windows: Vec<Window> = Vec::new();
@@ -67,10 +67,7 @@ impl Timeline {
                 }
             }
         }
-        if windows.is_empty() && self.sequences.is_empty() && !self.is_unwritten {
-            return Ok(Points { points, windows });
-        }
-        if windows.is_empty() {
+        if self.sequences.is_empty() && self.is_as_it_was_born() {
             windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
         } else if let Some(window) = windows.last_mut()
             && !(is_whole && is_current)

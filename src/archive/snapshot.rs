@@ -9,7 +9,7 @@ use super::{damaged, missing, sums};
 use crate::{
     disk::Disk,
     error::Result,
-    layout::{ArchiveFile, ArchivePaths},
+    layout::{self, ArchiveFile, ArchivePaths},
     stamps::Word,
 };
 
@@ -79,6 +79,20 @@ impl Snapshot {
         Err(damaged(&self.path, format_args!("the checksum of page {number} does not fit")))
     }
 
+    /// Reads all of it, in pages of this size, and checks each.
+    pub(super) fn check_all(&self, page_size: u32) -> Result<()> {
+        let file = self.open()?;
+        let mut page = vec![0; page_size as usize];
+        for number in 1..=self.pages() {
+            let at = u64::from(number - 1) * u64::from(page_size);
+            if Disk::read_up_to(&file, &self.path, &mut page, at)? < page.len() {
+                return Err(damaged(&self.path, "it is cut off"));
+            }
+            self.check(number, &page)?;
+        }
+        Ok(())
+    }
+
     /// Puts a file that was written beside its place there, with its sums. What stood there is replaced: it belonged to an
     /// attempt that went no further.
     pub(crate) fn publish(
@@ -103,6 +117,6 @@ impl Snapshot {
         }
         disk.remove(&sum_path)?;
         disk.rename(written, &path)?;
-        sums::write(disk, &sum_path, &paths.dir().join("sum.new"), &words)
+        sums::write(disk, &sum_path, &layout::beside(written, "-sum"), &words)
     }
 }

@@ -4,11 +4,18 @@ use std::{
     collections::BTreeSet,
     fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{current_stamps, damaged, index, missing, past::Past, present, read_stamps, segment::Log};
+use super::{
+    Birth, Retained, current_stamps, damaged, index, missing,
+    past::Past,
+    present, read_stamps,
+    refusals::{changed, lost, moves_too_fast, not_kept, outside, uncertain},
+    segment::Log,
+};
 use crate::{
-    disk::Disk,
+    disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     point::{Reached, ReachedKind},
@@ -28,6 +35,9 @@ pub(crate) struct Timeline {
     pub(super) born_at: i64,
     /// Whether nobody has ever written to the database, as long as no generation is there.
     pub(super) is_unwritten: bool,
+    pub(super) is_kept_since_birth: bool,
+    /// The first generation that is retained, where the history was pruned.
+    pub(super) retained_from: Option<u64>,
     pub(super) live: Option<Stamps>,
     /// Which generation that is and how it ended, as its file says.
     pub(super) seen: Seen,
@@ -38,6 +48,8 @@ pub(crate) struct Timeline {
     pub(super) apart: Apart,
     /// Where indexes are written, if they may be.
     pub(super) disk: Option<Disk>,
+    /// Nothing of the history is removed for as long as this is held.
+    pub(super) held: Option<Arc<DirLock>>,
 }
 
 /// What changes when a generation ends or another one begins.
@@ -65,11 +77,14 @@ pub(super) struct Source {
 }
 
 impl Timeline {
-    /// Looks at the history of the database in the file `data`, which was created at `born_at`.
-    pub(crate) fn read(disk: Option<&Disk>, data: &Path, born_at: Timestamp, apart: Apart) -> Result<Self> {
+    /// Looks at the history of the database in the file `data`. Nothing of it is removed for as long as this lives.
+    pub(crate) fn read(disk: Option<&Disk>, data: &Path, birth: Birth, apart: Apart) -> Result<Self> {
         let paths = ArchivePaths::of(data);
         // Before what it is taken away for.
         let is_unwritten = Disk::exists(&layout::unwritten(data))?;
+        let held = Disk::share_dir(paths.dir())?.map(Arc::new);
+        let retained = Retained::read(&paths)?;
+        let from = retained.map_or(0, |retained| retained.from);
         for attempt in 1..=ATTEMPTS {
             let (mut current, mut damaged_live) = match current_stamps(&paths, data) {
                 Err(error) if error.kind() == ErrorKind::Corrupt => (None, true),
@@ -95,25 +110,31 @@ impl Timeline {
             }
             let live = current.map(|(live, _)| live);
             if let Some(live) = &live {
+                if retained.is_some_and(|retained| retained.database != live.generation.database) {
+                    return Err(damaged(&paths.retained(), "it is that of another database"));
+                }
                 sequences.retain(|sequence| *sequence < live.generation.sequence);
                 sequences.push(live.generation.sequence);
             }
             if damaged_live {
-                sequences.push(sequences.last().map_or(1, |last| last + 1));
+                sequences.push(sequences.last().map_or(1, |last| last + 1).max(from));
             }
-            let snapshots = of(ArchiveFile::Sum).collect();
-            let born_at = born_at.as_micros();
+            sequences.retain(|sequence| *sequence >= from);
+            let snapshots = of(ArchiveFile::Sum).filter(|sequence| *sequence >= from).collect();
             return Ok(Self {
                 paths,
                 data: data.to_owned(),
-                born_at,
+                born_at: birth.at.as_micros(),
                 is_unwritten,
-                live,
+                is_kept_since_birth: birth.is_kept_since,
+                retained_from: retained.map(|retained| retained.from),
+                live: live.filter(|live| live.generation.sequence >= from),
                 seen,
                 sequences,
                 snapshots,
                 apart,
                 disk: disk.cloned(),
+                held,
             });
         }
         Err(moves_too_fast(data))
@@ -167,6 +188,8 @@ impl Timeline {
     /// No instant before this one belongs to a generation.
     pub(super) fn starts_at(&self, generation: &Generation) -> i64 {
         match generation {
+            // What came before it is not there to tell where its last commit lies.
+            Generation { sequence, begun_at, .. } if self.retained_from == Some(*sequence) => *begun_at,
             Generation { begins: true, after_change: false, sequence: 1, .. } => self.born_at,
             Generation { begins: true, begun_at, .. } => *begun_at,
             Generation { not_before, .. } => *not_before,
@@ -218,12 +241,12 @@ impl Timeline {
     pub(crate) fn ask<T>(
         disk: Option<&Disk>,
         data: &Path,
-        born_at: Timestamp,
+        birth: Birth,
         apart: Apart,
         mut question: impl FnMut(&Self) -> Result<T>,
     ) -> Result<T> {
         for _ in 0..ATTEMPTS {
-            let timeline = Self::read(disk, data, born_at, apart)?;
+            let timeline = Self::read(disk, data, birth, apart)?;
             match question(&timeline) {
                 Err(_) if timeline.has_moved()? => {}
                 answer => return answer,
@@ -236,10 +259,11 @@ impl Timeline {
     pub(super) fn find(&self, at: Timestamp, now: Timestamp) -> Result<Option<Target>> {
         let (asked, at, now) = (at, at.as_micros(), now.as_micros());
         if self.sequences.is_empty() {
-            return match at {
-                _ if !self.is_unwritten => Err(lost(asked, self.paths.dir())),
-                at if at < self.born_at => Err(outside(asked, self.born_at)),
-                _ => Ok(None),
+            return match self.is_as_it_was_born() {
+                true if at < self.born_at => Err(outside(asked, self.born_at)),
+                true => Ok(None),
+                false if self.is_unwritten || self.retained_from.is_some() => Err(not_kept(asked)),
+                false => Err(lost(asked, self.paths.dir())),
             };
         }
         let Some(place) = self.place_of(at)? else {
@@ -313,6 +337,11 @@ impl Timeline {
         let instant = |micros: Option<i64>| micros.map(Timestamp::from_micros).transpose();
         let reached = Reached { kind, commit: instant(commit)?, next: instant(next)? };
         Ok(Some(Target { sequence, frame, reached }))
+    }
+
+    /// Whether a database without a history is what it was when it was created.
+    pub(super) fn is_as_it_was_born(&self) -> bool {
+        self.is_unwritten && self.is_kept_since_birth && self.retained_from.is_none()
     }
 
     /// The place of the last generation that begins at or before an instant.
@@ -446,62 +475,4 @@ fn seen(current: Option<&(Stamps, bool)>) -> Seen {
 /// The length of a database file and the time of its last change.
 pub(crate) fn state_of(data: &Path) -> Result<Option<FileState>> {
     Ok(Disk::last_change(data)?.map(|(len, changed_at)| FileState { len, changed_at }))
-}
-
-#[cold]
-pub(super) fn moves_too_fast(data: &Path) -> Error {
-    let message = format!("the history of {} moves on too fast to be read; try again", data.display());
-    Error::new(ErrorKind::Busy, message)
-}
-
-pub(super) fn shown(micros: i64) -> String {
-    Timestamp::from_micros(micros).map_or_else(|_| micros.to_string(), |at| at.to_string())
-}
-
-#[cold]
-fn outside(at: Timestamp, earliest: i64) -> Error {
-    let message =
-        format!("cannot restore to {at}: the earliest instant that can be restored is {}", shown(earliest));
-    Error::new(ErrorKind::OutsideWindow, message)
-}
-
-/// Neither a history nor what stands for none is there.
-#[cold]
-fn lost(at: Timestamp, archive: &Path) -> Error {
-    let message = format!(
-        "cannot restore to {at}: the history of the database is gone; put {} back, or write to the database to begin a \
-         new one",
-        archive.display()
-    );
-    Error::new(ErrorKind::OutsideWindow, message)
-}
-
-/// Commits lie at an instant that nobody knows, perhaps before the one that was asked for and perhaps behind it.
-#[cold]
-fn uncertain(at: Timestamp, from: i64, to: i64, damaged: bool, path: &Path) -> Error {
-    let why = if damaged {
-        format!("{} is damaged", path.display())
-    } else {
-        "their stamps were lost with the power".to_owned()
-    };
-    let message = format!(
-        "cannot restore to {at}: commits were made between {} and {} at instants that are not known, because {why}; \
-         ask for one of these two",
-        shown(from),
-        shown(to)
-    );
-    let kind = if damaged { ErrorKind::Corrupt } else { ErrorKind::OutsideWindow };
-    Error::new(kind, message)
-}
-
-/// Another program changed the database, and nobody knows when.
-#[cold]
-fn changed(at: Timestamp, from: i64, to: Option<i64>) -> Error {
-    let until = to.map_or_else(|| "now".to_owned(), shown);
-    let message = format!(
-        "cannot restore to {at}: after {} and before {until} the database was changed by another program, or while \
-         its history was off; ask for an instant outside of that",
-        shown(from)
-    );
-    Error::new(ErrorKind::OutsideWindow, message)
 }

@@ -17,7 +17,7 @@ use crate::{
 const SELECT: &str = "
     SELECT d.uuid, d.name, g.name, d.state, d.created_at, d.size_limit, d.cipher, d.parent_uuid, d.parent_name,
         d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection, g.state,
-        d.page_format, d.file_salt
+        d.page_format, d.file_salt, d.history_window_seconds, g.history_window_seconds, d.history_paused
     FROM databases d JOIN groups g ON g.id = d.group_id";
 
 /// How far a database has come.
@@ -69,6 +69,8 @@ pub(crate) struct Entry {
     pub(crate) group_protected: bool,
     /// What its file is told from others by; nothing for a plain one, and for one that has no file.
     pub(crate) identity: Option<Identity>,
+    /// Whether its history was ever off.
+    pub(crate) history_paused: bool,
     /// Whether its own row, whatever happens to its group, says that it has a directory in its place.
     pub(crate) has_files: bool,
 }
@@ -110,8 +112,10 @@ impl Rows<'_> {
             .prepare_cached(
                 "INSERT INTO databases
                     (uuid, name, group_id, state, created_at, size_limit, cipher, parent_uuid, parent_name,
-                     branched_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (name) DO NOTHING",
+                     branched_at, history_paused)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+                     (SELECT history_window_seconds IS 0 FROM groups WHERE id = ?3))
+                 ON CONFLICT (name) DO NOTHING",
             )
             .and_then(|mut insert| {
                 insert.execute(params![
@@ -243,6 +247,7 @@ impl Rows<'_> {
             .prepare_cached(
                 "UPDATE databases SET
                     size_limit = iif(?2, ?3, size_limit),
+                    history_window_seconds = iif(?7, ?8, history_window_seconds),
                     block_reads = ifnull(?4, block_reads),
                     block_writes = ifnull(?5, block_writes),
                     delete_protection = ifnull(?6, delete_protection)
@@ -256,8 +261,19 @@ impl Rows<'_> {
                     changes.block_reads,
                     changes.block_writes,
                     changes.delete_protection,
+                    changes.history_window.is_some(),
+                    changes.history_window.flatten().and_then(groups::window_column),
                 ])
             })
+            .map_err(|error| sqlite::failed("changing a database's row", error))?;
+        self.connection
+            .prepare_cached(
+                "UPDATE databases AS d SET history_paused = 1
+                 FROM groups AS g
+                 WHERE d.uuid = ?1 AND g.id = d.group_id
+                    AND ifnull(d.history_window_seconds, g.history_window_seconds) = 0",
+            )
+            .and_then(|mut update| update.execute([id]))
             .map(|_| ())
             .map_err(|error| sqlite::failed("changing a database's row", error))
     }
@@ -291,6 +307,7 @@ impl Rows<'_> {
             _ => None,
         };
         let size_limit = number(5)?.and_then(|bytes| u64::try_from(bytes).ok());
+        let own_window = groups::window_of(number(17)?)?;
         let database = Database {
             id: some(text(0)?),
             hostname: format!("{name}.{}", self.domain),
@@ -299,6 +316,8 @@ impl Rows<'_> {
             state: if state == State::Draft { DatabaseState::Draft } else { DatabaseState::Ready },
             created_at: Timestamp::from_micros(number(4)?.unwrap_or_default())?,
             size_limit: size_limit.map(SizeLimit::from_bytes).transpose()?,
+            history_window: own_window.or(groups::window_of(number(18)?)?).unwrap_or_default(),
+            inherits_history_window: own_window.is_none(),
             cipher: text(6)?.map(|cipher| cipher.parse()).transpose()?,
             parent,
             block_reads: flag(10)?,
@@ -317,7 +336,8 @@ impl Rows<'_> {
             None => None,
         };
         let has_files = own_state == State::Ready;
-        Ok(Entry { state, database, group_protected: flag(13)?, identity, has_files })
+        let (group_protected, history_paused) = (flag(13)?, flag(19)?);
+        Ok(Entry { state, database, group_protected, identity, history_paused, has_files })
     }
 }
 

@@ -9,9 +9,10 @@ use crate::{
     name::GroupName,
     sqlite,
     time::Timestamp,
+    window::HistoryWindow,
 };
 
-const COLUMNS: &str = "name, uuid, created_at, delete_protection";
+const COLUMNS: &str = "name, uuid, created_at, delete_protection, history_window_seconds";
 
 /// The documented answer to the name of a group that is not there.
 pub(super) fn not_found() -> Error {
@@ -34,7 +35,13 @@ impl Rows<'_> {
         if inserted == 0 {
             return Err(Error::new(ErrorKind::AlreadyExists, "group already exists"));
         }
-        Ok(Group { name: name.clone(), uuid: uuid.into(), created_at: now, delete_protection: false })
+        Ok(Group {
+            name: name.clone(),
+            uuid: uuid.into(),
+            created_at: now,
+            delete_protection: false,
+            history_window: HistoryWindow::default(),
+        })
     }
 
     /// The group with this name, if it is not being deleted.
@@ -67,6 +74,29 @@ impl Rows<'_> {
         if changed == 0 { Err(not_found()) } else { Ok(()) }
     }
 
+    /// Sets how long back the databases of a group can be restored that have no window of their own.
+    pub(crate) fn set_group_history_window(&self, name: &GroupName, window: HistoryWindow) -> Result<()> {
+        let changed = self
+            .connection
+            .execute(
+                "UPDATE groups SET history_window_seconds = ?2 WHERE name = ?1 AND state = 'ready'",
+                params![name.as_str(), window_column(window)],
+            )
+            .map_err(failed)?;
+        if changed == 0 {
+            return Err(not_found());
+        }
+        self.connection
+            .execute(
+                "UPDATE databases SET history_paused = 1
+                 WHERE history_window_seconds IS NULL
+                    AND group_id = (SELECT id FROM groups WHERE name = ?1 AND history_window_seconds = 0)",
+                [name.as_str()],
+            )
+            .map(|_| ())
+            .map_err(failed)
+    }
+
     /// Marks a group as being deleted, and so every database in it, or takes that back.
     pub(crate) fn mark_group_deleting(&self, uuid: &str, deleting: bool) -> Result<()> {
         let state = if deleting { "deleting" } else { "ready" };
@@ -97,5 +127,16 @@ fn read(row: &Row<'_>) -> Result<Group> {
         uuid: row.get(1).map_err(failed)?,
         created_at: Timestamp::from_micros(row.get(2).map_err(failed)?)?,
         delete_protection: row.get(3).map_err(failed)?,
+        history_window: window_of(row.get(4).map_err(failed)?)?.unwrap_or_default(),
     })
+}
+
+/// The window in a column; nothing if there is none.
+pub(super) fn window_of(seconds: Option<i64>) -> Result<Option<HistoryWindow>> {
+    let seconds = seconds.map(|seconds| u64::try_from(seconds).unwrap_or_default());
+    seconds.map(HistoryWindow::from_seconds).transpose()
+}
+
+pub(super) fn window_column(window: HistoryWindow) -> Option<i64> {
+    i64::try_from(window.seconds()).ok()
 }

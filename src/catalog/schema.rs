@@ -21,6 +21,10 @@ const FORMAT_VERSION: i64 = 1;
 ///
 /// An encrypted database has the format of its pages in its row as soon as it has a file, and the salt of that file where
 /// the format has one, so that no other file under the same key is taken for it.
+///
+/// `history_window_seconds` is nothing in a database's row for the window of its group, and in a group's for the default.
+/// `history_paused` is set once a database's history was off, and stays: nothing then vouches for what it was between its
+/// birth and the first commit that is in its archive.
 const TABLES: &str = "
     CREATE TABLE root(format_version INTEGER NOT NULL) STRICT;
     CREATE TABLE groups(
@@ -40,6 +44,8 @@ const TABLES: &str = "
         state TEXT NOT NULL CHECK (state IN ('creating', 'draft', 'publishing', 'ready', 'deleting')),
         created_at INTEGER NOT NULL,
         size_limit INTEGER,
+        history_window_seconds INTEGER,
+        history_paused INTEGER NOT NULL DEFAULT 0,
         cipher TEXT,
         page_format TEXT CHECK (page_format IN ('native', 'turso')),
         file_salt BLOB,

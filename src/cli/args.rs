@@ -60,6 +60,12 @@ pub(crate) enum GroupCommand {
         #[arg(action = clap::ArgAction::Set, default_value_t = true)]
         on: bool,
     },
+    /// Set how long back a group's databases can be restored; without a window, show it.
+    HistoryWindow {
+        name: String,
+        /// Such as 24h, 7d or 90m, or `off`. A database may have its own: see `db config`.
+        window: Option<String>,
+    },
     /// Destroy a group and every database in it.
     Destroy {
         name: String,
@@ -148,6 +154,11 @@ pub(crate) enum DbCommand {
         name: String,
         #[command(flatten)]
         key: KeyArguments,
+    },
+    /// Make snapshots that are due, and remove what no history window needs.
+    Maintain {
+        /// Only this database.
+        name: Option<String>,
     },
     /// Run SQL on a database, or open an interactive shell.
     Shell {
@@ -278,6 +289,9 @@ pub(crate) struct ConfigArguments {
     /// The largest size it may grow to, or `none`.
     #[arg(long, value_name = "SIZE")]
     pub(crate) size_limit: Option<String>,
+    /// How long back it can be restored: such as 24h, 7d or 90m, `off`, or `default` for that of its group.
+    #[arg(long, value_name = "WINDOW")]
+    pub(crate) history_window: Option<String>,
     /// Refuse reads.
     #[arg(long, value_name = "BOOL")]
     pub(crate) block_reads: Option<bool>,

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod history;
 mod interrupt;
+mod maintain;
 pub(crate) mod output;
 mod progress;
 mod shell;
@@ -74,6 +75,12 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
         GroupCommand::Show { name } => output.group(plane.get_group(&name)?),
         GroupCommand::Protect { name, on } => {
             plane.protect_group(&name, on)?;
+            output.group(plane.get_group(&name)?)
+        }
+        GroupCommand::HistoryWindow { name, window } => {
+            if let Some(window) = window {
+                plane.set_group_history_window(&name, window.parse()?)?;
+            }
             output.group(plane.get_group(&name)?)
         }
         GroupCommand::Destroy { name, yes } => {
@@ -158,6 +165,8 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
         }
         // It has an exit code of its own.
         DbCommand::Verify { name, key } => verify(plane, &name, &key, output).map(|_| ()),
+        DbCommand::Maintain { name: Some(name) } => maintain::one(plane, &name, output),
+        DbCommand::Maintain { name: None } => maintain::all(plane, output),
         DbCommand::Shell { name, sql, read_only, timestamp, key } => {
             let mut options = ConnectOptions::default().read_only(read_only);
             if let Some(key) = key_for(plane, &name, &key)? {
@@ -275,6 +284,11 @@ fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> 
         None => None,
         Some("none") => Some(None),
         Some(limit) => Some(Some(limit.parse()?)),
+    };
+    changes.history_window = match arguments.history_window.as_deref() {
+        None => None,
+        Some("default") => Some(None),
+        Some(window) => Some(Some(window.parse()?)),
     };
     changes.block_reads = arguments.block_reads;
     changes.block_writes = arguments.block_writes;

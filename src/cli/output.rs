@@ -7,8 +7,8 @@ use std::{
 
 use comfy_table::{ContentArrangement, Table, presets};
 use litefleet::{
-    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Point, Points, Reached, Restored,
-    Result, SizeLimit, Verified,
+    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Maintained, Point, Points,
+    Reached, Restored, Result, SizeLimit, Verified, Window,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -33,12 +33,13 @@ impl Output {
         if self.json {
             return json_line(groups);
         }
-        let mut table = table(&["NAME", "CREATED", "PROTECTED"]);
+        let mut table = table(&["NAME", "CREATED", "PROTECTED", "HISTORY"]);
         for group in groups {
             table.add_row([
                 group.name.to_string(),
                 group.created_at.to_string(),
                 yes(group.delete_protection),
+                group.history_window.to_string(),
             ]);
         }
         print(&table.to_string())
@@ -105,14 +106,7 @@ impl Output {
                     json!({"at": at.to_string(), "pages": pages, "bytes": bytes, "size": size})
                 })
                 .collect();
-            let windows: Vec<_> = points
-                .windows
-                .iter()
-                .map(|window| {
-                    json!({"from": window.from.to_string(), "to": window.to.map(|to| to.to_string())})
-                })
-                .collect();
-            return json_line(&json!({"points": commits, "windows": windows}));
+            return json_line(&json!({"points": commits, "windows": windows(&points.windows)}));
         }
         let mut table = table(&["COMMIT", "PAGES", "BYTES", "SIZE"]);
         for point in &points.points {
@@ -180,6 +174,8 @@ impl Output {
         row("created", database.created_at.to_string());
         row("size", size.map_or_else(|| "-".to_owned(), |size| format!("{size} bytes")));
         row("size limit", limit(database.size_limit));
+        let of_group = if database.inherits_history_window { ", as its group" } else { "" };
+        row("history window", format!("{}{of_group}", database.history_window));
         row("encryption", database.cipher.map_or_else(|| "none".to_owned(), |cipher| cipher.to_string()));
         row("block reads", yes(database.block_reads));
         row("block writes", yes(database.block_writes));
@@ -210,6 +206,24 @@ fn reached_words(reached: &Reached) -> String {
         Some(next) => format!("{state}; the next commit was at {next}"),
         None => format!("{state}; no later commit is known"),
     }
+}
+
+/// What was done for a database's history.
+pub(crate) fn maintained(name: &str, done: &Maintained) -> Value {
+    json!({
+        "Name": name,
+        "snapshots": done.snapshots,
+        "generations": done.generations,
+        "bytes_freed": done.bytes_freed,
+        "deferred": done.deferred,
+        "windows": windows(&done.windows),
+    })
+}
+
+fn windows(windows: &[Window]) -> Vec<Value> {
+    let value =
+        |window: &Window| json!({"from": window.from.to_string(), "to": window.to.map(|to| to.to_string())});
+    windows.iter().map(value).collect()
 }
 
 /// Prints one value as a line of JSON.

@@ -13,7 +13,7 @@
 //! `draft` where a create's is `creating`, and stays so if the upload fails. The row of step 2 and that of step 6
 //! are not flushed: the sweep finds the directory of the one without it, and carries the other on from step 5.
 
-use super::Plane;
+use super::{Plane, history::birth};
 use crate::{
     api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, RemoteEncryption, Seed},
     catalog::{Durability, Entry, NewDatabase, State},
@@ -98,13 +98,13 @@ impl Plane {
                     }
                     let connection = self.connect_to(source, &options)?;
                     let data = self.data(source);
-                    let (identity, born_at) = (source.identity, source.database.created_at);
+                    let (identity, birth) = (source.identity, birth(source));
                     let source = fork::Source { connection, data: &data, key, identity };
                     let (disk, path, target) = (&self.disk, staged.data(), target.as_ref());
                     let Some(at) = at else {
                         return fork::write(disk, source, &path, target, limit, watch);
                     };
-                    let instant = restore::Instant { at, born_at, now: self.clock.now() };
+                    let instant = restore::Instant { at, birth, now: self.clock.now() };
                     let written = restore::write(disk, source, instant, &path, target, limit, watch);
                     written.map(|what| reached = Some(what))
                 }

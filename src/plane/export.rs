@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Plane;
+use super::{Plane, history::birth};
 use crate::{
     api::Database,
     catalog::Entry,
@@ -120,8 +120,7 @@ impl Plane {
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let data = self.data(entry);
-        let instant =
-            options.at.map(|at| Instant { at, born_at: entry.database.created_at, now: self.clock.now() });
+        let instant = options.at.map(|at| Instant { at, birth: birth(entry), now: self.clock.now() });
         if entry.database.cipher.is_some() && options.key.is_none() {
             if let Some(instant) = instant {
                 return restore::write_as_it_was(&self.disk, &data, entry.identity, instant, staged, watch);

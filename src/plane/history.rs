@@ -1,4 +1,4 @@
-//! The history of a database: what it can be restored to.
+//! The history of a database: what it can be restored to, how long back, and what is done to keep it that way.
 
 use std::ops::RangeBounds;
 
@@ -6,15 +6,25 @@ use rusqlite::Connection;
 
 use super::ControlPlane;
 use crate::{
-    archive::Timeline,
+    api::Group,
+    archive::{Birth, Maintenance, Timeline},
+    catalog::{Durability, Entry},
+    changes::Pair,
     connect::{self, ConnectOptions},
     error::{Error, ErrorKind, Result},
-    point::{Points, Reached, ReachedKind, Restored},
+    name::GroupName,
+    point::{Maintained, Points, Reached, ReachedKind, Restored},
     progress::Watch,
     seed::restore,
     time::Timestamp,
     vfs,
+    window::HistoryWindow,
 };
+
+/// What is known of a database's birth.
+pub(super) fn birth(entry: &Entry) -> Birth {
+    Birth { at: entry.database.created_at, is_kept_since: !entry.history_paused }
+}
 
 impl ControlPlane {
     /// The commits of a database in a range of time, and the instants that it can be restored to: give one to
@@ -41,8 +51,8 @@ impl ControlPlane {
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
         let entry = self.0.ready(&name.parse()?)?;
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        let (data, born_at) = (self.0.data(&entry), entry.database.created_at);
-        Timeline::ask(Some(&self.0.disk), &data, born_at, vfs::apart, |timeline| timeline.points(range))
+        let data = self.0.data(&entry);
+        Timeline::ask(Some(&self.0.disk), &data, birth(&entry), vfs::apart, |timeline| timeline.points(range))
     }
 
     /// Opens a read-only connection to a database as it was at an instant, and says what the instant came to. Nothing is
@@ -77,7 +87,7 @@ impl ControlPlane {
         if entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
-        let instant = restore::Instant { at, born_at: entry.database.created_at, now: self.0.clock.now() };
+        let instant = restore::Instant { at, birth: birth(&entry), now: self.0.clock.now() };
         let past = restore::view(&self.0.disk, &self.0.data(&entry), instant)?;
         let reached = past.reached;
         Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
@@ -127,5 +137,80 @@ impl ControlPlane {
         // Stamps never repeat: just before its own, all earlier commits are there and no other is.
         let own = vfs::last_commit_at(&connection).map(|at| Timestamp::from_micros(at - 1)).transpose()?;
         Ok(Restored { reached, undo: own })
+    }
+
+    /// Sets how long back the databases of a group can be restored, unless they have a window
+    /// [of their own](crate::DatabaseChanges::history_window), and returns what the group is now. Connections that are open
+    /// follow from their next transaction on, in every process.
+    ///
+    /// With a window of zero no commit is kept any more; what is kept so far can be restored until
+    /// [`maintain_database`](Self::maintain_database) removes it. Turned on again, a new history begins with the next commit.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`]: `group not found`.
+    pub fn set_group_history_window(&self, name: &str, window: HistoryWindow) -> Result<Group> {
+        let name: GroupName = name.parse()?;
+        let mut begun = Vec::new();
+        let set = self.0.catalog.write(Durability::Full, |rows| {
+            rows.set_group_history_window(&name, window)?;
+            let entries = rows.entries_of_group(&name)?;
+            let mut pairs: Vec<_> = entries.iter().map(|entry| Pair::of(&entry.database.name)).collect();
+            pairs.sort_unstable();
+            pairs.dedup();
+            begun.extend(pairs.into_iter().map(|pair| self.0.changes.begin(pair)));
+            Ok(())
+        });
+        // Whether or not it was committed: what is not finished makes every reader look again each time.
+        for change in &begun {
+            self.0.changes.finish(change);
+        }
+        set?;
+        self.get_group(name.as_str())
+    }
+
+    /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the
+    /// last one have grown larger than the database (and than 1 MiB), so that a restore stays short; removing what no
+    /// instant within the history window needs; flushing what is not on the disk.
+    ///
+    /// The host calls it as often as it likes, such as each hour: it is what bounds the room that a history takes. It runs
+    /// while the database is used, by any number of processes, and changes nothing where nothing is due. Every instant of
+    /// the window has the same answer before and after it. It needs no key.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path())?;
+    /// # plane.create_group("default")?;
+    /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+    /// use litefleet::{DatabaseChanges, unwatched};
+    ///
+    /// plane.configure_database("orders", DatabaseChanges::default().history_window(Some("7d".parse()?)))?;
+    /// let done = plane.maintain_database("orders", &mut unwatched)?;
+    /// assert_eq!((done.snapshots, done.generations), (0, 0));
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`database_path`](Self::database_path), [`ErrorKind::Corrupt`] where the history is damaged, which keeps all
+    /// that may still be of use, [`ErrorKind::Cancelled`], and what the disk may answer.
+    pub fn maintain_database(&self, name: &str, watch: &mut Watch<'_>) -> Result<Maintained> {
+        let entry = self.0.ready(&name.parse()?)?;
+        let id = &entry.database.id;
+        let maintenance = Maintenance {
+            disk: &self.0.disk,
+            data: &self.0.data(&entry),
+            birth: birth(&entry),
+            apart: vfs::apart,
+            now: self.0.clock.now(),
+        };
+        let window = || {
+            let now = self.0.catalog.read(|rows| rows.entry_by_id(id))?;
+            now.map(|entry| entry.database.history_window).ok_or_else(|| {
+                let message = format!("database {} was destroyed meanwhile", entry.database.name);
+                Error::new(ErrorKind::NotFound, message)
+            })
+        };
+        maintenance.run(&window, watch)
     }
 }

@@ -13,7 +13,7 @@ use super::{
     reseal,
 };
 use crate::{
-    archive::{Past, Timeline},
+    archive::{Birth, Past, Timeline},
     cipher::EncryptionKey,
     connect,
     disk::Disk,
@@ -35,8 +35,7 @@ const ATTEMPTS: u32 = 10;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Instant {
     pub(crate) at: Timestamp,
-    /// When the database was created.
-    pub(crate) born_at: Timestamp,
+    pub(crate) birth: Birth,
     pub(crate) now: Timestamp,
 }
 
@@ -163,7 +162,7 @@ pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<Past> {
     for _ in 0..ATTEMPTS {
         let Some(mut past) = find(disk, data, instant, None)? else {
             let past = Past::began(data, vfs::apart)?;
-            let timeline = Timeline::read(Some(disk), data, instant.born_at, vfs::apart)?;
+            let timeline = Timeline::read(Some(disk), data, instant.birth, vfs::apart)?;
             if timeline.is_empty() {
                 return Ok(past);
             }
@@ -221,7 +220,7 @@ fn materialize(
 }
 
 fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Result<Option<Past>> {
-    Timeline::ask(Some(disk), data, instant.born_at, vfs::apart, |timeline| {
+    Timeline::ask(Some(disk), data, instant.birth, vfs::apart, |timeline| {
         Past::find(timeline, instant.at, instant.now, below)
     })
 }

@@ -112,7 +112,12 @@ impl Database {
 
     /// What keeps the history, if that is kept now.
     pub(super) fn capture(&self) -> Option<&Capture> {
-        self.capture.as_ref().filter(|_| self.rules.as_ref().is_some_and(Governed::keeps_history))
+        let (capture, rules) = (self.capture.as_ref()?, self.rules.as_ref()?);
+        if !rules.keeps_history() {
+            return None;
+        }
+        capture.obey(rules.version(), rules.keeps_since_birth());
+        Some(capture)
     }
 
     pub(super) fn sealed(&self) -> Option<&Sealed> {

@@ -42,7 +42,8 @@ impl Live {
             let message = format!("{} is damaged: it is cut off", path.display());
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        let (seed, last) = (generation.seed(), generation.not_before);
+        // None before the generation began, so that no instant before that is part of it.
+        let (seed, last) = (generation.seed(), generation.begun_at.max(generation.not_before));
         let mut live = Self { generation: *generation, seed, map, used: 0, last };
         // Behind what the power took there may be more.
         for place in 0..(live.map.len() - HEADER_LEN) / RECORD_LEN {

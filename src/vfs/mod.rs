@@ -47,7 +47,7 @@ pub(crate) const NAME: &std::ffi::CStr = c"litefleet";
 
 /// What may be done to a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "four switches, each of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "three switches, each of its own")]
 pub(crate) struct Rules {
     /// What the database may grow to.
     pub(crate) size_limit: Option<SizeLimit>,
@@ -57,8 +57,19 @@ pub(crate) struct Rules {
     pub(crate) block_writes: bool,
     /// No transaction of this connection may write.
     pub(crate) read_only: bool,
-    /// Every commit is kept as a point that the database can be restored to.
-    pub(crate) history: bool,
+    /// Whether commits are kept.
+    pub(crate) history: Keeping,
+}
+
+/// Whether every commit is kept as a point that the database can be restored to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    #[default]
+    No,
+    /// Every one since the database was born.
+    SinceBirth,
+    /// Those that are made from now on: its history was off before.
+    Again,
 }
 
 /// Who knows the [`Rules`] of one database.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use super::{Governor, Refusal, Rules};
+use super::{Governor, Keeping, Refusal, Rules};
 use crate::{size::SizeLimit, wal::Frame};
 
 /// Stands for "no stamp seen": the governors' stamps count up from 0 and never get there.
@@ -31,6 +31,9 @@ pub(super) struct Governed {
     destroyed: AtomicBool,
     read_only: AtomicBool,
     history: AtomicBool,
+    since_birth: AtomicBool,
+    /// How often the rules were asked for.
+    version: AtomicU64,
     /// The size in pages that the last commit left, once the write transaction that runs has asked for it.
     committed: AtomicU64,
 }
@@ -47,6 +50,8 @@ impl Governed {
             destroyed: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             history: AtomicBool::new(false),
+            since_birth: AtomicBool::new(false),
+            version: AtomicU64::new(0),
             committed: AtomicU64::new(UNKNOWN),
         };
         if let Some((stamp, rules)) = first {
@@ -61,7 +66,9 @@ impl Governed {
         self.block_reads.store(rules.block_reads, Relaxed);
         self.block_writes.store(rules.block_writes, Relaxed);
         self.read_only.store(rules.read_only, Relaxed);
-        self.history.store(rules.history, Relaxed);
+        self.history.store(rules.history != Keeping::No, Relaxed);
+        self.since_birth.store(rules.history == Keeping::SinceBirth, Relaxed);
+        self.version.fetch_add(1, Relaxed);
         // It may come back: one that could not be destroyed after all.
         self.destroyed.store(false, Relaxed);
         self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
@@ -149,6 +156,16 @@ impl Governed {
     /// Whether every commit is kept.
     pub(super) fn keeps_history(&self) -> bool {
         self.history.load(Relaxed)
+    }
+
+    /// Whether every commit was kept since the database was born.
+    pub(super) fn keeps_since_birth(&self) -> bool {
+        self.since_birth.load(Relaxed)
+    }
+
+    /// A number that changes with the rules: what was known under another one may not hold.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
     }
 
     /// Whether frames are to be admitted one by one.

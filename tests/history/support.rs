@@ -1,6 +1,12 @@
 //! What the tests share: a database whose every state is remembered with the instants around the commit that made it.
 
-use std::{collections::BTreeMap, path::PathBuf, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, EncryptionKey,
@@ -36,6 +42,14 @@ pub(crate) fn now() -> Timestamp {
     let now = Timestamp::now();
     thread::sleep(Duration::from_micros(20));
     now
+}
+
+/// The names in a directory, in order.
+pub(crate) fn files(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
 }
 
 impl Ledger {

@@ -52,8 +52,12 @@ impl Look {
         // A list is not of one instant: what comes about while it is made may be in it, or a part of that.
         let newest = current.as_ref().map(|(_, live)| live.generation.sequence);
         let files = names.iter().filter_map(|name| ArchivePaths::parse(name));
+        // What comes before is being removed.
+        let from = archive::Retained::read(paths)?.map_or(0, |retained| retained.from);
         let files = files.filter(|(sequence, file)| {
-            *file != ArchiveFile::Index && newest.is_none_or(|newest| *sequence <= newest)
+            *file != ArchiveFile::Index
+                && *sequence >= from
+                && newest.is_none_or(|newest| *sequence <= newest)
         });
         let files = files.collect();
         Ok(Self { files, live, current, wal: header, data: Disk::last_change(data)? })

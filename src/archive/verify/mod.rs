@@ -62,6 +62,8 @@ pub(crate) struct Subject<'a> {
 /// and its shared memory.
 pub(crate) fn verify(subject: &Subject<'_>, watch: &mut Watch<'_>) -> Result<Verified> {
     let paths = ArchivePaths::of(subject.data);
+    // Nothing of the history is removed for as long as this is held.
+    let _held = Disk::share_dir(paths.dir())?;
     let mut run =
         Run { subject, paths: &paths, watch, done: BTreeSet::new(), bytes: 0, verified: Verified::default() };
     for attempt in 0..ATTEMPTS {
@@ -77,7 +79,7 @@ pub(crate) fn verify(subject: &Subject<'_>, watch: &mut Watch<'_>) -> Result<Ver
     let moving = [paths.live_stamps(), subject.data.to_owned(), layout::beside(subject.data, "-wal")];
     run.verified.findings.retain(|finding| !moving.contains(&finding.file));
     if run.verified.findings.is_empty() {
-        return Err(super::timeline::moves_too_fast(subject.data));
+        return Err(super::refusals::moves_too_fast(subject.data));
     }
     Ok(run.finish())
 }
@@ -125,6 +127,9 @@ impl Run<'_> {
             paths: self.paths.clone(),
             data: self.subject.data.to_owned(),
             born_at: self.subject.born_at.as_micros(),
+            is_kept_since_birth: true,
+            retained_from: super::Retained::read(self.paths)?.map(|retained| retained.from),
+            held: None,
             is_unwritten: Disk::exists(&layout::unwritten(self.subject.data))?,
             live: live.map(|(_, live)| live.clone()),
             seen: None,
@@ -366,7 +371,7 @@ impl Run<'_> {
             // What stands behind a damaged frame was told.
             let Some(frame) = log.frames.get(commit.frame as usize - 1) else { continue };
             if frame.commit != Some(commit.pages) {
-                let message = format!("it does not end the commit of {}", super::timeline::shown(commit.at));
+                let message = format!("it does not end the commit of {}", super::refusals::shown(commit.at));
                 self.found(Finding::new(path, message).frame(commit.frame));
             }
         }

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -23,7 +23,7 @@ use rusqlite::ffi::SQLITE_OK;
 
 use super::{beneath::Beneath, live::Live};
 use crate::{
-    archive::{self, Log, Timeline, present},
+    archive::{self, Birth, Log, Timeline, present},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
@@ -59,6 +59,10 @@ pub(super) struct Capture {
     live: Mutex<Option<Live>>,
     /// The instant of the last commit that was stamped here.
     stamped_at: AtomicI64,
+    /// The version of the rules that were seen last.
+    version: AtomicU64,
+    /// Whether the history was never off.
+    since_birth: AtomicBool,
     /// What must be on the disk before the WAL is flushed again.
     unsynced: Mutex<Vec<PathBuf>>,
     /// Whether this connection has flushed a WAL.
@@ -120,6 +124,8 @@ impl Capture {
             paths: ArchivePaths::of(data),
             live: Mutex::default(),
             stamped_at: AtomicI64::new(i64::MIN),
+            version: AtomicU64::new(0),
+            since_birth: AtomicBool::new(false),
             unsynced: Mutex::default(),
             flushes: AtomicBool::new(false),
         }
@@ -134,6 +140,16 @@ impl Capture {
         &self.history.disk
     }
 
+    /// Takes the rules as they are now. With new ones what was known is looked at anew: in between the history may have been off, and
+    /// what was there may be pruned.
+    pub(super) fn obey(&self, version: u64, since_birth: bool) {
+        if self.version.load(Relaxed) != version {
+            self.version.store(version, Relaxed);
+            self.since_birth.store(since_birth, Relaxed);
+            *self.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
     /// Stamps a commit that is about to be written: to a WAL with these salts, behind a commit that ended with the frame
     /// `before`.
     pub(super) fn stamp(
@@ -146,7 +162,11 @@ impl Capture {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
-            *live = self.open_live()?.filter(|live| live.generation().salts == salts);
+            let _held = self.hold()?;
+            *live = match self.open_live()? {
+                Some(live) if live.generation().salts == salts && !self.is_pruned(&live)? => Some(live),
+                _ => None,
+            };
         }
         let live = match &mut *live {
             Some(live) => live,
@@ -172,13 +192,16 @@ impl Capture {
         self.make_dir()?;
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
+        let _held = self.hold()?;
         let old_salts = old.map(Header::salts);
         let before = self.open_live()?;
         let mut moved = false;
         let follows = match before {
             None => self.begins(false)?,
             Some(mut before) => {
-                let was = if old_salts == Some(before.generation().salts) {
+                let was = if self.is_pruned(&before)? {
+                    Was::Lost
+                } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
                     if kept { Was::Kept } else { Was::Unused }
                 } else {
@@ -226,6 +249,7 @@ impl Capture {
     /// A history that begins in the middle of a WAL, which somebody else began.
     fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
         self.make_dir()?;
+        let _held = self.hold()?;
         let follows = match self.open_live()? {
             None => self.begins(true)?,
             Some(before) => {
@@ -408,7 +432,11 @@ impl Capture {
     pub(super) fn cut(&self, to: u64, last_frame: &LastFrame<'_>) -> Result<()> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
+        let _held = self.hold()?;
         let Some(mut newest) = self.open_live()? else { return Ok(()) };
+        if self.is_pruned(&newest)? {
+            return Ok(());
+        }
         if self.end_of(&newest, last_frame)?.is_some_and(|(_, len, _)| to < len)
             && self.archive(&mut newest, End::Cut, last_frame)?
         {
@@ -421,8 +449,9 @@ impl Capture {
     pub(super) fn end(&self, last_frame: &LastFrame<'_>) -> Result<bool> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
+        let _held = self.hold()?;
         let Some(mut newest) = self.open_live()? else { return Ok(false) };
-        self.archive(&mut newest, End::Deleted, last_frame)
+        Ok(!self.is_pruned(&newest)? && self.archive(&mut newest, End::Deleted, last_frame)?)
     }
 
     /// Whether the database file is what it was when its last WAL ended.
@@ -437,8 +466,12 @@ impl Capture {
         if state.is_some() && archive::state_of(&self.data)? == state {
             return Ok(true);
         }
-        let born_at = Timestamp::from_micros(0)?;
-        Timeline::read(Some(self.disk()), &self.data, born_at, super::apart)?.is_at_end(stamps)
+        let birth = Birth { at: Timestamp::from_micros(0)?, is_kept_since: false };
+        match Timeline::read(Some(self.disk()), &self.data, birth, super::apart) {
+            // What is damaged cannot be gone on from.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            timeline => timeline?.is_at_end(stamps),
+        }
     }
 
     /// Makes the directory of the archive, if there is none.

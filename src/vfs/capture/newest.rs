@@ -1,9 +1,9 @@
 //! Which stamps are the newest, whatever a crash, a power loss or damage has left of them.
 
-use super::{Capture, Follows, Live};
+use super::{Capture, Follows, Live, Relaxed};
 use crate::{
-    archive,
-    disk::Disk,
+    archive::{self, Retained},
+    disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
 };
@@ -60,7 +60,7 @@ impl Capture {
     /// Damage to the past is no reason to write nothing any more: what is damaged gets the number that it would have got, by
     /// which it is found to be damaged, and a history begins behind it.
     fn set_aside(&self) -> Result<()> {
-        let number = self.newest()?.map_or(1, |newest| newest + 1);
+        let number = self.next_number()?;
         self.disk().rename(&self.paths.live_stamps(), &self.paths.file(number, ArchiveFile::Stamps))
     }
 
@@ -69,6 +69,30 @@ impl Capture {
         let names = Disk::list(self.paths.dir())?;
         let stamps = names.iter().filter_map(|name| ArchivePaths::parse(name));
         Ok(stamps.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).max())
+    }
+
+    /// The number of a generation that goes on from none that is there.
+    fn next_number(&self) -> Result<u64> {
+        let retained = self.retained()?.map_or(1, |retained| retained.from);
+        Ok(self.newest()?.map_or(1, |newest| newest + 1).max(retained))
+    }
+
+    /// What the history retains. What is damaged keeps nobody from writing.
+    fn retained(&self) -> Result<Option<Retained>> {
+        match Retained::read(&self.paths) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+            retained => retained,
+        }
+    }
+
+    /// Whether a generation is pruned: its history does not go on.
+    pub(super) fn is_pruned(&self, live: &Live) -> Result<bool> {
+        Ok(self.retained()?.is_some_and(|retained| live.generation().sequence < retained.from))
+    }
+
+    /// Keeps the history from being pruned while it is added to.
+    pub(super) fn hold(&self) -> Result<Option<DirLock>> {
+        Disk::share_dir(self.paths.dir())
     }
 
     /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
@@ -80,8 +104,9 @@ impl Capture {
                 not_before = not_before.max(stamps.last_instant());
             }
         }
-        let sequence = newest.map_or(1, |newest| newest + 1);
-        let after_change = after_change || newest.is_some() || !Disk::exists(&layout::unwritten(&self.data))?;
+        let sequence = self.next_number()?;
+        let is_born = self.since_birth.load(Relaxed) && Disk::exists(&layout::unwritten(&self.data))?;
+        let after_change = after_change || sequence > 1 || !is_born;
         Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
     }
 }

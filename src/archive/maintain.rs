@@ -1,0 +1,319 @@
+//! Maintenance of a history: new snapshots, so that a restore is bounded, and the pruning of what no window needs.
+//!
+//! # Who may be at it meanwhile
+//!
+//! Connections of any process write to the database, and end and begin generations. Readers (restores, views, lists of
+//! points) and those who add to the archive share the lock of its directory. Maintenance has the lock of the database's
+//! directory, so that there is one at a time, and for the one step that prunes that of the archive, alone and without
+//! waiting: where it cannot have that, it prunes nothing.
+//!
+//! # What a crash leaves
+//!
+//! | it stops | the archive | instants |
+//! |---|---|---|
+//! | while a snapshot is written | `maintained.new`, removed by the next maintenance | as before |
+//! | between the snapshot and its sum | a snapshot without a sum, which is none; removed by the next maintenance | as before |
+//! | after the sum | the snapshot, which may be torn if the power failed: then its checksum does not fit, and an older one is taken | as before: an older one is there until the new one is on the disk, and was read back |
+//! | before `retained` is renamed into its place | `retained.new`, removed by the next maintenance | as before |
+//! | after that, whatever files were removed | files of generations that no reader looks at; removed by the next maintenance | those before the first generation that is retained are refused, and its beginning is named; all others as before |
+//!
+//! Only generations that have ended are given a snapshot or become the first one that is retained: their headers stay as
+//! they are, while that of a generation in which nobody has committed is written anew if it is begun once more.
+
+use std::{collections::BTreeSet, ops::Bound, path::Path};
+
+use super::{
+    Birth, Past, Retained, live_stamps, read_stamps,
+    snapshot::Snapshot,
+    timeline::{Apart, Timeline},
+};
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout::{ArchiveFile, ArchivePaths},
+    point::{Maintained, Window},
+    progress::{Watch, unwatched},
+    stamps::Generation,
+    time::Timestamp,
+    window::HistoryWindow,
+};
+
+/// Logs that are together shorter than this are no reason for a snapshot, however small the database is.
+const LOGS_MIN: u64 = 1 << 20;
+
+/// How long ago the last change of a file is that is on the disk by now, in nanoseconds: an hour. The system writes what
+/// was changed within half a minute, unless it is told otherwise.
+const WRITTEN_AFTER: i64 = 60 * 60 * 1_000_000_000;
+
+/// The maintenance of one database's history.
+#[derive(Debug)]
+pub(crate) struct Maintenance<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) data: &'a Path,
+    pub(crate) birth: Birth,
+    pub(crate) apart: Apart,
+    pub(crate) now: Timestamp,
+}
+
+impl Maintenance<'_> {
+    /// Does what is due under the window that `window` says, which is asked again when nobody else can begin a history.
+    pub(crate) fn run(
+        &self,
+        window: &dyn Fn() -> Result<HistoryWindow>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Maintained> {
+        let mut done = Maintained::default();
+        let mut result = Ok(());
+        if Disk::exists(ArchivePaths::of(self.data).dir())? {
+            match Disk::lock_dir(self.data.parent().unwrap_or(self.data))? {
+                Some(_alone) => result = self.maintain(window, &mut done, watch),
+                None => done.deferred = true,
+            }
+        }
+        result?;
+        done.windows = self.windows()?;
+        Ok(done)
+    }
+
+    fn ask<T>(&self, question: impl FnMut(&Timeline) -> Result<T>) -> Result<T> {
+        Timeline::ask(Some(self.disk), self.data, self.birth, self.apart, question)
+    }
+
+    /// The spans of time that can be restored.
+    fn windows(&self) -> Result<Vec<Window>> {
+        let none = (Bound::Excluded(Timestamp::from_micros(i64::MAX / 1_000_000)?), Bound::Unbounded);
+        self.ask(|timeline| Ok(timeline.points(none)?.windows))
+    }
+
+    fn maintain(
+        &self,
+        window: &dyn Fn() -> Result<HistoryWindow>,
+        done: &mut Maintained,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let paths = ArchivePaths::of(self.data);
+        let at_first = window()?;
+        let mut from = None;
+        let mut failed = Ok(());
+        if !at_first.is_off() {
+            // Damage in the newest logs does not keep the oldest from being pruned.
+            match self.take_snapshot(watch) {
+                Ok(taken) => done.snapshots += u32::from(taken),
+                Err(error) if error.kind() == ErrorKind::Corrupt => failed = Err(error),
+                Err(error) => return Err(error),
+            }
+            self.flush(&paths)?;
+            let micros = i64::try_from(at_first.seconds()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+            let cutoff = self.now.as_micros().saturating_sub(micros);
+            from = self.ask(|timeline| oldest_needed(timeline, cutoff))?;
+        }
+        match Disk::lock_dir(paths.dir())? {
+            // With a window that was changed meanwhile, something else may be due.
+            Some(_alone) if window()? == at_first => {
+                self.prune(&paths, from, at_first.is_off())?;
+                self.remove_leftovers(&paths, done)?;
+            }
+            _ => done.deferred = true,
+        }
+        self.remove_pruned(&paths, done)?;
+        failed
+    }
+
+    /// Makes a snapshot if one is due, and says whether it was.
+    fn take_snapshot(&self, watch: &mut Watch<'_>) -> Result<bool> {
+        let Some((last, generation)) = self.ask(|timeline| self.due(timeline))? else { return Ok(false) };
+        let written = self.ask(|timeline| Past::before(timeline, &generation));
+        match written.and_then(|past| self.write_snapshot(&past, &generation, watch)) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let from = self.ask(|timeline| first_damaged(timeline, last, &generation))?;
+                Err(no_snapshot(&error, Timestamp::from_micros(from)?))
+            }
+            written => written.map(|()| true),
+        }
+    }
+
+    /// The generation before which a snapshot is due, where the segments since the newest one are longer together than the
+    /// database; and the generation before which that is.
+    fn due(&self, timeline: &Timeline) -> Result<Option<(u64, Generation)>> {
+        // The newest generation that has ended, and the one before it: the snapshot comes between the two.
+        let Some(live) = &timeline.live else { return Ok(None) };
+        let ended = timeline.sequences.strip_suffix(&[live.generation.sequence]).unwrap_or_default();
+        let [.., before, newest] = *ended else { return Ok(None) };
+        let Some(last) = timeline.snapshots.range(..=newest).next_back().copied() else { return Ok(None) };
+        let mut logs = 0;
+        for sequence in last..newest {
+            logs += Disk::len(&timeline.paths.file(sequence, ArchiveFile::Segment))?.unwrap_or(0);
+        }
+        if last == newest || logs <= Disk::len(self.data)?.unwrap_or(0).max(LOGS_MIN) {
+            return Ok(None);
+        }
+        let generation = timeline.stamps(newest)?.generation;
+        // What begins anew does not go on from what is before it.
+        let goes_on = !generation.begins && generation.sequence == before + 1;
+        Ok(goes_on.then_some((last, generation)))
+    }
+
+    /// Writes the pages before a generation out as a snapshot. Each is checked when it is read.
+    fn write_snapshot(&self, past: &Past, generation: &Generation, watch: &mut Watch<'_>) -> Result<()> {
+        let paths = ArchivePaths::of(self.data);
+        let beside = paths.dir().join("maintained.new");
+        self.disk.remove(&beside)?;
+        let file = self.disk.create(&beside)?;
+        let written = past.read_all(watch, |bytes, at| self.disk.write_at(&file, &beside, bytes, at));
+        if let Err(error) = written.and_then(|()| self.disk.sync_file(&file, &beside)) {
+            let _removed_next_time = self.disk.remove(&beside);
+            return Err(error);
+        }
+        let of = (generation.sequence, generation.seed(), generation.page_size);
+        Snapshot::publish(self.disk, &paths, of, (&beside, &file))
+    }
+
+    /// Flushes what was added to the archive.
+    fn flush(&self, paths: &ArchivePaths) -> Result<()> {
+        let written_before = Timestamp::now().as_micros().saturating_mul(1000).saturating_sub(WRITTEN_AFTER);
+        let mut flushed = false;
+        let numbered =
+            Disk::list(paths.dir())?.into_iter().filter(|name| ArchivePaths::parse(name).is_some());
+        for path in numbered.map(|name| paths.dir().join(name)).chain([paths.live_stamps()]) {
+            if Disk::last_change(&path)?.is_some_and(|(_, changed_at)| changed_at >= written_before)
+                && let Some(file) = Disk::open(&path)?
+            {
+                self.disk.sync_file(&file, &path)?;
+                flushed = true;
+            }
+        }
+        if flushed { self.disk.sync_dir(paths.dir()) } else { Ok(()) }
+    }
+
+    /// Prunes what is before a generation, or all that there is. Nobody else reads the archive, or adds to it.
+    fn prune(&self, paths: &ArchivePaths, from: Option<u64>, all: bool) -> Result<()> {
+        let files = files(paths)?;
+        let stamps = files.iter().filter(|(_, file)| *file == ArchiveFile::Stamps);
+        let newest = match live_stamps(paths)? {
+            Some(live) => Some(live),
+            None => match stamps.map(|(sequence, _)| *sequence).max() {
+                Some(newest) => read_stamps(&paths.file(newest, ArchiveFile::Stamps))?,
+                None => None,
+            },
+        };
+        let Some(newest) = newest.map(|newest| newest.generation) else { return Ok(()) };
+        let Some(from) = from.or(all.then_some(newest.sequence + 1)) else { return Ok(()) };
+        if Retained::read(paths)?.is_some_and(|retained| retained.from >= from) {
+            return Ok(());
+        }
+        Retained { from, database: newest.database }.write(self.disk, paths)
+    }
+
+    /// Removes what calls left that went no further. Nobody else reads the archive, or adds to it.
+    fn remove_leftovers(&self, paths: &ArchivePaths, done: &mut Maintained) -> Result<()> {
+        for name in Disk::list(paths.dir())? {
+            if name.ends_with(".new") || name.ends_with(".new-sum") {
+                self.remove(&paths.dir().join(name), done)?;
+            }
+        }
+        let files = files(paths)?;
+        for (sequence, file) in &files {
+            // Where a history begins, it is no leftover: its sum is missing.
+            if *file == ArchiveFile::Snapshot
+                && !files.contains(&(*sequence, ArchiveFile::Sum))
+                && let Some(stamps) = read_stamps(&paths.file(*sequence, ArchiveFile::Stamps))?
+                && !stamps.generation.begins
+                && Retained::read(paths)?.is_none_or(|retained| retained.from != *sequence)
+            {
+                self.remove(&paths.file(*sequence, ArchiveFile::Snapshot), done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the files of generations that are pruned, which nobody looks at.
+    fn remove_pruned(&self, paths: &ArchivePaths, done: &mut Maintained) -> Result<()> {
+        let Some(retained) = Retained::read(paths)? else { return Ok(()) };
+        let mut pruned = BTreeSet::new();
+        for (sequence, file) in files(paths)?.range(..(retained.from, ArchiveFile::Segment)) {
+            self.remove(&paths.file(*sequence, *file), done)?;
+            pruned.insert(*sequence);
+        }
+        done.generations += pruned.len() as u64;
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path, done: &mut Maintained) -> Result<()> {
+        let len = Disk::len(path)?.unwrap_or(0);
+        self.disk.remove(path)?;
+        done.bytes_freed += len;
+        Ok(())
+    }
+}
+
+/// The files of generations in an archive.
+fn files(paths: &ArchivePaths) -> Result<BTreeSet<(u64, ArchiveFile)>> {
+    Ok(Disk::list(paths.dir())?.iter().filter_map(|name| ArchivePaths::parse(name)).collect())
+}
+
+/// The generation from which on all is needed to restore instants at or after `cutoff`; nothing if nothing comes before
+/// it. The snapshot that it begins with was read and is whole.
+fn oldest_needed(timeline: &Timeline, cutoff: i64) -> Result<Option<u64>> {
+    let Some((first, _)) = timeline.sequences.split_first() else { return Ok(None) };
+    for sequence in timeline.snapshots.iter().rev().copied().filter(|sequence| sequence > first) {
+        if timeline.live.as_ref().is_none_or(|live| live.generation.sequence == sequence) {
+            continue;
+        }
+        let is_whole = || {
+            let stamps = timeline.stamps(sequence)?;
+            if stamps.generation.begun_at > cutoff || stamps.made(None).is_empty() {
+                return Ok(false);
+            }
+            let Generation { page_size, .. } = stamps.generation;
+            match Snapshot::find(&timeline.paths, sequence, stamps.generation.seed(), page_size)? {
+                Some(snapshot) => snapshot.check_all(page_size).map(|()| true),
+                None => Ok(false),
+            }
+        };
+        match is_whole() {
+            Ok(true) => return Ok(Some(sequence)),
+            // An older one is taken, for which more is needed.
+            Ok(false) => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// From when on instants may be refused, in microseconds of UTC: when the first generation began, from the one behind the
+/// snapshot `last` on, whose end cannot be read. That of the generation before this one cannot.
+fn first_damaged(timeline: &Timeline, last: u64, generation: &Generation) -> Result<i64> {
+    let is_damaged = |sequence: u64| {
+        let read = timeline
+            .stamps(sequence + 1)
+            .and_then(|after| Past::before(timeline, &after.generation))
+            .and_then(|past| past.read_all(&mut unwatched, |_, _| Ok(())));
+        match read {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
+            read => read.map(|()| false),
+        }
+    };
+    let (mut low, mut high) = (last, generation.sequence - 1);
+    while low < high {
+        let middle = low.midpoint(high);
+        if is_damaged(middle)? {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    // Where its own stamps are damaged, the end of those before it is not known either.
+    let known = (last..=low).rev().find_map(|sequence| timeline.stamps(sequence).ok());
+    Ok(known.map_or(generation.begun_at, |stamps| timeline.starts_at(&stamps.generation)))
+}
+
+/// The logs do not lead to where the next snapshot would be.
+#[cold]
+fn no_snapshot(error: &Error, from: Timestamp) -> Error {
+    let message = format!(
+        "no new snapshot can be made, because {error}; the database itself can be read and written, but instants after \
+         {from} may be refused until that file is put back"
+    );
+    Error::new(ErrorKind::Corrupt, message)
+}

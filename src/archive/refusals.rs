@@ -1,0 +1,87 @@
+//! What is said of an instant that is not answered.
+
+use std::path::Path;
+
+use crate::{
+    error::{Error, ErrorKind},
+    time::Timestamp,
+};
+
+#[cold]
+pub(super) fn moves_too_fast(data: &Path) -> Error {
+    let message = format!("the history of {} moves on too fast to be read; try again", data.display());
+    Error::new(ErrorKind::Busy, message)
+}
+
+pub(super) fn shown(micros: i64) -> String {
+    Timestamp::from_micros(micros).map_or_else(|_| micros.to_string(), |at| at.to_string())
+}
+
+#[cold]
+pub(super) fn outside(at: Timestamp, earliest: i64) -> Error {
+    let message =
+        format!("cannot restore to {at}: the earliest instant that can be restored is {}", shown(earliest));
+    Error::new(ErrorKind::OutsideWindow, message)
+}
+
+/// Nothing is known of the past.
+#[cold]
+pub(super) fn not_kept(at: Timestamp) -> Error {
+    let message = format!(
+        "cannot restore to {at}: nothing of the database's past is kept; with a history window other than off, it is \
+         from its next commit on"
+    );
+    Error::new(ErrorKind::OutsideWindow, message)
+}
+
+/// Commits lie at an instant that nobody knows, perhaps before the one that was asked for and perhaps behind it.
+#[cold]
+pub(super) fn uncertain(at: Timestamp, from: i64, to: i64, damaged: bool, path: &Path) -> Error {
+    let why = if damaged {
+        format!("{} is damaged", path.display())
+    } else {
+        "their stamps were lost with the power, or the history of the database was off".to_owned()
+    };
+    let message = format!(
+        "cannot restore to {at}: commits were made between {} and {} at instants that are not known, because {why}; \
+         ask for one of these two",
+        shown(from),
+        shown(to)
+    );
+    let kind = if damaged { ErrorKind::Corrupt } else { ErrorKind::OutsideWindow };
+    Error::new(kind, message)
+}
+
+/// Another program changed the database, and nobody knows when.
+#[cold]
+pub(super) fn changed(at: Timestamp, from: i64, to: Option<i64>) -> Error {
+    let until = to.map_or_else(|| "now".to_owned(), shown);
+    let message = format!(
+        "cannot restore to {at}: after {} and before {until} the database was changed by another program, or while \
+         its history was off; ask for an instant outside of that",
+        shown(from)
+    );
+    Error::new(ErrorKind::OutsideWindow, message)
+}
+
+/// The log of a generation was not kept.
+#[cold]
+pub(super) fn written_away(archived: &Path) -> Error {
+    let message = format!(
+        "this instant cannot be restored: the log that led there was written over by another program, or while the \
+         history of the database was off, and so {} is not there; ask for an earlier instant, or for a later one",
+        archived.display()
+    );
+    Error::new(ErrorKind::OutsideWindow, message)
+}
+
+/// Neither a history nor what stands for none is there.
+#[cold]
+pub(super) fn lost(at: Timestamp, archive: &Path) -> Error {
+    let message = format!(
+        "cannot restore to {at}: the history of the database is gone; put {} back, or write to the database to begin a \
+         new one",
+        archive.display()
+    );
+    Error::new(ErrorKind::OutsideWindow, message)
+}
