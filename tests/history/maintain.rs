@@ -6,18 +6,18 @@ use std::{
     process::Command,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread,
     time::Duration,
 };
 
 use litefleet::{
-    Cipher, ControlPlane, DatabaseChanges, ErrorKind, ExportOptions, HistoryWindow, Maintained, Step,
+    Cipher, ControlPlane, DatabaseChanges, ErrorKind, ExportOptions, HistoryWindow, Maintained, Result, Step,
     Timestamp, rusqlite::Connection, unwatched,
 };
 
-use crate::support::{Ledger, files, now};
+use crate::support::{Contents, Ledger, contents, files, now};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
@@ -34,7 +34,11 @@ fn maintain(ledger: &Ledger) -> Maintained {
 }
 
 fn restart(connection: &Connection) {
-    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    restart_as(connection, "RESTART");
+}
+
+fn restart_as(connection: &Connection, mode: &str) {
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
 /// Commits of which ten fill a log that is worth a snapshot.
@@ -148,6 +152,7 @@ fn what_no_window_needs_is_removed_and_nothing_else() {
         assert_eq!(ledger.restore(before).unwrap_err().kind(), ErrorKind::OutsideWindow);
 
         // The same after another one, in a copy of the fleet, and by another handle.
+        set_window(&ledger, "1h");
         assert_eq!(maintain(&ledger).generations, 0);
         assert_eq!(check(&mut ledger, Some(cutoff)), refused);
         drop(connection);
@@ -174,71 +179,164 @@ enum Stop {
     Ends,
 }
 
+/// What the database was at an instant, as an exported file has it.
+fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("exported.db");
+    ledger.plane.export_database("orders", &file, &ExportOptions::default().at(at), &mut unwatched)?;
+    Ok(contents(&Connection::open(&file).unwrap()))
+}
+
+/// A copy of a fleet whose nth step of maintenance, and perhaps all that follow, are not done.
+fn maintain_copy(
+    root: &Path,
+    copy: &Path,
+    stop: Stop,
+    nth: usize,
+) -> (ControlPlane, Vec<Step>, Result<Maintained>) {
+    assert!(Command::new("cp").arg("-a").arg(root).arg(copy).status().unwrap().success());
+    let (armed, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let hook = {
+        let (armed, steps) = (Arc::clone(&armed), Arc::clone(&steps));
+        move |step: Step, _: &Path| {
+            if !armed.load(SeqCst) {
+                return Ok(());
+            }
+            let mut steps = steps.lock().unwrap();
+            steps.push(step);
+            let number = steps.len() - 1;
+            if number == nth || (number > nth && stop == Stop::Ends) {
+                return Err(io::Error::other("stopped"));
+            }
+            Ok(())
+        }
+    };
+    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(copy).unwrap();
+    armed.store(true, SeqCst);
+    let result = plane.maintain_database("orders", &mut unwatched);
+    armed.store(false, SeqCst);
+    let steps = steps.lock().unwrap().clone();
+    (plane, steps, result)
+}
+
 #[test]
 fn wherever_maintenance_stops_every_answer_stays() {
-    for stop in [Stop::Fails, Stop::Ends] {
-        let (mut ledger, connection) = with_history(None, 4);
-        assert_eq!(maintain(&ledger).snapshots, 1);
-        for _ in 0..4 {
-            write(&mut ledger, &connection, 6);
-            restart(&connection);
-        }
-        write(&mut ledger, &connection, 1);
-        ledger.states.last_mut().unwrap().to = now();
-        drop(connection);
-        thread::sleep(Duration::from_millis(1100));
-        set_window(&ledger, "1s");
-        let original = ledger.plane.clone();
-        let mut stopped_at = Vec::new();
-        for nth in 0.. {
-            let elsewhere = tempfile::tempdir().unwrap();
-            let copy = elsewhere.path().join("copy");
-            let copied = Command::new("cp").arg("-a").arg(original.root()).arg(&copy).status().unwrap();
-            assert!(copied.success());
-            let (armed, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-            let at = Arc::new(Mutex::new(None));
-            let hook = {
-                let (armed, count, at) = (Arc::clone(&armed), Arc::clone(&count), Arc::clone(&at));
-                move |step: Step, path: &Path| {
-                    if !armed.load(SeqCst) {
-                        return Ok(());
-                    }
-                    let number = count.fetch_add(1, SeqCst);
-                    if number == nth || (number > nth && stop == Stop::Ends) {
-                        at.lock().unwrap().get_or_insert((step, path.to_owned()));
-                        return Err(io::Error::other("stopped"));
-                    }
-                    Ok(())
+    let (mut ledger, connection) = with_history(None, 4);
+    assert_eq!(maintain(&ledger).snapshots, 1);
+    for _ in 0..3 {
+        write(&mut ledger, &connection, 6);
+        restart(&connection);
+    }
+    write(&mut ledger, &connection, 1);
+    ledger.states.last_mut().unwrap().to = now();
+    drop(connection);
+    thread::sleep(Duration::from_millis(1100));
+    set_window(&ledger, "1s");
+    let original = ledger.plane.clone();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let whole = maintain_copy(original.root(), &elsewhere.path().join("whole"), Stop::Fails, usize::MAX);
+    let (_, steps, done) = whole;
+    let done = done.unwrap();
+    assert!(done.snapshots == 1 && done.generations > 0, "{done:?}");
+    let earliest = done.windows[0].from;
+    for step in [Step::Create, Step::Write, Step::SyncFile, Step::SyncDir, Step::Rename, Step::Remove] {
+        assert!(steps.contains(&step), "{step:?} of {steps:?}");
+    }
+    // The states at the edges of what is pruned, and some of the others.
+    let kept = ledger.states.iter().position(|state| state.from >= earliest).unwrap();
+    let numbers = [0, 5, kept - 2, kept - 1, kept, kept + 1, kept + 5, ledger.states.len() - 1];
+    let look = |ledger: &Ledger, may_be_pruned: bool| {
+        for number in numbers {
+            let state = &ledger.states[number];
+            match exported_at(ledger, state.from) {
+                Ok(found) => assert!(found == state.contents, "state {number}"),
+                Err(error) => {
+                    assert!(may_be_pruned && state.from < earliest, "state {number}: {error}");
+                    assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{error}");
+                    assert!(error.to_string().ends_with(&earliest.to_string()), "{error}");
                 }
-            };
-            ledger.plane = ControlPlane::builder().on_step(Arc::new(hook)).open(&copy).unwrap();
-            armed.store(true, SeqCst);
-            let result = ledger.plane.maintain_database("orders", &mut unwatched);
-            armed.store(false, SeqCst);
-            let Some(at) = at.lock().unwrap().take() else {
-                let done = result.unwrap();
-                assert!(done.snapshots == 1 && done.generations > 0, "{done:?}");
-                break;
-            };
-            stopped_at.push(at.0);
-            let cutoff = Some(now());
-            check(&mut ledger, cutoff);
+            }
+        }
+    };
+    look(&ledger, false);
+    for stop in [Stop::Fails, Stop::Ends] {
+        for nth in 0..steps.len() {
+            // Of many files that are flushed one after the other, the first and the last ones stand for all.
+            let is = |at: Option<usize>| at.and_then(|at| steps.get(at)) == Some(&Step::SyncFile);
+            if is(nth.checked_sub(1)) && is(Some(nth)) && is(Some(nth + 1)) {
+                continue;
+            }
+            let copy = elsewhere.path().join("copy");
+            let (plane, seen, result) = maintain_copy(original.root(), &copy, stop, nth);
+            let at = format!("{stop:?} at {nth}, {:?}", seen.last());
+            assert!(result.is_err(), "{at}");
+            ledger.plane = plane;
+            look(&ledger, true);
             // The next one does the rest, and leaves nothing behind.
-            let done = maintain(&ledger);
-            assert!(!done.deferred);
-            check(&mut ledger, cutoff);
+            assert!(!maintain(&ledger).deferred, "{at}");
+            look(&ledger, true);
+            assert_eq!(ledger.plane.points("orders", ..).unwrap().windows[0].from, earliest, "{at}");
             let names = files(&ledger.place().join("archive"));
-            assert!(!names.iter().any(|name| name.contains(".new")), "{at:?}: {names:?}");
-            // Two snapshots at the most remain, the one that is needed and one that is newer.
+            assert!(!names.iter().any(|name| name.contains(".new")), "{at}: {names:?}");
             let count = |what: &str| names.iter().filter(|name| name.ends_with(what)).count();
-            assert_eq!(count(".db"), count(".sum"), "{at:?}: {names:?}");
-            let last = ledger.states.last().unwrap().clone();
-            assert_eq!(ledger.contents_at(last.from).unwrap(), last.contents, "{at:?}");
-            assert_eq!(maintain(&ledger), done_nothing(&maintain(&ledger)));
+            assert_eq!((count(".db"), count(".sum")), (1, 1), "{at}: {names:?}");
+            assert_eq!(maintain(&ledger), done_nothing(&done), "{at}");
+            fs::remove_dir_all(&copy).unwrap();
         }
-        for step in [Step::Create, Step::Write, Step::SyncFile, Step::SyncDir, Step::Rename, Step::Remove] {
-            assert!(stopped_at.contains(&step), "{step:?} of {stopped_at:?}");
+    }
+}
+
+#[test]
+fn writers_and_maintenance_do_not_meet() {
+    for cipher in CIPHERS {
+        let mut ledger = Ledger::new(cipher);
+        let connection = ledger.connect();
+        connection.execute_batch("CREATE TABLE t(n); CREATE TABLE other(x)").unwrap();
+        let (root, options) =
+            (ledger.plane.root().to_owned(), ledger.options().busy_timeout(Duration::from_secs(60)));
+        let is_over = AtomicBool::new(false);
+        let mut counts = Vec::new();
+        let mut snapshots = 0;
+        thread::scope(|scope| {
+            // Each has a handle of its own, as another process would.
+            let counting = scope.spawn(|| {
+                let plane = ControlPlane::open(&root).unwrap();
+                let mut counts = Vec::new();
+                for n in 1..=600_u32 {
+                    let connection = plane.connect("orders", &options).unwrap();
+                    connection.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+                    counts.push((now(), n));
+                }
+                counts
+            });
+            let other = scope.spawn(|| {
+                let connection = ControlPlane::open(&root).unwrap().connect("orders", &options).unwrap();
+                let modes = ["PASSIVE", "RESTART", "TRUNCATE", "FULL"];
+                for mode in modes.iter().cycle() {
+                    if is_over.load(SeqCst) {
+                        break;
+                    }
+                    let sql = "DELETE FROM other; INSERT INTO other VALUES (randomblob(200000))";
+                    connection.execute_batch(sql).unwrap();
+                    restart_as(&connection, mode);
+                    thread::sleep(Duration::from_millis(2));
+                }
+            });
+            while !counting.is_finished() && !other.is_finished() {
+                snapshots += maintain(&ledger).snapshots;
+            }
+            let counted = counting.join();
+            is_over.store(true, SeqCst);
+            counts = counted.unwrap();
+            other.join().unwrap();
+        });
+        assert!(snapshots > 1, "{snapshots}");
+        assert_eq!(ledger.plane.points("orders", ..).unwrap().windows.len(), 1);
+        for (at, n) in counts.into_iter().step_by(23) {
+            let found = ledger.contents_at(at).unwrap();
+            assert_eq!(found["t"].len(), n as usize, "{at}");
         }
+        drop(connection);
     }
 }
 
@@ -264,7 +362,7 @@ fn nothing_is_removed_under_a_reader() {
     export.unwrap();
     assert_eq!(deferred, Some(true));
     let exported = Connection::open(&file).unwrap();
-    assert_eq!(crate::support::contents(&exported), first.contents);
+    assert_eq!(contents(&exported), first.contents);
     assert!(maintain(&ledger).generations > 0);
     assert_eq!(ledger.restore(first.from).unwrap_err().kind(), ErrorKind::OutsideWindow);
     drop(connection);
@@ -318,10 +416,11 @@ fn a_long_load_takes_bounded_room() {
     let size = || -> u64 {
         files(&archive).iter().map(|name| fs::metadata(archive.join(name)).unwrap().len()).sum()
     };
-    let (mut written, mut largest, mut pruned) = (0_u64, 0, 0);
+    let (mut written, mut largest, mut most, mut pruned) = (0_u64, 0, u64::MAX / 4, 0);
     // What a second adds is not known beforehand: it is counted as it is written.
     let mut added: Vec<(i64, u64)> = Vec::new();
-    while pruned < 5 {
+    // Until four times as much was written as there was in any window.
+    while pruned < 5 || written < 4 * most {
         for _ in 0..10 {
             connection
                 .execute_batch("UPDATE t SET value = randomblob(100000) WHERE id = 1 + abs(random() % 4)")
@@ -335,11 +434,14 @@ fn a_long_load_takes_bounded_room() {
         let before = now().as_micros() - 1_200_000;
         let in_window = written - added.iter().rev().find(|(at, _)| *at < before).map_or(0, |(_, sum)| *sum);
         largest = largest.max(size());
+        if done.generations > 0 {
+            most = if pruned > 1 { most.max(in_window) } else { in_window };
+        }
         // The logs of the window, a snapshot for each time that they are longer than the least, and one stretch more.
         assert!(size() < 2 * in_window + 10 * (1 << 20), "{} with {in_window} in the window", size());
     }
     assert!(largest * 2 < written, "{largest} of {written}");
     ledger.states.truncate(0);
     let at = now();
-    assert_eq!(ledger.contents_at(at).unwrap(), crate::support::contents(&connection));
+    assert_eq!(ledger.contents_at(at).unwrap(), contents(&connection));
 }
