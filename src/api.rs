@@ -306,6 +306,7 @@ impl CreateDatabaseInput {
 /// A database, as the catalog knows it. It serializes as the API's database object, with `state`, `created_at`,
 /// `size_limit` and `history_window` added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "four switches, each of its own")]
 #[non_exhaustive]
 pub struct Database {
     /// Its name, unique in the root.

@@ -66,7 +66,8 @@ const BUFFER_LEN: usize = 128 << 10;
 /// the readers of a log.
 const SMALL_FILE: u64 = 32 << 10;
 
-/// A directory of this process alone, or shared with others that want nobody alone there: the lock goes when the value is dropped or the process ends.
+/// A directory of this process alone, or shared with others that want nobody alone there: the lock goes when the value is
+/// dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     _dir: File,

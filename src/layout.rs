@@ -84,7 +84,7 @@ pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
 ///
 /// ```text
 /// archive/live.stamps           the stamps of the generation that the WAL is in, or was in last
-/// archive/retained             from which generation on the history is retained
+/// archive/retained              from which generation on the history is retained
 /// archive/000000000042.wal      the segment: the WAL of generation 42, when it had ended
 /// archive/000000000042.stamps   its stamps
 /// archive/000000000042.db       a snapshot: the database before the first commit of generation 42

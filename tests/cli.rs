@@ -331,6 +331,48 @@ fn a_history_is_verified_and_what_is_found_is_a_failure() {
 }
 
 #[test]
+fn histories_have_a_window_and_are_maintained() {
+    let shell = Shell::new();
+    for name in ["a", "b"] {
+        shell.done(&["db", "create", name, "--group", "default"]);
+        shell.done(&["db", "shell", name, "create table t(a)"]);
+    }
+    shell.done(&["db", "create", "draft", "--group", "default", "--draft"]);
+    assert_eq!(shell.json(&["group", "history-window", "default"])["history_window"], "24h");
+    assert_eq!(shell.json(&["group", "history-window", "default", "2d"])["history_window"], "2d");
+    let window = |json: &Value| (json["history_window"].clone(), json["inherits_history_window"].clone());
+    assert_eq!(window(&shell.json(&["db", "show", "a"])), (json!("2d"), json!(true)));
+    let set = shell.json(&["db", "config", "a", "--history-window", "off"]);
+    assert_eq!(window(&set), (json!("off"), json!(false)));
+    assert!(shell.done(&["db", "show", "b"]).contains("2d, as its group"));
+    let wrong = shell.fails(1, &["db", "config", "a", "--history-window", "soon"]);
+    assert!(wrong.contains("invalid history window \"soon\""), "{wrong}");
+
+    let done = shell.json(&["db", "maintain", "b"]);
+    assert_eq!(
+        (&done["Name"], &done["generations"], &done["deferred"]),
+        (&json!("b"), &json!(0), &json!(false))
+    );
+    assert_eq!(done["windows"][0]["to"], Value::Null);
+    let all = shell.json(&["db", "maintain"]);
+    let names: Vec<_> = all.as_array().unwrap().iter().map(|done| &done["Name"]).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!((&all[0]["generations"], &all[0]["windows"]), (&json!(1), &json!([])));
+    assert!(shell.done(&["db", "maintain"]).contains("RESTORABLE FROM"));
+    let back = shell.json(&["db", "config", "a", "--history-window", "default"]);
+    assert_eq!(window(&back), (json!("2d"), json!(true)));
+
+    // One that is damaged keeps nobody else from it, and is named.
+    std::fs::write(shell.0.path().join("root/default/a/archive/retained"), "damaged").unwrap();
+    let output = shell.run(&["db", "maintain", "--json"], "");
+    assert_eq!(output.status.code(), Some(1));
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&all[0]["kind"], &all[1]["Name"]), (&json!("corrupt"), &json!("b")));
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert!(error["error"].as_str().unwrap().starts_with("a: "), "{error}");
+}
+
+#[test]
 fn the_tour_and_the_completions_run() {
     let shell = Shell::new();
     let tour = shell.done(&["tour"]);

@@ -207,7 +207,7 @@ impl Maintenance<'_> {
     /// Removes what calls left that went no further. Nobody else reads the archive, or adds to it.
     fn remove_leftovers(&self, paths: &ArchivePaths, done: &mut Maintained) -> Result<()> {
         for name in Disk::list(paths.dir())? {
-            if name.ends_with(".new") || name.ends_with(".new-sum") {
+            if name.split_once('.').is_some_and(|(_, kind)| ["new", "new-sum"].contains(&kind)) {
                 self.remove(&paths.dir().join(name), done)?;
             }
         }

@@ -1,7 +1,6 @@
 //! `db maintain`: one database, or all of them.
 
 use litefleet::{ControlPlane, DatabaseState, Error, ErrorKind, ListDatabases, Maintained, Result};
-use serde_json::json;
 
 use super::{
     output::{self, Output},
@@ -14,7 +13,7 @@ pub(super) fn one(plane: &ControlPlane, name: &str, output: Output) -> Result<()
     let done = plane.maintain_database(name, &mut |progress| bar.show(progress));
     bar.clear();
     let done = done?;
-    if output.json { output::json_line(&output::maintained(name, &done)) } else { show(&[(name, &done)]) }
+    if output.json { output::json_line(&output::maintained(name, Ok(&done))) } else { show(&[(name, &done)]) }
 }
 
 /// Maintains all databases. What fails with one does not keep the others from it.
@@ -38,13 +37,8 @@ pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
     bar.clear();
     let failed = results.iter().filter_map(|(name, done)| Some((*name, done.as_ref().err()?)));
     if output.json {
-        let value = results.iter().map(|(name, done)| match done {
-            Ok(done) => output::maintained(name, done),
-            Err(error) => {
-                json!({"Name": name, "error": error.to_string(), "kind": error.kind().as_str()})
-            }
-        });
-        output::json_line(&value.collect::<Vec<_>>())?;
+        let values = results.iter().map(|(name, done)| output::maintained(name, done.as_ref()));
+        output::json_line(&values.collect::<Vec<_>>())?;
     } else {
         let done = results.iter().filter_map(|(name, done)| Some((*name, done.as_ref().ok()?)));
         show(&done.collect::<Vec<_>>())?;

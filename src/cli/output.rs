@@ -208,16 +208,19 @@ fn reached_words(reached: &Reached) -> String {
     }
 }
 
-/// What was done for a database's history.
-pub(crate) fn maintained(name: &str, done: &Maintained) -> Value {
-    json!({
-        "Name": name,
-        "snapshots": done.snapshots,
-        "generations": done.generations,
-        "bytes_freed": done.bytes_freed,
-        "deferred": done.deferred,
-        "windows": windows(&done.windows),
-    })
+/// What was done for a database's history, or why it was not.
+pub(crate) fn maintained(name: &str, done: std::result::Result<&Maintained, &Error>) -> Value {
+    match done {
+        Ok(done) => json!({
+            "Name": name,
+            "snapshots": done.snapshots,
+            "generations": done.generations,
+            "bytes_freed": done.bytes_freed,
+            "deferred": done.deferred,
+            "windows": windows(&done.windows),
+        }),
+        Err(error) => json!({"Name": name, "error": error.to_string(), "kind": error.kind().as_str()}),
+    }
 }
 
 fn windows(windows: &[Window]) -> Vec<Value> {

@@ -47,7 +47,6 @@ pub(crate) const NAME: &std::ffi::CStr = c"litefleet";
 
 /// What may be done to a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "three switches, each of its own")]
 pub(crate) struct Rules {
     /// What the database may grow to.
     pub(crate) size_limit: Option<SizeLimit>,

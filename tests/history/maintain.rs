@@ -161,7 +161,7 @@ fn what_no_window_needs_is_removed_and_nothing_else() {
         assert!(Command::new("cp").arg("-r").arg(ledger.plane.root()).arg(&copy).status().unwrap().success());
         ledger.plane = ControlPlane::open(&copy).unwrap();
         assert_eq!(check(&mut ledger, Some(cutoff)), refused);
-        assert_eq!(maintain(&ledger).deferred, false);
+        assert!(!maintain(&ledger).deferred);
         assert!(check(&mut ledger, Some(cutoff)) >= refused);
         let connection = ledger.connect();
         ledger.commit(&connection, "INSERT INTO t(value) VALUES ('goes on')");

@@ -213,7 +213,8 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
             if maintained {
                 ledger.plane.maintain_database("orders", &mut unwatched).unwrap();
             }
-            for state in ledger.states[states..].to_vec() {
+            let after = ledger.states[states..].to_vec();
+            for state in &after {
                 assert_eq!(ledger.contents_at(state.from).unwrap(), state.contents);
             }
             for at in before.iter().map(|state| state.from).chain([in_the_gap]) {

@@ -140,8 +140,8 @@ impl Capture {
         &self.history.disk
     }
 
-    /// Takes the rules as they are now. With new ones what was known is looked at anew: in between the history may have been off, and
-    /// what was there may be pruned.
+    /// Takes the rules as they are now. With new ones what was known is looked at anew: in between the history may have
+    /// been off, and what was there may be pruned.
     pub(super) fn obey(&self, version: u64, since_birth: bool) {
         if self.version.load(Relaxed) != version {
             self.version.store(version, Relaxed);
