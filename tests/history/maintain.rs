@@ -431,6 +431,7 @@ fn a_long_load_takes_bounded_room() {
         thread::sleep(Duration::from_millis(5));
         let done = maintain(&ledger);
         pruned += u32::from(done.generations > 0);
+        assert!(written < 1 << 30, "{pruned} {most}");
         let before = now().as_micros() - 1_200_000;
         let in_window = written - added.iter().rev().find(|(at, _)| *at < before).map_or(0, |(_, sum)| *sum);
         largest = largest.max(size());
