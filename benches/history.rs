@@ -1,0 +1,202 @@
+//! What keeping the history costs a writer, and how long a restore takes beside `cp` and a flush of the same bytes.
+//!
+//! Two databases take turns, one with a history and one without; a transaction updates three random rows of about 1 KB
+//! and adds one. What is told is the median of the rounds' ratios. `LITEFLEET_BENCH_ROUNDS` sets the rounds (7),
+//! `LITEFLEET_BENCH_COMMITS` the transactions of each (20,000), `LITEFLEET_BENCH_MB` the size of the database (50),
+//! `LITEFLEET_BENCH_DIR` where (cargo's target directory), `LITEFLEET_BENCH_SMOKE` runs it once and small.
+
+#![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
+
+use std::{
+    env,
+    fs::{self, File},
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use litefleet::{
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, HistoryWindow, Seed, Synchronous,
+    Timestamp,
+    rusqlite::{Connection, Statement},
+};
+
+fn number(name: &str, normal: u32, small: u32) -> u32 {
+    let smoke = env::var_os("LITEFLEET_BENCH_SMOKE").is_some();
+    env::var(name).ok().map_or(if smoke { small } else { normal }, |text| text.parse().unwrap())
+}
+
+/// A sequence that looks random, and is the same for both.
+fn random(state: &mut u32, below: u32) -> u32 {
+    *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    (*state >> 8) % below + 1
+}
+
+fn fill(connection: &Connection, rows: u32) {
+    connection
+        .execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, a BLOB); CREATE TABLE ledger(id INTEGER PRIMARY KEY, at TEXT)")
+        .unwrap();
+    connection
+        .execute(
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO t SELECT i, randomblob(500) || zeroblob(480) FROM n",
+            [rows],
+        )
+        .unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+}
+
+struct Writer<'a> {
+    begin: Statement<'a>,
+    update: Statement<'a>,
+    insert: Statement<'a>,
+    commit: Statement<'a>,
+    rows: u32,
+    state: u32,
+}
+
+impl<'a> Writer<'a> {
+    fn new(connection: &'a Connection, rows: u32) -> Self {
+        let prepare = |sql| connection.prepare(sql).unwrap();
+        Self {
+            begin: prepare("BEGIN IMMEDIATE"),
+            update: prepare("UPDATE t SET a = randomblob(500) || zeroblob(480) WHERE id = ?1"),
+            insert: prepare("INSERT INTO ledger(at) VALUES ('now')"),
+            commit: prepare("COMMIT"),
+            rows,
+            state: 7,
+        }
+    }
+
+    /// One transaction, and how long it took.
+    fn transaction(&mut self) -> Duration {
+        let start = Instant::now();
+        self.begin.execute([]).unwrap();
+        for _ in 0..3 {
+            self.update.execute([random(&mut self.state, self.rows)]).unwrap();
+        }
+        self.insert.execute([]).unwrap();
+        self.commit.execute([]).unwrap();
+        start.elapsed()
+    }
+}
+
+fn settle() {
+    assert!(Command::new("sync").status().unwrap().success());
+}
+
+fn cp(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args(["--reflink=never"]).args([from, to]).status().unwrap().success());
+    File::open(to).unwrap().sync_all().unwrap();
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).unwrap();
+    files
+        .map(|entry| entry.unwrap().metadata().unwrap())
+        .filter(fs::Metadata::is_file)
+        .map(|found| found.len())
+        .sum()
+}
+
+/// Runs the transactions on both databases in turn, some at a time, and prints what the history costs.
+fn capture(plane: &ControlPlane, synchronous: Synchronous, rows: u32, commits: u32, rounds: u32) {
+    let connect =
+        |name: &str| plane.connect(name, &ConnectOptions::default().synchronous(synchronous)).unwrap();
+    let connections = [connect("off"), connect("on")];
+    let mut writers = connections.each_ref().map(|connection| Writer::new(connection, rows));
+    let mut ratios: [Vec<f64>; 3] = Default::default();
+    for round in 0..rounds {
+        let mut times = [const { Vec::new() }; 2];
+        // Who comes first changes, so that neither always finds the disk as the other left it.
+        for turn in 0..2 {
+            let which = ((round + turn) % 2) as usize;
+            settle();
+            times[which] = (0..commits).map(|_| writers[which].transaction()).collect::<Vec<_>>();
+        }
+        let [off, on] = times.map(|mut times| {
+            let total: Duration = times.iter().sum();
+            times.sort();
+            [total, times[times.len() / 2], times[times.len() * 99 / 100]].map(|time| time.as_secs_f64())
+        });
+        for (ratios, (on, off)) in ratios.iter_mut().zip(on.iter().zip(off)) {
+            ratios.push(on / off);
+        }
+        println!(
+            "  {synchronous:?}: off {:.0} commits/s, on {:.0}; p50 {:.1} µs, {:.1}; p99 {:.1} µs, {:.1}",
+            f64::from(commits) / off[0],
+            f64::from(commits) / on[0],
+            off[1] * 1e6,
+            on[1] * 1e6,
+            off[2] * 1e6,
+            on[2] * 1e6
+        );
+    }
+    let [total, p50, p99] = ratios.each_mut().map(|ratios| median(ratios));
+    println!("capture, synchronous={synchronous:?}: {total:.3} × in all, p50 {p50:.3} ×, p99 {p99:.3} ×");
+}
+
+fn main() {
+    let (rounds, commits) =
+        (number("LITEFLEET_BENCH_ROUNDS", 7, 1), number("LITEFLEET_BENCH_COMMITS", 20_000, 200));
+    let rows = number("LITEFLEET_BENCH_MB", 50, 1) * 1024;
+    let dir = tempfile::tempdir_in(
+        env::var("LITEFLEET_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").into()),
+    )
+    .unwrap();
+    let plane = ControlPlane::open(dir.path().join("root")).unwrap();
+    plane.create_group("default").unwrap();
+    for name in ["off", "on"] {
+        plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
+        if name == "off" {
+            let off = DatabaseChanges::default().history_window(Some(HistoryWindow::OFF));
+            plane.configure_database(name, off).unwrap();
+        }
+        fill(&plane.connect(name, &ConnectOptions::default()).unwrap(), rows);
+    }
+    for synchronous in [Synchronous::Normal, Synchronous::Full] {
+        let commits = if synchronous == Synchronous::Full { commits / 5 } else { commits };
+        capture(&plane, synchronous, rows, commits, rounds);
+    }
+    let archive = |name| plane.database_path(name).unwrap().with_file_name("archive");
+    assert!(!archive("off").exists(), "nothing is kept of what is off");
+    let data = plane.database_path("on").unwrap();
+    println!(
+        "database {} bytes, archive {} bytes",
+        fs::metadata(&data).unwrap().len(),
+        bytes_in(&archive("on"))
+    );
+    restore(&plane, dir.path(), rounds);
+}
+
+/// Restores to the middle of the log, beside copying what comes out of it.
+fn restore(plane: &ControlPlane, dir: &Path, rounds: u32) {
+    let start = Instant::now();
+    let points = plane.points("on", ..).unwrap().points;
+    println!("points: {} in {:.1} ms", points.len(), start.elapsed().as_secs_f64() * 1e3);
+    let at: Timestamp = points[points.len() / 2].at;
+    let mut ratios = Vec::new();
+    for _ in 0..rounds {
+        settle();
+        let input = CreateDatabaseInput::new("past", "default").with_seed(Seed::database_at("on", at));
+        let start = Instant::now();
+        plane.create_database(input).unwrap();
+        let restored = start.elapsed();
+        let result = plane.database_path("past").unwrap();
+        let copy = dir.join("copy");
+        settle();
+        let start = Instant::now();
+        cp(&result, &copy);
+        let copied = start.elapsed();
+        ratios.push(restored.as_secs_f64() / copied.as_secs_f64());
+        println!("  restore {:.0} ms, cp {:.0} ms", restored.as_secs_f64() * 1e3, copied.as_secs_f64() * 1e3);
+        fs::remove_file(&copy).unwrap();
+        plane.destroy_database("past").unwrap();
+    }
+    println!("restore to the middle of the log: {:.2} × cp and flush", median(&mut ratios));
+}
