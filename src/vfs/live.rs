@@ -43,7 +43,8 @@ impl Live {
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
         // None before the generation began, so that no instant before that is part of it.
-        let (seed, last) = (generation.seed(), generation.begun_at.max(generation.not_before));
+        let last = generation.begun_at.saturating_sub(1).max(generation.not_before);
+        let seed = generation.seed();
         let mut live = Self { generation: *generation, seed, map, used: 0, last };
         // Behind what the power took there may be more.
         for place in 0..(live.map.len() - HEADER_LEN) / RECORD_LEN {

@@ -6,16 +6,20 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind,
+    Cipher, ControlPlane, ErrorKind, Timestamp,
     rusqlite::{Connection, config::DbConfig},
+    unwatched,
 };
 
 use crate::{
+    maintain::{CIPHERS, maintain, set_window, with_history},
     random::Random,
-    support::{Ledger, contents, now},
+    support::{Ledger, contents, files, now},
 };
 
 /// What is done to a file.
@@ -351,4 +355,73 @@ fn a_damaged_history_of_a_database_with_a_log_is_right_or_refused() {
 #[test]
 fn a_damaged_history_of_an_encrypted_database_is_right_or_refused() {
     matrix(Some(Cipher::Aegis256), true);
+}
+
+#[test]
+fn a_damaged_snapshot_keeps_what_leads_around_it() {
+    let (mut ledger, connection) = with_history(None, 4);
+    assert_eq!(maintain(&ledger).snapshots, 1);
+    let snapshot = ledger.place().join("archive/000000000004.db");
+    let mut bytes = fs::read(&snapshot).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&snapshot, bytes).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    set_window(&ledger, "1s");
+    let done = maintain(&ledger);
+    assert_eq!((done.generations, done.bytes_freed), (0, 0));
+    for (number, state) in ledger.states.clone().into_iter().enumerate() {
+        for at in [state.from, state.to] {
+            assert!(ledger.restored_at(at).unwrap() == state.contents, "state {number} at {at}");
+            // A view goes no other way than the shortest.
+            match ledger.viewed_at(at) {
+                Ok(viewed) => assert!(viewed == state.contents, "state {number} at {at}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+            }
+        }
+    }
+    drop(connection);
+}
+
+#[test]
+fn a_damaged_log_is_named_with_the_instants_that_it_leads_to() {
+    for cipher in CIPHERS {
+        let (mut ledger, connection) = with_history(cipher, 5);
+        let segment = ledger.place().join("archive/000000000002.wal");
+        let whole = fs::read(&segment).unwrap();
+        fs::write(&segment, &whole[..whole.len() - 10]).unwrap();
+        let before = files(&ledger.place().join("archive"));
+        let error = ledger.plane.maintain_database("orders", &mut unwatched).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let message = error.to_string();
+        assert!(message.contains("no new snapshot") && message.contains("000000000002.wal"), "{message}");
+        let after = files(&ledger.place().join("archive"));
+        assert!(after.iter().all(|name| before.contains(name) || name.ends_with(".index")), "{after:?}");
+        let (_, from) = message.split_once("instants after ").unwrap();
+        let from: Timestamp = from.split(' ').next().unwrap().parse().unwrap();
+        let (mut right, mut refused) = (0, 0);
+        for state in ledger.states.clone() {
+            match ledger.contents_at(state.from) {
+                Ok(contents) => {
+                    assert!(contents == state.contents);
+                    right += 1;
+                }
+                Err(error) => {
+                    assert!(state.from > from, "{} is not after {from}: {error}", state.from);
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        // Nothing is refused before the log that is damaged: the first one has the table and six commits.
+        assert!(right >= 7 && refused >= 6, "{right} {refused}");
+        let first_refused = ledger.states[right].from;
+        assert!(from < first_refused && from > ledger.states[right - 2].from, "{from} {first_refused}");
+        // The host goes on, and with the file in its place all is as it was.
+        ledger.commit(&connection, "INSERT INTO t(value) VALUES ('goes on')");
+        fs::write(&segment, &whole).unwrap();
+        assert_eq!(maintain(&ledger).snapshots, 1);
+        ledger.check_all();
+        drop(connection);
+    }
 }

@@ -19,9 +19,9 @@ use litefleet::{
 
 use crate::support::{Contents, Ledger, contents, files, now};
 
-const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
+pub(crate) const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
-fn set_window(ledger: &Ledger, window: &str) {
+pub(crate) fn set_window(ledger: &Ledger, window: &str) {
     let window: HistoryWindow = window.parse().unwrap();
     ledger
         .plane
@@ -29,7 +29,7 @@ fn set_window(ledger: &Ledger, window: &str) {
         .unwrap();
 }
 
-fn maintain(ledger: &Ledger) -> Maintained {
+pub(crate) fn maintain(ledger: &Ledger) -> Maintained {
     ledger.plane.maintain_database("orders", &mut unwatched).unwrap()
 }
 
@@ -49,7 +49,7 @@ fn write(ledger: &mut Ledger, connection: &Connection, commits: usize) {
 }
 
 /// A database with a history of several logs.
-fn with_history(cipher: Option<Cipher>, logs: usize) -> (Ledger, Connection) {
+pub(crate) fn with_history(cipher: Option<Cipher>, logs: usize) -> (Ledger, Connection) {
     let mut ledger = Ledger::new(cipher);
     let connection = ledger.connect();
     let rows = "CREATE TABLE t(id INTEGER PRIMARY KEY, value);
@@ -89,17 +89,20 @@ fn check(ledger: &mut Ledger, cutoff: Option<Timestamp>) -> usize {
 fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
     for cipher in CIPHERS {
         let (mut ledger, connection) = with_history(cipher, 5);
-        let before = files(&ledger.place().join("archive"));
+        let archive = ledger.place().join("archive");
+        // An index is written by whoever reads a segment first.
+        let files = || files(&archive).into_iter().filter(|name| !name.ends_with(".index")).collect();
+        let before: Vec<String> = files();
         let done = maintain(&ledger);
         assert_eq!((done.snapshots, done.generations, done.deferred), (1, 0, false));
-        let after = files(&ledger.place().join("archive"));
+        let after: Vec<String> = files();
         let new: Vec<_> = after.iter().filter(|name| !before.contains(name)).collect();
         // Before the newest log that has ended: the one after that is still written.
         assert_eq!(new, ["000000000005.db", "000000000005.sum"]);
         assert_eq!(check(&mut ledger, None), 0);
         // Nothing is due.
         assert_eq!(maintain(&ledger), done_nothing(&done));
-        assert_eq!(files(&ledger.place().join("archive")), after);
+        assert_eq!(files(), after);
         // The snapshot leads where it says: what was before it is not needed for what comes after.
         for sequence in 1..5 {
             fs::remove_file(ledger.place().join(format!("archive/{sequence:012}.wal"))).unwrap();
@@ -195,16 +198,26 @@ fn maintain_copy(
     nth: usize,
 ) -> (ControlPlane, Vec<Step>, Result<Maintained>) {
     assert!(Command::new("cp").arg("-a").arg(root).arg(copy).status().unwrap().success());
+    // Which segments have an index depends on what was read: here all have one but that which is read for a snapshot.
+    let archive = copy.join("default/orders/archive");
+    for name in files(&archive).iter().filter(|name| name.ends_with("6.index")) {
+        fs::remove_file(archive.join(name)).unwrap();
+    }
     let (armed, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let at_index = Arc::new(AtomicBool::new(false));
     let hook = {
-        let (armed, steps) = (Arc::clone(&armed), Arc::clone(&steps));
-        move |step: Step, _: &Path| {
+        let (armed, steps, at_index) = (Arc::clone(&armed), Arc::clone(&steps), Arc::clone(&at_index));
+        move |step: Step, path: &Path| {
             if !armed.load(SeqCst) {
                 return Ok(());
             }
             let mut steps = steps.lock().unwrap();
             steps.push(step);
             let number = steps.len() - 1;
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if number == nth {
+                at_index.store(name.starts_with("index-") || name.ends_with(".index"), SeqCst);
+            }
             if number == nth || (number > nth && stop == Stop::Ends) {
                 return Err(io::Error::other("stopped"));
             }
@@ -216,6 +229,10 @@ fn maintain_copy(
     let result = plane.maintain_database("orders", &mut unwatched);
     armed.store(false, SeqCst);
     let steps = steps.lock().unwrap().clone();
+    // What an index holds is read from its segment where there is none.
+    if result.is_ok() && nth != usize::MAX {
+        assert!(at_index.load(SeqCst) && stop == Stop::Fails, "{stop:?} at {nth}, {:?}", steps.get(nth));
+    }
     (plane, steps, result)
 }
 
@@ -232,6 +249,7 @@ fn wherever_maintenance_stops_every_answer_stays() {
     drop(connection);
     thread::sleep(Duration::from_millis(1100));
     set_window(&ledger, "1s");
+    ledger.check_all();
     let original = ledger.plane.clone();
     let elsewhere = tempfile::tempdir().unwrap();
     let whole = maintain_copy(original.root(), &elsewhere.path().join("whole"), Stop::Fails, usize::MAX);
@@ -258,7 +276,6 @@ fn wherever_maintenance_stops_every_answer_stays() {
             }
         }
     };
-    look(&ledger, false);
     for stop in [Stop::Fails, Stop::Ends] {
         for nth in 0..steps.len() {
             // Of many files that are flushed one after the other, the first and the last ones stand for all.
@@ -267,9 +284,8 @@ fn wherever_maintenance_stops_every_answer_stays() {
                 continue;
             }
             let copy = elsewhere.path().join("copy");
-            let (plane, seen, result) = maintain_copy(original.root(), &copy, stop, nth);
+            let (plane, seen, _) = maintain_copy(original.root(), &copy, stop, nth);
             let at = format!("{stop:?} at {nth}, {:?}", seen.last());
-            assert!(result.is_err(), "{at}");
             ledger.plane = plane;
             look(&ledger, true);
             // The next one does the rest, and leaves nothing behind.
@@ -385,23 +401,6 @@ fn an_idle_database_is_left_alone() {
         assert_eq!(maintain(&ledger), done_nothing(&maintain(&ledger)));
         assert_eq!((seen(), files(&ledger.place())), before);
     }
-}
-
-#[test]
-fn a_damaged_snapshot_keeps_what_leads_around_it() {
-    let (mut ledger, connection) = with_history(None, 4);
-    assert_eq!(maintain(&ledger).snapshots, 1);
-    let snapshot = ledger.place().join("archive/000000000004.db");
-    let mut bytes = fs::read(&snapshot).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&snapshot, bytes).unwrap();
-    thread::sleep(Duration::from_millis(1100));
-    set_window(&ledger, "1s");
-    let done = maintain(&ledger);
-    assert_eq!((done.generations, done.bytes_freed), (0, 0));
-    assert_eq!(check(&mut ledger, None), 0);
-    drop(connection);
 }
 
 #[test]
