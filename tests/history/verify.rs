@@ -277,6 +277,29 @@ fn what_belongs_to_another_history_is_found() {
 }
 
 #[test]
+fn stamps_that_were_lost_with_the_power_are_named_and_nothing_else_is() {
+    for cipher in CIPHERS {
+        let ledger = history(cipher);
+        let commits = verify(&ledger).commits;
+        let path = ledger.place().join("archive/000000000001.stamps");
+        let whole = fs::read(&path).unwrap();
+        // The last records, that of the end among them; and all of them.
+        for from in [counting(&path, &whole) - 60, 128] {
+            let mut bytes = whole.clone();
+            bytes[from / 32 * 32..].fill(0);
+            fs::write(&path, bytes).unwrap();
+            let found = verify(&ledger);
+            assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
+            assert_eq!(found.findings[0].file, path);
+            assert!(found.findings[0].message.contains("were lost with the power"), "{:?}", found.findings);
+            assert!(found.commits < commits);
+        }
+        fs::write(&path, whole).unwrap();
+        is_well(&ledger);
+    }
+}
+
+#[test]
 fn verification_changes_nothing() {
     for cipher in CIPHERS {
         let ledger = history(cipher);
