@@ -1,0 +1,148 @@
+//! How a WAL ends, and what is kept of it.
+
+use std::{fs::File, path::Path};
+
+use rusqlite::ffi::SQLITE_OK;
+
+use super::{Capture, End, LastFrame, Live, ROOM_MAX, Relaxed};
+use crate::{
+    archive::{self, Log},
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    layout::ArchiveFile,
+    stamps::{Commit, LogEnd, Made, Record},
+    vfs::beneath::Beneath,
+    wal::{self, Header},
+};
+
+impl Capture {
+    /// The WAL, if it is that of a generation and has commits: how it ends.
+    pub(super) fn end_of(
+        &self,
+        live: &Live,
+        last_frame: &LastFrame<'_>,
+    ) -> Result<Option<(File, u64, Record)>> {
+        if Disk::len(&self.wal)?.is_none() {
+            return Ok(None);
+        }
+        let file = self.disk().open_to_write(&self.wal)?;
+        let mut start = [0; wal::HEADER_LEN];
+        Disk::read_up_to(&file, &self.wal, &mut start, 0)?;
+        let Some(header) = Header::parse(&start).filter(|header| header.salts() == live.generation().salts)
+        else {
+            return Ok(None);
+        };
+        let len = |frame: u32| wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
+        let known = last_frame(live.generation().salts);
+        if let Some(frame) = known {
+            // What stands behind it nobody has seen.
+            let end = archive::commit_at(&file, &self.wal, &header, frame)?;
+            return Ok(end.map(|(pages, checksum)| {
+                (file, len(frame), Record::End(LogEnd { frame, pages, checksum }))
+            }));
+        }
+        if let Some(Made::Commit(Commit { frame, pages, .. })) = live.stamps()?.made(None).last().copied()
+            && let Some(checksum) = archive::ends_with(&file, &self.wal, &header, frame, pages)?
+        {
+            return Ok(Some((file, len(frame), Record::End(LogEnd { frame, pages, checksum }))));
+        }
+        // Behind the last stamp stands a transaction that was rolled back, or a commit of somebody else's.
+        let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
+            return Ok(None);
+        };
+        let frame = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
+        let end = Record::End(LogEnd { frame, pages: log.pages(), checksum: log.checksum });
+        Ok(Some((file, log.len(), end)))
+    }
+
+    /// Keeps the WAL of a generation as a segment, and says whether there was anything to keep.
+    ///
+    /// It is moved where no other connection has it open, and copied otherwise: a program that knows nothing of this would
+    /// go on writing to the file that it has open.
+    pub(super) fn archive(&self, live: &mut Live, how: End<'_>, last_frame: &LastFrame<'_>) -> Result<bool> {
+        let Some((file, len, end)) = self.end_of(live, last_frame)? else { return Ok(false) };
+        live.append(self.disk(), &self.paths.live_stamps(), end)?;
+        let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
+        match how {
+            End::Deleted => {
+                self.rest(live)?;
+                self.cut_off_rest(&file, len)?;
+                self.disk().rename(&self.wal, &segment)?;
+                return Ok(true);
+            }
+            End::Begun(beneath, moved) if beneath.take_alone() => {
+                let done = self.move_away((&file, len), &segment, beneath);
+                beneath.share_again();
+                *moved = done.is_ok();
+                return done.map(|()| true);
+            }
+            End::Begun(..) | End::Cut => {}
+        }
+        let beside = self.paths.dir().join("segment.new");
+        self.disk().remove(&beside)?;
+        let copy = self.disk().create(&beside)?;
+        if self.disk().clone_file(&file, &copy, &beside)? {
+            self.disk().set_len(&copy, &beside, len)?;
+        } else if self.disk().copy(&file, &copy, &beside, len, |_| true)? < len {
+            let message = format!("{} was cut while it was copied", self.wal.display());
+            return Err(Error::new(ErrorKind::Io, message));
+        }
+        self.disk().rename(&beside, &segment)?;
+        self.flush_later(segment);
+        // What is written over stands nowhere else. Who never flushes anything does not wait for this either.
+        if self.flushes.load(Relaxed) {
+            self.flush()?;
+        }
+        Ok(true)
+    }
+
+    /// Notes how an archived log ended whose stamps do not say it any more, since the power took that.
+    pub(super) fn recover_end(&self, live: &mut Live) -> Result<()> {
+        let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
+        if live.stamps()?.end().is_none()
+            && let Some((_, log)) = Log::open(&segment)?
+            && log.salts == live.generation().salts
+            && !log.frames.is_empty()
+        {
+            live.append(self.disk(), &self.paths.live_stamps(), Record::End(log.end()))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts off what stands behind the last commit of a WAL that ends: what was rolled back, or the room that was made.
+    fn cut_off_rest(&self, file: &File, len: u64) -> Result<()> {
+        if Disk::len(&self.wal)?.is_some_and(|found| found > len) {
+            self.disk().set_len(file, &self.wal, len)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the WAL, of which so many bytes are committed, into the archive, and begins a new file in its place.
+    fn move_away(&self, (file, len): (&File, u64), segment: &Path, beneath: &dyn Beneath) -> Result<()> {
+        self.cut_off_rest(file, len)?;
+        self.disk().rename(&self.wal, segment)?;
+        let code = beneath.begin_anew();
+        if code == SQLITE_OK {
+            // Room for as much again, so that commits write over what is there, as they do in a WAL that is used again: that
+            // takes less time than to make a file longer.
+            let zeros = vec![0; 64 << 10];
+            for at in (0..len.min(ROOM_MAX)).step_by(zeros.len()) {
+                if beneath.write(&zeros, at) != SQLITE_OK {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        self.disk().rename(segment, &self.wal)?;
+        let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        Err(Error::new(ErrorKind::Io, format!("beginning {} anew: {error}", self.wal.display())))
+    }
+
+    /// Notes how the database file is, in which the whole WAL stands by now.
+    pub(super) fn rest(&self, live: &mut Live) -> Result<()> {
+        match archive::state_of(&self.data)? {
+            Some(data) => live.append(self.disk(), &self.paths.live_stamps(), Record::Rest(data)),
+            None => Ok(()),
+        }
+    }
+}
