@@ -19,7 +19,7 @@ use litefleet::{
 use crate::{
     maintain::{CIPHERS, maintain, set_window, with_history},
     random::Random,
-    support::{Ledger, contents, files, now},
+    support::{Ledger, contents, files, is_index, now},
 };
 
 /// What is done to a file.
@@ -396,7 +396,7 @@ fn a_damaged_log_is_named_with_the_instants_that_it_leads_to() {
         let message = error.to_string();
         assert!(message.contains("no new snapshot") && message.contains("000000000002.wal"), "{message}");
         let after = files(&ledger.place().join("archive"));
-        assert!(after.iter().all(|name| before.contains(name) || name.contains(".index")), "{after:?}");
+        assert!(after.iter().all(|name| before.contains(name) || is_index(name)), "{after:?}");
         let (_, from) = message.split_once("instants after ").unwrap();
         let from: Timestamp = from.split(' ').next().unwrap().parse().unwrap();
         let (mut right, mut refused) = (0, 0);

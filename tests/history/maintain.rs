@@ -17,7 +17,7 @@ use litefleet::{
     Timestamp, rusqlite::Connection, unwatched,
 };
 
-use crate::support::{Contents, Ledger, contents, files, now};
+use crate::support::{Contents, Ledger, contents, files, is_index, now};
 
 pub(crate) const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
@@ -90,8 +90,7 @@ fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
     for cipher in CIPHERS {
         let (mut ledger, connection) = with_history(cipher, 5);
         let archive = ledger.place().join("archive");
-        // An index is written by whoever reads a segment first.
-        let files = || files(&archive).into_iter().filter(|name| !name.contains(".index")).collect();
+        let files = || files(&archive).into_iter().filter(|name| !is_index(name)).collect();
         let before: Vec<String> = files();
         let done = maintain(&ledger);
         assert_eq!((done.snapshots, done.generations, done.deferred), (1, 0, false));
@@ -216,7 +215,7 @@ fn maintain_copy(
             let number = steps.len() - 1;
             let name = path.file_name().unwrap().to_str().unwrap();
             if number == nth {
-                at_index.store(name.starts_with("index-") || name.contains(".index"), SeqCst);
+                at_index.store(name.starts_with("index-") || is_index(name), SeqCst);
             }
             if number == nth || (number > nth && stop == Stop::Ends) {
                 return Err(io::Error::other("stopped"));
@@ -363,6 +362,12 @@ fn nothing_is_removed_under_a_reader() {
     set_window(&ledger, "1s");
     thread::sleep(Duration::from_millis(1100));
     let first = ledger.states[1].clone();
+    // A view reads for as long as it is open.
+    let (view, _) = ledger.plane.connect_at("orders", first.from, &ledger.options()).unwrap();
+    let done = maintain(&ledger);
+    assert_eq!((done.generations, done.bytes_freed, done.deferred), (0, 0, true));
+    assert_eq!(contents(&view), first.contents);
+    drop(view);
     let options = ExportOptions::default().at(first.from);
     let file = ledger.plane.root().join("exported.db");
     let mut deferred = None;

@@ -52,6 +52,11 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Whether a file of an archive is an index, which is written by whoever reads its segment first.
+pub(crate) fn is_index(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "index")
+}
+
 impl Ledger {
     pub(crate) fn plain() -> Self {
         Self::new(None)
