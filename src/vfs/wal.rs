@@ -369,8 +369,11 @@ impl Wal {
     /// SQLite flushes a header before the first frame behind it, so that no power loss leaves frames of the old WAL behind
     /// what was written over them. A new file has no such frames.
     pub(super) fn before_sync(&self) -> Result<c_int, Refusal> {
+        if self.is_bare.load(Relaxed) {
+            return Ok(SQLITE_NOTFOUND);
+        }
         self.database.capture().map_or(Ok(()), Capture::flush)?;
-        Ok(if self.is_bare.load(Relaxed) { SQLITE_NOTFOUND } else { SQLITE_OK })
+        Ok(SQLITE_OK)
     }
 
     /// The WAL is about to be cut to a length.

@@ -126,8 +126,11 @@ impl Capture {
             // Room for as much again, so that commits write over what is there, as they do in a WAL that is used again: that
             // takes less time than to make a file longer.
             let zeros = vec![0; 64 << 10];
-            for at in (0..len.min(ROOM_MAX)).step_by(zeros.len()) {
-                if beneath.write(&zeros, at) != SQLITE_OK {
+            // A little less, so that it need not be cut off again if the next log is a little shorter.
+            let room = (len - len / 16).min(ROOM_MAX);
+            for at in (0..room).step_by(zeros.len()) {
+                let count = usize::try_from(room - at).unwrap_or(usize::MAX).min(zeros.len());
+                if beneath.write(&zeros[..count], at) != SQLITE_OK {
                     break;
                 }
             }
