@@ -174,6 +174,26 @@ fn main() {
     restore(&plane, dir.path(), rounds);
 }
 
+/// Opens a view of the same instant, and scans it beside the database as it is.
+fn view(plane: &ControlPlane, at: Timestamp, rounds: u32) {
+    let scan = |connection: &Connection| {
+        let start = Instant::now();
+        let sql = "SELECT sum(length(a)) FROM t";
+        connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        start.elapsed().as_secs_f64()
+    };
+    let options = ConnectOptions::default();
+    let (mut opens, mut ratios) = (Vec::new(), Vec::new());
+    for _ in 0..rounds.max(3) {
+        let start = Instant::now();
+        let (past, _) = plane.connect_at("on", at, &options).unwrap();
+        opens.push(start.elapsed().as_secs_f64() * 1e3);
+        let now = plane.connect("on", &options).unwrap();
+        ratios.push(scan(&past) / scan(&now));
+    }
+    println!("view: opens in {:.1} ms, scans at {:.2} × plain", median(&mut opens), median(&mut ratios));
+}
+
 /// Restores to the middle of the log, beside copying what comes out of it.
 fn restore(plane: &ControlPlane, dir: &Path, rounds: u32) {
     let start = Instant::now();
@@ -199,4 +219,5 @@ fn restore(plane: &ControlPlane, dir: &Path, rounds: u32) {
         plane.destroy_database("past").unwrap();
     }
     println!("restore to the middle of the log: {:.2} × cp and flush", median(&mut ratios));
+    view(plane, at, rounds);
 }
