@@ -3,7 +3,8 @@
 //! Two databases take turns, one with a history and one without; a transaction updates three random rows of about 1 KB
 //! and adds one. What is told is the median of the rounds' ratios. `LITEFLEET_BENCH_ROUNDS` sets the rounds (7),
 //! `LITEFLEET_BENCH_COMMITS` the transactions of each (20,000), `LITEFLEET_BENCH_MB` the size of the database (50),
-//! `LITEFLEET_BENCH_DIR` where (cargo's target directory), `LITEFLEET_BENCH_SMOKE` runs it once and small.
+//! `LITEFLEET_BENCH_IDLE` more connections to each (0), `LITEFLEET_BENCH_DIR` where (cargo's target directory),
+//! `LITEFLEET_BENCH_SMOKE` runs it once and small.
 
 #![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
 
@@ -109,6 +110,12 @@ fn capture(plane: &ControlPlane, synchronous: Synchronous, rows: u32, commits: u
     let connect =
         |name: &str| plane.connect(name, &ConnectOptions::default().synchronous(synchronous)).unwrap();
     let connections = [connect("off"), connect("on")];
+    // With another connection open, logs are copied and not moved.
+    let others = number("LITEFLEET_BENCH_IDLE", 0, 0);
+    let idle: Vec<_> = (0..others).flat_map(|_| [connect("off"), connect("on")]).collect();
+    for other in &idle {
+        other.query_row("SELECT count(*) FROM ledger", [], |_| Ok(())).unwrap();
+    }
     let mut writers = connections.each_ref().map(|connection| Writer::new(connection, rows));
     let mut ratios: [Vec<f64>; 3] = Default::default();
     for round in 0..rounds {
