@@ -57,8 +57,8 @@ struct File {
     handle: *mut Handle,
     /// The real file: the one behind this, or one that was opened since.
     real: *mut sqlite3_file,
-    /// The memory of that, if it is not behind this.
-    memory: Option<Box<[u64]>>,
+    /// The memory of that, if it is not behind this. It is not boxed: a box that is moved claims what it points to for itself.
+    memory: Vec<u64>,
     /// The real VFS, and the name that it opened the file under.
     vfs: *mut sqlite3_vfs,
     name: *const c_char,
@@ -295,7 +295,7 @@ impl Beneath for Real {
             let (Some(open), Ok(len)) = ((*ours.vfs).xOpen, usize::try_from((*ours.vfs).szOsFile)) else {
                 return ffi::SQLITE_CANTOPEN;
             };
-            let mut memory = vec![0_u64; len.div_ceil(size_of::<u64>())].into_boxed_slice();
+            let mut memory = vec![0_u64; len.div_ceil(size_of::<u64>())];
             let file: *mut sqlite3_file = memory.as_mut_ptr().cast();
             let mut out_flags = 0;
             let code = open(ours.vfs, ours.name, file, FLAGS, &raw mut out_flags);
@@ -308,7 +308,7 @@ impl Beneath for Real {
             ours.real = file;
             // What SQLite wrote to it is in the archive by now, so nothing depends on how it is closed.
             let _closed = methods.xClose.map(|close| close(before));
-            ours.memory = Some(memory);
+            ours.memory = memory;
         }
         ffi::SQLITE_OK
     }
@@ -468,7 +468,7 @@ unsafe extern "C" fn open(
         let mut code = real_open(real_vfs, name, beneath, flags, out_flags);
         let ours = file.cast::<File>();
         (&raw mut (*ours).real).write(beneath);
-        (&raw mut (*ours).memory).write(None);
+        (&raw mut (*ours).memory).write(Vec::new());
         (&raw mut (*ours).vfs).write(real_vfs);
         (&raw mut (*ours).name).write(name);
         if code == ffi::SQLITE_OK {
@@ -584,7 +584,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     // SAFETY: SQLite closes a file once, and uses it no more.
     let handle = unsafe {
         (*file).pMethods = ptr::null();
-        (*file.cast::<File>()).memory = None;
+        (*file.cast::<File>()).memory = Vec::new();
         Box::from_raw((*file.cast::<File>()).handle)
     };
     if let Handle::Data(_, name) = &*handle {
