@@ -204,7 +204,12 @@ fn materialize(
             return Err(image::too_large(past.len(), limit));
         }
         let file = disk.create(path)?;
-        match past.read_all(watch, |bytes, at| disk.write_at(&file, path, bytes, at)) {
+        let write = |bytes: &[u8], at| {
+            disk.write_at(&file, path, bytes, at)?;
+            Disk::begin_flush(&file, at, bytes.len());
+            Ok(())
+        };
+        match past.read_all(watch, write) {
             // A log that is begun anew may be cut off first.
             _ if !past.is_still_there()? => return Ok(None),
             Ok(()) => return Ok(Some((past.len(), Some(past.reached)))),
