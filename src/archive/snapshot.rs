@@ -49,12 +49,13 @@ impl Snapshot {
     /// The checksums of its pages, likewise.
     pub(super) fn sums(paths: &ArchivePaths, sequence: u64, seed: u64) -> Result<Option<Vec<u64>>> {
         let path = paths.file(sequence, ArchiveFile::Sum);
-        let Some(words) = sums::read(&path)? else { return Ok(None) };
-        let [MAGIC, of, sums @ ..] = &words[..] else {
+        let Some(mut words) = sums::read(&path)? else { return Ok(None) };
+        let [MAGIC, of, ..] = words[..] else {
             return Err(damaged(&path, "it holds something else"));
         };
         // One of an attempt that went no further is no snapshot of this generation.
-        Ok((*of == seed).then(|| sums.to_vec()))
+        words.drain(..2);
+        Ok((of == seed).then_some(words))
     }
 
     /// None: what is read is in memory, and was read from this file.
