@@ -6,13 +6,18 @@ mod by_hand;
 mod clock;
 mod crash;
 mod damage;
+#[expect(dead_code, reason = "others use it too, and more of it")]
+#[path = "../beneath/disk.rs"]
+mod disk;
 mod full;
 mod in_place;
 mod instants;
 mod killed;
+mod machine;
 mod maintain;
 mod model;
 mod policy;
+mod power;
 mod random;
 mod support;
 mod verify;

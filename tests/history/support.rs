@@ -168,7 +168,7 @@ pub(crate) fn stranger(ledger: &Ledger) -> Connection {
     Connection::open(ledger.place().join("data.db")).unwrap()
 }
 
-fn difference(found: &Contents, wanted: &Contents) -> String {
+pub(crate) fn difference(found: &Contents, wanted: &Contents) -> String {
     let rows = |contents: &Contents| -> Vec<(String, usize)> {
         contents.iter().map(|(table, rows)| (table.clone(), rows.len())).collect()
     };
@@ -181,7 +181,7 @@ pub(crate) fn contents(connection: &Connection) -> Contents {
 }
 
 /// The same of what may be damaged.
-fn read_contents(connection: &Connection) -> rusqlite::Result<Contents> {
+pub(crate) fn read_contents(connection: &Connection) -> rusqlite::Result<Contents> {
     let rows = |sql: &str| -> rusqlite::Result<Vec<Vec<Value>>> {
         let mut statement = connection.prepare(sql)?;
         let columns = statement.column_count();

@@ -1,0 +1,328 @@
+//! The power fails at any moment of a database with a history: it is what some commit left, each instant is answered right
+//! or refused, and all goes on.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use litefleet::{
+    ConnectOptions, ControlPlane, CreateDatabaseInput, Error, ErrorKind, Result, Seed, Synchronous,
+    Timestamp, VerifyOptions, explain, rusqlite::Connection, unwatched,
+};
+
+use crate::{
+    disk,
+    machine::{Machine, Shot},
+    random::Random,
+    support::{Contents, State, contents, difference, now, read_contents},
+};
+
+/// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
+const ROLE: &str = "LITEFLEET_POWER_CHILD";
+
+/// How long it runs, unless the environment says more.
+const SECONDS: u64 = 7;
+
+/// What was answered, over all images.
+#[derive(Default)]
+struct Tally {
+    images: u64,
+    right: u64,
+    refused: u64,
+    /// Images that lost a commit that had returned.
+    lost: u64,
+}
+
+/// A database that is written to, on a machine.
+struct Bench {
+    plane: ControlPlane,
+    machine: Arc<Machine>,
+    synchronous: Synchronous,
+    random: Random,
+    connections: [Option<Connection>; 2],
+    /// Whether the second connection is in the middle of reading.
+    reads: bool,
+    states: Vec<State>,
+}
+
+/// A root to which images of a database are put.
+struct Image {
+    root: PathBuf,
+    template: PathBuf,
+}
+
+fn options(synchronous: Synchronous) -> ConnectOptions {
+    // Whoever is in the way is on this very thread.
+    ConnectOptions::default().synchronous(synchronous).busy_timeout(Duration::ZERO)
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(std::result::Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn checkpoint(connection: &Connection, mode: &str) {
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
+}
+
+impl Bench {
+    fn connect(&mut self, which: usize) -> &Connection {
+        self.connections[which].get_or_insert_with(|| {
+            let connection = self.plane.connect("orders", &options(self.synchronous)).unwrap();
+            connection.execute_batch("PRAGMA wal_autocheckpoint=25; PRAGMA cache_size=20").unwrap();
+            connection
+        })
+    }
+
+    fn commit(&mut self) {
+        let which = usize::from(self.connections[1].is_some() && self.random.below(2) == 0);
+        let number = self.states.len();
+        let (len, times) = (self.random.one_of(&[10, 100, 3000, 9000]), self.random.one_of(&[1, 1, 1, 2, 8]));
+        let also = self.random.one_of(&[
+            "",
+            "",
+            "UPDATE t SET value = value || 'u' WHERE id % 3 = 0;",
+            "DELETE FROM t WHERE id % 4 = 1;",
+            "CREATE TABLE IF NOT EXISTS u(a); INSERT INTO u SELECT length(value) FROM t;",
+        ]);
+        let insert = format!("INSERT INTO t(value) VALUES ('{number} ' || hex(randomblob({len})));");
+        let sql = format!("BEGIN IMMEDIATE; {}{also} COMMIT", insert.repeat(times));
+        if which == 1 {
+            self.end_reading();
+        }
+        self.connect(which);
+        self.states.last_mut().unwrap().to = now();
+        self.connect(which).execute_batch(&sql).unwrap();
+        self.machine.acknowledge(number);
+        let from = now();
+        let contents = contents(self.connect(which));
+        self.states.push(State { from, to: from, contents });
+    }
+
+    fn end_reading(&mut self) {
+        if std::mem::take(&mut self.reads) {
+            self.connect(1).execute_batch("COMMIT").unwrap();
+        }
+    }
+
+    /// What a host does.
+    fn act(&mut self) {
+        match self.random.below(20) {
+            0..3 => {
+                let mode = self.random.one_of(&["PASSIVE", "FULL", "RESTART", "RESTART", "TRUNCATE"]);
+                checkpoint(self.connect(0), mode);
+            }
+            3 => self.connections[0] = None,
+            4 => {
+                self.connect(1);
+            }
+            5 => {
+                self.reads = false;
+                self.connections[1] = None;
+            }
+            6 if !self.reads => {
+                self.connect(1).execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+                self.reads = true;
+            }
+            7 => self.end_reading(),
+            8 => {
+                self.connect(0)
+                    .execute_batch("BEGIN; UPDATE t SET value = value || hex(randomblob(2000)); ROLLBACK")
+                    .unwrap();
+            }
+            9 => drop(self.plane.maintain_database("orders", &mut unwatched).unwrap()),
+            _ => self.commit(),
+        }
+    }
+}
+
+impl Image {
+    /// Puts an image into a root of its own, and says what each instant is there.
+    fn check(&self, shot: &Shot, states: &[State], random: &mut Random, tally: &mut Tally) {
+        if self.root.exists() {
+            fs::remove_dir_all(&self.root).unwrap();
+        }
+        copy_dir(&self.template, &self.root);
+        shot.place(&self.root.join("default/orders"));
+        let plane = ControlPlane::open(&self.root).unwrap();
+        let instants: Vec<(usize, Timestamp)> = (0..)
+            .zip(&states[..=shot.acknowledged])
+            .flat_map(|(number, state)| [(number, state.from), (number, state.to)])
+            .collect();
+        // Before anybody has written to it, and so without any repair.
+        let before: Vec<_> =
+            instants.iter().step_by(3).map(|(number, at)| (*number, *at, view(&plane, *at))).collect();
+        let connection = plane.connect("orders", &options(Synchronous::Off)).unwrap();
+        let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(sound, "ok");
+        let found = contents(&connection);
+        let last =
+            states.iter().position(|state| state.contents == found).expect("it is what no commit left");
+        assert!(last >= shot.least, "it is after commit {last}, and {} was flushed", shot.least);
+        tally.lost += u64::from(last < shot.acknowledged);
+        let mut look = |number: usize, at: Timestamp, answer: Result<Contents>, when: &str| {
+            // What was lost was not made, as far as the database is concerned.
+            let wanted = &states[number.min(last)].contents;
+            match answer {
+                Ok(found) => {
+                    tally.right += 1;
+                    assert!(
+                        found == *wanted,
+                        "{when}: state {number} of {last} at {at}: {}",
+                        difference(&found, wanted)
+                    );
+                }
+                Err(error) => {
+                    tally.refused += 1;
+                    assert!(is_a_refusal(&error), "{when}: state {number} at {at}: {error}");
+                }
+            }
+        };
+        for (number, at, answer) in before {
+            look(number, at, answer, "as it was found");
+        }
+        let mut later = vec![];
+        for _ in 0..2 {
+            let sql = "BEGIN; CREATE TABLE IF NOT EXISTS later(a); INSERT INTO later VALUES (1); COMMIT";
+            connection.execute_batch(sql).unwrap();
+            later.push((now(), contents(&connection)));
+            if random.below(2) == 0 {
+                checkpoint(&connection, random.one_of(&["PASSIVE", "RESTART", "TRUNCATE"]));
+            }
+        }
+        if random.below(2) == 0 {
+            drop(connection);
+        }
+        for (at, wanted) in &later {
+            let found = view(&plane, *at).unwrap_or_else(|error| panic!("a later commit at {at}: {error}"));
+            assert!(found == *wanted, "a later commit at {at}: {}", difference(&found, wanted));
+        }
+        for (number, at) in &instants {
+            look(*number, *at, view(&plane, *at), "later");
+        }
+        let (number, at) = instants[usize::try_from(random.below(instants.len() as u64)).unwrap()];
+        look(number, at, restore(&plane, at), "restored");
+        plane.points("orders", ..).unwrap();
+        plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+        if let Err(error) = plane.maintain_database("orders", &mut unwatched) {
+            assert!(is_a_refusal(&error), "{error}");
+        }
+        tally.images += 1;
+    }
+}
+
+/// Whether it says what is missing: a file, or a span of time.
+fn is_a_refusal(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Corrupt => {
+            [".stamps", ".wal", ".db", ".sum"].iter().any(|file| error.to_string().contains(file))
+        }
+        kind => kind == ErrorKind::OutsideWindow,
+    }
+}
+
+fn view(plane: &ControlPlane, at: Timestamp) -> Result<Contents> {
+    let (view, _) = plane.connect_at("orders", at, &ConnectOptions::default())?;
+    read_contents(&view).map_err(|error| explain(&view, error))
+}
+
+fn restore(plane: &ControlPlane, at: Timestamp) -> Result<Contents> {
+    let input = CreateDatabaseInput::new("restored", "default").with_seed(Seed::database_at("orders", at));
+    plane.create_database(input)?;
+    let connection = plane.connect("restored", &ConnectOptions::default())?;
+    let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
+    Ok(contents(&connection))
+}
+
+/// Writes to a database, takes images meanwhile, and checks each.
+fn survive(seed: u64, tally: &mut Tally) {
+    let mut random = Random::new(seed);
+    let synchronous = random.one_of(&[Synchronous::Normal, Synchronous::Full]);
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = fs::canonicalize(temporary.path()).unwrap();
+    let root = dir.join("root");
+    let plane = ControlPlane::open(&root).unwrap();
+    plane.create_group("default").unwrap();
+    plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
+    drop(plane);
+    let image = Image { root: dir.join("image"), template: dir.join("template") };
+    copy_dir(&root, &image.template);
+    let place = root.join("default/orders");
+    let is_durable = synchronous == Synchronous::Full;
+    let machine = Arc::new(Machine::new(&place, is_durable, random.below(1 << 40)));
+    let _watch = disk::watch(Arc::clone(&machine) as _);
+    let told = Arc::clone(&machine);
+    let hook = move |step, path: &Path| {
+        told.step(step, path);
+        Ok(())
+    };
+    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(&root).unwrap();
+    let first = plane.connect("orders", &options(synchronous)).unwrap();
+    let states = vec![State { from: now(), to: now(), contents: contents(&first) }];
+    drop(first);
+    let connections = [None, None];
+    let mut bench = Bench { plane, machine, synchronous, random, connections, reads: false, states };
+    bench.states[0].to = now();
+    bench.connect(0).execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, value)").unwrap();
+    bench.machine.acknowledge(1);
+    let from = now();
+    let contents = contents(bench.connect(0));
+    bench.states.push(State { from, to: from, contents });
+    let mut shots = Vec::new();
+    for _ in 0..10 + bench.random.below(40) {
+        bench.act();
+    }
+    bench.connections = [None, None];
+    shots.extend(bench.machine.take());
+    for (number, shot) in shots.iter().enumerate() {
+        let check = || image.check(shot, &bench.states, &mut Random::new(seed), tally);
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
+            eprintln!(
+                "LITEFLEET_SEED={seed}, {synchronous:?}, image {number} after commit {}: {}",
+                shot.acknowledged, shot.how
+            );
+            if env::var_os("LITEFLEET_KEEP").is_some() {
+                eprintln!("kept in {}", temporary.keep().display());
+            }
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_power_loss_makes_no_answer_wrong_and_stops_nobody() {
+    if env::var_os(ROLE).is_none() {
+        let name = "power::a_power_loss_makes_no_answer_wrong_and_stops_nobody";
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+        assert!(child.status().unwrap().success());
+        return;
+    }
+    disk::slide_beneath();
+    let soak = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
+    let first = env::var("LITEFLEET_SEED").ok().map_or(5, |seed| seed.parse().unwrap());
+    let mut tally = Tally::default();
+    let begin = Instant::now();
+    for seed in first.. {
+        survive(seed, &mut tally);
+        if begin.elapsed() > Duration::from_secs(soak) {
+            break;
+        }
+    }
+    let Tally { images, right, refused, lost } = tally;
+    eprintln!("{images} images, of which {lost} lost commits; {right} answers, {refused} refusals");
+    // Otherwise nothing was put to the test.
+    assert!(lost > 0 && refused > 0 && right > refused, "{lost}, {refused}, {right}");
+}
