@@ -63,6 +63,9 @@ pub(super) struct Capture {
     since_birth: AtomicBool,
     /// What must be on the disk before the WAL is flushed again.
     unsynced: Mutex<Vec<PathBuf>>,
+    /// The check of the header of the stamps that were made here last, and of those that were flushed here last.
+    made: AtomicU64,
+    flushed: AtomicU64,
     /// Whether this connection has flushed a WAL.
     flushes: AtomicBool,
 }
@@ -125,6 +128,8 @@ impl Capture {
             version: AtomicU64::new(0),
             since_birth: AtomicBool::new(false),
             unsynced: Mutex::default(),
+            made: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
             flushes: AtomicBool::new(false),
         }
     }
@@ -234,6 +239,13 @@ impl Capture {
             let Generation { sequence, begins, after_change, not_before, link, end_before, .. } = generation;
             return Ok(Follows { sequence, begins, after_change, not_before, link, end_before });
         }
+        // Another connection made them, and perhaps never flushed anything. Without their header nothing leads beyond them.
+        if self.flushed.load(Relaxed) != generation.seed() {
+            let begun =
+                [ArchiveFile::Snapshot, ArchiveFile::Sum].map(|of| self.paths.file(generation.sequence, of));
+            let begun = begun.into_iter().filter(|_| generation.begins);
+            self.flush_files(begun.chain([self.paths.live_stamps()]))?;
+        }
         let numbered = self.paths.file(generation.sequence, ArchiveFile::Stamps);
         self.disk().rename(&self.paths.live_stamps(), &numbered)?;
         Ok(match was {
@@ -297,6 +309,7 @@ impl Capture {
         // In this order: without both the history would count as lost.
         self.disk().remove(&layout::unwritten(&self.data))?;
         self.flush_later(self.paths.live_stamps());
+        self.made.store(generation.seed(), Relaxed);
         Live::map(&generation, &file, &self.paths.live_stamps())
     }
 
@@ -360,6 +373,15 @@ impl Capture {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(path);
     }
 
+    fn flush_files(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+        for path in paths {
+            if let Some(file) = Disk::open(&path)? {
+                self.disk().sync_file(&file, &path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The WAL is about to be flushed: what it may be written over for is flushed first.
     pub(super) fn flush(&self) -> Result<()> {
         self.flushes.store(true, Relaxed);
@@ -367,12 +389,9 @@ impl Capture {
         if unsynced.is_empty() {
             return Ok(());
         }
-        for path in &*unsynced {
-            if let Some(file) = Disk::open(path)? {
-                self.disk().sync_file(&file, path)?;
-            }
-        }
+        self.flush_files(unsynced.iter().cloned())?;
         self.disk().sync_dir(self.paths.dir())?;
+        self.flushed.store(self.made.load(Relaxed), Relaxed);
         unsynced.clear();
         Ok(())
     }
