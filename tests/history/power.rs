@@ -259,9 +259,9 @@ fn survive(seed: u64, tally: &mut Tally) {
     drop(plane);
     let image = Image { root: dir.join("image"), template: dir.join("template") };
     copy_dir(&root, &image.template);
-    let place = root.join("default/orders");
+    let dir_of_it = root.join("default/orders");
     let is_durable = synchronous == Synchronous::Full;
-    let machine = Arc::new(Machine::new(&place, is_durable, random.below(1 << 40)));
+    let machine = Arc::new(Machine::new(&dir_of_it, is_durable, random.below(1 << 40)));
     let _watch = disk::watch(Arc::clone(&machine) as _);
     let told = Arc::clone(&machine);
     let hook = move |step, path: &Path| {
@@ -312,7 +312,7 @@ fn a_power_loss_makes_no_answer_wrong_and_stops_nobody() {
     }
     disk::slide_beneath();
     let soak = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
-    let first = env::var("LITEFLEET_SEED").ok().map_or(5, |seed| seed.parse().unwrap());
+    let first = env::var("LITEFLEET_SEED").ok().map_or(104, |seed| seed.parse().unwrap());
     let mut tally = Tally::default();
     let begin = Instant::now();
     for seed in first.. {
