@@ -359,8 +359,12 @@ impl Inode {
                 let len = random.one_of(&[now.len(), now.len(), flushed.len()]);
                 let unit = if is_stamps && random.below(2) == 0 { 8 * SECTOR } else { SECTOR };
                 let mut found = now;
+                // What was cut off was not written: where the cut is lost, all of it is there again.
+                let written = found.len();
+                found.extend(flushed.iter().skip(written));
                 found.resize(len, 0);
-                for (number, sector) in found.chunks_mut(unit).enumerate() {
+                let written = written.min(len);
+                for (number, sector) in found[..written].chunks_mut(unit).enumerate() {
                     if random.below(100) < chance {
                         let before = flushed.get(number * unit..).unwrap_or_default();
                         let count = before.len().min(sector.len());
