@@ -63,6 +63,7 @@ impl Capture {
         let Some((file, len, end)) = self.end_of(live, last_frame)? else { return Ok(false) };
         live.append(self.disk(), &self.paths.live_stamps(), end)?;
         let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
+        let is_cut = matches!(how, End::Cut);
         match how {
             End::Deleted => {
                 self.rest(live)?;
@@ -89,8 +90,9 @@ impl Capture {
         }
         self.disk().rename(&beside, &segment)?;
         self.flush_later(segment);
-        // What is written over stands nowhere else. Who never flushes anything does not wait for this either.
-        if self.flushes.load(Relaxed) {
+        // What is written over stands nowhere else. Who never flushes anything does not wait for this either; but no flush
+        // comes between this and a cut, which may be the first that a connection does.
+        if is_cut || self.flushes.load(Relaxed) {
             self.flush()?;
         }
         Ok(true)
