@@ -147,7 +147,9 @@ impl ArchivePaths {
     pub(crate) fn parse(name: &str) -> Option<(u64, ArchiveFile)> {
         let (sequence, extension) = name.split_once('.')?;
         let file = ArchiveFile::ALL.into_iter().find(|file| file.extension() == extension)?;
-        let digits = sequence.len() >= 12 && sequence.bytes().all(|byte| byte.is_ascii_digit());
+        // No history gets as far as more digits than these.
+        let digits =
+            (12..=15).contains(&sequence.len()) && sequence.bytes().all(|byte| byte.is_ascii_digit());
         Some((sequence.parse().ok().filter(|_| digits)?, file))
     }
 }

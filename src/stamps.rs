@@ -21,6 +21,9 @@ pub(crate) const RECORD_LEN: usize = RECORD_WORDS * WORD_LEN;
 const MAGIC: Word = Word::from_le_bytes(*b"LFstamps");
 const VERSION: Word = 1;
 
+/// No history gets as far as this.
+const SEQUENCE_MAX: u64 = 1 << 48;
+
 /// Flags of the header, in the word of the version.
 const BEGINS: Word = 1 << 32;
 const AFTER_CHANGE: Word = 1 << 33;
@@ -147,7 +150,7 @@ impl Generation {
         words
     }
 
-    /// Reads a header; nothing if it is damaged, or of a version that is not known here.
+    /// Reads a header; nothing if it is damaged, of a version that is not known here, or says what no header says.
     pub(crate) fn decode(words: &[Word; HEADER_WORDS]) -> Option<Self> {
         let check = xxh3_64(&bytes(&words[..HEADER_WORDS - 1]));
         let known = words[0] == MAGIC && words[1] & Word::from(u32::MAX) == VERSION;
@@ -156,6 +159,10 @@ impl Generation {
         }
         let (page_size, first_frame) = parts(words[6]);
         let (frame, pages) = parts(words[12]);
+        let is_page_size = page_size.is_power_of_two() && (512..=65_536).contains(&page_size);
+        if !is_page_size || !(1..=SEQUENCE_MAX).contains(&words[4]) {
+            return None;
+        }
         Some(Self {
             database: u128::from(words[2]) | u128::from(words[3]) << 64,
             sequence: words[4],
@@ -318,7 +325,7 @@ impl Stamps {
     }
 }
 
-/// The digest of a number of words as they stand in a file.
+/// Words as they stand in a file.
 pub(crate) fn bytes(words: &[Word]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
@@ -343,8 +350,9 @@ pub(crate) fn parts(word: Word) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
+/// The lower half of a number.
 #[expect(clippy::cast_possible_truncation, reason = "the lower half of a number")]
-fn low(number: u128) -> Word {
+pub(crate) fn low(number: u128) -> Word {
     number as Word
 }
 
@@ -471,5 +479,17 @@ mod tests {
         // Lost ones that were lost for good with the power, and others in their place.
         assert_eq!(made(&[(2, 0), (7, 5), (4, 2)], None), [2, 4]);
         assert_eq!(made(&[(2, 0), (7, 5), (9, 6)], None), [2, -5, -6, 9]);
+    }
+
+    #[test]
+    fn a_header_that_no_history_has_is_none() {
+        let decode = |generation: Generation| Generation::decode(&generation.encode());
+        assert!(decode(generation()).is_some());
+        for page_size in [0, 256, 1000, 131_072] {
+            assert_eq!(decode(Generation { page_size, ..generation() }), None);
+        }
+        for sequence in [0, u64::MAX] {
+            assert_eq!(decode(Generation { sequence, ..generation() }), None);
+        }
     }
 }

@@ -36,7 +36,8 @@ pub(super) fn log(
     }
     let Some((_, log)) = Log::open(&segment)? else { return Ok(None) };
     if let Some(disk) = disk.filter(|_| log.salts == generation.salts) {
-        let beside = paths.dir().join(format!("{}.new", id(generation)));
+        // A name that no other generation's file has while it is written.
+        let beside = paths.dir().join(format!("index-{}.new", generation.sequence));
         let _read_again_next_time = sums::write(disk, &path, &beside, &encode(&log, generation));
     }
     Ok(Some(log))
@@ -63,11 +64,6 @@ pub(super) fn fault(
     })
 }
 
-/// A name that no other generation's file has while it is written.
-fn id(generation: &Generation) -> String {
-    format!("index-{}", generation.sequence)
-}
-
 fn encode(log: &Log, generation: &Generation) -> Vec<Word> {
     let frames = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
     let mut words = vec![MAGIC, generation.seed(), Word::from_le_bytes(log.checksum), frames.into(), 0];
@@ -81,7 +77,9 @@ fn decode(words: &[Word], generation: &Generation) -> Option<Log> {
     let (header, rest) = words.split_first_chunk::<HEADER_WORDS>()?;
     let (frames, []) = rest.as_chunks::<2>() else { return None };
     let [MAGIC, seed, checksum, count, _] = *header else { return None };
-    if seed != generation.seed() || count != frames.len() as u64 {
+    // No frame is of page 0.
+    let is_frame = |[word, _]: &[Word; 2]| parts(*word).0 > 0;
+    if seed != generation.seed() || count != frames.len() as u64 || !frames.iter().all(is_frame) {
         return None;
     }
     let frame = |word| {

@@ -242,7 +242,8 @@ impl Past {
             return Err(damaged(&path, "it does not end as it did when it was archived"));
         }
         let upto = upto.unwrap_or(there.frame);
-        if upto > there.frame || log.frames[upto as usize - 1].commit.is_none() {
+        let last = (upto as usize).checked_sub(1).and_then(|last| log.frames.get(last));
+        if last.is_none_or(|frame| frame.commit.is_none()) {
             return Err(damaged(&path, format_args!("frame {upto} ended a commit, and does not any more")));
         }
         let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);

@@ -61,7 +61,7 @@ impl Timeline {
                 let Made::Commit(commit) = made else { continue };
                 let at = Timestamp::from_micros(commit.at)?;
                 if range.contains(&at) {
-                    let pages = commit.frame - commit.before;
+                    let pages = commit.frame.saturating_sub(commit.before);
                     let bytes = u64::from(pages) * (page_size + crate::wal::FRAME_HEADER_LEN as u64);
                     points.push(Point { at, pages, bytes, size: u64::from(commit.pages) * page_size });
                 }

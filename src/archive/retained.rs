@@ -4,20 +4,15 @@
 //! rename that puts this file in its place is the step by which a history is pruned, and what follows it, in any order and
 //! with any crash in between, changes no answer.
 
-use xxhash_rust::xxh3::xxh3_64;
-
-use super::damaged;
+use super::{damaged, sums};
 use crate::{
     disk::Disk,
     error::Result,
     layout::ArchivePaths,
-    stamps::{self, Word},
+    stamps::{Word, low},
 };
 
 const MAGIC: Word = Word::from_le_bytes(*b"LFretain");
-
-/// Magic, the generation, the two halves of the database's id, and the check of these four.
-const WORDS: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Retained {
@@ -31,32 +26,23 @@ impl Retained {
     /// What a history retains; nothing where it was never pruned.
     pub(crate) fn read(paths: &ArchivePaths) -> Result<Option<Self>> {
         let path = paths.retained();
-        let Some(bytes) = Disk::read(&path)? else { return Ok(None) };
-        let words: Vec<Word> =
-            bytes.as_chunks::<{ stamps::WORD_LEN }>().0.iter().copied().map(Word::from_le_bytes).collect();
-        match words[..] {
-            [MAGIC, from, low, high, check] if check == xxh3_64(&stamps::bytes(&words[..WORDS - 1])) => {
+        match sums::read(&path)?.as_deref() {
+            None => Ok(None),
+            // The two halves of the id come last.
+            Some(&[MAGIC, from, low, high]) => {
                 Ok(Some(Self { from, database: u128::from(low) | u128::from(high) << 64 }))
             }
-            _ => Err(damaged(&path, "its checksum does not fit")),
+            Some(_) => Err(damaged(&path, "it holds something else")),
         }
     }
 
     /// Prunes a history: on the disk when this returns.
     pub(super) fn write(&self, disk: &Disk, paths: &ArchivePaths) -> Result<()> {
-        let mut words = [MAGIC, self.from, low(self.database), low(self.database >> 64), 0];
-        words[WORDS - 1] = xxh3_64(&stamps::bytes(&words[..WORDS - 1]));
+        let words = [MAGIC, self.from, low(self.database), low(self.database >> 64)];
         let (path, beside) = (paths.retained(), paths.dir().join("retained.new"));
-        disk.remove(&beside)?;
-        let file = disk.create(&beside)?;
-        disk.write_at(&file, &beside, &stamps::bytes(&words), 0)?;
+        let file = sums::write_beside(disk, &beside, &words)?;
         disk.sync_file(&file, &beside)?;
         disk.rename(&beside, &path)?;
         disk.sync_dir(paths.dir())
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the lower half of a number")]
-fn low(number: u128) -> Word {
-    number as Word
 }

@@ -1,6 +1,7 @@
-//! Files of words with a checksum at their end: what a snapshot and a segment are checked by, page by page.
+//! Files of words with a checksum at their end: what a snapshot and a segment are checked by, page by page, and from where
+//! on a history is retained.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -30,11 +31,17 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<Word>>> {
 
 /// Puts a file of words in its place, whole.
 pub(super) fn write(disk: &Disk, path: &Path, beside: &Path, words: &[Word]) -> Result<()> {
+    write_beside(disk, beside, words)?;
+    disk.rename(beside, path)
+}
+
+/// Writes a file of words, which is not in its place yet.
+pub(super) fn write_beside(disk: &Disk, beside: &Path, words: &[Word]) -> Result<File> {
     let mut bytes = stamps::bytes(words);
     let sum = xxh3_64(&bytes);
     bytes.extend(sum.to_le_bytes());
     disk.remove(beside)?;
     let file = disk.create(beside)?;
     disk.write_at(&file, beside, &bytes, 0)?;
-    disk.rename(beside, path)
+    Ok(file)
 }

@@ -12,6 +12,7 @@ use super::{
     past::Past,
     present, read_stamps,
     refusals::{changed, lost, moves_too_fast, not_kept, outside, uncertain},
+    salts_of,
     segment::Log,
 };
 use crate::{
@@ -431,10 +432,10 @@ impl Timeline {
     /// Whether the last generation ends in what the database is now.
     pub(super) fn ends_as_it_is(&self, stamps: &Stamps) -> Result<bool> {
         let wal = layout::beside(&self.data, "-wal");
-        match Log::open(&wal)? {
-            Some((_, log)) if log.salts == stamps.generation.salts => return Ok(true),
-            // Somebody else began a WAL.
-            Some((_, log)) if !log.frames.is_empty() => return Ok(false),
+        match salts_of(&wal)? {
+            Some(salts) if salts == stamps.generation.salts => return Ok(true),
+            // Somebody else began a WAL, and committed to it.
+            Some(_) if Log::open(&wal)?.is_some_and(|(_, log)| !log.frames.is_empty()) => return Ok(false),
             _ => {}
         }
         let rest = match stamps.rest() {

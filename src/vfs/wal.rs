@@ -320,15 +320,15 @@ impl Wal {
             return Some(known);
         }
         let mut word = [0; 4];
-        if beneath.read(&mut word, 8) != SQLITE_OK {
-            return None;
-        }
-        self.page_size.store(u32::from_be_bytes(word), Relaxed);
-        Some(u32::from_be_bytes(word))
+        let there = (beneath.read(&mut word, 8) == SQLITE_OK).then(|| u32::from_be_bytes(word))?;
+        self.page_size.store(there, Relaxed);
+        Some(there)
     }
 
     /// Keeps what is about to be written over, and stamps a commit that is about to be written.
     fn capture(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<(), Refusal> {
+        // Also where the history was turned off since a header was written: what is written now is to be flushed.
+        self.is_bare.store(false, Relaxed);
         let Some(capture) = self.database.capture() else { return Ok(()) };
         let transaction = self.database.transactions();
         if at == 0 && bytes.len() == wal::HEADER_LEN {
@@ -343,7 +343,6 @@ impl Wal {
             *stamped = Stamped { begun: Some((transaction, header.salts())), commit: None };
             return Ok(());
         }
-        self.is_bare.store(false, Relaxed);
         // Only a commit says how many pages it leaves.
         if bytes.len() != FRAME_HEADER_LEN || bytes[4..8] == [0; 4] {
             return Ok(());
