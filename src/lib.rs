@@ -39,6 +39,9 @@ mod seed;
 
 mod plane;
 
+#[cfg(feature = "http")]
+pub mod http;
+
 #[doc = include_str!("docs/format.md")]
 pub mod format {}
 

@@ -69,10 +69,16 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Where a thing may stand, by the text that gives it away.
 const PLACES: &[(&str, &[&str])] = &[
-    ("std::fs", &["src/disk.rs", "src/cli/args.rs", "src/cli/shell.rs", "src/cli/tour.rs"]),
+    (
+        "std::fs",
+        &["src/disk.rs", "src/cli/args.rs", "src/cli/shell.rs", "src/cli/tour.rs", "src/http/access.rs"],
+    ),
     (concat!("unsafe", " {"), &["src/vfs/ffi.rs"]),
     ("SystemTime", &["src/time.rs"]),
-    ("serde", &["src/api.rs", "src/cli/output.rs", "src/cli/sql.rs"]),
+    (
+        "serde",
+        &["src/api.rs", "src/cli/output.rs", "src/cli/sql.rs", "src/http/body.rs", "src/http/request.rs"],
+    ),
     ("aegis::", &["src/cipher/mod.rs", "src/cipher/aegis.rs"]),
     ("ring::aead", &["src/cipher/ring.rs"]),
     ("aes_gcm::", &["src/cipher/rustcrypto.rs"]),
@@ -165,7 +171,7 @@ fn a_lower_layer_never_names_a_higher_one() {
     for path in sources(&root().join("src")) {
         let shown = shown(&path);
         let module = shown.trim_start_matches("src/").split(['/', '.']).next().unwrap().to_owned();
-        if ["lib", "main", "cli", "internals"].contains(&module.as_str()) {
+        if ["lib", "main", "cli", "http", "internals"].contains(&module.as_str()) {
             continue;
         }
         let row = LAYERS.iter().find(|(name, _)| *name == module);

@@ -36,6 +36,22 @@ pub(crate) enum Command {
     /// Databases.
     #[command(subcommand)]
     Db(DbCommand),
+    /// Serve the Platform API over HTTP.
+    #[cfg(feature = "http")]
+    Serve {
+        /// Where to listen. Port 0 takes one that is free.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+        listen: std::net::SocketAddr,
+        /// The domain of the databases' host names; without it `localhost` and the port.
+        #[arg(long)]
+        domain: Option<String>,
+        /// The one name of the organization that is answered to; without it any.
+        #[arg(long, value_name = "SLUG")]
+        organization: Option<String>,
+        /// Ask for no tokens. Only on a loopback address.
+        #[arg(long)]
+        no_tokens: bool,
+    },
     /// Create, fork, import and query databases in a fleet of its own, and show each step.
     Tour,
     /// Print a script that completes commands in a shell.

@@ -6,6 +6,8 @@ mod interrupt;
 mod maintain;
 pub(crate) mod output;
 mod progress;
+#[cfg(feature = "http")]
+mod serve;
 mod shell;
 mod sql;
 mod tour;
@@ -45,6 +47,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Group(command) => group(&plane()?, command, output),
         Command::Db(DbCommand::Verify { name, key }) => return verify(&plane()?, &name, &key, output),
         Command::Db(command) => db(&plane()?, command, output),
+        #[cfg(feature = "http")]
+        Command::Serve { listen, domain, organization, no_tokens } => {
+            serve::run(&arguments.root, &serve::Options { listen, domain, organization, no_tokens }, output)
+        }
         Command::Tour => tour::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());

@@ -229,6 +229,12 @@ fn windows(windows: &[Window]) -> Vec<Value> {
     windows.iter().map(value).collect()
 }
 
+/// Where the API is served, and which file holds the token for it.
+#[cfg(feature = "http")]
+pub(crate) fn served(address: std::net::SocketAddr, token_file: Option<&std::path::Path>) -> Result<()> {
+    json_line(&json!({ "url": format!("http://{address}"), "token_file": token_file }))
+}
+
 /// Prints one value as a line of JSON.
 pub(crate) fn json_line(value: &(impl Serialize + ?Sized)) -> Result<()> {
     print(&serde_json::to_string(value).map_err(unprintable)?)

@@ -1,0 +1,244 @@
+//! The databases of the fleet.
+
+use axum::Json;
+
+use super::{
+    State,
+    access::Access,
+    body::{
+        Configuration, ConfigurationChanges, DatabaseAnswer, DatabaseBody, DatabasesAnswer, DatabasesQuery,
+        Instance, InstanceAnswer, InstanceUsage, InstancesAnswer, Nothing, Pagination, SpanQuery, Usage,
+        UsageFigures,
+    },
+    refusal::{Answer, Refusal},
+    request::{Bearer, JsonBody, Parameters, Place},
+    work::Load,
+};
+use crate::{
+    CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, ErrorKind,
+    ListDatabases, Seed, Timestamp,
+};
+
+pub(super) async fn create(
+    shared: State,
+    bearer: Bearer,
+    Place(organization): Place<String>,
+    body: JsonBody,
+) -> Answer<Json<DatabaseAnswer<CreateDatabaseOutput>>> {
+    let input = CreateDatabaseInput::read(body.value())?;
+    let load = if matches!(input.seed, Some(Seed::Database { .. })) { Load::Long } else { Load::Quick };
+    shared
+        .manage(load, bearer, &organization, Access::Full, move |plane, going| {
+            let made = plane.create_database_watched(input, &mut *going.watch());
+            Ok(Json(DatabaseAnswer { database: made.map_err(Refusal::of_body)? }))
+        })
+        .await
+}
+
+pub(super) async fn list(
+    shared: State,
+    bearer: Bearer,
+    Place(organization): Place<String>,
+    Parameters(query): Parameters<DatabasesQuery>,
+) -> Answer<Json<DatabasesAnswer>> {
+    let location = shared.location.clone();
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            let DatabasesQuery { group, parent, limit, cursor, schema, r#type } = query;
+            // There are no databases that hold the schema of others.
+            if schema.is_some() || r#type.as_deref() == Some("schema") {
+                return Ok(Json(DatabasesAnswer { databases: Vec::new(), pagination: None }));
+            }
+            let which = ListDatabases { group, parent, after: cursor, limit };
+            let databases = plane.list_databases(&which).map_err(Refusal::of_body)?;
+            // Clients that do not ask for pages do not look for a next one.
+            let pagination = limit.map(|limit| {
+                let last = databases.last().filter(|_| databases.len() == limit as usize);
+                Pagination { next: last.map(|last| last.name.to_string()) }
+            });
+            let databases =
+                databases.into_iter().map(|database| DatabaseBody::new(database, &location)).collect();
+            Ok(Json(DatabasesAnswer { databases, pagination }))
+        })
+        .await
+}
+
+pub(super) async fn show(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<DatabaseAnswer<DatabaseBody>>> {
+    let location = shared.location.clone();
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            let database = DatabaseBody::new(plane.get_database(&name)?, &location);
+            Ok(Json(DatabaseAnswer { database }))
+        })
+        .await
+}
+
+pub(super) async fn destroy(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<DatabaseAnswer<String>>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+            plane.destroy_database(&name)?;
+            Ok(Json(DatabaseAnswer { database: name }))
+        })
+        .await
+}
+
+pub(super) async fn configuration(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Configuration>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            Ok(Json(configuration_of(&plane.get_database(&name)?)))
+        })
+        .await
+}
+
+pub(super) async fn configure(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+    body: JsonBody,
+) -> Answer<Json<Configuration>> {
+    let changes = changes_of(body.read()?)?;
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+            Ok(Json(configuration_of(&plane.configure_database(&name, changes)?)))
+        })
+        .await
+}
+
+fn configuration_of(database: &Database) -> Configuration {
+    Configuration {
+        size_limit: database.size_limit.map(|limit| limit.to_string()),
+        history_window: database.history_window.to_string(),
+        block_reads: database.block_reads,
+        block_writes: database.block_writes,
+        delete_protection: database.delete_protection,
+        allow_attach: false,
+        allowed_ips: [],
+        allowed_aws_vpc_ids: [],
+    }
+}
+
+/// What a client wants to have changed. What this server cannot do is refused, and not passed over.
+fn changes_of(wanted: ConfigurationChanges) -> Answer<DatabaseChanges> {
+    let unsupported = |message: &str| {
+        let status = axum::http::StatusCode::BAD_REQUEST;
+        Err(Refusal::new(status, ErrorKind::Unsupported.as_str(), message))
+    };
+    if wanted.allow_attach == Some(true) {
+        return unsupported("allow_attach is not supported: a host program attaches databases itself");
+    }
+    let is_given = |list: Option<Vec<String>>| list.is_some_and(|list| !list.is_empty());
+    if is_given(wanted.allowed_ips) || is_given(wanted.allowed_aws_vpc_ids) {
+        return unsupported("allow rules are not supported: limit who reaches the server");
+    }
+    Ok(DatabaseChanges {
+        size_limit: match wanted.size_limit.as_deref() {
+            None => None,
+            Some("" | "none") => Some(None),
+            Some(limit) => Some(Some(limit.parse()?)),
+        },
+        history_window: match wanted.history_window.as_deref() {
+            None => None,
+            Some("default") => Some(None),
+            Some(window) => Some(Some(window.parse()?)),
+        },
+        block_reads: wanted.block_reads,
+        block_writes: wanted.block_writes,
+        delete_protection: wanted.delete_protection,
+    })
+}
+
+pub(super) async fn usage(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+    Parameters(span): Parameters<SpanQuery>,
+) -> Answer<Json<DatabaseAnswer<Usage>>> {
+    instant("from", span.from.as_deref())?;
+    instant("to", span.to.as_deref())?;
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            let database = plane.get_database(&name)?;
+            let mut figures = UsageFigures::default();
+            if database.state == DatabaseState::Ready {
+                figures.storage_bytes = plane.database_size(&name)?;
+            }
+            let instances = [InstanceUsage { uuid: database.id.clone(), usage: figures }];
+            let usage = Usage { uuid: database.id, instances, usage: figures, total: figures };
+            Ok(Json(DatabaseAnswer { database: usage }))
+        })
+        .await
+}
+
+/// An instant in a parameter.
+pub(super) fn instant(parameter: &str, text: Option<&str>) -> Answer<Option<Timestamp>> {
+    text.map(str::parse)
+        .transpose()
+        .map_err(|error| Refusal::bad_request(format!("invalid {parameter} parameter: {error}")))
+}
+
+pub(super) async fn instances(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<InstancesAnswer>> {
+    let location = shared.location.clone();
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            Ok(Json(InstancesAnswer { instances: [instance_of(plane.get_database(&name)?, &location)] }))
+        })
+        .await
+}
+
+pub(super) async fn instance(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name, instance)): Place<(String, String, String)>,
+) -> Answer<Json<InstanceAnswer>> {
+    let location = shared.location.clone();
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            let database = plane.get_database(&name)?;
+            if instance != location {
+                let message = format!("could not find instance {instance} of database {name}");
+                return Err(crate::Error::new(ErrorKind::NotFound, message).into());
+            }
+            Ok(Json(InstanceAnswer { instance: instance_of(database, &location) }))
+        })
+        .await
+}
+
+fn instance_of(database: Database, location: &str) -> Instance {
+    Instance {
+        uuid: database.id,
+        name: location.to_owned(),
+        r#type: "primary",
+        region: location.to_owned(),
+        hostname: database.hostname,
+    }
+}
+
+/// Clients ask for the newest version of the engine. It is the one that is linked.
+pub(super) async fn update(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Nothing>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+            plane.get_database(&name)?;
+            Ok(Json(Nothing {}))
+        })
+        .await
+}

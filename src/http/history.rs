@@ -1,0 +1,68 @@
+//! The history of a database: what it can be restored to, and restoring it in place.
+
+use std::ops::Bound;
+
+use axum::Json;
+
+use super::{
+    State,
+    access::{Access, Caller},
+    body::{PointsAnswer, Restore, RestoreAnswer, SpanQuery},
+    databases::instant,
+    refusal::Answer,
+    request::{Bearer, JsonBody, Parameters, Place},
+    work::Load,
+};
+use crate::{ConnectOptions, ControlPlane, Database};
+
+/// A database, if the caller may do this with it.
+pub(super) fn database_for(
+    plane: &ControlPlane,
+    caller: &Caller,
+    name: &str,
+    access: Access,
+) -> Answer<Database> {
+    let database = plane.get_database(name)?;
+    caller.may_with(&database, &plane.get_group(database.group.as_str())?, access)?;
+    Ok(database)
+}
+
+pub(super) async fn points(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+    Parameters(span): Parameters<SpanQuery>,
+) -> Answer<Json<PointsAnswer>> {
+    shared.check_organization(&organization)?;
+    let from = instant("from", span.from.as_deref())?.map_or(Bound::Unbounded, Bound::Included);
+    let to = instant("to", span.to.as_deref())?.map_or(Bound::Unbounded, Bound::Included);
+    shared
+        .run(Load::Long, bearer, move |plane, caller, _| {
+            database_for(plane, caller, &name, Access::ReadOnly)?;
+            let found = plane.points(&name, (from, to))?;
+            let points = found.points.into_iter().map(Into::into).collect();
+            Ok(Json(PointsAnswer { points, windows: found.windows.into_iter().map(Into::into).collect() }))
+        })
+        .await
+}
+
+pub(super) async fn restore(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+    body: JsonBody,
+) -> Answer<Json<RestoreAnswer>> {
+    shared.check_organization(&organization)?;
+    let Restore { timestamp, remote_encryption } = body.read()?;
+    shared
+        .run(Load::Long, bearer, move |plane, caller, going| {
+            database_for(plane, caller, &name, Access::Full)?;
+            let mut options = ConnectOptions::default();
+            if let Some(encryption) = &remote_encryption {
+                options = options.encryption_key(encryption.key().clone());
+            }
+            let restored = plane.restore_database(&name, timestamp, &options, &mut *going.watch())?;
+            Ok(Json(restored.into()))
+        })
+        .await
+}

@@ -1,0 +1,279 @@
+//! Turso's Platform API over HTTP, as a router to mount in a host program.
+//!
+//! Bodies and errors are those of the Create Database page and its neighbours: real clients of that API work unchanged. One
+//! fleet is one organization, which clients may call what they like unless [`HttpApi::organization`] names it.
+//!
+//! Every failure is a JSON object with a sentence, `error`, and a `code` (an [`ErrorKind`](crate::ErrorKind)'s name, mostly).
+//!
+//! | method and path | what |
+//! |---|---|
+//! | `GET` `POST` `/v1/organizations/{org}/databases` | list, create |
+//! | `GET` `DELETE` `…/databases/{name}` | show, destroy |
+//! | `GET` `PATCH` `…/databases/{name}/configuration` | limits, blocks, protection, history window |
+//! | `GET` `…/databases/{name}/usage`, `…/instances`, `…/instances/{instance}` | bytes on the disk (rows are not counted: 0); the one instance |
+//! | `GET` `…/databases/{name}/points?from=&to=` | the instants that it can be restored to |
+//! | `POST` `…/databases/{name}/restore` | `{"timestamp": …}` restores it in place, and says what undoes that |
+//! | `POST` `…/databases/{name}/auth/tokens`, `…/auth/rotate` | mint a token, revoke all |
+//! | `GET` `POST` `/v1/organizations/{org}/groups`, `GET` `DELETE` `…/groups/{name}` | list, create, show, destroy |
+//! | `GET` `PATCH` `…/groups/{name}/configuration` | protection, history window |
+//! | `POST` `…/groups/{name}/auth/tokens`, `…/auth/rotate` | as for a database |
+//! | `POST` `DELETE` `…/groups/{name}/locations/{location}` | there is one location, and no other can be added |
+//! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
+//! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
+//! | `GET` `/health` | whether the server runs; needs no token |
+
+mod access;
+mod body;
+mod databases;
+mod expiration;
+mod groups;
+mod history;
+mod refusal;
+mod request;
+mod serve;
+mod tokens;
+mod upload;
+mod work;
+
+use std::{path::PathBuf, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::Request,
+    http::StatusCode,
+    middleware::Next,
+    routing::{get, patch, post},
+};
+
+use access::{Access, Caller, Tokens};
+use body::{LocationsAnswer, Nothing, Organization, OrganizationsAnswer};
+use refusal::{Answer, Refusal};
+use request::Bearer;
+pub use serve::Server;
+use work::{Going, Load, Work};
+
+use crate::{ControlPlane, Result};
+
+/// The Platform API of a fleet.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use litefleet::{ControlPlane, http::HttpApi};
+///
+/// let api = HttpApi::new(ControlPlane::open(dir.path())?);
+/// let token_file = api.organization_token_file()?.expect("tokens are asked for");
+/// let router: axum::Router = api.router()?;
+/// # let _ = (token_file, router);
+/// # Ok::<(), litefleet::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct HttpApi {
+    plane: ControlPlane,
+    organization: Option<String>,
+    location: String,
+    asks_for_tokens: bool,
+    work: Arc<Work>,
+}
+
+impl HttpApi {
+    /// That of `plane`, which asks for tokens.
+    #[must_use]
+    pub fn new(plane: ControlPlane) -> Self {
+        Self {
+            plane,
+            organization: None,
+            location: "local".into(),
+            asks_for_tokens: true,
+            work: Arc::default(),
+        }
+    }
+
+    /// The name of the organization. Other names are refused then; without it any name will do.
+    #[must_use]
+    pub fn organization(self, slug: impl Into<String>) -> Self {
+        Self { organization: Some(slug.into()), ..self }
+    }
+
+    /// The name of the one location, where all groups are. It is `local` unless set.
+    #[must_use]
+    pub fn location(self, name: impl Into<String>) -> Self {
+        Self { location: name.into(), ..self }
+    }
+
+    /// Asks for no tokens: whoever can reach the server may do everything. Requests that a web page of another origin made
+    /// a browser send are refused all the same.
+    #[must_use]
+    pub fn without_tokens(self) -> Self {
+        Self { asks_for_tokens: false, ..self }
+    }
+
+    /// The file with a token of the organization, which only its owner can read, in the fleet's directory. It is made if it
+    /// is not there; nothing where no tokens are asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io).
+    pub fn organization_token_file(&self) -> Result<Option<PathBuf>> {
+        let tokens = self.asks_for_tokens.then(|| Tokens::open(self.plane.root())).transpose()?;
+        tokens.map(|tokens| tokens.organization_token_file()).transpose()
+    }
+
+    /// The routes, to be served or to be merged into those of a host program.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the fleet's secret, which signs tokens, cannot be read or made.
+    pub fn router(&self) -> Result<Router> {
+        let shared = Shared {
+            plane: self.plane.clone(),
+            organization: self.organization.clone(),
+            location: self.location.clone(),
+            tokens: self.asks_for_tokens.then(|| Tokens::open(self.plane.root())).transpose()?.map(Arc::new),
+            work: Arc::clone(&self.work),
+        };
+        let asks_for_tokens = self.asks_for_tokens;
+        let guard = axum::middleware::from_fn(move |request: Request, next: Next| async move {
+            request::check_origin(request.headers())?;
+            if !asks_for_tokens {
+                request::check_host(request.headers())?;
+            }
+            Answer::Ok(next.run(request).await)
+        });
+        Ok(routes().with_state(Arc::new(shared)).layer(guard))
+    }
+
+    /// Refuses new calls, and makes long ones stop: they leave nothing behind. A host program calls it before its runtime
+    /// goes; [`Server`] does so itself.
+    pub fn stop(&self) {
+        self.work.stop();
+    }
+}
+
+/// What every handler needs.
+#[derive(Debug)]
+struct Shared {
+    plane: ControlPlane,
+    organization: Option<String>,
+    location: String,
+    tokens: Option<Arc<Tokens>>,
+    work: Arc<Work>,
+}
+
+/// The state of the router.
+type State = axum::extract::State<Arc<Shared>>;
+
+impl Shared {
+    /// Runs a call for whoever the bearer is.
+    async fn run<T: Send + 'static>(
+        &self,
+        load: Load,
+        bearer: Bearer,
+        call: impl FnOnce(&ControlPlane, &Caller, &Going) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let (plane, tokens) = (self.plane.clone(), self.tokens.clone());
+        let check = move || match tokens {
+            Some(tokens) => tokens.caller(bearer.token()?),
+            None => Ok(Caller::anyone()),
+        };
+        self.work.run(load, move |going| call(&plane, &check()?, &going)).await
+    }
+
+    /// Runs a call that only a token of the organization allows.
+    async fn manage<T: Send + 'static>(
+        &self,
+        load: Load,
+        bearer: Bearer,
+        organization: &str,
+        access: Access,
+        call: impl FnOnce(&ControlPlane, &Going) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        self.check_organization(organization)?;
+        self.run(load, bearer, move |plane, caller, going| {
+            caller.may(access)?;
+            call(plane, going)
+        })
+        .await
+    }
+
+    fn check_organization(&self, slug: &str) -> Answer<()> {
+        match &self.organization {
+            Some(known) if known != slug => {
+                Err(Refusal::forbidden("you are not a member of this organization"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn tokens(&self) -> Answer<&Arc<Tokens>> {
+        self.tokens.as_ref().ok_or_else(|| {
+            Refusal::new(
+                StatusCode::CONFLICT,
+                "unsupported",
+                "this server asks for no tokens, and makes none",
+            )
+        })
+    }
+}
+
+fn routes() -> Router<Arc<Shared>> {
+    let databases = Router::new()
+        .route("/", get(databases::list).post(databases::create))
+        .route("/{name}", get(databases::show).delete(databases::destroy))
+        .route("/{name}/configuration", get(databases::configuration).patch(databases::configure))
+        .route("/{name}/usage", get(databases::usage))
+        .route("/{name}/instances", get(databases::instances))
+        .route("/{name}/instances/{instance}", get(databases::instance))
+        .route("/{name}/update", post(databases::update))
+        .route("/{name}/points", get(history::points))
+        .route("/{name}/restore", post(history::restore))
+        .route("/{name}/auth/tokens", post(tokens::mint_for_database))
+        .route("/{name}/auth/rotate", post(tokens::rotate_of_database));
+    let groups = Router::new()
+        .route("/", get(groups::list).post(groups::create))
+        .route("/{name}", get(groups::show).delete(groups::destroy))
+        .route("/{name}/configuration", get(groups::configuration).merge(patch(groups::configure)))
+        .route("/{name}/locations/{location}", post(groups::add_location).delete(groups::remove_location))
+        .route("/{name}/auth/tokens", post(tokens::mint_for_group))
+        .route("/{name}/auth/rotate", post(tokens::rotate_of_group));
+    Router::new()
+        .nest("/v1/organizations/{organization}/databases", databases)
+        .nest("/v1/organizations/{organization}/groups", groups)
+        .route("/v1/organizations", get(organizations))
+        .route("/v1/locations", get(locations))
+        .route("/v1/upload", post(upload::by_host))
+        .route("/databases/{name}/v1/upload", post(upload::by_path))
+        .route("/health", get(async || Json(Nothing {})))
+        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            let message = "this path does not take that method";
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        })
+}
+
+async fn organizations(shared: State, bearer: Bearer) -> Answer<Json<OrganizationsAnswer>> {
+    let slug = shared.organization.clone().unwrap_or_else(|| "me".into());
+    shared
+        .run(Load::Quick, bearer, move |_, caller, _| {
+            caller.may(Access::ReadOnly)?;
+            Ok(Json(OrganizationsAnswer {
+                organizations: [Organization {
+                    name: slug.clone(),
+                    slug,
+                    r#type: "personal",
+                    overages: false,
+                    blocked_reads: false,
+                    blocked_writes: false,
+                }],
+            }))
+        })
+        .await
+}
+
+async fn locations(shared: State, bearer: Bearer) -> Answer<Json<LocationsAnswer>> {
+    let location = shared.location.clone();
+    shared
+        .run(Load::Quick, bearer, move |_, _, _| {
+            Ok(Json(LocationsAnswer { locations: [(location, "where this server is")].into() }))
+        })
+        .await
+}

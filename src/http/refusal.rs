@@ -1,0 +1,95 @@
+//! What a client is told instead of what it asked for: a status, and the API's error body.
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use super::body::ErrorBody;
+use crate::{Error, ErrorKind};
+
+/// A status and a sentence.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    /// After how many seconds it is worth to try again.
+    retry_after: Option<u32>,
+}
+
+/// How an answer begins.
+pub(super) type Answer<T> = Result<T, Refusal>;
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::Invalid.as_str(), message)
+    }
+
+    pub(super) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// The server has as much to do as it takes on.
+    pub(super) fn overloaded(message: impl Into<String>, retry_after: u32) -> Self {
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Busy.as_str(), message);
+        Self { retry_after: Some(retry_after), ..refusal }
+    }
+
+    /// For what a body names, and not the path: there a thing that is missing makes the request a bad one.
+    pub(super) fn of_body(error: Error) -> Self {
+        match Self::from(error) {
+            missing if missing.status == StatusCode::NOT_FOUND => {
+                Self { status: StatusCode::BAD_REQUEST, ..missing }
+            }
+            other => other,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let kind = error.kind();
+        // 403 makes clients say that one is no member of the organization, and 422 that a name is taken: neither is used
+        // for anything else.
+        let status = match kind {
+            ErrorKind::NotFound | ErrorKind::Destroyed => StatusCode::NOT_FOUND,
+            ErrorKind::AlreadyExists | ErrorKind::Protected | ErrorKind::Blocked => StatusCode::CONFLICT,
+            ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorKind::Busy | ErrorKind::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::Invalid
+            | ErrorKind::KeyRequired
+            | ErrorKind::WrongKey
+            | ErrorKind::OutsideWindow
+            | ErrorKind::Unsupported => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        Self { retry_after, ..Self::new(status, kind.as_str(), error.to_string()) }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = Json(ErrorBody { error: self.message, code: self.code });
+        let mut response = (self.status, body).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = header::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}

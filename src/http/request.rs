@@ -1,0 +1,179 @@
+//! What is read from a request: its token, its body, and where it comes from.
+
+use std::{convert::Infallible, net::IpAddr, time::Duration};
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::refusal::{Answer, Refusal};
+
+/// The longest JSON body, in bytes.
+const BODY_MAX: usize = 256 << 10;
+
+/// How long a client may take to send it.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// The token that came with a request, if one did.
+#[derive(Debug)]
+pub(super) struct Bearer(Option<Zeroizing<String>>);
+
+impl Bearer {
+    pub(super) fn token(&self) -> Answer<&str> {
+        let missing = || Refusal::unauthorized("a token is required: Authorization: Bearer TOKEN");
+        self.0.as_deref().map(String::as_str).ok_or_else(missing)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Bearer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| value.split_once(' ')).and_then(|(scheme, token)| {
+            scheme.eq_ignore_ascii_case("bearer").then(|| Zeroizing::new(token.trim().to_owned()))
+        });
+        Ok(Self(token))
+    }
+}
+
+/// A JSON body. Its type is not asked for, its keys may be in any case, and no body is an empty object, as clients of the
+/// API rely on.
+#[derive(Debug)]
+pub(super) struct JsonBody(Value);
+
+impl JsonBody {
+    /// The body as it is.
+    pub(super) fn value(self) -> Value {
+        self.0
+    }
+
+    pub(super) fn read<T: serde::de::DeserializeOwned>(self) -> Answer<T> {
+        serde_json::from_value(self.0)
+            .map_err(|error| Refusal::bad_request(format!("invalid request: {error}")))
+    }
+}
+
+impl<S: Sync> FromRequest<S> for JsonBody {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, _: &S) -> Answer<Self> {
+        let read = axum::body::to_bytes(request.into_body(), BODY_MAX);
+        let bytes = match tokio::time::timeout(BODY_TIME, read).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(_)) => {
+                let message = format!("the body is broken off or longer than {BODY_MAX} bytes");
+                return Err(Refusal::bad_request(message));
+            }
+            Err(_) => {
+                let message = "the body took too long to come";
+                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", message));
+            }
+        };
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self(Value::Object(serde_json::Map::new())));
+        }
+        // What is said of a broken body names a place in it and quotes nothing.
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(keys)) => Ok(Self(Value::Object(lowercased(keys)))),
+            Ok(_) => Err(Refusal::bad_request("invalid request: the body must be a JSON object")),
+            Err(error) => Err(Refusal::bad_request(format!("invalid request: {error}"))),
+        }
+    }
+}
+
+/// The same with its keys in lower case, where no other key is that already.
+fn lowercased(keys: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
+    let mut result = serde_json::Map::new();
+    let (exact, other): (Vec<_>, Vec<_>) =
+        keys.into_iter().partition(|(key, _)| !key.bytes().any(|byte| byte.is_ascii_uppercase()));
+    result.extend(exact);
+    for (key, value) in other {
+        result.entry(key.to_ascii_lowercase()).or_insert(value);
+    }
+    result
+}
+
+/// The parts of a path.
+#[derive(Debug)]
+pub(super) struct Place<T>(pub(super) T);
+
+impl<T: serde::de::DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Place<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(path)| Self(path)).map_err(|error| Refusal::bad_request(error.body_text()))
+    }
+}
+
+/// The parameters behind a path.
+#[derive(Debug)]
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<T: serde::de::DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        let query = Query::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|error| Refusal::bad_request(error.body_text()))
+    }
+}
+
+/// The host that a request is for, without its port.
+pub(super) fn host(headers: &HeaderMap) -> Option<&str> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    Some(without_port(host))
+}
+
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Refuses what a browser sends for a page of another origin: it can reach servers that listen on loopback, and it sends a
+/// body of plain text there without asking.
+pub(super) fn check_origin(headers: &HeaderMap) -> Answer<()> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let authority =
+        origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    if authority.is_some() && authority == host {
+        return Ok(());
+    }
+    Err(Refusal::forbidden("requests from web pages of another origin are refused"))
+}
+
+/// Refuses a host name that is not this machine's own. A page whose name was made to point to this machine is of the same
+/// origin, and where no token is asked for its name is all that tells it apart.
+pub(super) fn check_host(headers: &HeaderMap) -> Answer<()> {
+    let host = host(headers).unwrap_or_default().to_ascii_lowercase();
+    let is_local = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if is_local { Ok(()) } else { Err(Refusal::forbidden("without tokens only localhost is answered for")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_in_any_case_and_the_exact_one_wins() {
+        let keys = |text| serde_json::from_str::<serde_json::Map<String, Value>>(text).unwrap_or_default();
+        assert_eq!(lowercased(keys(r#"{"Name": 1, "LOCATION": 2}"#)), keys(r#"{"name": 1, "location": 2}"#));
+        assert_eq!(lowercased(keys(r#"{"Name": 1, "name": 2}"#)), keys(r#"{"name": 2}"#));
+    }
+
+    #[test]
+    fn a_host_is_read_without_its_port() {
+        assert_eq!(without_port("orders.localhost:8080"), "orders.localhost");
+        assert_eq!(without_port("orders.localhost"), "orders.localhost");
+        assert_eq!(without_port("[::1]:80"), "[::1]");
+    }
+}

@@ -1,0 +1,126 @@
+//! Calls of the control plane, which block, away from the threads that serve.
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::refusal::{Answer, Refusal};
+use crate::{Progress, Watch};
+
+/// Calls that take a few flushes of the disk at most.
+const QUICK_MAX: usize = 32;
+
+/// Calls that copy databases. They keep the disk busy, and more of them at once are not faster.
+const LONG_MAX: usize = 8;
+
+/// Calls that wait for one of the others to end. The next is refused at once.
+const WAITING_MAX: usize = 1_024;
+
+/// How long a call waits for that.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much a call has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    /// It reads or writes the catalog.
+    Quick,
+    /// It copies a database.
+    Long,
+}
+
+/// What is being done, and how much of it at once.
+#[derive(Debug)]
+pub(super) struct Work {
+    quick: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self {
+            quick: Arc::new(Semaphore::new(QUICK_MAX)),
+            long: Arc::new(Semaphore::new(LONG_MAX)),
+            waiting: AtomicUsize::new(0),
+            stopped: Arc::default(),
+        }
+    }
+}
+
+/// Counts a call as waiting for as long as it does.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks a long call to go on until the server is to stop.
+#[derive(Clone, Debug)]
+pub(super) struct Going(Arc<AtomicBool>);
+
+impl Going {
+    pub(super) fn watch(&self) -> Box<Watch<'static>> {
+        let stopped = Arc::clone(&self.0);
+        Box::new(move |_: Progress| {
+            if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    }
+}
+
+impl Work {
+    /// Runs a call where it may block. It goes on when the client that asked for it is gone.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        load: Load,
+        call: impl FnOnce(Going) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let permit = self.admit(load).await?;
+        let going = Going(Arc::clone(&self.stopped));
+        let running = tokio::task::spawn_blocking(move || {
+            // Held until the call is over, whether or not somebody still waits for it.
+            let _permit = permit;
+            call(going)
+        });
+        running.await.unwrap_or_else(|_| {
+            let message = "this call failed in a way that was not foreseen; its changes are settled when the fleet is opened again";
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message))
+        })
+    }
+
+    async fn admit(&self, load: Load) -> Answer<OwnedSemaphorePermit> {
+        let busy = || Refusal::overloaded("the server has more to do than it can: try again in a moment", 2);
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(Refusal::overloaded("the server is shutting down", 5));
+        }
+        let permits = match load {
+            Load::Quick => &self.quick,
+            Load::Long => &self.long,
+        };
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        if before >= WAITING_MAX {
+            return Err(busy());
+        }
+        let permit = tokio::time::timeout(PATIENCE, Arc::clone(permits).acquire_owned()).await;
+        permit.ok().and_then(Result::ok).ok_or_else(busy)
+    }
+
+    /// Refuses what comes from now on, and asks long calls to stop: they leave nothing behind.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,10 @@
+//! The Platform API, served by the program and used over the wire.
+
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
+mod access;
+mod api;
+mod client;
+mod crash;
+mod server;
+mod uploads;

@@ -1,0 +1,171 @@
+//! `litefleet serve` in a directory of its own, and requests to it, byte by byte as a client sends them.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use litefleet::ControlPlane;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub(crate) const API: &str = "/v1/organizations/me";
+
+pub(crate) struct Server {
+    running: Child,
+    pub(crate) address: String,
+    pub(crate) token: String,
+    pub(crate) dir: TempDir,
+}
+
+/// What a request is answered with.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The status and the sentence of a failure.
+    pub(crate) fn error(&self) -> (u16, String) {
+        (self.status, self.json()["error"].as_str().unwrap().to_owned())
+    }
+}
+
+fn command(dir: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    command.args(["--json", "serve", "--root"]).arg(dir.path().join("root")).args(arguments);
+    command
+}
+
+impl Server {
+    pub(crate) fn new() -> Self {
+        Self::start(tempfile::tempdir().unwrap(), &[])
+    }
+
+    pub(crate) fn start(dir: TempDir, arguments: &[&str]) -> Self {
+        let mut running = command(&dir, &["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(running.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let started: Value = serde_json::from_str(&line).unwrap();
+        let address = started["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+        let token = started["token_file"].as_str().map(|file| std::fs::read_to_string(file).unwrap());
+        Self { running, address, token: token.unwrap_or_default().trim().to_owned(), dir }
+    }
+
+    /// What a server says that does not start.
+    pub(crate) fn refused(arguments: &[&str]) -> String {
+        let output = command(&tempfile::tempdir().unwrap(), arguments).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub(crate) fn plane(&self) -> ControlPlane {
+        ControlPlane::open(self.root()).unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.id()
+    }
+
+    /// Asks the server to end, and waits until it has.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.running.wait().unwrap()
+    }
+
+    /// Kills the server, and starts it anew.
+    pub(crate) fn killed_and_started(mut self) -> Self {
+        self.running.kill().unwrap();
+        self.running.wait().unwrap();
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        Self::start(dir, &[])
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    }
+
+    /// Sends a request with headers of the caller's own, none of which is added but the length.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            write!(head, "Host: {}\r\n", self.address).unwrap();
+        }
+        for (name, value) in headers {
+            write!(head, "{name}: {value}\r\n").unwrap();
+        }
+        stream.write_all((head + "\r\n").as_bytes()).unwrap();
+        // A server that refuses a body does not read it.
+        let _may_be_refused = stream.write_all(body);
+        read_answer(&mut stream)
+    }
+
+    /// Sends a request with a token.
+    pub(crate) fn send_as(&self, token: &str, method: &str, path: &str, body: &Value) -> Answer {
+        let bearer = format!("Bearer {token}");
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        self.send(method, path, &[("Authorization", &bearer), ("Content-Type", "application/json")], &body)
+    }
+
+    /// Sends a request of the organization, below its path.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.send_as(&self.token, method, &format!("{API}{path}"), body)
+    }
+
+    /// The answer to a request that must succeed.
+    pub(crate) fn done(&self, method: &str, path: &str, body: &Value) -> Value {
+        let answer = self.ask(method, path, body);
+        assert_eq!(answer.status, 200, "{method} {path}: {answer:?}");
+        answer.json()
+    }
+
+    pub(crate) fn create(&self, name: &str) {
+        self.done("POST", "/databases", &json!({ "name": name, "group": "default" }));
+    }
+
+    /// A token of a database.
+    pub(crate) fn token_of(&self, name: &str, parameters: &str) -> String {
+        let minted = self.done("POST", &format!("/databases/{name}/auth/tokens?{parameters}"), &Value::Null);
+        minted["jwt"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone_already = self.running.kill();
+        let _waited_for = self.running.wait();
+    }
+}
+
+pub(crate) fn read_answer(stream: &mut TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    // A connection that is reset after the answer came has still brought it.
+    let _until_here = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_ascii_lowercase(), text: body.to_owned() }
+}

@@ -1,0 +1,164 @@
+//! Uploads of SQLite files to drafts.
+
+use std::{fs, io::Write, path::Path, time::Duration};
+
+use litefleet::{ConnectOptions, DatabaseState, EncryptionKey, rusqlite::Connection};
+use serde_json::{Value, json};
+
+use crate::server::{Server, read_answer};
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
+
+/// A SQLite file with `rows` rows of a kilobyte.
+fn file(dir: &Path, rows: u32) -> Vec<u8> {
+    let path = dir.join("upload.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE t(a); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {rows})
+             INSERT INTO t SELECT hex(randomblob(512)) FROM n"
+        ))
+        .unwrap();
+    drop(connection);
+    let bytes = fs::read(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    bytes
+}
+
+fn draft(server: &Server, name: &str, encryption: &Value) -> String {
+    let seed = json!({ "type": "database_upload" });
+    let mut body = json!({ "name": name, "group": "default", "seed": seed });
+    if !encryption.is_null() {
+        body["remote_encryption"] = encryption.clone();
+    }
+    server.done("POST", "/databases", &body);
+    server.token_of(name, "")
+}
+
+fn rows(server: &Server, name: &str, options: &ConnectOptions) -> u32 {
+    let connection = server.plane().connect(name, options).unwrap();
+    connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+}
+
+fn staged(server: &Server) -> usize {
+    fs::read_dir(server.root().join(".staging")).unwrap().count()
+}
+
+/// The most memory that the server ever held, in bytes.
+fn peak(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn a_file_goes_to_its_draft_by_host_name_or_by_path_and_is_not_held_in_memory() {
+    let server = Server::new();
+    let small = file(server.dir.path(), 10);
+    let token = draft(&server, "by-host", &Value::Null);
+    let bearer = format!("Bearer {token}");
+    let send =
+        |host: &str| server.send("POST", "/v1/upload", &[("Authorization", &bearer), ("Host", host)], &small);
+    assert_eq!(send("elsewhere.localhost:80").status, 404);
+    assert_eq!(send("by-host.example.org").status, 404);
+    let port = server.address.split(':').next_back().unwrap();
+    let done = send(&format!("by-host.localhost:{port}"));
+    assert_eq!((done.status, done.text.as_str()), (200, ""));
+    assert_eq!(rows(&server, "by-host", &ConnectOptions::default()), 10);
+    assert_eq!(send("by-host.localhost").error().0, 409);
+
+    let bearer = format!("Bearer {}", draft(&server, "by-path", &Value::Null));
+    let large = file(server.dir.path(), 100_000);
+    let before = peak(&server);
+    let done = server.send("POST", "/databases/by-path/v1/upload", &[("Authorization", &bearer)], &large);
+    assert_eq!(done.status, 200, "{done:?}");
+    assert_eq!(rows(&server, "by-path", &ConnectOptions::default()), 100_000);
+    let grown = peak(&server) - before;
+    assert!(large.len() > 100 << 20 && grown < 32 << 20, "{grown} bytes for {}", large.len());
+}
+
+#[test]
+fn an_encrypted_draft_takes_a_plain_file_and_its_key() {
+    let server = Server::new();
+    let token = draft(&server, "sealed", &json!({ "encryption_key": KEY, "encryption_cipher": "aegis128l" }));
+    let (bearer, bytes) = (format!("Bearer {token}"), file(server.dir.path(), 10));
+    let send = |headers: &[(&str, &str)]| {
+        let headers = [&[("Authorization", bearer.as_str())], headers].concat();
+        server.send("POST", "/databases/sealed/v1/upload", &headers, &bytes)
+    };
+    assert_eq!(send(&[]).json()["code"], "key_required");
+    assert_eq!(send(&[("x-turso-encryption-key", KEY)]).status, 400);
+    for (key, cipher) in [("secret-but-no-base64!", "aegis128l"), (KEY, "aes256gcm"), (KEY, "rot13")] {
+        let refused = send(&[("x-turso-encryption-key", key), ("x-turso-encryption-cipher", cipher)]);
+        assert_eq!(refused.status, 400, "{cipher}");
+        assert!(!refused.text.contains(key), "{refused:?}");
+    }
+    let done = send(&[("x-turso-encryption-key", KEY), ("x-turso-encryption-cipher", "aegis128l")]);
+    assert_eq!(done.status, 200, "{done:?}");
+    let options = ConnectOptions::default().encryption_key(EncryptionKey::from_base64(KEY).unwrap());
+    assert_eq!(rows(&server, "sealed", &options), 10);
+    assert_eq!(
+        server.done("GET", "/databases/sealed", &Value::Null)["database"]["encryption_cipher"],
+        "aegis128l"
+    );
+}
+
+#[test]
+fn an_upload_that_fails_leaves_the_draft_and_nothing_else() {
+    let server = Server::new();
+    let token = draft(&server, "orders", &Value::Null);
+    let (bearer, bytes) = (format!("Bearer {token}"), file(server.dir.path(), 100));
+    let send = |body: &[u8]| {
+        server.send("POST", "/databases/orders/v1/upload", &[("Authorization", &bearer)], body).status
+    };
+    let mut damaged = bytes.clone();
+    damaged[4096..8192].fill(0xaa);
+    for wrong in [&b""[..], b"not a database", &bytes[..bytes.len() / 2], &damaged] {
+        assert_eq!(send(wrong), 400);
+        assert_eq!(staged(&server), 0);
+    }
+    // A client that goes away in the middle.
+    let mut stream = server.connect();
+    let head = format!(
+        "POST /databases/orders/v1/upload HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: {}\r\n\r\n",
+        bytes.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&bytes[..bytes.len() / 2]).unwrap();
+    drop(stream);
+    let waited = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        staged(&server) == 0
+    });
+    assert!(waited, "the broken upload is still there");
+    assert_eq!(server.plane().get_database("orders").unwrap().state, DatabaseState::Draft);
+    assert_eq!(send(&bytes), 200);
+    assert_eq!(rows(&server, "orders", &ConnectOptions::default()), 100);
+}
+
+#[test]
+fn slow_uploads_keep_nobody_from_creating() {
+    let server = Server::new();
+    let bytes = file(server.dir.path(), 100);
+    let slow: Vec<_> = (0..6)
+        .map(|upload| {
+            let token = draft(&server, &format!("slow-{upload}"), &Value::Null);
+            let mut stream = server.connect();
+            let head = format!(
+                "POST /databases/slow-{upload}/v1/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+                bytes.len()
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&bytes[..5_000]).unwrap();
+            stream
+        })
+        .collect();
+    for number in 0..20 {
+        server.create(&format!("quick-{number}"));
+    }
+    for mut stream in slow {
+        stream.write_all(&bytes[5_000..]).unwrap();
+        assert_eq!(read_answer(&mut stream).status, 200);
+    }
+    assert_eq!(rows(&server, "slow-5", &ConnectOptions::default()), 100);
+}
