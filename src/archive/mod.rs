@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows a key: pages are moved as they stand.
 
+mod detour;
 mod index;
 mod maintain;
 mod past;

@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
-    damaged, missing,
+    damaged,
+    detour::Detour,
+    missing,
     refusals::written_away,
     segment::{self, Log},
     snapshot::{self, Snapshot},
@@ -52,6 +54,8 @@ pub(crate) struct Past {
     snapshot_file: OnceLock<File>,
     /// Pages that are held in memory.
     held: HashMap<u32, Vec<u8>>,
+    /// Nothing where there is no snapshot.
+    detour: Option<Detour>,
     /// None of the files is removed for as long as this is held.
     _lock: Option<Arc<DirLock>>,
 }
@@ -148,6 +152,7 @@ impl Past {
             open: Mutex::default(),
             snapshot_file: OnceLock::new(),
             held,
+            detour: None,
             // What is in memory nobody removes.
             _lock: None,
         })
@@ -189,6 +194,7 @@ impl Past {
             open: Mutex::default(),
             snapshot_file: OnceLock::new(),
             held: HashMap::new(),
+            detour: Some(Detour::new(timeline, target, first)),
             _lock: timeline.held.clone(),
         };
         for sequence in first..=target.sequence {
@@ -284,7 +290,7 @@ impl Past {
         Ok(())
     }
 
-    /// Fills `into` with a page, counted from 1.
+    /// Fills `into` with a page, counted from 1. Where the snapshot has it damaged, an older one may lead to it.
     pub(crate) fn read_page(&self, number: u32, into: &mut [u8]) -> Result<()> {
         if let Some(page) = self.held.get(&number) {
             into.copy_from_slice(page);
@@ -297,6 +303,20 @@ impl Past {
             into.fill(0);
             return Ok(());
         }
+        match self.read_snapshot(number, into) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                match self.detour.as_ref().and_then(Detour::way) {
+                    // Where no way leads there, the newest snapshot is the one to be put back.
+                    Some(way) => way.read_page(number, into).map_err(|_| error),
+                    None => Err(error),
+                }
+            }
+            read => read,
+        }
+    }
+
+    /// Fills `into` with a page as the snapshot has it.
+    fn read_snapshot(&self, number: u32, into: &mut [u8]) -> Result<()> {
         let file = if let Some(file) = self.snapshot_file.get() {
             file
         } else {
