@@ -253,17 +253,33 @@ impl Past {
             return Err(damaged(&path, format_args!("frame {upto} ended a commit, and does not any more")));
         }
         let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
-        self.apply(log_number, &log, generation.first_frame..upto);
+        self.apply(log_number, (&log, &path), generation.first_frame..upto)?;
         self.logs.push(LogFile { path, sums: log.sums, live: live.map(|file| (Arc::new(file), log.start)) });
         Ok(())
     }
 
-    fn apply(&mut self, log_number: u32, log: &Log, range: std::ops::Range<u32>) {
+    fn apply(
+        &mut self,
+        log_number: u32,
+        (log, path): (&Log, &Path),
+        range: std::ops::Range<u32>,
+    ) -> Result<()> {
         let mut uncommitted = Vec::new();
         for number in range {
             let frame = log.frames[number as usize];
             uncommitted.push((frame.page_number, number + 1));
             let Some(pages) = frame.commit else { continue };
+            // A page that no frame has is a free one, which a page of the list of free pages names in four bytes. So what is
+            // held in memory of a log follows its length, whatever stands there.
+            let named_by_each = u64::from(self.page_size / 4);
+            let most = u64::from(self.page_count) + uncommitted.len() as u64 * named_by_each;
+            if u64::from(pages) > most {
+                let what = format_args!(
+                    "frame {} says that the database has {pages} pages, and it can have {most} at most",
+                    number + 1
+                );
+                return Err(damaged(path, what));
+            }
             self.page_count = pages;
             self.snapshot_pages = self.snapshot_pages.min(pages);
             self.places.resize(pages as usize, None);
@@ -273,6 +289,7 @@ impl Past {
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes what is in the log that SQLite writes to into memory, where it stays as it is.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
 mod by_hand;
+mod claims;
 mod clock;
 mod crash;
 mod damage;
