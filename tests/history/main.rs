@@ -22,4 +22,5 @@ mod power;
 mod random;
 mod support;
 mod verify;
+mod versions;
 mod view;
