@@ -421,7 +421,10 @@ fn a_damaged_log_is_named_with_the_instants_that_it_leads_to() {
         let message = error.to_string();
         assert!(message.contains("no new snapshot") && message.contains("000000000002.wal"), "{message}");
         let after = files(&ledger.place().join("archive"));
-        assert!(after.iter().all(|name| before.contains(name) || is_index(name)), "{after:?}");
+        assert!(
+            after.iter().all(|name| before.contains(name) || is_index(name) || name == "wanted"),
+            "{after:?}"
+        );
         let (_, from) = message.split_once("instants after ").unwrap();
         let from: Timestamp = from.split(' ').next().unwrap().parse().unwrap();
         let (mut right, mut refused) = (0, 0);

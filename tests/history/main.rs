@@ -24,3 +24,4 @@ mod support;
 mod verify;
 mod versions;
 mod view;
+mod wanted;
