@@ -138,6 +138,11 @@ impl ArchivePaths {
         self.dir.join("retained")
     }
 
+    /// What asks whoever begins the next generation for a snapshot before it.
+    pub(crate) fn wanted(&self) -> PathBuf {
+        self.dir.join("wanted")
+    }
+
     /// A file of a generation.
     pub(crate) fn file(&self, sequence: u64, file: ArchiveFile) -> PathBuf {
         self.dir.join(format!("{sequence:012}.{}", file.extension()))

@@ -152,11 +152,7 @@ impl Generation {
 
     /// Reads a header; nothing if it is damaged, of a version that is not known here, or says what no header says.
     pub(crate) fn decode(words: &[Word; HEADER_WORDS]) -> Option<Self> {
-        let check = xxh3_64(&bytes(&words[..HEADER_WORDS - 1]));
-        let known = words[0] == MAGIC && words[1] & Word::from(u32::MAX) == VERSION;
-        if !known || words[HEADER_WORDS - 1] != check {
-            return None;
-        }
+        Self::version(words).filter(|version| *version == VERSION)?;
         let (page_size, first_frame) = parts(words[6]);
         let (frame, pages) = parts(words[12]);
         let is_page_size = page_size.is_power_of_two() && (512..=65_536).contains(&page_size);
@@ -177,6 +173,12 @@ impl Generation {
             end_before: LogEnd { frame, pages, checksum: words[13].to_le_bytes() },
             data: FileState { len: words[10], changed_at: words[11].cast_signed() },
         })
+    }
+
+    /// The version of a header, which is known of a whole one only. The check stands there in every version.
+    fn version(words: &[Word; HEADER_WORDS]) -> Option<Word> {
+        let is_whole = words[HEADER_WORDS - 1] == xxh3_64(&bytes(&words[..HEADER_WORDS - 1]));
+        (words[0] == MAGIC && is_whole).then(|| words[1] & Word::from(u32::MAX))
     }
 
     /// What the checks of its records, and what else belongs to this generation alone, begin with.
@@ -234,9 +236,12 @@ pub(crate) struct Stamps {
 impl Stamps {
     /// Reads the bytes of a file; nothing if its header is none.
     pub(crate) fn parse(file: &[u8]) -> Option<Self> {
-        let words: Vec<Word> =
-            file.as_chunks::<WORD_LEN>().0.iter().copied().map(Word::from_le_bytes).collect();
-        Self::of(&words)
+        Self::of(&words(file))
+    }
+
+    /// The version of a file, if a newer version of this crate wrote it.
+    pub(crate) fn newer_version(file: &[u8]) -> Option<Word> {
+        Generation::version(words(file).first_chunk()?).filter(|version| *version > VERSION)
     }
 
     /// The same of words that were read.
@@ -263,10 +268,8 @@ impl Stamps {
 
     /// The database file when the WAL had ended and all of it stood there.
     pub(crate) fn rest(&self) -> Option<FileState> {
-        match self.slots.last() {
-            Some(Slot::Record(Record::Rest(data))) => Some(*data),
-            _ => None,
-        }
+        let Some(Slot::Record(Record::Rest(data))) = self.slots.last() else { return None };
+        Some(*data)
     }
 
     /// The commits of the WAL in order, if that is known to have ended with the frame `end`.
@@ -325,7 +328,12 @@ impl Stamps {
     }
 }
 
-/// Words as they stand in a file.
+/// The words that stand in a file.
+fn words(file: &[u8]) -> Vec<Word> {
+    file.as_chunks::<WORD_LEN>().0.iter().copied().map(Word::from_le_bytes).collect()
+}
+
+/// The same the other way round.
 pub(crate) fn bytes(words: &[Word]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
@@ -485,11 +493,8 @@ mod tests {
     fn a_header_that_no_history_has_is_none() {
         let decode = |generation: Generation| Generation::decode(&generation.encode());
         assert!(decode(generation()).is_some());
-        for page_size in [0, 256, 1000, 131_072] {
-            assert_eq!(decode(Generation { page_size, ..generation() }), None);
-        }
-        for sequence in [0, u64::MAX] {
-            assert_eq!(decode(Generation { sequence, ..generation() }), None);
-        }
+        let sizes = [0, 256, 1000, 131_072].map(|page_size| Generation { page_size, ..generation() });
+        let sequences = [0, u64::MAX].map(|sequence| Generation { sequence, ..generation() });
+        assert!(sizes.into_iter().chain(sequences).all(|generation| decode(generation).is_none()));
     }
 }

@@ -17,8 +17,12 @@
 //! | before `retained` is renamed into its place | `retained.new`, removed by the next maintenance | as before |
 //! | after that, whatever files were removed | files of generations that no reader looks at; removed by the next maintenance | those before the first generation that is retained are refused, and its beginning is named; all others as before |
 //!
+//! Where the logs do not lead to where a snapshot is due, because one of them is damaged, a file `wanted` asks whoever begins
+//! the next generation for a snapshot of the database itself, which has all that they would have led to.
+//!
 //! Only generations that have ended are given a snapshot or become the first one that is retained: their headers stay as
-//! they are, while that of a generation in which nobody has committed is written anew if it is begun once more.
+//! they are, while that of a generation in which nobody has committed is written anew if it is begun once more; the snapshot that was wanted before it is taken
+//! anew then.
 
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 
@@ -126,9 +130,21 @@ impl Maintenance<'_> {
         match written.and_then(|past| self.write_snapshot(&past, &generation, watch)) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let from = self.ask(|timeline| first_damaged(timeline, last, &generation))?;
+                // The database itself has what the logs do not lead to, whenever a log has ended.
+                let wanted = ArchivePaths::of(self.data).wanted();
+                if !Disk::exists(&wanted)? {
+                    self.disk.create(&wanted)?;
+                }
                 Err(no_snapshot(&error, Timestamp::from_micros(from)?))
             }
-            written => written.map(|()| true),
+            written => {
+                written?;
+                let wanted = ArchivePaths::of(self.data).wanted();
+                if Disk::exists(&wanted)? {
+                    self.disk.remove(&wanted)?;
+                }
+                Ok(true)
+            }
         }
     }
 
@@ -313,7 +329,7 @@ fn first_damaged(timeline: &Timeline, last: u64, generation: &Generation) -> Res
 fn no_snapshot(error: &Error, from: Timestamp) -> Error {
     let message = format!(
         "no new snapshot can be made, because {error}; the database itself can be read and written, but instants after \
-         {from} may be refused until that file is put back"
+         {from} may be refused until that file is put back, and up to where the next log is begun: a snapshot is taken there"
     );
     Error::new(ErrorKind::Corrupt, message)
 }

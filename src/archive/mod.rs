@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows a key: pages are moved as they stand.
 
+mod detour;
 mod index;
 mod maintain;
 mod past;
@@ -47,10 +48,21 @@ pub(crate) struct Birth {
 /// The stamps in a file; nothing if it is not there.
 pub(crate) fn read_stamps(path: &Path) -> Result<Option<Stamps>> {
     let Some(bytes) = Disk::read(path)? else { return Ok(None) };
+    check_version(path, &bytes)?;
     match Stamps::parse(&bytes) {
         Some(stamps) => Ok(Some(stamps)),
         None => Err(damaged(path, "its header is none")),
     }
+}
+
+/// Refuses stamps of a newer version, which are not damaged.
+fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(version) = Stamps::newer_version(bytes) else { return Ok(()) };
+    let message = format!(
+        "{} has format version {version}, which this litefleet does not know: use a newer one",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Unsupported, message))
 }
 
 /// The stamps of the generation that the WAL is in, or was in last; nothing where there is no history.

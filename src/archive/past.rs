@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
-    damaged, missing,
+    damaged,
+    detour::Detour,
+    missing,
     refusals::written_away,
     segment::{self, Log},
     snapshot::{self, Snapshot},
@@ -52,6 +54,8 @@ pub(crate) struct Past {
     snapshot_file: OnceLock<File>,
     /// Pages that are held in memory.
     held: HashMap<u32, Vec<u8>>,
+    /// Nothing where there is no snapshot.
+    detour: Option<Detour>,
     /// None of the files is removed for as long as this is held.
     _lock: Option<Arc<DirLock>>,
 }
@@ -148,6 +152,7 @@ impl Past {
             open: Mutex::default(),
             snapshot_file: OnceLock::new(),
             held,
+            detour: None,
             // What is in memory nobody removes.
             _lock: None,
         })
@@ -189,6 +194,7 @@ impl Past {
             open: Mutex::default(),
             snapshot_file: OnceLock::new(),
             held: HashMap::new(),
+            detour: Some(Detour::new(timeline, target, first)),
             _lock: timeline.held.clone(),
         };
         for sequence in first..=target.sequence {
@@ -247,17 +253,33 @@ impl Past {
             return Err(damaged(&path, format_args!("frame {upto} ended a commit, and does not any more")));
         }
         let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
-        self.apply(log_number, &log, generation.first_frame..upto);
+        self.apply(log_number, (&log, &path), generation.first_frame..upto)?;
         self.logs.push(LogFile { path, sums: log.sums, live: live.map(|file| (Arc::new(file), log.start)) });
         Ok(())
     }
 
-    fn apply(&mut self, log_number: u32, log: &Log, range: std::ops::Range<u32>) {
+    fn apply(
+        &mut self,
+        log_number: u32,
+        (log, path): (&Log, &Path),
+        range: std::ops::Range<u32>,
+    ) -> Result<()> {
         let mut uncommitted = Vec::new();
         for number in range {
             let frame = log.frames[number as usize];
             uncommitted.push((frame.page_number, number + 1));
             let Some(pages) = frame.commit else { continue };
+            // A page that no frame has is a free one, which a page of the list of free pages names in four bytes. So what is
+            // held in memory of a log follows its length, whatever stands there.
+            let named_by_each = u64::from(self.page_size / 4);
+            let most = u64::from(self.page_count) + uncommitted.len() as u64 * named_by_each;
+            if u64::from(pages) > most {
+                let what = format_args!(
+                    "frame {} says that the database has {pages} pages, and it can have {most} at most",
+                    number + 1
+                );
+                return Err(damaged(path, what));
+            }
             self.page_count = pages;
             self.snapshot_pages = self.snapshot_pages.min(pages);
             self.places.resize(pages as usize, None);
@@ -267,6 +289,7 @@ impl Past {
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes what is in the log that SQLite writes to into memory, where it stays as it is.
@@ -284,7 +307,7 @@ impl Past {
         Ok(())
     }
 
-    /// Fills `into` with a page, counted from 1.
+    /// Fills `into` with a page, counted from 1. Where the snapshot has it damaged, an older one may lead to it.
     pub(crate) fn read_page(&self, number: u32, into: &mut [u8]) -> Result<()> {
         if let Some(page) = self.held.get(&number) {
             into.copy_from_slice(page);
@@ -297,6 +320,20 @@ impl Past {
             into.fill(0);
             return Ok(());
         }
+        match self.read_snapshot(number, into) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                match self.detour.as_ref().and_then(Detour::way) {
+                    // Where no way leads there, the newest snapshot is the one to be put back.
+                    Some(way) => way.read_page(number, into).map_err(|_| error),
+                    None => Err(error),
+                }
+            }
+            read => read,
+        }
+    }
+
+    /// Fills `into` with a page as the snapshot has it.
+    fn read_snapshot(&self, number: u32, into: &mut [u8]) -> Result<()> {
         let file = if let Some(file) = self.snapshot_file.get() {
             file
         } else {

@@ -2,11 +2,12 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use super::{refusals, timeline::Timeline};
+use super::{refusals, salts_of, timeline::Timeline};
 use crate::{
     error::{ErrorKind, Result},
+    layout,
     point::{Point, Points, Window},
-    stamps::Made,
+    stamps::{Generation, Made, Stamps},
     time::Timestamp,
 };
 
@@ -37,13 +38,36 @@ impl Timeline {
                 continue;
             }
             if generation.begins || place == 0 {
-                if let (Some(window), Some(ended_at)) = (windows.last_mut(), ended_at) {
-                    window.to = Some(Timestamp::from_micros(ended_at)?);
-                }
+                close(&mut windows, ended_at)?;
                 windows.push(Window { from: Timestamp::from_micros(self.starts_at(&generation))?, to: None });
             }
-            is_whole = self.check_follows(place).is_ok();
+            let after = self.after(*sequence).ok().flatten();
+            let made = match self.made(&stamps, after.as_ref()) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    close(&mut windows, Some(self.starts_at(&generation)))?;
+                    is_whole = false;
+                    continue;
+                }
+                made => made?,
+            };
             ended_at = Some(stamps.last_instant().saturating_add(1));
+            match made.first() {
+                Some(first)
+                    if after.as_ref().is_none_or(|after| after.begins)
+                        && self.is_written_away(&stamps)? =>
+                {
+                    let from = match first {
+                        Made::Commit(commit) => commit.at,
+                        Made::Lost { .. } => generation.begun_at.max(generation.not_before.saturating_add(1)),
+                    };
+                    close(&mut windows, Some(from))?;
+                    is_whole = false;
+                }
+                _ => {
+                    leave_out_lost(&mut windows, &generation, &made, after.as_ref())?;
+                    is_whole = self.check_follows(place).is_ok();
+                }
+            }
             let is_before = match range.0 {
                 Bound::Included(from) | Bound::Excluded(from) => stamps.last_instant() < from.as_micros(),
                 Bound::Unbounded => false,
@@ -56,8 +80,7 @@ impl Timeline {
                 continue;
             }
             let page_size = u64::from(generation.page_size);
-            let after = self.after(*sequence).ok().flatten();
-            for made in self.made(&stamps, after.as_ref())? {
+            for made in made {
                 let Made::Commit(commit) = made else { continue };
                 let at = Timestamp::from_micros(commit.at)?;
                 if range.contains(&at) {
@@ -69,11 +92,57 @@ impl Timeline {
         }
         if self.sequences.is_empty() && self.is_as_it_was_born() {
             windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
-        } else if let Some(window) = windows.last_mut()
-            && !(is_whole && is_current)
-        {
-            window.to = ended_at.map(Timestamp::from_micros).transpose()?;
+        } else if !(is_whole && is_current) {
+            close(&mut windows, ended_at)?;
         }
         Ok(Points { points, windows })
     }
+
+    /// Whether the log of a generation that nobody goes on from was not kept.
+    fn is_written_away(&self, stamps: &Stamps) -> Result<bool> {
+        if stamps.end().is_some() || self.has_segment(stamps)? {
+            return Ok(false);
+        }
+        let is_live = self.live.as_ref().is_some_and(|live| live.generation == stamps.generation);
+        Ok(!is_live || salts_of(&layout::beside(&self.data, "-wal"))? != Some(stamps.generation.salts))
+    }
+}
+
+/// Ends the last window before an instant, if it goes on till then.
+fn close(windows: &mut Vec<Window>, to: Option<i64>) -> Result<()> {
+    let Some(to) = to.map(Timestamp::from_micros).transpose()? else { return Ok(()) };
+    if let Some(window) = windows.last_mut().filter(|window| window.to.is_none()) {
+        window.to = Some(to);
+        windows.pop_if(|window| window.from >= to);
+    }
+    Ok(())
+}
+
+/// Leaves the spans out of the windows in which a generation has commits that no stamp tells of: each is from the last
+/// instant that is known before these to the first one behind them, and is refused.
+fn leave_out_lost(
+    windows: &mut Vec<Window>,
+    generation: &Generation,
+    made: &[Made],
+    after: Option<&Generation>,
+) -> Result<()> {
+    let mut known_at = if generation.begins { i64::MIN } else { generation.not_before };
+    let mut lost_from = None;
+    let commits = made.iter().map(|made| match made {
+        Made::Commit(commit) => Some(commit.at),
+        Made::Lost { .. } => None,
+    });
+    let goes_on = after.filter(|after| !after.begins).map(|after| after.begun_at);
+    for at in commits.chain(goes_on.map(Some)) {
+        let Some(at) = at else {
+            lost_from.get_or_insert(known_at.saturating_add(1).max(generation.begun_at));
+            continue;
+        };
+        if let Some(from) = lost_from.take().filter(|from| *from < at) {
+            close(windows, Some(from))?;
+            windows.push(Window { from: Timestamp::from_micros(at)?, to: None });
+        }
+        known_at = at;
+    }
+    close(windows, lost_from)
 }

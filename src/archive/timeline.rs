@@ -267,7 +267,7 @@ impl Timeline {
                 false => Err(lost(asked, self.paths.dir())),
             };
         }
-        let Some(place) = self.place_of(at)? else {
+        let Some(place) = self.place_of_known(at)? else {
             let first = self.stamps(self.sequences[0])?;
             return Err(outside(asked, self.starts_at(&first.generation)));
         };
@@ -276,9 +276,6 @@ impl Timeline {
         let generation = stamps.generation;
         // One that is damaged says nothing, and is named where it matters.
         let after = self.after(sequence);
-        if !generation.begins && sequence > 1 && at < generation.begun_at {
-            self.check_tail_before(asked, place)?;
-        }
         let made = self.made(&stamps, after.as_ref().ok().and_then(Option::as_ref))?;
         let (mut frame, mut commit, mut next, mut lost) = (generation.first_frame, None, None, None);
         for made in &made {
@@ -381,21 +378,23 @@ impl Timeline {
         }
     }
 
-    /// An instant that comes before a generation began, and after the last stamp of the one before, is known only if
-    /// that one has no commits without stamps behind that.
-    fn check_tail_before(&self, asked: Timestamp, place: usize) -> Result<()> {
-        let Some(before) = place.checked_sub(1) else { return Ok(()) };
-        self.check_follows(before)?;
-        let stamps = self.stamps(self.sequences[before])?;
-        let after = self.after(self.sequences[before])?;
-        match self.made(&stamps, after.as_ref())?.last() {
-            Some(Made::Lost { .. }) => {
-                let known_at = after.map_or(i64::MAX, |after| after.begun_at);
-                let path = self.stamps_path(stamps.generation.sequence);
-                Err(uncertain(asked, stamps.last_instant(), known_at, stamps.is_damaged(), &path))
+    /// The place of the generation that says what an instant means. One that lies before a generation began belongs to
+    /// the one before, if that has commits without stamps at its end: they were made before or after it.
+    fn place_of_known(&self, at: i64) -> Result<Option<usize>> {
+        let Some(mut place) = self.place_of(at)? else { return Ok(None) };
+        while let Some(before) = place.checked_sub(1) {
+            let generation = self.stamps(self.sequences[place])?.generation;
+            if generation.begins || at >= generation.begun_at.max(generation.not_before.saturating_add(1)) {
+                break;
             }
-            _ => Ok(()),
+            self.check_follows(before)?;
+            let stamps = self.stamps(self.sequences[before])?;
+            if !matches!(self.made(&stamps, Some(&generation))?.last(), Some(Made::Lost { .. })) {
+                break;
+            }
+            place = before;
         }
+        Ok(Some(place))
     }
 
     /// Makes sure that no generation is missing behind one.
@@ -449,7 +448,7 @@ impl Timeline {
         Ok(state_of(&self.data)? == Some(rest) || self.is_at_end(stamps)?)
     }
 
-    fn has_segment(&self, stamps: &Stamps) -> Result<bool> {
+    pub(super) fn has_segment(&self, stamps: &Stamps) -> Result<bool> {
         Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Segment))
     }
 

@@ -193,7 +193,8 @@ impl ControlPlane {
     /// # Errors
     ///
     /// As for [`database_path`](Self::database_path), [`ErrorKind::Corrupt`] where the history is damaged, which keeps all
-    /// that may still be of use, [`ErrorKind::Cancelled`], and what the disk may answer.
+    /// that may still be of use, and has the next log begin with a new snapshot, [`ErrorKind::Cancelled`], and what the disk
+    /// may answer.
     pub fn maintain_database(&self, name: &str, watch: &mut Watch<'_>) -> Result<Maintained> {
         let entry = self.0.ready(&name.parse()?)?;
         let id = &entry.database.id;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, Timestamp,
+    Cipher, ControlPlane, ErrorKind, Timestamp, explain,
     rusqlite::{Connection, config::DbConfig},
     unwatched,
 };
@@ -19,7 +19,7 @@ use litefleet::{
 use crate::{
     maintain::{CIPHERS, maintain, set_window, with_history},
     random::Random,
-    support::{Ledger, contents, files, is_index, now},
+    support::{Ledger, contents, files, is_index, now, read_contents},
 };
 
 /// What is done to a file.
@@ -189,7 +189,7 @@ impl Subject {
             assert!(contents(&connection) == last, "{harm}: the database itself");
             for value in 0..2 {
                 let answer = connection.execute_batch(&format!("INSERT INTO t VALUES ('went on', {value})"));
-                answer.unwrap_or_else(|error| panic!("{harm}: {}", litefleet::explain(&connection, error)));
+                answer.unwrap_or_else(|error| panic!("{harm}: {}", explain(&connection, error)));
                 let from = now();
                 self.ledger.states.push(crate::support::State {
                     from,
@@ -372,15 +372,40 @@ fn a_damaged_snapshot_keeps_what_leads_around_it() {
     assert_eq!((done.generations, done.bytes_freed), (0, 0));
     for (number, state) in ledger.states.clone().into_iter().enumerate() {
         for at in [state.from, state.to] {
-            assert!(ledger.restored_at(at).unwrap() == state.contents, "state {number} at {at}");
-            // A view goes no other way than the shortest.
-            match ledger.viewed_at(at) {
-                Ok(viewed) => assert!(viewed == state.contents, "state {number} at {at}"),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
-            }
+            assert!(ledger.contents_at(at).unwrap() == state.contents, "state {number} at {at}");
         }
     }
     drop(connection);
+}
+
+#[test]
+fn a_view_that_was_opened_before_finds_its_way_around_damage_that_comes_later() {
+    for cipher in CIPHERS {
+        let (mut ledger, connection) = with_history(cipher, 4);
+        assert_eq!(maintain(&ledger).snapshots, 1);
+        let snapshot = ledger.place().join("archive/000000000004.db");
+        let whole = fs::read(&snapshot).unwrap();
+        // The newest instant of all: what is committed from here on is none of it.
+        let at = Timestamp::from_micros(now().as_micros() + 3_600_000_000).unwrap();
+        let wanted = ledger.states.last().unwrap().contents.clone();
+        let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
+        // Every page but the first, which has been read.
+        let broken: Vec<u8> =
+            whole.iter().zip(0..).map(|(byte, at)| if at < 4096 { *byte } else { byte ^ 1 }).collect();
+        fs::write(&snapshot, broken).unwrap();
+        // Its last commits come into the archive, and others behind them.
+        for _ in 0..2 {
+            ledger.commit(&connection, "UPDATE t SET value = randomblob(100000)");
+            checkpoint(&connection, "RESTART");
+        }
+        assert!(contents(&view) == wanted);
+        // Without another way it is the newest snapshot that is named. The logs behind it do not hold all of its pages yet.
+        let (view, _) = ledger.plane.connect_at("orders", ledger.states[21].from, &ledger.options()).unwrap();
+        fs::remove_file(ledger.place().join("archive/000000000001.sum")).unwrap();
+        let error = read_contents(&view).map_err(|error| explain(&view, error)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("000000000004.db is damaged"), "{error}");
+    }
 }
 
 #[test]
@@ -396,7 +421,10 @@ fn a_damaged_log_is_named_with_the_instants_that_it_leads_to() {
         let message = error.to_string();
         assert!(message.contains("no new snapshot") && message.contains("000000000002.wal"), "{message}");
         let after = files(&ledger.place().join("archive"));
-        assert!(after.iter().all(|name| before.contains(name) || is_index(name)), "{after:?}");
+        assert!(
+            after.iter().all(|name| before.contains(name) || is_index(name) || name == "wanted"),
+            "{after:?}"
+        );
         let (_, from) = message.split_once("instants after ").unwrap();
         let from: Timestamp = from.split(' ').next().unwrap().parse().unwrap();
         let (mut right, mut refused) = (0, 0);

@@ -162,6 +162,7 @@ fn what_another_program_changed_is_a_gap_that_is_named() {
         }
         let error = ledger.restore(in_the_gap).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutsideWindow);
+        ledger.check_windows();
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     }
 }
@@ -189,6 +190,21 @@ fn what_another_program_added_to_the_log_is_part_of_the_history() {
     let last = ledger.states.last().unwrap().clone();
     assert_eq!(ledger.contents_at(stamps[1]).unwrap(), last.contents);
     assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
+    ledger.check_windows();
+    // At the end of a log they are in the way of nothing behind it.
+    for ends in [false, true] {
+        strange.execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+        let stamp = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at;
+        let known = ledger.states.last().unwrap().contents.clone();
+        ledger.check_windows();
+        if ends {
+            connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        }
+        ledger.commit(&connection, "INSERT INTO t VALUES (2)");
+        assert_eq!(ledger.contents_at(stamp).unwrap(), known, "{ends}");
+        ledger.check_windows();
+    }
+    assert_eq!(ledger.plane.points("orders", ..).unwrap().windows.len(), 4);
     drop(strange);
 }
 
@@ -210,11 +226,12 @@ fn a_log_that_another_program_wrote_away_is_a_gap() {
         let error = ledger.restore(state.from).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::OutsideWindow | ErrorKind::Corrupt), "{error}");
     }
+    ledger.check_windows();
     let connection = ledger.connect();
     ledger.commit(&connection, "INSERT INTO t VALUES (2)");
     let last = ledger.states.last().unwrap().clone();
     assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
-    fs::metadata(ledger.place()).unwrap();
+    ledger.check_windows();
 }
 
 /// Takes the last records of a file of stamps, as a power loss does that comes before the system wrote them.
@@ -257,6 +274,7 @@ fn stamps_that_the_power_took_leave_spans_that_are_refused_and_nothing_else() {
                 }
             }
         }
+        ledger.check_windows();
         // The two that were lost and the instants around them; of a generation that is over, all.
         assert!(if archived { refused == 5 } else { (2..=3).contains(&refused) }, "{archived} {refused}");
     }

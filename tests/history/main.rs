@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
 mod by_hand;
+mod claims;
 mod clock;
 mod crash;
 mod damage;
@@ -21,4 +22,6 @@ mod power;
 mod random;
 mod support;
 mod verify;
+mod versions;
 mod view;
+mod wanted;

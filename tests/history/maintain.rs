@@ -42,7 +42,7 @@ fn restart_as(connection: &Connection, mode: &str) {
 }
 
 /// Commits of which ten fill a log that is worth a snapshot.
-fn write(ledger: &mut Ledger, connection: &Connection, commits: usize) {
+pub(crate) fn write(ledger: &mut Ledger, connection: &Connection, commits: usize) {
     for _ in 0..commits {
         ledger.commit(connection, "UPDATE t SET value = randomblob(120000) WHERE id = 1 + abs(random() % 4)");
     }

@@ -18,7 +18,7 @@ use crate::{
     disk,
     machine::{Machine, Shot},
     random::Random,
-    support::{Contents, State, contents, difference, now, read_contents},
+    support::{Contents, State, contains, contents, difference, now, read_contents},
 };
 
 /// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
@@ -208,12 +208,17 @@ impl Image {
             let found = view(&plane, *at).unwrap_or_else(|error| panic!("a later commit at {at}: {error}"));
             assert!(found == *wanted, "a later commit at {at}: {}", difference(&found, wanted));
         }
+        let windows = plane.points("orders", ..).unwrap().windows;
         for (number, at) in &instants {
-            look(*number, *at, view(&plane, *at), "later");
+            let answer = view(&plane, *at);
+            if let Err(error) = &answer {
+                let is_promised = contains(&windows, *at) && error.kind() == ErrorKind::OutsideWindow;
+                assert!(!is_promised, "state {number} at {at} is in a window: {error}, {windows:?}");
+            }
+            look(*number, *at, answer, "later");
         }
         let (number, at) = instants[usize::try_from(random.below(instants.len() as u64)).unwrap()];
         look(number, at, restore(&plane, at), "restored");
-        plane.points("orders", ..).unwrap();
         plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
         if let Err(error) = plane.maintain_database("orders", &mut unwatched) {
             assert!(is_a_refusal(&error), "{error}");

@@ -10,7 +10,7 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, EncryptionKey,
-    RemoteEncryption, Result, Seed, Timestamp, explain,
+    RemoteEncryption, Result, Seed, Timestamp, Window, explain,
     rusqlite::{self, Connection, types::Value},
 };
 use tempfile::TempDir;
@@ -146,6 +146,28 @@ impl Ledger {
         restored
     }
 
+    /// Holds the windows to what is answered: every instant in one of them is, and no other one.
+    pub(crate) fn check_windows(&mut self) {
+        self.states.last_mut().unwrap().to = now();
+        let windows = self.plane.points("orders", ..).unwrap().windows;
+        assert!(windows.iter().all(|window| window.to.is_none_or(|to| window.from < to)), "{windows:?}");
+        let joined = windows.windows(2).find(|pair| pair[0].to.is_none_or(|to| to >= pair[1].from));
+        assert_eq!(joined, None);
+        // What is known changes at the borders, and at the commits.
+        let borders = windows.iter().flat_map(|window| [Some(window.from), window.to]).flatten();
+        let stamps = self.plane.points("orders", ..).unwrap().points.into_iter().map(|point| point.at);
+        let around = borders
+            .chain(stamps)
+            .flat_map(|at| [-1, 0, 1].map(|more| Timestamp::from_micros(at.as_micros() + more).unwrap()));
+        let states = self.states.iter().flat_map(|state| [state.from, state.to]);
+        let born = self.plane.get_database("orders").unwrap().created_at;
+        for at in around.chain(states).filter(|at| *at >= born) {
+            let is_in_one = contains(&windows, at);
+            let answer = self.viewed_at(at).map(|_| ());
+            assert_eq!(answer.is_ok(), is_in_one, "{at}: {answer:?}, {windows:?}");
+        }
+    }
+
     /// Restores every state at both of its ends, and compares.
     pub(crate) fn check_all(&mut self) {
         self.states.last_mut().unwrap().to = now();
@@ -161,6 +183,11 @@ impl Ledger {
             }
         }
     }
+}
+
+/// Whether an instant is in one of the windows.
+pub(crate) fn contains(windows: &[Window], at: Timestamp) -> bool {
+    windows.iter().any(|window| window.from <= at && window.to.is_none_or(|to| at < to))
 }
 
 /// Another program's connection, which knows nothing of the fleet.

@@ -34,6 +34,7 @@ impl Look {
     pub(super) fn take(data: &Path, paths: &ArchivePaths) -> Result<Self> {
         // Stamps that are given their number meanwhile are found under that.
         let live = Disk::read(&paths.live_stamps())?;
+        archive::check_version(&paths.live_stamps(), live.as_deref().unwrap_or_default())?;
         let names = if Disk::exists(paths.dir())? { Disk::list(paths.dir())? } else { Vec::new() };
         let wal = layout::beside(data, "-wal");
         let mut header = vec![0; wal::HEADER_LEN];

@@ -192,6 +192,7 @@ impl Run<'_> {
             }
             // One that got its place back, or was pruned, meanwhile: the next look tells.
             let bytes = Disk::read(&path)?;
+            super::check_version(&path, bytes.as_deref().unwrap_or_default())?;
             match bytes.as_deref().map(Stamps::parse) {
                 None => self.found(Finding::new(&path, "it is gone")),
                 Some(None) => self.found(Finding::new(&path, "it is damaged: its header is none")),

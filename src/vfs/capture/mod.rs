@@ -293,13 +293,10 @@ impl Capture {
             data,
         };
         if generation.begins {
-            let mut taken = Ok(());
-            super::apart(&mut || taken = present::take(self.disk(), &self.paths, &self.data, &generation))?;
-            taken?;
-            for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
-                self.flush_later(self.paths.file(generation.sequence, file));
-            }
+            self.take_snapshot(&generation)?;
         }
+        // What is only wanted stops nobody, be the disk full.
+        let is_taken = self.is_snapshot_wanted(&generation)? && self.take_snapshot(&generation).is_ok();
         let beside = self.paths.dir().join("live.new");
         self.disk().remove(&beside)?;
         let file = self.disk().create(&beside)?;
@@ -308,9 +305,36 @@ impl Capture {
         self.disk().rename(&beside, &self.paths.live_stamps())?;
         // In this order: without both the history would count as lost.
         self.disk().remove(&layout::unwritten(&self.data))?;
+        if is_taken {
+            self.disk().remove(&self.paths.wanted())?;
+        }
         self.flush_later(self.paths.live_stamps());
         self.made.store(generation.seed(), Relaxed);
         Live::map(&generation, &file, &self.paths.live_stamps())
+    }
+
+    /// Whether maintenance asked for a snapshot before a generation, or one was taken before the same generation was begun
+    /// in vain. The database file is what the generation before ended with.
+    fn is_snapshot_wanted(&self, generation: &Generation) -> Result<bool> {
+        let of_this = self.paths.file(generation.sequence, ArchiveFile::Sum);
+        let len = u64::from(generation.end_before.pages) * u64::from(generation.page_size);
+        Ok(!generation.begins
+            && generation.data.len == len
+            && (Disk::exists(&self.paths.wanted())? || Disk::exists(&of_this)?))
+    }
+
+    /// Takes a snapshot before a generation.
+    fn take_snapshot(&self, generation: &Generation) -> Result<()> {
+        let mut taken = Ok(());
+        super::apart(&mut || taken = present::take(self.disk(), &self.paths, &self.data, generation))?;
+        if taken.is_err() {
+            let _removed_by_the_next = self.disk().remove(&self.paths.dir().join("snapshot.new"));
+        }
+        taken?;
+        for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
+            self.flush_later(self.paths.file(generation.sequence, file));
+        }
+        Ok(())
     }
 
     /// The WAL is about to be cut to a length.

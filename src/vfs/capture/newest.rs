@@ -49,10 +49,11 @@ impl Capture {
         }
         let Some(newest) = self.newest()? else { return Ok(false) };
         let numbered = self.paths.file(newest, ArchiveFile::Stamps);
-        // One that is damaged stays what it is.
-        if archive::read_stamps(&numbered).is_err() {
-            return Ok(false);
-        }
+        match archive::read_stamps(&numbered) {
+            // One that is damaged stays what it is.
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(false),
+            read => read?,
+        };
         self.disk().rename(&numbered, &self.paths.live_stamps())?;
         Ok(true)
     }

@@ -1,0 +1,64 @@
+//! The way around a damaged page of a snapshot: an older snapshot may lead to the same commit.
+
+use std::{path::PathBuf, sync::OnceLock};
+
+use super::{
+    Birth,
+    past::Past,
+    timeline::{Apart, Target, Timeline},
+};
+use crate::{disk::Disk, error::Result, time::Timestamp};
+
+/// How often the way is looked for anew while the history moves on.
+const ATTEMPTS: u32 = 10;
+
+/// Where another way to a commit is looked for. It is looked for once, when a page turns out to be damaged.
+#[derive(Debug)]
+pub(super) struct Detour {
+    disk: Option<Disk>,
+    data: PathBuf,
+    born_at: i64,
+    is_kept_since_birth: bool,
+    apart: Apart,
+    /// Not an instant: what was committed since may be stamped before that.
+    target: Target,
+    /// Snapshots before this generation lead another way.
+    below: u64,
+    way: OnceLock<Option<Box<Past>>>,
+}
+
+impl Detour {
+    pub(super) fn new(timeline: &Timeline, target: &Target, below: u64) -> Self {
+        Self {
+            disk: timeline.disk.clone(),
+            data: timeline.data.clone(),
+            born_at: timeline.born_at,
+            is_kept_since_birth: timeline.is_kept_since_birth,
+            apart: timeline.apart,
+            target: *target,
+            below,
+            way: OnceLock::new(),
+        }
+    }
+
+    /// The same commit by the newest way that begins with an older snapshot; nothing if there is none.
+    pub(super) fn way(&self) -> Option<&Past> {
+        self.way.get_or_init(|| self.find().ok().flatten().map(Box::new)).as_deref()
+    }
+
+    fn find(&self) -> Result<Option<Past>> {
+        let born_at = Timestamp::from_micros(self.born_at)?;
+        let birth = Birth { at: born_at, is_kept_since: self.is_kept_since_birth };
+        for _ in 0..ATTEMPTS {
+            // Logs may have come into the archive since the first way was found. Nothing was removed from there.
+            let mut past = Timeline::ask(self.disk.as_ref(), &self.data, birth, self.apart, |timeline| {
+                Past::with(timeline, &self.target, Some(self.below))
+            })?;
+            let held = past.hold();
+            if past.is_still_there()? {
+                return held.map(|()| Some(past));
+            }
+        }
+        Ok(None)
+    }
+}
