@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
+mod bare;
 mod by_hand;
 mod claims;
 mod clock;
