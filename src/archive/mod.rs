@@ -6,6 +6,8 @@
 //!
 //! Nothing here knows a key: pages are moved as they stand.
 
+mod bytes;
+mod compress;
 mod index;
 mod maintain;
 mod past;

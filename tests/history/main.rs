@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod clock;
+mod compressed;
 mod crash;
 mod damage;
 #[expect(dead_code, reason = "others use it too, and more of it")]
