@@ -86,6 +86,7 @@ pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
 /// archive/live.stamps           the stamps of the generation that the WAL is in, or was in last
 /// archive/retained              from which generation on the history is retained
 /// archive/000000000042.wal      the segment: the WAL of generation 42, when it had ended
+/// archive/000000000042.wal.zst  the same, compressed
 /// archive/000000000042.stamps   its stamps
 /// archive/000000000042.db       a snapshot: the database before the first commit of generation 42
 /// archive/000000000042.sum      the checksums of that snapshot's pages
@@ -100,6 +101,7 @@ pub(crate) struct ArchivePaths {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ArchiveFile {
     Segment,
+    Compressed,
     Stamps,
     Snapshot,
     Sum,
@@ -107,11 +109,13 @@ pub(crate) enum ArchiveFile {
 }
 
 impl ArchiveFile {
-    const ALL: [Self; 5] = [Self::Segment, Self::Stamps, Self::Snapshot, Self::Sum, Self::Index];
+    const ALL: [Self; 6] =
+        [Self::Segment, Self::Compressed, Self::Stamps, Self::Snapshot, Self::Sum, Self::Index];
 
     fn extension(self) -> &'static str {
         match self {
             Self::Segment => "wal",
+            Self::Compressed => "wal.zst",
             Self::Stamps => "stamps",
             Self::Snapshot => "db",
             Self::Sum => "sum",

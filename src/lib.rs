@@ -19,6 +19,7 @@ mod window;
 mod api;
 mod cipher;
 mod page;
+mod seekable;
 mod stamps;
 mod wal;
 

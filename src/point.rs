@@ -85,6 +85,10 @@ pub struct Maintained {
     pub generations: u64,
     /// The bytes of the files that were removed.
     pub bytes_freed: u64,
+    /// Logs that were compressed, since only restores to older instants need them.
+    pub compressed: u64,
+    /// The bytes by which that made them shorter.
+    pub bytes_saved: u64,
     /// Whether something may have been left for the next time: somebody was reading the history, was just adding to it,
     /// or was maintaining it too.
     pub deferred: bool,

@@ -354,11 +354,12 @@ fn histories_have_a_window_and_are_maintained() {
         (&json!("b"), &json!(0), &json!(false))
     );
     assert_eq!(done["windows"][0]["to"], Value::Null);
+    assert_eq!((&done["compressed"], &done["bytes_saved"]), (&json!(0), &json!(0)));
     let all = shell.json(&["db", "maintain"]);
     let names: Vec<_> = all.as_array().unwrap().iter().map(|done| &done["Name"]).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!((&all[0]["generations"], &all[0]["windows"]), (&json!(1), &json!([])));
-    assert!(shell.done(&["db", "maintain"]).contains("RESTORABLE FROM"));
+    assert!(shell.done(&["db", "maintain"]).contains("BYTES SAVED"));
     let back = shell.json(&["db", "config", "a", "--history-window", "default"]);
     assert_eq!(window(&back), (json!("2d"), json!(true)));
 

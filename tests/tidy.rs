@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // bytes: no paths, no files, no clock, no handles
     ("cipher", &["error"]),
     ("page", &["cipher", "error"]),
+    ("seekable", &[]),
     ("stamps", &[]),
     ("wal", &["page"]),
     ("api", &["cipher", "error", "name", "page", "point", "size", "time", "window"]),
@@ -33,8 +34,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "archive",
         &[
-            "disk", "error", "finding", "layout", "page", "point", "progress", "stamps", "time", "wal",
-            "window",
+            "disk", "error", "finding", "layout", "page", "point", "progress", "seekable", "stamps", "time",
+            "wal", "window",
         ],
     ),
     ("sqlite", &["disk", "error"]),
@@ -82,6 +83,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("aegis::", &["src/cipher/mod.rs", "src/cipher/aegis.rs"]),
     ("ring::aead", &["src/cipher/ring.rs"]),
     ("aes_gcm::", &["src/cipher/rustcrypto.rs"]),
+    ("zstd::", &["src/seekable.rs"]),
     ("base64::", &["src/cipher/key.rs", "src/cli/output.rs"]),
 ];
 

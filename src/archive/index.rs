@@ -3,7 +3,7 @@
 //! An index follows from its segment. It is written by whoever reads a whole segment first, and one that does not fit is
 //! as good as none.
 
-use super::{segment::Log, sums};
+use super::{bytes::LogBytes, segment::Log, sums};
 use crate::{
     disk::Disk,
     error::{ErrorKind, Result},
@@ -17,24 +17,23 @@ const MAGIC: Word = Word::from_le_bytes(*b"LFindex1");
 /// Words before those of the frames.
 const HEADER_WORDS: usize = 5;
 
-/// The log of a generation that was archived, which ended so if that is known; nothing if it is not there. What is read
+/// The log of a generation that was archived, which ended so if that is known; nothing if its header is none. What is read
 /// from a segment is kept in an index if there is a `disk` to write to.
 pub(super) fn log(
     disk: Option<&Disk>,
     paths: &ArchivePaths,
     generation: &Generation,
     end: Option<LogEnd>,
+    segment: &LogBytes,
 ) -> Result<Option<Log>> {
-    let segment = paths.file(generation.sequence, ArchiveFile::Segment);
-    let Some(len) = Disk::len(&segment)? else { return Ok(None) };
     let path = paths.file(generation.sequence, ArchiveFile::Index);
-    let is_it = |log: &Log| log.len() <= len && end.is_none_or(|end| end == log.end());
+    let is_it = |log: &Log| log.len() <= segment.len() && end.is_none_or(|end| end == log.end());
     // Whatever is wrong with an index, the segment says what is right.
     let indexed = sums::read(&path).ok().flatten().and_then(|words| decode(&words, generation));
     if let Some(log) = indexed.filter(is_it) {
         return Ok(Some(log));
     }
-    let Some((_, log)) = Log::open(&segment)? else { return Ok(None) };
+    let Some(log) = Log::read_from(|into, at| segment.read_up_to(into, at))? else { return Ok(None) };
     if let Some(disk) = disk.filter(|_| log.salts == generation.salts) {
         // A name that no other generation's file has while it is written.
         let beside = paths.dir().join(format!("index-{}.new", generation.sequence));

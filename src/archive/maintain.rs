@@ -1,11 +1,12 @@
-//! Maintenance of a history: new snapshots, so that a restore is bounded, and the pruning of what no window needs.
+//! Maintenance of a history: new snapshots, so that a restore is bounded, the pruning of what no window needs, and the
+//! [compression](super::compress) of what few restores do.
 //!
 //! # Who may be at it meanwhile
 //!
 //! Connections of any process write to the database, and end and begin generations. Readers (restores, views, lists of
 //! points) and those who add to the archive share the lock of its directory. Maintenance has the lock of the database's
-//! directory, so that there is one at a time, and for the one step that prunes that of the archive, alone and without
-//! waiting: where it cannot have that, it prunes nothing.
+//! directory, so that there is one at a time, and for the steps that prune and that remove a log which was compressed that
+//! of the archive, alone and without waiting long: where it cannot have that, it leaves them for the next time.
 //!
 //! # What a crash leaves
 //!
@@ -16,6 +17,9 @@
 //! | after the sum | the snapshot, which may be torn if the power failed: then its checksum does not fit, and an older one is taken | as before: an older one is there until the new one is on the disk, and was read back |
 //! | before `retained` is renamed into its place | `retained.new`, removed by the next maintenance | as before |
 //! | after that, whatever files were removed | files of generations that no reader looks at; removed by the next maintenance | those before the first generation that is retained are refused, and its beginning is named; all others as before |
+//! | while a log is compressed | `compressed.new`, removed by the next maintenance | as before |
+//! | after the compressed log was renamed into its place | both files, of which the log as it was is read; the next maintenance compares them and removes that, or replaces the compressed one | as before |
+//! | after the log as it was is removed | the compressed one, which was on the disk and was read back | as before |
 //!
 //! Where the logs do not lead to where a snapshot is due, because one of them is damaged, a file `wanted` asks whoever begins
 //! the next generation for a snapshot of the database itself, which has all that they would have led to.
@@ -27,7 +31,9 @@
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 
 use super::{
-    Birth, Past, Retained, live_stamps, read_stamps,
+    Birth, Past, Retained,
+    compress::alone,
+    live_stamps, read_stamps,
     snapshot::Snapshot,
     timeline::{Apart, Timeline},
 };
@@ -56,6 +62,8 @@ pub(crate) struct Maintenance<'a> {
     pub(crate) data: &'a Path,
     pub(crate) birth: Birth,
     pub(crate) apart: Apart,
+    /// Whether its pages are in the clear.
+    pub(crate) is_plain: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -79,7 +87,7 @@ impl Maintenance<'_> {
         Ok(done)
     }
 
-    fn ask<T>(&self, question: impl FnMut(&Timeline) -> Result<T>) -> Result<T> {
+    pub(super) fn ask<T>(&self, question: impl FnMut(&Timeline) -> Result<T>) -> Result<T> {
         Timeline::ask(Some(self.disk), self.data, self.birth, self.apart, question)
     }
 
@@ -111,7 +119,7 @@ impl Maintenance<'_> {
             let cutoff = self.now.as_micros().saturating_sub(micros);
             from = self.ask(|timeline| oldest_needed(timeline, cutoff))?;
         }
-        match Disk::lock_dir(paths.dir())? {
+        match alone(&paths)? {
             // With a window that was changed meanwhile, something else may be due.
             Some(_alone) if window()? == at_first => {
                 self.prune(&paths, from, at_first.is_off())?;
@@ -120,6 +128,9 @@ impl Maintenance<'_> {
             _ => done.deferred = true,
         }
         self.remove_pruned(&paths, done)?;
+        if self.is_plain && !at_first.is_off() {
+            self.compress(&paths, done, watch)?;
+        }
         failed
     }
 
@@ -158,7 +169,8 @@ impl Maintenance<'_> {
         let Some(last) = timeline.snapshots.range(..=newest).next_back().copied() else { return Ok(None) };
         let mut logs = 0;
         for sequence in last..newest {
-            logs += Disk::len(&timeline.paths.file(sequence, ArchiveFile::Segment))?.unwrap_or(0);
+            let len = |file| Disk::len(&timeline.paths.file(sequence, file));
+            logs += len(ArchiveFile::Segment)?.or(len(ArchiveFile::Compressed)?).unwrap_or(0);
         }
         if last == newest || logs <= Disk::len(self.data)?.unwrap_or(0).max(LOGS_MIN) {
             return Ok(None);

@@ -6,6 +6,8 @@
 //!
 //! Nothing here knows a key: pages are moved as they stand.
 
+mod bytes;
+mod compress;
 mod detour;
 mod index;
 mod maintain;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    bytes::{Cache, LogBytes},
     damaged,
     detour::Detour,
     missing,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
-    layout::ArchiveFile,
+    layout::{ArchiveFile, ArchivePaths},
     page,
     point::{Reached, ReachedKind},
     progress::{self, Phase, Watch},
@@ -31,6 +32,10 @@ use crate::{
 
 /// Segments that are open at a time.
 const OPEN_MAX: usize = 128;
+
+/// About how much is put together at once from logs that are compressed: each of their frames is decompressed once for so
+/// many bytes, of whichever pages.
+const COMPRESSED_STEP: usize = 8 << 20;
 
 /// The most that is held in memory of a database that has no history yet, in bytes.
 const BEGAN_MAX: u64 = 256 << 20;
@@ -50,7 +55,10 @@ pub(crate) struct Past {
     /// Where the newest version of each page is.
     places: Vec<Option<Place>>,
     logs: Vec<LogFile>,
+    paths: ArchivePaths,
     open: Mutex<Open>,
+    /// Frames of compressed segments.
+    cache: Arc<Cache>,
     snapshot_file: OnceLock<File>,
     /// Pages that are held in memory.
     held: HashMap<u32, Vec<u8>>,
@@ -64,13 +72,13 @@ pub(crate) struct Past {
 #[derive(Debug, Default)]
 struct Open {
     /// By their number among the logs.
-    files: HashMap<usize, Arc<File>>,
+    files: HashMap<usize, Arc<LogBytes>>,
     /// The numbers in the order in which they were opened.
     order: VecDeque<usize>,
 }
 
 /// A frame of one of the logs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     log: u32,
     frame: u32,
@@ -78,7 +86,9 @@ struct Place {
 
 #[derive(Debug)]
 struct LogFile {
+    sequence: u64,
     path: PathBuf,
+    is_compressed: bool,
     /// The checksum of each frame's page.
     sums: Vec<u64>,
     /// The header of the WAL that SQLite writes to: while it is the same, the frames are too.
@@ -149,7 +159,9 @@ impl Past {
             snapshot_pages: 0,
             places: Vec::new(),
             logs: Vec::new(),
+            paths: ArchivePaths::of(data),
             open: Mutex::default(),
+            cache: Arc::default(),
             snapshot_file: OnceLock::new(),
             held,
             detour: None,
@@ -191,7 +203,9 @@ impl Past {
             snapshot_pages: pages,
             places: vec![None; pages as usize],
             logs: Vec::new(),
+            paths: paths.clone(),
             open: Mutex::default(),
+            cache: Arc::default(),
             snapshot_file: OnceLock::new(),
             held: HashMap::new(),
             detour: Some(Detour::new(timeline, target, first)),
@@ -234,7 +248,7 @@ impl Past {
         if upto == Some(generation.first_frame) {
             return Ok(());
         }
-        let Some(Source { path, live, log }) = timeline.source(generation, end)? else {
+        let Some(Source { path, is_compressed, live, log }) = timeline.source(generation, end)? else {
             // One that was begun and never used leaves nothing.
             return match end {
                 None if upto.is_none() && stamps.made(None).is_empty() => Ok(()),
@@ -254,7 +268,8 @@ impl Past {
         }
         let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
         self.apply(log_number, (&log, &path), generation.first_frame..upto)?;
-        self.logs.push(LogFile { path, sums: log.sums, live: live.map(|file| (Arc::new(file), log.start)) });
+        let (sequence, live) = (generation.sequence, live.map(|file| (Arc::new(file), log.start)));
+        self.logs.push(LogFile { sequence, path, is_compressed, sums: log.sums, live });
         Ok(())
     }
 
@@ -383,7 +398,10 @@ impl Past {
         let total = self.len();
         let file = self.snapshot.open()?;
         let kept = u64::from(self.snapshot_pages) * u64::from(self.page_size);
-        let mut buffer = vec![0; (snapshot::STEP / page_size).max(1) * page_size];
+        let is_compressed = self.logs.iter().any(|log| log.is_compressed);
+        let step = if is_compressed { COMPRESSED_STEP } else { snapshot::STEP };
+        let mut buffer = vec![0; (step / page_size).max(1) * page_size];
+        let mut from_logs = Vec::new();
         let mut at = 0;
         let mut numbers = 1..;
         while at < total {
@@ -396,12 +414,19 @@ impl Past {
                 return Err(damaged(&self.snapshot.path, "it is cut off"));
             }
             piece[from_snapshot..].fill(0);
-            for (bytes, number) in piece.chunks_exact_mut(page_size).zip(&mut numbers) {
+            for (start, number) in (0..want).step_by(page_size).zip(&mut numbers) {
                 match self.place(number) {
-                    Some(place) => self.read_frame(place, bytes)?,
-                    None if number <= self.snapshot_pages => self.snapshot.check(number, bytes)?,
+                    Some(place) => from_logs.push((place, start)),
+                    None if number <= self.snapshot_pages => {
+                        self.snapshot.check(number, &piece[start..start + page_size])?;
+                    }
                     None => {}
                 }
+            }
+            // In the order in which they stand there.
+            from_logs.sort_unstable();
+            for (place, start) in from_logs.drain(..) {
+                self.read_frame(place, &mut piece[start..start + page_size])?;
             }
             write(piece, at)?;
             at += want as u64;
@@ -415,24 +440,25 @@ impl Past {
 
     fn read_frame(&self, place: Place, into: &mut [u8]) -> Result<()> {
         let number = place.log as usize;
-        let LogFile { path, live, sums } = &self.logs[number];
-        let file = match live {
-            Some((file, _)) => Arc::clone(file),
-            None => self.opened(number, path)?,
+        let LogFile { sequence, path, live, sums, .. } = &self.logs[number];
+        let at = segment::page_offset(place.frame, self.page_size);
+        let count = match live {
+            Some((file, _)) => Disk::read_up_to(file, path, into, at)?,
+            None => self.opened(number, *sequence, path)?.read_up_to(into, at)?,
         };
-        let count = Disk::read_up_to(&file, path, into, segment::page_offset(place.frame, self.page_size))?;
         if count < into.len() || sums.get(place.frame as usize - 1) != Some(&sums::of(into)) {
             return Err(damaged(path, format_args!("the checksum of frame {} does not fit", place.frame)));
         }
         Ok(())
     }
 
-    fn opened(&self, number: usize, path: &Path) -> Result<Arc<File>> {
+    fn opened(&self, number: usize, sequence: u64, path: &Path) -> Result<Arc<LogBytes>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.files.get(&number) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(Disk::open(path)?.ok_or_else(|| missing(path))?);
+        let bytes = LogBytes::open(&self.paths, sequence, &self.cache)?.ok_or_else(|| missing(path))?;
+        let file = Arc::new(bytes);
         if open.order.len() >= OPEN_MAX
             && let Some(oldest) = open.order.pop_front()
         {

@@ -31,8 +31,13 @@ pub(crate) struct Log {
 impl Log {
     /// Reads a log and checks all that it reads; nothing if it has no header that SQLite would take.
     pub(crate) fn read(file: &File, path: &Path) -> Result<Option<Self>> {
+        Self::read_from(|into, at| Disk::read_up_to(file, path, into, at))
+    }
+
+    /// The same of a log that `read` reads: it fills a buffer from an offset as far as that goes, and says how far.
+    pub(super) fn read_from(mut read: impl FnMut(&mut [u8], u64) -> Result<usize>) -> Result<Option<Self>> {
         let mut start = [0; HEADER_LEN];
-        if Disk::read_up_to(file, path, &mut start, 0)? < HEADER_LEN {
+        if read(&mut start, 0)? < HEADER_LEN {
             return Ok(None);
         }
         let Some(header) = Header::parse(&start) else { return Ok(None) };
@@ -45,7 +50,7 @@ impl Log {
         let mut committed = 0;
         let mut at = HEADER_LEN as u64;
         'reading: loop {
-            let count = Disk::read_up_to(file, path, &mut buffer, at)?;
+            let count = read(&mut buffer, at)?;
             for bytes in buffer[..count].chunks_exact(frame_len) {
                 let Some(frame) = chain.follow(bytes) else { break 'reading };
                 log.frames.push(frame);

@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
-    Birth, Retained, current_stamps, damaged, index, missing,
+    Birth, Retained,
+    bytes::{Cache, LogBytes},
+    current_stamps, damaged, index, missing,
     past::Past,
     present, read_stamps,
     refusals::{changed, lost, moves_too_fast, not_kept, outside, uncertain},
@@ -72,6 +74,7 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
+    pub(super) is_compressed: bool,
     pub(super) log: Log,
     /// The WAL that SQLite writes to, if it is that.
     pub(super) live: Option<File>,
@@ -171,14 +174,19 @@ impl Timeline {
             // Begun anew while it was read, it lost frames that the archive has.
             && log.is_still_there(&file, &path)?
         {
-            return Ok(Some(Source { path, live: Some(file), log }));
+            return Ok(Some(Source { path, is_compressed: false, live: Some(file), log }));
         }
-        let path = self.paths.file(generation.sequence, ArchiveFile::Segment);
-        match index::log(self.disk.as_ref(), &self.paths, generation, end)? {
-            Some(log) if log.salts == generation.salts => Ok(Some(Source { path, live: None, log })),
-            Some(_) => Err(damaged(&path, "it is that of another generation")),
-            None if Disk::exists(&path)? => Err(damaged(&path, "its header is none")),
-            None => Ok(None),
+        let cache = Arc::new(Cache::default());
+        let Some(segment) = LogBytes::open(&self.paths, generation.sequence, &cache)? else {
+            return Ok(None);
+        };
+        match index::log(self.disk.as_ref(), &self.paths, generation, end, &segment)? {
+            Some(log) if log.salts == generation.salts => {
+                let is_compressed = segment.is_compressed();
+                Ok(Some(Source { path: segment.path, is_compressed, live: None, log }))
+            }
+            Some(_) => Err(damaged(&segment.path, "it is that of another generation")),
+            None => Err(damaged(&segment.path, "its header is none")),
         }
     }
 

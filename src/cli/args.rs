@@ -171,7 +171,7 @@ pub(crate) enum DbCommand {
         #[command(flatten)]
         key: KeyArguments,
     },
-    /// Make snapshots that are due, and remove what no history window needs.
+    /// Make snapshots that are due, remove what no history window needs, and compress logs that few restores read.
     Maintain {
         /// Only this database.
         name: Option<String>,

@@ -51,7 +51,9 @@ pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
 }
 
 fn show(all: &[(&str, &Maintained)]) -> Result<()> {
-    let mut table = output::table(&["NAME", "SNAPSHOTS", "REMOVED", "BYTES FREED", "RESTORABLE FROM"]);
+    let columns =
+        ["NAME", "SNAPSHOTS", "REMOVED", "BYTES FREED", "COMPRESSED", "BYTES SAVED", "RESTORABLE FROM"];
+    let mut table = output::table(&columns);
     for (name, done) in all {
         let note = if done.deferred { " (in use: the rest next time)" } else { "" };
         let from = done.windows.first().map_or_else(|| "-".to_owned(), |window| window.from.to_string());
@@ -60,6 +62,8 @@ fn show(all: &[(&str, &Maintained)]) -> Result<()> {
             done.snapshots.to_string(),
             done.generations.to_string(),
             done.bytes_freed.to_string(),
+            done.compressed.to_string(),
+            done.bytes_saved.to_string(),
             format!("{from}{note}"),
         ]);
     }

@@ -216,6 +216,8 @@ pub(crate) fn maintained(name: &str, done: std::result::Result<&Maintained, &Err
             "snapshots": done.snapshots,
             "generations": done.generations,
             "bytes_freed": done.bytes_freed,
+            "compressed": done.compressed,
+            "bytes_saved": done.bytes_saved,
             "deferred": done.deferred,
             "windows": windows(&done.windows),
         }),

@@ -6,6 +6,7 @@ mod bare;
 mod by_hand;
 mod claims;
 mod clock;
+mod compressed;
 mod crash;
 mod damage;
 #[expect(dead_code, reason = "others use it too, and more of it")]

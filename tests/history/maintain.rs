@@ -33,7 +33,7 @@ pub(crate) fn maintain(ledger: &Ledger) -> Maintained {
     ledger.plane.maintain_database("orders", &mut unwatched).unwrap()
 }
 
-fn restart(connection: &Connection) {
+pub(crate) fn restart(connection: &Connection) {
     restart_as(connection, "RESTART");
 }
 
@@ -44,7 +44,8 @@ fn restart_as(connection: &Connection, mode: &str) {
 /// Commits of which ten fill a log that is worth a snapshot.
 pub(crate) fn write(ledger: &mut Ledger, connection: &Connection, commits: usize) {
     for _ in 0..commits {
-        ledger.commit(connection, "UPDATE t SET value = randomblob(120000) WHERE id = 1 + abs(random() % 4)");
+        let sql = "UPDATE t SET value = hex(randomblob(60000)) WHERE id = 1 + abs(random() % 4)";
+        ledger.commit(connection, sql);
     }
 }
 
@@ -95,7 +96,8 @@ fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
         let done = maintain(&ledger);
         assert_eq!((done.snapshots, done.generations, done.deferred), (1, 0, false));
         let after: Vec<String> = files();
-        let new: Vec<_> = after.iter().filter(|name| !before.contains(name)).collect();
+        let is_new = |name: &&String| !before.contains(name) && !name.ends_with("wal.zst");
+        let new: Vec<_> = after.iter().filter(is_new).collect();
         // Before the newest log that has ended: the one after that is still written.
         assert_eq!(new, ["000000000005.db", "000000000005.sum"]);
         assert_eq!(check(&mut ledger, None), 0);
@@ -104,7 +106,8 @@ fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
         assert_eq!(files(), after);
         // The snapshot leads where it says: what was before it is not needed for what comes after.
         for sequence in 1..5 {
-            fs::remove_file(ledger.place().join(format!("archive/{sequence:012}.wal"))).unwrap();
+            let log = if cipher.is_none() { "wal.zst" } else { "wal" };
+            fs::remove_file(ledger.place().join(format!("archive/{sequence:012}.{log}"))).unwrap();
         }
         let last = ledger.states.last().unwrap().clone();
         assert_eq!(ledger.contents_at(last.from).unwrap(), last.contents);
@@ -112,7 +115,7 @@ fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
     }
 }
 
-fn done_nothing(done: &Maintained) -> Maintained {
+pub(crate) fn done_nothing(done: &Maintained) -> Maintained {
     let mut nothing = Maintained::default();
     nothing.windows.clone_from(&done.windows);
     nothing
@@ -141,7 +144,10 @@ fn what_no_window_needs_is_removed_and_nothing_else() {
         let done = maintain(&ledger);
         assert!(done.generations >= 3 && !done.deferred, "{done:?}");
         let snapshot = if done.snapshots > 0 { 1 << 20 } else { 0 };
-        assert!(size(&archive) + done.bytes_freed >= all && size(&archive) < all + snapshot, "{done:?}");
+        assert!(
+            size(&archive) + done.bytes_freed + done.bytes_saved >= all && size(&archive) < all + snapshot,
+            "{done:?}"
+        );
         let cutoff = Timestamp::from_micros(cutoff).unwrap();
         let refused = check(&mut ledger, Some(cutoff));
         assert!(refused > 20, "{refused}");
@@ -174,7 +180,7 @@ fn what_no_window_needs_is_removed_and_nothing_else() {
 
 /// What a hook does at one of the steps of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Stop {
+pub(crate) enum Stop {
     /// This step fails, and those that follow do not.
     Fails,
     /// The process ends there: neither this step nor any other one is done.
@@ -182,7 +188,7 @@ enum Stop {
 }
 
 /// What the database was at an instant, as an exported file has it.
-fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
+pub(crate) fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("exported.db");
     ledger.plane.export_database("orders", &file, &ExportOptions::default().at(at), &mut unwatched)?;
@@ -190,7 +196,7 @@ fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
 }
 
 /// A copy of a fleet whose nth step of maintenance, and perhaps all that follow, are not done.
-fn maintain_copy(
+pub(crate) fn maintain_copy(
     root: &Path,
     copy: &Path,
     stop: Stop,

@@ -1,11 +1,10 @@
 //! The frames of a log, one by one, also behind one that is damaged.
 
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 use super::{Run, Tag};
 use crate::{
-    disk::Disk,
-    error::Result,
+    error::{ErrorKind, Result},
     finding::Finding,
     wal::{Chain, FRAME_HEADER_LEN, HEADER_LEN, Header, frame_fields},
 };
@@ -17,9 +16,15 @@ pub(super) const TOLD_MAX: usize = 20;
 const READ_LEN: usize = 1 << 20;
 
 impl Run<'_> {
-    /// Follows the frames of a log from the first to `last`, which are all known to have been written, and says which of
-    /// them are not as they were.
-    pub(super) fn frames(&mut self, file: &File, path: &Path, header: &Header, last: u32) -> Result<()> {
+    /// Follows the frames of a log, which `read` reads, from the first to `last`, which are all known to have been
+    /// written, and says which of them are not as they were.
+    pub(super) fn frames(
+        &mut self,
+        path: &Path,
+        header: &Header,
+        last: u32,
+        mut read: impl FnMut(&mut [u8], u64) -> Result<usize>,
+    ) -> Result<()> {
         let frame_len = header.frame_len();
         let mut buffer = vec![0; (READ_LEN / frame_len).max(1) * frame_len];
         // Behind a damaged frame the chain goes on from the checksum that it has, or from the one that it should have.
@@ -28,7 +33,15 @@ impl Run<'_> {
         let mut number = 0;
         let mut at = HEADER_LEN as u64;
         while number < last {
-            let count = Disk::read_up_to(file, path, &mut buffer, at)?;
+            let count = match read(&mut buffer, at) {
+                // What is compressed is read whole or not at all.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    let message = "it is damaged: it cannot be decompressed from this frame on";
+                    self.found(Finding::new(path, message).frame(number + 1));
+                    break;
+                }
+                count => count?,
+            };
             let (frames, _) = buffer[..count].split_at_mut(count - count % frame_len);
             if frames.is_empty() {
                 let message = format!("it ends before frame {last}, the last that was committed");

@@ -12,6 +12,7 @@ mod snapshot;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -19,13 +20,14 @@ use std::{
 use look::Look;
 
 use super::{
+    bytes::LogBytes,
     index,
     segment::Log,
     timeline::{Apart, Target, Timeline},
 };
 use crate::{
     disk::Disk,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     finding::{Finding, Verified},
     layout::{self, ArchiveFile, ArchivePaths},
     point::{Reached, ReachedKind},
@@ -333,7 +335,7 @@ impl Run<'_> {
         self.verified.logs += 1;
         let last = log.end().frame.max(known);
         if let Some(header) = Header::parse(&log.start) {
-            self.frames(&file, &path, &header, last)?;
+            self.frames(&path, &header, last, |into, at| Disk::read_up_to(&file, &path, into, at))?;
         }
         self.commits(&path, stamps, &log, last);
         Ok(Some(last))
@@ -381,7 +383,6 @@ impl Run<'_> {
     /// The segment of a generation whose log is not there any more: its last frame.
     fn segment(&mut self, stamps: &Stamps, after: Option<&Generation>) -> Result<Option<u32>> {
         let sequence = stamps.generation.sequence;
-        let path = self.file(sequence, ArchiveFile::Segment);
         // What follows vouches for how it ended.
         let Some(end) = after.map(|after| after.end_before).or(stamps.end()) else {
             // Nobody committed in it, or nobody knows how it ended.
@@ -394,17 +395,33 @@ impl Run<'_> {
             self.verified.logs += 1;
             return Ok(Some(last));
         }
-        let Some(file) = Disk::open_regular(&path)? else {
+        let bytes = match LogBytes::open(self.paths, sequence, &Arc::default()) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let message = "it is damaged: the table at its end, which says what stands where, is none";
+                self.found(Finding::new(self.file(sequence, ArchiveFile::Compressed), message));
+                return Ok(Some(last));
+            }
+            bytes => bytes?,
+        };
+        let Some(bytes) = bytes else {
             self.found(Finding::new(
-                path,
+                self.file(sequence, ArchiveFile::Segment),
                 format!("it is missing, and with it {last} frames of the history"),
             ));
             return Ok(Some(last));
         };
+        let path = &bytes.path;
+        let read = |into: &mut [u8], at| bytes.read_up_to(into, at);
         self.verified.logs += 1;
         let mut start = [0; wal::HEADER_LEN];
-        Disk::read_up_to(&file, &path, &mut start, 0)?;
-        let Some(header) = Header::parse(&start) else {
+        let header = match read(&mut start, 0) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.found(Finding::new(path, "it is damaged: it cannot be decompressed"));
+                return Ok(Some(last));
+            }
+            count => count.map(|_| Header::parse(&start))?,
+        };
+        let Some(header) = header else {
             self.found(Finding::new(path, "it is damaged: its header is none"));
             return Ok(Some(last));
         };
@@ -412,12 +429,12 @@ impl Run<'_> {
             self.found(Finding::new(path, "it is that of another generation"));
             return Ok(Some(last));
         }
-        self.frames(&file, &path, &header, last)?;
+        self.frames(path, &header, last, read)?;
         if self.verified.findings.len() == before {
-            match Log::read(&file, &path)? {
+            match Log::read_from(read)? {
                 Some(log) if log.end() == end => {
                     if after.is_none_or(|after| after.link == stamps.digest) {
-                        self.commits(&path, stamps, &log, last);
+                        self.commits(path, stamps, &log, last);
                     }
                     if let Some(fault) = index::fault(self.paths, &stamps.generation, &log)? {
                         let message = format!("{fault}: remove it, it is made anew from its log");
@@ -426,7 +443,7 @@ impl Run<'_> {
                     }
                 }
                 _ => self
-                    .found(Finding::new(&path, "it does not end as it did when it was archived").frame(last)),
+                    .found(Finding::new(path, "it does not end as it did when it was archived").frame(last)),
             }
         }
         if self.verified.findings.len() == before {

@@ -1,0 +1,352 @@
+//! Logs that few restores need are compressed, and nobody but the disk notices.
+
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use litefleet::{
+    ErrorKind, Result, Step, VerifyOptions, explain,
+    rusqlite::{Connection, config::DbConfig},
+    unwatched,
+};
+
+use crate::{
+    maintain::{
+        CIPHERS, Stop, done_nothing, exported_at, maintain, maintain_copy, restart, set_window, with_history,
+        write,
+    },
+    support::{Ledger, contents, files, now},
+};
+
+fn archive(ledger: &Ledger) -> PathBuf {
+    ledger.place().join("archive")
+}
+
+/// The names of the logs, or of those that are compressed.
+fn logs(ledger: &Ledger, kind: &str) -> Vec<String> {
+    files(&archive(ledger)).into_iter().filter(|name| name.ends_with(kind)).collect()
+}
+
+fn size(dir: &Path) -> u64 {
+    files(dir).iter().map(|name| fs::metadata(dir.join(name)).unwrap().len()).sum()
+}
+
+fn verified(ledger: &Ledger) -> Vec<String> {
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+    verified.findings.iter().map(ToString::to_string).collect()
+}
+
+/// A plain database of which the logs 1 to 4 are compressed, at rest.
+fn compressed() -> (Ledger, Connection) {
+    let (ledger, connection) = with_history(None, 5);
+    assert_eq!(maintain(&ledger).compressed, 4);
+    (ledger, connection)
+}
+
+#[test]
+fn logs_before_the_newest_snapshot_are_compressed_and_every_answer_stays() {
+    for cipher in CIPHERS {
+        let (mut ledger, connection) = with_history(cipher, 5);
+        let points = ledger.plane.points("orders", ..).unwrap();
+        let before = size(&archive(&ledger));
+        let wals: Vec<_> =
+            (1..=4).map(|log| fs::read(archive(&ledger).join(format!("{log:012}.wal"))).unwrap()).collect();
+        let done = maintain(&ledger);
+        assert_eq!(done.snapshots, 1);
+        if cipher.is_some() {
+            // Sealed pages look like noise.
+            assert_eq!((done.compressed, done.bytes_saved, logs(&ledger, "zst").len()), (0, 0, 0));
+            continue;
+        }
+        // The snapshot is before the fifth log, and that is needed for what comes after.
+        let names: Vec<_> = (1..=4).map(|log| format!("{log:012}.wal.zst")).collect();
+        assert_eq!((done.compressed, logs(&ledger, "zst")), (4, names.clone()));
+        assert_eq!(logs(&ledger, ".wal"), ["000000000005.wal"]);
+        for (name, wal) in names.iter().zip(&wals) {
+            let bytes = fs::read(archive(&ledger).join(name)).unwrap();
+            assert!(zstd::decode_all(&bytes[..]).unwrap() == *wal, "{name}");
+        }
+        let snapshot: u64 = ["db", "sum"]
+            .map(|kind| fs::metadata(archive(&ledger).join(format!("000000000005.{kind}"))).unwrap().len())
+            .iter()
+            .sum();
+        let indexes: u64 = logs(&ledger, ".index")
+            .iter()
+            .map(|name| fs::metadata(archive(&ledger).join(name)).unwrap().len())
+            .sum();
+        assert!(done.bytes_saved > before / 4, "{done:?} of {before}");
+        assert!(size(&archive(&ledger)) <= before - done.bytes_saved + snapshot + indexes, "{done:?}");
+        assert_eq!(ledger.plane.points("orders", ..).unwrap(), points);
+        ledger.check_all();
+        assert_eq!(verified(&ledger), [""; 0]);
+        assert_eq!(maintain(&ledger), done_nothing(&done));
+        // Without its index, a log is read whole.
+        for name in logs(&ledger, ".index") {
+            fs::remove_file(archive(&ledger).join(name)).unwrap();
+        }
+        ledger.check_all();
+        // And the history goes on.
+        for _ in 0..4 {
+            write(&mut ledger, &connection, 6);
+            restart(&connection);
+        }
+        write(&mut ledger, &connection, 1);
+        assert!(maintain(&ledger).compressed > 2);
+        ledger.check_all();
+        assert_eq!(verified(&ledger), [""; 0]);
+    }
+}
+
+#[test]
+fn what_does_not_shrink_is_left_as_it_is() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value); INSERT INTO t VALUES (1, 0)");
+    for _ in 0..4 {
+        for _ in 0..6 {
+            ledger.commit(&connection, "UPDATE t SET value = randomblob(120000)");
+        }
+        restart(&connection);
+    }
+    ledger.commit(&connection, "INSERT INTO t VALUES (2, 0)");
+    let done = maintain(&ledger);
+    assert_eq!((done.snapshots, done.compressed, done.bytes_saved), (1, 0, 0));
+    assert_eq!((logs(&ledger, ".wal").len(), logs(&ledger, "zst").len()), (4, 0));
+    assert_eq!(maintain(&ledger), done_nothing(&done));
+}
+
+#[test]
+fn wherever_compression_stops_every_answer_stays() {
+    let (mut ledger, connection) = with_history(None, 6);
+    ledger.states.last_mut().unwrap().to = now();
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    drop(connection);
+    ledger.check_all();
+    let original = ledger.plane.clone();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let whole = maintain_copy(original.root(), &elsewhere.path().join("whole"), Stop::Fails, usize::MAX);
+    let (_, steps, done) = whole;
+    let done = done.unwrap();
+    assert_eq!((done.snapshots, done.compressed, done.generations), (1, 5, 0));
+    let first = steps.len() - steps.iter().rev().position(|step| *step == Step::Create).unwrap() - 1;
+    let kinds = [Step::Create, Step::Write, Step::SyncFile, Step::Rename, Step::SyncDir, Step::Remove];
+    assert!(kinds.iter().all(|step| steps[first..].contains(step)), "{:?}", &steps[first..]);
+    // The steps of the first log that is compressed, and those of the last.
+    let creates: Vec<_> = (0..steps.len()).filter(|at| steps[*at] == Step::Create).collect();
+    let [.., one, two, _, _, last] = creates[..] else { panic!("{steps:?}") };
+    let all: Vec<_> = (one - 1..=two).chain(last..steps.len()).collect();
+    assert!(all.len() > 20);
+    let mut both = 0;
+    for stop in [Stop::Fails, Stop::Ends] {
+        for nth in &all {
+            // Of the writes of one file, every eighth stands for all.
+            if steps[*nth] == Step::Write && steps[nth - 1] == Step::Write && nth % 8 > 0 {
+                continue;
+            }
+            let copy = elsewhere.path().join("copy");
+            let (plane, seen, result) = maintain_copy(original.root(), &copy, stop, *nth);
+            let at = format!("{stop:?} at {nth}, {:?}", seen.last());
+            assert!(result.is_err(), "{at}");
+            ledger.plane = plane;
+            let look = |ledger: &Ledger| {
+                for state in ledger.states.iter().step_by(5) {
+                    assert!(exported_at(ledger, state.from).unwrap() == state.contents, "{at}");
+                }
+            };
+            look(&ledger);
+            let (plain, zst) = (logs(&ledger, ".wal"), logs(&ledger, "zst"));
+            // Each log is there, and one at most twice.
+            assert!((7..=8).contains(&(plain.len() + zst.len())), "{at}: {plain:?} {zst:?}");
+            both += plain.len() + zst.len() - 7;
+            assert_eq!(verified(&ledger), [""; 0], "{at}");
+            let rest = maintain(&ledger);
+            assert!(!rest.deferred, "{at}");
+            look(&ledger);
+            let names = files(&archive(&ledger));
+            assert!(!names.iter().any(|name| name.contains(".new")), "{at}: {names:?}");
+            assert_eq!((logs(&ledger, ".wal").len(), logs(&ledger, "zst").len()), (2, 5), "{at}");
+            assert_eq!(maintain(&ledger), done_nothing(&rest), "{at}");
+            fs::remove_dir_all(&copy).unwrap();
+        }
+    }
+    assert!(both > 2, "{both}");
+}
+
+#[test]
+fn of_two_files_of_a_log_that_is_read_which_was_there_first() {
+    let (mut ledger, connection) = with_history(None, 5);
+    let name = archive(&ledger).join("000000000002.wal");
+    let wal = fs::read(&name).unwrap();
+    assert_eq!(maintain(&ledger).compressed, 4);
+    let compressed = archive(&ledger).join("000000000002.wal.zst");
+    let right = fs::read(&compressed).unwrap();
+    // The same log; one that is cut off; and another log.
+    let other = fs::read(archive(&ledger).join("000000000003.wal.zst")).unwrap();
+    for zst in [&right, &right[..right.len() / 2].to_vec(), &other, &Vec::new()] {
+        fs::write(&name, &wal).unwrap();
+        fs::write(&compressed, zst).unwrap();
+        ledger.check_all();
+        let done = maintain(&ledger);
+        assert_eq!((done.compressed, done.deferred), (1, false));
+        assert!(!name.exists() && fs::read(&compressed).unwrap() == right);
+    }
+    // A log that is damaged takes the place of nothing.
+    let mut damaged = wal.clone();
+    damaged[wal.len() / 2] ^= 1;
+    fs::write(&name, &damaged).unwrap();
+    assert_eq!(maintain(&ledger).compressed, 0);
+    assert!(fs::read(&name).unwrap() == damaged && fs::read(&compressed).unwrap() == right);
+    let found = verified(&ledger);
+    assert!(!found.is_empty() && found.iter().all(|found| found.contains("000000000002.wal,")), "{found:?}");
+    fs::remove_file(&name).unwrap();
+    ledger.check_all();
+    assert_eq!(verified(&ledger), [""; 0]);
+    drop(connection);
+}
+
+#[test]
+fn nothing_is_compressed_under_a_reader() {
+    let (ledger, connection) = with_history(None, 5);
+    let first = ledger.states[1].clone();
+    let (view, _) = ledger.plane.connect_at("orders", first.from, &ledger.options()).unwrap();
+    let done = maintain(&ledger);
+    assert_eq!((done.snapshots, done.compressed, done.deferred), (1, 0, true));
+    assert_eq!(logs(&ledger, "zst"), [""; 0]);
+    assert_eq!(contents(&view), first.contents);
+    drop(view);
+    let done = maintain(&ledger);
+    assert_eq!((done.snapshots, done.compressed, done.deferred), (0, 4, false));
+    drop(connection);
+}
+
+#[test]
+fn readers_and_compression_do_not_meet() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(
+        &connection,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, value); INSERT INTO t(value) VALUES (0), (1), (2), (3)",
+    );
+    let started = Instant::now();
+    let (mut compressed, mut looks) = (0, 0);
+    while compressed < 30 || looks < 200 {
+        assert!(started.elapsed() < Duration::from_secs(120), "{compressed} {looks}");
+        for _ in 0..3 {
+            write(&mut ledger, &connection, 6);
+            restart(&connection);
+        }
+        write(&mut ledger, &connection, 1);
+        let states: Vec<_> = ledger.states.iter().rev().step_by(7).cloned().collect();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut looks = 0;
+                for state in &states {
+                    assert!(ledger.viewed_at(state.from).unwrap() == state.contents);
+                    looks += 1;
+                }
+                looks
+            });
+            while !reader.is_finished() {
+                compressed += maintain(&ledger).compressed;
+            }
+            looks += reader.join().unwrap();
+        });
+        compressed += maintain(&ledger).compressed;
+    }
+}
+
+#[test]
+fn what_no_window_needs_is_removed_compressed_or_not() {
+    let (mut ledger, connection) = compressed();
+    set_window(&ledger, "1s");
+    thread::sleep(Duration::from_millis(1100));
+    let all = size(&archive(&ledger));
+    let done = maintain(&ledger);
+    assert_eq!((done.generations, done.deferred), (4, false));
+    assert_eq!(logs(&ledger, "zst"), [""; 0]);
+    assert_eq!(size(&archive(&ledger)), all - done.bytes_freed + 40);
+    let error = ledger.restore(ledger.states[1].from).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutsideWindow);
+    drop(connection);
+}
+
+/// What is said of the last state in the second log, by a view and by a restore.
+fn refusals(ledger: &mut Ledger) -> Vec<String> {
+    let at = ledger.states[13].from;
+    let viewed =
+        ledger.plane.connect_at("orders", at, &ledger.options()).and_then(|(view, _)| -> Result<()> {
+            let sum = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(()));
+            sum.map_err(|error| explain(&view, error))
+        });
+    let errors = [viewed.unwrap_err(), ledger.restore(at).map(|_| ()).unwrap_err()];
+    errors.map(|error| (assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"), error.to_string()).1).into()
+}
+
+#[test]
+fn damage_to_a_compressed_log_is_found_and_named() {
+    let (mut ledger, connection) = compressed();
+    // What stands in each log is known before that is damaged.
+    ledger.check_all();
+    let path = archive(&ledger).join("000000000002.wal.zst");
+    let whole = fs::read(&path).unwrap();
+    let middle = whole.len() / 2;
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let third = fs::read(archive(&ledger).join("000000000003.wal.zst")).unwrap();
+    // A table that says that the first frame holds 4 GiB.
+    let mut huge = whole.clone();
+    let table = u64::from(u32::from_le_bytes(*whole[..whole.len() - 5].last_chunk().unwrap())) * 8 + 9;
+    let first = whole.len() - usize::try_from(table).unwrap();
+    huge[first + 4..first + 8].fill(0xff);
+    for (what, bytes, words) in [
+        ("a bit in the last frame", flipped(first - 3000), "cannot be decompressed"),
+        ("a bit in the table", flipped(whole.len() - 20), ""),
+        ("a bit in the magic", flipped(whole.len() - 1), "the table at its end"),
+        ("cut off", whole[..middle].to_vec(), "the table at its end"),
+        ("emptied", Vec::new(), "the table at its end"),
+        ("huge", huge, "the table at its end"),
+        ("that of another generation", third, ""),
+        ("a log that is not compressed", zstd::decode_all(&whole[..]).unwrap(), "the table at its end"),
+    ] {
+        fs::write(&path, &bytes).unwrap();
+        for text in refusals(&mut ledger) {
+            assert!(
+                text.contains("000000000002.wal.zst is damaged") && text.contains(words),
+                "{what}: {text}"
+            );
+        }
+        let found = verified(&ledger);
+        let named = |found: &String| found.contains("000000000002.wal.zst") && found.contains(words);
+        assert!(found.iter().any(named), "{what}: {found:?}");
+        // What comes from the newer snapshot is not touched by it.
+        let last = ledger.states.last().unwrap().clone();
+        assert!(ledger.contents_at(last.from).unwrap() == last.contents, "{what}");
+        assert_eq!(maintain(&ledger).compressed, 0);
+    }
+    fs::remove_file(&path).unwrap();
+    for text in refusals(&mut ledger) {
+        assert!(text.contains("000000000002.wal is missing"), "{text}");
+    }
+    let found = verified(&ledger);
+    assert!(found.iter().any(|found| found.contains("000000000002.wal: it is missing")), "{found:?}");
+    fs::write(&path, &whole).unwrap();
+    ledger.check_all();
+
+    // A view that is open tells when it comes to what is damaged.
+    let last = ledger.states[7].clone();
+    let (view, _) = ledger.plane.connect_at("orders", last.from, &ledger.options()).unwrap();
+    let path = archive(&ledger).join("000000000001.wal.zst");
+    let len = fs::metadata(&path).unwrap().len();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0x55; 64], len - 3000).unwrap();
+    let error = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(())).unwrap_err();
+    assert!(explain(&view, error).to_string().contains("000000000001.wal.zst is damaged"));
+    drop(connection);
+}
