@@ -164,12 +164,13 @@ impl Tokens {
         let dir = root.join(".http");
         DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(|error| io_failed(&dir, error))?;
         let path = dir.join("access.db");
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| io_failed(&path, error))?;
+        // Only one that is new: closing a file that SQLite has open elsewhere in this process would drop its locks.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_failed(&path, error));
+            }
+            _ => {}
+        }
         let connection = Connection::open(&path).map_err(failed)?;
         connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
         connection
