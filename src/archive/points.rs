@@ -50,7 +50,17 @@ impl Timeline {
                 }
                 made => made?,
             };
-            ended_at = Some(stamps.last_instant().saturating_add(1));
+            // A stamp whose commit did not come about tells of none.
+            let commits = made.iter().rev().find_map(|made| match made {
+                Made::Commit(commit) => Some(commit.at.saturating_add(1)),
+                Made::Lost { .. } => None,
+            });
+            let before_all = if generation.begins {
+                self.starts_at(&generation)
+            } else {
+                generation.not_before.saturating_add(1)
+            };
+            ended_at = Some(commits.unwrap_or(before_all));
             match made.first() {
                 Some(first)
                     if after.as_ref().is_none_or(|after| after.begins)

@@ -171,8 +171,11 @@ impl Timeline {
         let path = layout::beside(&self.data, "-wal");
         if self.is_live(generation)
             && let Some((file, log)) = Log::open(&path)?.filter(|(_, log)| log.salts == generation.salts)
-            // Begun anew while it was read, it lost frames that the archive has.
+            // Begun anew while it was read, it lost frames that the archive has; and so it did where the power took the header
+            // of the one that was begun over it.
             && log.is_still_there(&file, &path)?
+            && (!log.frames.is_empty()
+                || !Disk::exists(&self.paths.file(generation.sequence, ArchiveFile::Segment))?)
         {
             return Ok(Some(Source { path, is_compressed: false, live: Some(file), log }));
         }
@@ -317,7 +320,9 @@ impl Timeline {
             }
             frame = last;
         }
-        if next.is_none() {
+        // However they lie, none of them was made before the generation began.
+        let is_before_lost = lost.is_some() && at < generation.begun_at;
+        if next.is_none() && !is_before_lost {
             // What stood in a generation that is not there nobody knows.
             if commit != Some(at) {
                 self.check_follows(place)?;

@@ -331,3 +331,46 @@ fn a_power_loss_after_the_last_close_leaves_no_gap() {
         check(&mut ledger);
     }
 }
+
+#[test]
+fn a_log_of_which_the_power_left_an_old_header_takes_nothing_from_the_past() {
+    for cipher in CIPHERS {
+        for lost in 2..=3 {
+            let mut ledger = Ledger::new(cipher);
+            let connection = ledger.connect();
+            ledger.commit(&connection, "CREATE TABLE t(a)");
+            ledger.commit(&connection, "INSERT INTO t VALUES (1)");
+            drop(connection);
+            // How the log ended, how the file was then, and perhaps the last stamp.
+            let archive = ledger.place().join("archive");
+            lose_records(&archive.join("live.stamps"), lost);
+            let segment = fs::read(archive.join("000000000001.wal")).unwrap();
+            let known = ledger.states.len() - usize::from(lost == 3);
+            for round in 0..2 {
+                // The header of the log that was begun then is lost, and where it is written over the old one stands.
+                if round == 0 {
+                    fs::write(ledger.place().join("data.db-wal"), &segment[..32]).unwrap();
+                }
+                for (number, state) in ledger.states.clone().into_iter().enumerate().take(3) {
+                    let found = ledger.viewed_at(state.from);
+                    match found {
+                        Ok(found) => assert!(found == state.contents, "{lost} {round}: state {number}"),
+                        Err(error) => {
+                            assert!(
+                                number >= known - 1 && lost == 3,
+                                "{lost} {round}: state {number}: {error}"
+                            );
+                        }
+                    }
+                }
+                ledger.check_windows();
+                assert!(segment == fs::read(archive.join("000000000001.wal")).unwrap());
+                let connection = ledger.connect();
+                ledger.commit(&connection, "INSERT INTO t VALUES (2)");
+                assert!(ledger.contents_at(now()).unwrap() == ledger.states.last().unwrap().contents);
+            }
+            let windows = ledger.plane.points("orders", ..).unwrap().windows;
+            assert_eq!(windows.len(), lost - 1, "{windows:?}");
+        }
+    }
+}

@@ -206,7 +206,7 @@ impl Capture {
                     Was::Lost
                 } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
-                    if kept { Was::Kept } else { Was::Unused }
+                    if kept || self.was_kept(&mut before)? { Was::Kept } else { Was::Unused }
                 } else {
                     self.recover_end(&mut before)?;
                     let stamps = before.stamps()?;
@@ -221,6 +221,14 @@ impl Capture {
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
         Ok(moved)
+    }
+
+    /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header
+    /// of the one that was begun over it.
+    fn was_kept(&self, before: &mut Live) -> Result<bool> {
+        self.recover_end(before)?;
+        let stamps = before.stamps()?;
+        Ok(stamps.end().is_some() && self.is_at_rest(&stamps)?)
     }
 
     /// How a generation follows `before`: it goes on from that, or takes its place, or begins anew.
