@@ -462,7 +462,8 @@ impl Timeline {
     }
 
     pub(super) fn has_segment(&self, stamps: &Stamps) -> Result<bool> {
-        Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Segment))
+        let is_there = |file| Disk::exists(&self.paths.file(stamps.generation.sequence, file));
+        Ok(is_there(ArchiveFile::Segment)? || is_there(ArchiveFile::Compressed)?)
     }
 
     /// Whether the database file is, page by page, what it was when a generation ended. Its time changes when a fleet is
