@@ -271,6 +271,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn whatever_stands_there_is_a_table_or_none(
             entries in prop::collection::vec((0..200_000_u32, 0..200_000_u32), 0..8),

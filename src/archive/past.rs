@@ -33,10 +33,6 @@ use crate::{
 /// Segments that are open at a time.
 const OPEN_MAX: usize = 128;
 
-/// About how much is put together at once from logs that are compressed: each of their frames is decompressed once for so
-/// many bytes, of whichever pages.
-const COMPRESSED_STEP: usize = 8 << 20;
-
 /// The most that is held in memory of a database that has no history yet, in bytes.
 const BEGAN_MAX: u64 = 256 << 20;
 
@@ -386,7 +382,8 @@ impl Past {
         u64::from(self.page_count) * u64::from(self.page_size)
     }
 
-    /// Hands all pages to `write`, some at a time, in order, with the offset of each piece.
+    /// Hands all pages to `write`, some at a time, with the offset of each piece. Those that stand in compressed logs come
+    /// last and in the order of the logs, so that each is decompressed once, and the others before them in their own order.
     ///
     /// Afterwards it is to be asked whether [it is still there](Self::is_still_there).
     pub(crate) fn read_all(
@@ -398,14 +395,12 @@ impl Past {
         let total = self.len();
         let file = self.snapshot.open()?;
         let kept = u64::from(self.snapshot_pages) * u64::from(self.page_size);
-        let is_compressed = self.logs.iter().any(|log| log.is_compressed);
-        let step = if is_compressed { COMPRESSED_STEP } else { snapshot::STEP };
-        let mut buffer = vec![0; (step / page_size).max(1) * page_size];
-        let mut from_logs = Vec::new();
-        let mut at = 0;
+        let mut buffer = vec![0; (snapshot::STEP / page_size).max(1) * page_size];
+        let mut last = Vec::new();
+        let (mut at, mut done) = (0, 0);
         let mut numbers = 1..;
         while at < total {
-            progress::tell(watch, Phase::Copy, at, Some(total))?;
+            progress::tell(watch, Phase::Copy, done, Some(total))?;
             let want = usize::try_from(total - at).unwrap_or(usize::MAX).min(buffer.len());
             let piece = &mut buffer[..want];
             let from_snapshot = usize::try_from(kept.saturating_sub(at)).unwrap_or(usize::MAX).min(want);
@@ -414,22 +409,42 @@ impl Past {
                 return Err(damaged(&self.snapshot.path, "it is cut off"));
             }
             piece[from_snapshot..].fill(0);
+            // Where the pages begin that are not handed on yet.
+            let mut begin = 0;
             for (start, number) in (0..want).step_by(page_size).zip(&mut numbers) {
+                let bytes = &mut piece[start..start + page_size];
                 match self.place(number) {
-                    Some(place) => from_logs.push((place, start)),
-                    None if number <= self.snapshot_pages => {
-                        self.snapshot.check(number, &piece[start..start + page_size])?;
+                    Some(place) if self.logs[place.log as usize].is_compressed => {
+                        last.push((place, number));
+                        if begin < start {
+                            write(&piece[begin..start], at + begin as u64)?;
+                            done += (start - begin) as u64;
+                        }
+                        begin = start + page_size;
                     }
+                    Some(place) => self.read_frame(place, bytes)?,
+                    None if number <= self.snapshot_pages => self.snapshot.check(number, bytes)?,
                     None => {}
                 }
             }
-            // In the order in which they stand there.
-            from_logs.sort_unstable();
-            for (place, start) in from_logs.drain(..) {
-                self.read_frame(place, &mut piece[start..start + page_size])?;
+            if begin < want {
+                write(&piece[begin..], at + begin as u64)?;
+                done += (want - begin) as u64;
             }
-            write(piece, at)?;
             at += want as u64;
+        }
+        last.sort_unstable();
+        // Pages that follow each other in the log, and in the database.
+        for run in last.chunk_by(|(_, one), (_, next)| *next == one + 1) {
+            for run in run.chunks(buffer.len() / page_size) {
+                progress::tell(watch, Phase::Copy, done, Some(total))?;
+                let piece = &mut buffer[..run.len() * page_size];
+                for ((place, _), bytes) in run.iter().zip(piece.chunks_exact_mut(page_size)) {
+                    self.read_frame(*place, bytes)?;
+                }
+                write(piece, u64::from(run[0].1 - 1) * u64::from(self.page_size))?;
+                done += piece.len() as u64;
+            }
         }
         progress::tell(watch, Phase::Copy, total, Some(total))
     }

@@ -31,6 +31,9 @@ use crate::{
 /// How often a restore is begun anew whose source moves on meanwhile.
 const ATTEMPTS: u32 = 10;
 
+/// Pieces that are written out at once, in bytes.
+const FLUSHED_MIN: usize = 256 << 10;
+
 /// Which instant of a database is meant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Instant {
@@ -206,7 +209,10 @@ fn materialize(
         let file = disk.create(path)?;
         let write = |bytes: &[u8], at| {
             disk.write_at(&file, path, bytes, at)?;
-            Disk::begin_flush(&file, at, bytes.len());
+            // Smaller pieces come in no order: they are written out together, in the end.
+            if bytes.len() >= FLUSHED_MIN {
+                Disk::begin_flush(&file, at, bytes.len());
+            }
             Ok(())
         };
         match past.read_all(watch, write) {

@@ -4,12 +4,16 @@ use std::{
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use litefleet::{
-    ErrorKind, Result, Step, VerifyOptions, explain,
+    ControlPlane, ErrorKind, Result, Step, VerifyOptions, explain,
     rusqlite::{Connection, config::DbConfig},
     unwatched,
 };
@@ -209,6 +213,35 @@ fn of_two_files_of_a_log_that_is_read_which_was_there_first() {
 }
 
 #[test]
+fn a_compressed_log_that_cannot_be_read_back_takes_the_place_of_nothing() {
+    let (mut ledger, connection) = with_history(None, 5);
+    let (archive, armed) = (archive(&ledger), Arc::new(AtomicBool::new(true)));
+    let hook = {
+        let (archive, armed) = (archive.clone(), Arc::clone(&armed));
+        move |step: Step, _: &Path| {
+            // The disk loses a bit of what was written, just before its name is flushed.
+            let path = archive.join("000000000003.wal.zst");
+            if step == Step::SyncDir && path.exists() && armed.swap(false, SeqCst) {
+                let mut bytes = fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&path, bytes).unwrap();
+            }
+            Ok(())
+        }
+    };
+    ledger.plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+    let error = ledger.plane.maintain_database("orders", &mut unwatched).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("000000000003.wal was compressed, and what was read back"), "{error}");
+    assert_eq!(logs(&ledger, "zst"), ["000000000001.wal.zst", "000000000002.wal.zst"]);
+    ledger.check_all();
+    assert_eq!(maintain(&ledger).compressed, 2);
+    ledger.check_all();
+    drop(connection);
+}
+
+#[test]
 fn nothing_is_compressed_under_a_reader() {
     let (ledger, connection) = with_history(None, 5);
     let first = ledger.states[1].clone();
@@ -226,6 +259,14 @@ fn nothing_is_compressed_under_a_reader() {
 #[test]
 fn readers_and_compression_do_not_meet() {
     let mut ledger = Ledger::plain();
+    // Between two steps there is time to look.
+    let hook = |step: Step, path: &Path| {
+        if path.ends_with("compressed.new") && [Step::Rename, Step::SyncFile].contains(&step) {
+            thread::sleep(Duration::from_millis(3));
+        }
+        Ok(())
+    };
+    ledger.plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = ledger.connect();
     ledger.commit(
         &connection,
@@ -240,13 +281,15 @@ fn readers_and_compression_do_not_meet() {
             restart(&connection);
         }
         write(&mut ledger, &connection, 1);
-        let states: Vec<_> = ledger.states.iter().rev().step_by(7).cloned().collect();
+        // Those of the logs that are compressed next.
+        let states: Vec<_> = ledger.states.iter().rev().skip(7).take(16).step_by(3).cloned().collect();
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut looks = 0;
-                for state in &states {
+                for state in states.iter().cycle().take(12) {
                     assert!(ledger.viewed_at(state.from).unwrap() == state.contents);
                     looks += 1;
+                    thread::sleep(Duration::from_millis(4));
                 }
                 looks
             });
@@ -255,7 +298,6 @@ fn readers_and_compression_do_not_meet() {
             }
             looks += reader.join().unwrap();
         });
-        compressed += maintain(&ledger).compressed;
     }
 }
 
