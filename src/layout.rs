@@ -9,6 +9,7 @@ use crate::name::{DatabaseName, GroupName};
 /// ```text
 /// <root>/control.db            the catalog
 /// <root>/.changes              counters, by which open connections see changes of their configuration
+/// <root>/.http/                tokens of the API over HTTP, which keeps them itself
 /// <root>/.staging/<id>/        a database that is being built, locked by the process that builds it
 /// <root>/.trash/<id>/          a database or a group that is being deleted
 /// <root>/<group>/<database>/   data.db, data.db-wal and data.db-shm while it is in use, unwritten or archive/
@@ -84,6 +85,7 @@ pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
 ///
 /// ```text
 /// archive/live.stamps           the stamps of the generation that the WAL is in, or was in last
+/// archive/wanted                asks for a snapshot where the next generation begins
 /// archive/retained              from which generation on the history is retained
 /// archive/000000000042.wal      the segment: the WAL of generation 42, when it had ended
 /// archive/000000000042.wal.zst  the same, compressed

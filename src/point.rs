@@ -60,8 +60,8 @@ pub struct Points {
     /// The commits that were asked for, in order.
     pub points: Vec<Point>,
     /// The spans of time that can be restored, in order: every instant in one of them can be. What lies between two of
-    /// them is a gap, in which another program changed the database, its history was off, the power took the stamps of commits, or its
-    /// history is damaged.
+    /// them is a gap, in which another program changed the database, its history was off, the power took the stamps of
+    /// commits, or its history is damaged.
     pub windows: Vec<Window>,
 }
 

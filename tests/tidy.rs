@@ -201,6 +201,12 @@ fn things_stand_where_they_belong() {
             );
         }
     }
+    // What is served uses the face that hosts have, and no module behind it.
+    for path in sources(&root().join("src/http")) {
+        let modules = named(&code(&path));
+        let inner = LAYERS.iter().find(|(module, _)| modules.contains(*module));
+        assert!(inner.is_none(), "{} names crate::{}", shown(&path), inner.unwrap().0);
+    }
     // The command line is a host like any other.
     for path in sources(&root().join("src/cli")) {
         let code = code(&path);

@@ -25,8 +25,8 @@
 //! the next generation for a snapshot of the database itself, which has all that they would have led to.
 //!
 //! Only generations that have ended are given a snapshot or become the first one that is retained: their headers stay as
-//! they are, while that of a generation in which nobody has committed is written anew if it is begun once more; the snapshot that was wanted before it is taken
-//! anew then.
+//! they are, while that of a generation in which nobody has committed is written anew if it is begun once more; the
+//! snapshot that was wanted before it is taken anew then.
 
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 

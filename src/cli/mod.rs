@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         ControlPlane::open(&arguments.root)
     };
     let done = match arguments.command {
-        // The one command that makes a fleet: a mistyped directory is none.
+        // It makes a fleet, and so does `serve`: for the others a mistyped directory is none.
         Command::Group(command @ GroupCommand::Create { .. }) => {
             group(&ControlPlane::open(&arguments.root)?, command, output)
         }

@@ -13,6 +13,7 @@
 //! | `GET` `…/databases/{name}/usage`, `…/instances`, `…/instances/{instance}` | bytes on the disk (rows are not counted: 0); the one instance |
 //! | `GET` `…/databases/{name}/points?from=&to=` | the instants that it can be restored to |
 //! | `POST` `…/databases/{name}/restore` | `{"timestamp": …}` restores it in place, and says what undoes that |
+//! | `POST` `…/databases/{name}/update` | nothing: the engine is the one that is linked |
 //! | `POST` `…/databases/{name}/auth/tokens`, `…/auth/rotate` | mint a token, revoke all |
 //! | `GET` `POST` `/v1/organizations/{org}/groups`, `GET` `DELETE` `…/groups/{name}` | list, create, show, destroy |
 //! | `GET` `PATCH` `…/groups/{name}/configuration` | protection, history window |
@@ -42,7 +43,7 @@ use axum::{
     extract::Request,
     http::StatusCode,
     middleware::Next,
-    routing::{get, patch, post},
+    routing::{get, post},
 };
 
 use access::{Access, Caller, Tokens};
@@ -231,7 +232,7 @@ fn routes() -> Router<Arc<Shared>> {
     let groups = Router::new()
         .route("/", get(groups::list).post(groups::create))
         .route("/{name}", get(groups::show).delete(groups::destroy))
-        .route("/{name}/configuration", get(groups::configuration).merge(patch(groups::configure)))
+        .route("/{name}/configuration", get(groups::configuration).patch(groups::configure))
         .route("/{name}/locations/{location}", post(groups::add_location).delete(groups::remove_location))
         .route("/{name}/auth/tokens", post(tokens::mint_for_group))
         .route("/{name}/auth/rotate", post(tokens::rotate_of_group));

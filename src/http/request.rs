@@ -17,8 +17,7 @@ const BODY_MAX: usize = 256 << 10;
 /// How long a client may take to send it.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// The token that came with a request, if one did.
-#[derive(Debug)]
+/// The token that came with a request, if one did. Neither it nor a body, which may hold a key, can be printed.
 pub(super) struct Bearer(Option<Zeroizing<String>>);
 
 impl Bearer {
@@ -42,7 +41,6 @@ impl<S: Sync> FromRequestParts<S> for Bearer {
 
 /// A JSON body. Its type is not asked for, its keys may be in any case, and no body is an empty object, as clients of the
 /// API rely on.
-#[derive(Debug)]
 pub(super) struct JsonBody(Value);
 
 impl JsonBody {

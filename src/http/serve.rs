@@ -67,8 +67,7 @@ impl Server {
         let router = self.api.router()?;
         runtime.block_on(async {
             let handle = Handle::new();
-            let mut server = axum_server::from_tcp(self.listener).map_err(failed)?.handle(handle.clone());
-            server.http_builder().http1().half_close(false);
+            let server = axum_server::from_tcp(self.listener).map_err(failed)?.handle(handle.clone());
             tokio::spawn(async move {
                 ended().await;
                 handle.graceful_shutdown(Some(GRACE));

@@ -69,9 +69,12 @@ async fn receive(
         };
         done.map_err(invalid_file)
     });
-    // The call ends when it has all parts, or as soon as it takes no more of them; what feeds it then ends as well.
-    let (answer, ()) = tokio::join!(upload, feed(body, parts));
-    answer
+    // A call that is refused is answered at once, and not when the client has sent more.
+    tokio::pin!(upload);
+    tokio::select! {
+        answer = &mut upload => answer,
+        () = feed(body, parts) => upload.await,
+    }
 }
 
 /// A damaged file is the client's, not the server's.
@@ -99,7 +102,6 @@ fn encryption(headers: &HeaderMap) -> Answer<Option<RemoteEncryption>> {
 }
 
 /// A part of a body, or its end.
-#[derive(Debug)]
 enum Part {
     Bytes(Bytes),
     End,
@@ -124,7 +126,6 @@ async fn feed(mut body: Body, parts: mpsc::Sender<Part>) {
 }
 
 /// A body as a file that is read.
-#[derive(Debug)]
 struct Parts {
     taken: mpsc::Receiver<Part>,
     part: Bytes,

@@ -137,6 +137,16 @@ fn an_upload_that_fails_leaves_the_draft_and_nothing_else() {
 }
 
 #[test]
+fn an_upload_that_is_refused_is_answered_before_its_body_comes() {
+    let server = Server::new();
+    let mut stream = server.connect();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let head = "POST /databases/x/v1/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(read_answer(&mut stream).status, 401);
+}
+
+#[test]
 fn slow_uploads_keep_nobody_from_creating() {
     let server = Server::new();
     let bytes = file(server.dir.path(), 100);
