@@ -38,20 +38,7 @@ pub(crate) enum Command {
     Db(DbCommand),
     /// Serve the Platform API over HTTP.
     #[cfg(feature = "http")]
-    Serve {
-        /// Where to listen. Port 0 takes one that is free.
-        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-        listen: std::net::SocketAddr,
-        /// The domain of the databases' host names; without it `localhost` and the port.
-        #[arg(long)]
-        domain: Option<String>,
-        /// The one name of the organization that is answered to; without it any.
-        #[arg(long, value_name = "SLUG")]
-        organization: Option<String>,
-        /// Ask for no tokens. Only on a loopback address.
-        #[arg(long)]
-        no_tokens: bool,
-    },
+    Serve(ServeArguments),
     /// Create, fork, import and query databases in a fleet of its own, and show each step.
     Tour,
     /// Print a script that completes commands in a shell.
@@ -59,6 +46,43 @@ pub(crate) enum Command {
         /// The shell.
         shell: Shell,
     },
+}
+
+/// How to serve.
+#[cfg(feature = "http")]
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// Where to listen. Port 0 takes one that is free.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// The domain of the databases' host names; without it `localhost` and the port.
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// The one name of the organization that is answered to; without it any.
+    #[arg(long, value_name = "SLUG")]
+    pub(crate) organization: Option<String>,
+    /// Ask for no tokens. Only on a loopback address.
+    #[arg(long)]
+    pub(crate) no_tokens: bool,
+    /// Serve over TLS with this chain of certificates, in PEM. SIGHUP reads it and the key anew.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// The key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// What to tell on standard error: `error` for failures of the server, `info` for each request. With `--json` as JSON.
+    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    pub(crate) log: LogLevel,
+}
+
+/// How much to tell of what is served.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum LogLevel {
+    Off,
+    Error,
+    Info,
+    Debug,
 }
 
 #[derive(Debug, Subcommand)]

@@ -48,9 +48,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Db(DbCommand::Verify { name, key }) => return verify(&plane()?, &name, &key, output),
         Command::Db(command) => db(&plane()?, command, output),
         #[cfg(feature = "http")]
-        Command::Serve { listen, domain, organization, no_tokens } => {
-            serve::run(&arguments.root, &serve::Options { listen, domain, organization, no_tokens }, output)
-        }
+        Command::Serve(options) => serve::run(&arguments.root, options, output),
         Command::Tour => tour::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());

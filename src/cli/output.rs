@@ -233,8 +233,8 @@ fn windows(windows: &[Window]) -> Vec<Value> {
 
 /// Where the API is served, and which file holds the token for it.
 #[cfg(feature = "http")]
-pub(crate) fn served(address: std::net::SocketAddr, token_file: Option<&std::path::Path>) -> Result<()> {
-    json_line(&json!({ "url": format!("http://{address}"), "token_file": token_file }))
+pub(crate) fn served(url: &str, token_file: Option<&std::path::Path>) -> Result<()> {
+    json_line(&json!({ "url": url, "token_file": token_file }))
 }
 
 /// Prints one value as a line of JSON.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `access.db` | the secret that signs tokens, and how often the tokens of each subject were rotated |
 //! | `token` | a token of the organization, which the server makes when it first starts |
+//! | `read-only-token` | one that is good for looking only |
 
 use std::{
     fs::{DirBuilder, OpenOptions, Permissions},
@@ -202,11 +203,15 @@ impl Tokens {
     }
 
     /// The file with a token of the organization, which is made if there is none that is good.
-    pub(super) fn organization_token_file(&self) -> Result<PathBuf> {
-        let path = self.dir.join("token");
+    pub(super) fn organization_token_file(&self, access: Access) -> Result<PathBuf> {
+        let path = self.dir.join(match access {
+            Access::ReadOnly => "read-only-token",
+            Access::Full => "token",
+        });
         let held = std::fs::read_to_string(&path).unwrap_or_default();
-        if self.claims(held.trim()).and_then(|claims| self.caller(claims)).is_err() {
-            let token = self.mint(&Subject::Organization, Access::Full, None)?;
+        let caller = self.claims(held.trim()).and_then(|claims| self.caller(claims));
+        if !caller.is_ok_and(|caller| caller.access == access) {
+            let token = self.mint(&Subject::Organization, access, None)?;
             write_private(&path, &format!("{token}\n")).map_err(|error| io_failed(&path, error))?;
         }
         Ok(path)

@@ -21,20 +21,28 @@
 //! | `POST` `DELETE` `…/groups/{name}/locations/{location}` | there is one location, and no other can be added |
 //! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
 //! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
-//! | `GET` `/openapi.json` | the OpenAPI document of all this; needs no token |
-//! | `GET` `/health` | whether the server runs; needs no token |
+//! | `GET` `/openapi.json` | the `OpenAPI` document of all this; needs no token |
+//! | `GET` `/health`, `/ready` | whether the server runs, and whether it can do something; they need no token |
+//! | `GET` `/metrics` | figures for Prometheus; a token that is read-only will do |
+//!
+//! Every answer has an id in `x-request-id`, that of the request if it brought one. Requests are told to `tracing` as spans
+//! with that id, method and path; headers, parameters and bodies are not.
 
+mod about;
 mod access;
 mod body;
 mod databases;
 mod expiration;
 mod groups;
 mod history;
+mod metrics;
+mod observe;
 mod openapi;
 mod refusal;
 mod request;
 mod schema;
 mod serve;
+mod tls;
 mod tokens;
 mod upload;
 mod work;
@@ -46,11 +54,11 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use access::{Access, Caller, Tokens};
-use body::{LocationsAnswer, Nothing, Organization, OrganizationsAnswer};
-use openapi::Refused;
+use metrics::Metrics;
 use refusal::{Answer, Refusal};
 use request::Bearer;
-pub use serve::Server;
+pub use serve::{Server, check_reach};
+pub use tls::Certificate;
 use work::{Going, Load, Work};
 
 use crate::{ControlPlane, Result};
@@ -115,8 +123,21 @@ impl HttpApi {
     ///
     /// [`ErrorKind::Io`](crate::ErrorKind::Io).
     pub fn organization_token_file(&self) -> Result<Option<PathBuf>> {
+        self.token_file(Access::Full)
+    }
+
+    /// The same with a token that is good for looking only, as for a program that reads the figures at `/metrics`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io).
+    pub fn read_only_token_file(&self) -> Result<Option<PathBuf>> {
+        self.token_file(Access::ReadOnly)
+    }
+
+    fn token_file(&self, access: Access) -> Result<Option<PathBuf>> {
         let tokens = self.asks_for_tokens.then(|| Tokens::open(self.plane.root())).transpose()?;
-        tokens.map(|tokens| tokens.organization_token_file()).transpose()
+        tokens.map(|tokens| tokens.organization_token_file(access)).transpose()
     }
 
     /// The routes, to be served or to be merged into those of a host program.
@@ -125,12 +146,14 @@ impl HttpApi {
     ///
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the fleet's secret, which signs tokens, cannot be read or made.
     pub fn router(&self) -> Result<Router> {
+        let metrics = Arc::<Metrics>::default();
         let shared = Shared {
             plane: self.plane.clone(),
             organization: self.organization.clone(),
             location: self.location.clone(),
             tokens: self.asks_for_tokens.then(|| Tokens::open(self.plane.root())).transpose()?.map(Arc::new),
             work: Arc::clone(&self.work),
+            metrics: Arc::clone(&metrics),
         };
         let asks_for_tokens = self.asks_for_tokens;
         let guard = axum::middleware::from_fn(move |request: Request, next: Next| async move {
@@ -151,7 +174,10 @@ impl HttpApi {
                 let message = "this path does not take that method";
                 Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
             });
-        Ok(routes.with_state(Arc::new(shared)).layer(guard))
+        let observe = axum::middleware::from_fn(move |request: Request, next: Next| {
+            observe::observe(Arc::clone(&metrics), request, next)
+        });
+        Ok(routes.with_state(Arc::new(shared)).layer(guard).layer(observe))
     }
 
     /// Refuses new calls, and makes long ones stop: they leave nothing behind. A host program calls it before its runtime
@@ -169,6 +195,7 @@ struct Shared {
     location: String,
     tokens: Option<Arc<Tokens>>,
     work: Arc<Work>,
+    metrics: Arc<Metrics>,
 }
 
 /// The state of the router.
@@ -187,7 +214,8 @@ impl Shared {
             (Some(tokens), Some(claims)) => tokens.caller(claims),
             _ => Ok(Caller::anyone()),
         };
-        self.work.run(load, move |going| call(&plane, &check()?, &going)).await
+        let done = self.work.run(load, move |going| call(&plane, &check()?, &going)).await;
+        done.map_err(|refusal| refusal.within(self.plane.root()))
     }
 
     /// Runs a call that only a token of the organization allows.
@@ -251,57 +279,12 @@ fn routes() -> (Router<Arc<Shared>>, OpenApi) {
     OpenApiRouter::with_openapi(openapi::document())
         .nest("/v1/organizations/{organization}/databases", databases)
         .nest("/v1/organizations/{organization}/groups", groups)
-        .routes(routes!(organizations))
-        .routes(routes!(locations))
+        .routes(routes!(about::organizations))
+        .routes(routes!(about::locations))
         .routes(routes!(upload::by_host))
         .routes(routes!(upload::by_path))
-        .routes(routes!(health))
+        .routes(routes!(about::health))
+        .routes(routes!(about::ready))
+        .routes(routes!(about::metrics))
         .split_for_parts()
-}
-
-/// Tells that the server runs.
-#[utoipa::path(
-    get, path = "/health", tag = "server", operation_id = "health", security(()),
-    responses((status = 200, description = "It does", body = Nothing)),
-)]
-async fn health() -> Json<Nothing> {
-    Json(Nothing {})
-}
-
-/// Lists the one organization.
-#[utoipa::path(
-    get, path = "/v1/organizations", tag = "server", operation_id = "listOrganizations",
-    responses((status = 200, description = "Done", body = OrganizationsAnswer), Refused),
-)]
-async fn organizations(shared: State, bearer: Bearer) -> Answer<Json<OrganizationsAnswer>> {
-    let slug = shared.organization.clone().unwrap_or_else(|| "me".into());
-    shared
-        .run(Load::Quick, bearer, move |_, caller, _| {
-            caller.may(Access::ReadOnly)?;
-            Ok(Json(OrganizationsAnswer {
-                organizations: [Organization {
-                    name: slug.clone(),
-                    slug,
-                    r#type: "personal",
-                    overages: false,
-                    blocked_reads: false,
-                    blocked_writes: false,
-                }],
-            }))
-        })
-        .await
-}
-
-/// Lists the one location.
-#[utoipa::path(
-    get, path = "/v1/locations", tag = "server", operation_id = "listLocations",
-    responses((status = 200, description = "Done", body = LocationsAnswer), Refused),
-)]
-async fn locations(shared: State, bearer: Bearer) -> Answer<Json<LocationsAnswer>> {
-    let location = shared.location.clone();
-    shared
-        .run(Load::Quick, bearer, move |_, _, _| {
-            Ok(Json(LocationsAnswer { locations: [(location, "where this server is")].into() }))
-        })
-        .await
 }

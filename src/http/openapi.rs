@@ -64,6 +64,12 @@ failures! {
     Conflict {
         CONFLICT "The name is taken, or the thing is protected, blocked or a draft."
     }
+    /// For asking whether there would be an answer.
+    NotReady {
+        FORBIDDEN "A web page of another origin asks."
+        INTERNAL_SERVER_ERROR "The catalog does not answer."
+        SERVICE_UNAVAILABLE "The server has too much to do, or is shutting down."
+    }
     /// For calls that write.
     NoRoom {
         PAYLOAD_TOO_LARGE "It would be larger than its size limit."

@@ -1,5 +1,7 @@
 //! What a client is told instead of what it asked for: a status, and the API's error body.
 
+use std::path::Path;
+
 use axum::{
     Json,
     http::{StatusCode, header},
@@ -18,6 +20,10 @@ pub(super) struct Refusal {
     /// After how many seconds it is worth to try again.
     retry_after: Option<u32>,
 }
+
+/// What was refused, for those who watch the server.
+#[derive(Clone, Debug)]
+pub(super) struct Sentence(pub(super) String);
 
 /// How an answer begins.
 pub(super) type Answer<T> = Result<T, Refusal>;
@@ -43,6 +49,15 @@ impl Refusal {
     pub(super) fn overloaded(message: impl Into<String>, retry_after: u32) -> Self {
         let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Busy.as_str(), message);
         Self { retry_after: Some(retry_after), ..refusal }
+    }
+
+    /// The same without the directory of the fleet, which is nothing that clients need to know.
+    pub(super) fn within(self, root: &Path) -> Self {
+        if self.status != StatusCode::INTERNAL_SERVER_ERROR {
+            return self;
+        }
+        let message = self.message.replace(&format!("{}/", root.display()), "");
+        Self { message, ..self }
     }
 
     /// For what a body names, and not the path: there a thing that is missing makes the request a bad one.
@@ -81,8 +96,10 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        let sentence = Sentence(self.message.clone());
         let body = Json(ErrorBody { error: self.message, code: self.code });
         let mut response = (self.status, body).into_response();
+        response.extensions_mut().insert(sentence);
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

@@ -56,6 +56,14 @@ impl Default for Work {
     }
 }
 
+/// How many calls run, and how many wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figures {
+    pub(super) quick: usize,
+    pub(super) long: usize,
+    pub(super) waiting: usize,
+}
+
 /// Counts a call as waiting for as long as it does.
 struct Waiting<'a>(&'a AtomicUsize);
 
@@ -87,10 +95,11 @@ impl Work {
     ) -> Answer<T> {
         let permit = self.admit(load).await?;
         let going = Going(Arc::clone(&self.stopped));
+        let span = tracing::Span::current();
         let running = tokio::task::spawn_blocking(move || {
             // Held until the call is over, whether or not somebody still waits for it.
             let _permit = permit;
-            call(going)
+            span.in_scope(|| call(going))
         });
         running.await.unwrap_or_else(|_| {
             let message = "this call failed in a way that was not foreseen; its changes are settled when the fleet is opened again";
@@ -117,6 +126,15 @@ impl Work {
         }
         let permit = tokio::time::timeout(PATIENCE, Arc::clone(permits).acquire_owned()).await;
         permit.ok().and_then(Result::ok).ok_or_else(busy)
+    }
+
+    /// How much is being done.
+    pub(super) fn figures(&self) -> Figures {
+        Figures {
+            quick: QUICK_MAX - self.quick.available_permits(),
+            long: LONG_MAX - self.long.available_permits(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
     }
 
     /// Refuses what comes from now on, and asks long calls to stop: they leave nothing behind.

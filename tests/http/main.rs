@@ -7,5 +7,6 @@ mod api;
 mod client;
 mod crash;
 mod openapi;
+mod operation;
 mod server;
 mod uploads;

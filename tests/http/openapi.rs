@@ -98,7 +98,7 @@ fn whatever_the_document_allows_is_answered_as_it_says() {
                 "--max-examples",
                 "15",
                 "--workers",
-                "2",
+                "1",
                 "--no-color",
                 "--generation-deterministic",
             ])

@@ -53,22 +53,37 @@ impl Server {
     }
 
     pub(crate) fn start(dir: TempDir, arguments: &[&str]) -> Self {
+        Self::started(dir, arguments, Stdio::inherit())
+    }
+
+    /// One whose log is kept, for [`Server::ended_log`].
+    pub(crate) fn logging(dir: TempDir, arguments: &[&str]) -> Self {
+        Self::started(dir, arguments, Stdio::piped())
+    }
+
+    fn started(dir: TempDir, arguments: &[&str], log: Stdio) -> Self {
         let mut running = command(&dir, &["--listen", "127.0.0.1:0"])
             .args(arguments)
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(running.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let started: Value = serde_json::from_str(&line).unwrap();
-        let address = started["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+        let (_, address) = started["url"].as_str().unwrap().split_once("://").unwrap();
+        let address = address.to_owned();
         let token = started["token_file"].as_str().map(|file| std::fs::read_to_string(file).unwrap());
         Self { running, address, token: token.unwrap_or_default().trim().to_owned(), dir }
     }
 
     /// What a server says that does not start.
     pub(crate) fn refused(arguments: &[&str]) -> String {
-        let output = command(&tempfile::tempdir().unwrap(), arguments).output().unwrap();
+        Self::refused_in(&tempfile::tempdir().unwrap(), arguments)
+    }
+
+    pub(crate) fn refused_in(dir: &TempDir, arguments: &[&str]) -> String {
+        let output = command(dir, arguments).output().unwrap();
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
     }
@@ -90,6 +105,14 @@ impl Server {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.running.wait().unwrap()
+    }
+
+    /// Ends the server, and answers with what it told on standard error.
+    pub(crate) fn ended_log(&mut self) -> String {
+        assert!(self.end().success());
+        let mut log = String::new();
+        self.running.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        log
     }
 
     /// Kills the server, and starts it anew.

@@ -1,0 +1,171 @@
+//! What those see who run the server: its log, its figures, whether it is ready, and its certificate.
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use litefleet::rusqlite;
+use rcgen::CertifiedKey;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName},
+};
+use serde_json::{Value, json};
+
+use crate::server::Server;
+
+const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+#[test]
+fn every_answer_has_an_id_and_the_log_tells_it_and_no_secret() {
+    let mut server = Server::logging(tempfile::tempdir().unwrap(), &["--log", "debug"]);
+    let bearer = format!("Bearer {}", server.token);
+    let answer =
+        server.send("GET", "/v1/locations", &[("Authorization", &bearer), ("X-Request-Id", "mine-1")], &[]);
+    assert!(answer.head.contains("x-request-id: mine-1\r\n"), "{answer:?}");
+    // An id that is too long, or that could forge a line of a log, is none.
+    for id in ["a b", &"x".repeat(129)] {
+        let answer =
+            server.send("GET", "/v1/locations", &[("Authorization", &bearer), ("X-Request-Id", id)], &[]);
+        assert!(!answer.head.contains(id) && answer.head.contains("x-request-id: "), "{answer:?}");
+    }
+    let encryption = json!({ "encryption_key": KEY, "encryption_cipher": "aes256gcm" });
+    let seed = json!({ "type": "database_upload" });
+    let body = json!({ "name": "sealed", "group": "default", "seed": seed, "remote_encryption": encryption });
+    server.done("POST", "/databases", &body);
+    let headers = [
+        ("Authorization", bearer.as_str()),
+        ("x-turso-encryption-key", KEY),
+        ("x-turso-encryption-cipher", "aes256gcm"),
+    ];
+    assert_eq!(server.send("POST", "/databases/sealed/v1/upload", &headers, b"no database").status, 400);
+    assert_eq!(server.ask("GET", "/databases/nobody", &Value::Null).status, 404);
+    let log = server.ended_log();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = lines.iter().find(|line| line["span"]["id"] == "mine-1").unwrap();
+    assert_eq!((&line["span"]["path"], &line["fields"]["status"]), (&json!("/v1/locations"), &json!(200)));
+    let refused = lines.iter().find(|line| line["fields"]["status"] == 404).unwrap();
+    assert!(refused["fields"]["error"].as_str().unwrap().contains("nobody"), "{refused}");
+    assert!(lines.iter().any(|line| line["span"]["path"] == "/databases/sealed/v1/upload"), "{log}");
+    for secret in [KEY, &server.token] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
+
+#[test]
+fn the_figures_are_read_with_a_token_that_may_only_look() {
+    let server = Server::new();
+    server.create("orders");
+    assert_eq!(server.ask("GET", "/databases/nobody", &Value::Null).status, 404);
+    assert_eq!(server.send("GET", "/metrics", &[], &[]).status, 401);
+    let file = server.root().join(".http/read-only-token");
+    let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
+    let answer = server.send_as(&token, "GET", "/metrics", &Value::Null);
+    assert_eq!(answer.status, 200);
+    let route = "/v1/organizations/{organization}/databases";
+    for line in [
+        format!(r#"litefleet_http_requests_total{{method="POST",route="{route}",status="200"}} 1"#),
+        format!(r#"litefleet_http_requests_total{{method="GET",route="{route}/{{name}}",status="404"}} 1"#),
+        format!(r#"litefleet_http_request_duration_seconds_count{{method="POST",route="{route}"}} 1"#),
+        r#"litefleet_calls_running{load="long"} 0"#.into(),
+        "litefleet_calls_waiting 0".into(),
+    ] {
+        assert!(answer.text.lines().any(|known| known == line), "{line} is not in {}", answer.text);
+    }
+    // Names are no part of it: there are as many as clients like.
+    assert!(!answer.text.contains("orders") && !answer.text.contains("nobody"), "{}", answer.text);
+    // The token that may only look changes nothing.
+    let body = json!({ "name": "more", "group": "default" });
+    assert_eq!(server.send_as(&token, "POST", "/v1/organizations/me/databases", &body).status, 403);
+}
+
+#[test]
+fn a_server_whose_catalog_does_not_answer_is_not_ready() {
+    let server = Server::new();
+    assert_eq!(server.send("GET", "/ready", &[], &[]).status, 200);
+    let catalog = rusqlite::Connection::open(server.root().join("control.db")).unwrap();
+    catalog.execute_batch("ALTER TABLE groups RENAME TO gone").unwrap();
+    let answer = server.send("GET", "/ready", &[], &[]);
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert_eq!(server.send("GET", "/health", &[], &[]).status, 200);
+    // Where the fleet is on the server's disk is nobody's business.
+    assert!(!answer.text.contains(server.dir.path().to_str().unwrap()), "{answer:?}");
+}
+
+/// Writes a new certificate for localhost and its key, and answers with the certificate.
+fn certificate(dir: &Path) -> CertificateDer<'static> {
+    let CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    std::fs::write(dir.join("chain.pem"), cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), signing_key.serialize_pem()).unwrap();
+    cert.der().clone()
+}
+
+/// Asks over TLS whether the server runs, as a client who trusts one certificate.
+fn health(address: &str, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, std::net::TcpStream::connect(address)?);
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_certificate_is_shown_and_read_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = certificate(dir.path());
+    let [chain, key] =
+        ["chain.pem", "key.pem"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    let arguments = ["--tls-certificate", &chain, "--tls-key", &key];
+    let server = Server::start(tempfile::tempdir().unwrap(), &arguments);
+    assert!(health(&server.address, &first).unwrap().starts_with("HTTP/1.1 200"));
+    let hang_up = || {
+        let pid = server.pid().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    };
+    // A certificate that is no good takes nobody's connection away.
+    std::fs::write(&chain, "nothing").unwrap();
+    hang_up();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(health(&server.address, &first).unwrap().starts_with("HTTP/1.1 200"));
+    let second = certificate(dir.path());
+    hang_up();
+    let is_shown = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        health(&server.address, &second).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
+    assert!(is_shown);
+    health(&server.address, &first).unwrap_err();
+}
+
+#[test]
+fn what_cannot_be_served_makes_no_fleet() {
+    let dir = tempfile::tempdir().unwrap();
+    certificate(dir.path());
+    let [chain, key] =
+        ["chain.pem", "key.pem"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    let other = tempfile::tempdir().unwrap();
+    certificate(other.path());
+    let foreign = other.path().join("key.pem").to_str().unwrap().to_owned();
+    for (arguments, sentence) in [
+        (vec!["--listen", "0.0.0.0:0", "--no-tokens"], "is not a loopback address"),
+        (vec!["--tls-certificate", &key, "--tls-key", &key], "the certificate in"),
+        (vec!["--tls-certificate", &chain, "--tls-key", "/nowhere"], "the certificate's key in /nowhere"),
+        (vec!["--tls-certificate", &chain, "--tls-key", &foreign], "the certificate in"),
+        (vec!["--tls-certificate", &chain], "--tls-key"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Server::refused_in(&dir, &arguments);
+        assert!(told.contains(sentence), "{arguments:?}: {told}");
+        assert!(!dir.path().join("root").exists(), "{arguments:?}");
+    }
+}
