@@ -341,3 +341,14 @@ impl From<Restored> for RestoreAnswer {
         Self { kind: Kind(kind), commit, next, undo }
     }
 }
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RenameGroup {
+    pub(super) name: String,
+}
+
+/// Nobody counts queries, which clients read as null.
+#[derive(Debug, Serialize)]
+pub(super) struct Stats {
+    pub(super) top_queries: Option<[String; 0]>,
+}

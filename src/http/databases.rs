@@ -7,8 +7,8 @@ use super::{
     access::Access,
     body::{
         Configuration, ConfigurationChanges, DatabaseAnswer, DatabaseBody, DatabasesAnswer, DatabasesQuery,
-        Instance, InstanceAnswer, InstanceUsage, InstancesAnswer, Nothing, Pagination, SpanQuery, Usage,
-        UsageFigures,
+        Instance, InstanceAnswer, InstanceUsage, InstancesAnswer, Nothing, Pagination, SpanQuery, Stats,
+        Usage, UsageFigures,
     },
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Parameters, Place},
@@ -239,6 +239,33 @@ pub(super) async fn update(
         .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
             plane.get_database(&name)?;
             Ok(Json(Nothing {}))
+        })
+        .await
+}
+
+/// Clients wake a database that sleeps for not being used. None does.
+pub(super) async fn wake_up(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Nothing>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+            plane.get_database(&name)?;
+            Ok(Json(Nothing {}))
+        })
+        .await
+}
+
+pub(super) async fn stats(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Stats>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            plane.get_database(&name)?;
+            Ok(Json(Stats { top_queries: None }))
         })
         .await
 }

@@ -7,6 +7,7 @@ use super::{
     access::Access,
     body::{
         CreateGroup, GroupAnswer, GroupBody, GroupConfiguration, GroupConfigurationChanges, GroupsAnswer,
+        Nothing, RenameGroup,
     },
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Place},
@@ -149,4 +150,52 @@ fn configuration_of(group: &Group) -> GroupConfiguration {
         delete_protection: group.delete_protection,
         history_window: group.history_window.to_string(),
     }
+}
+
+pub(super) async fn rename(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+    body: JsonBody,
+) -> Answer<Json<GroupAnswer>> {
+    let RenameGroup { name: new } = body.read()?;
+    one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.rename_group(&name, &new)?)).await
+}
+
+/// Clients ask for a group that was put aside for not being used. None is.
+pub(super) async fn unarchive(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<GroupAnswer>> {
+    one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.get_group(&name)?)).await
+}
+
+/// Clients ask for the newest version of the engine. It is the one that is linked.
+pub(super) async fn update(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Nothing>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+            plane.get_group(&name)?;
+            Ok(Json(Nothing {}))
+        })
+        .await
+}
+
+/// Clients that have added a location wait until the group is there. It is in the one location from the beginning.
+pub(super) async fn wait_for_location(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name, location)): Place<(String, String, String)>,
+) -> Answer<Json<Nothing>> {
+    let known = shared.location.clone();
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            plane.get_group(&name)?;
+            if location == known { Ok(Json(Nothing {})) } else { Err(no_location(&location)) }
+        })
+        .await
 }

@@ -13,12 +13,16 @@
 //! | `GET` `…/databases/{name}/usage`, `…/instances`, `…/instances/{instance}` | bytes on the disk (rows are not counted: 0); the one instance |
 //! | `GET` `…/databases/{name}/points?from=&to=` | the instants that it can be restored to |
 //! | `POST` `…/databases/{name}/restore` | `{"timestamp": …}` restores it in place, and says what undoes that |
-//! | `POST` `…/databases/{name}/update` | nothing: the engine is the one that is linked |
+//! | `POST` `…/databases/{name}/update`, `…/wakeup` | nothing: the engine is the one that is linked, and no database sleeps |
+//! | `GET` `…/databases/{name}/stats` | no queries: nobody counts them |
 //! | `POST` `…/databases/{name}/auth/tokens`, `…/auth/rotate` | mint a token, revoke all |
 //! | `GET` `POST` `/v1/organizations/{org}/groups`, `GET` `DELETE` `…/groups/{name}` | list, create, show, destroy |
 //! | `GET` `PATCH` `…/groups/{name}/configuration` | protection, history window |
+//! | `POST` `…/groups/{name}/rename` | `{"name": …}` renames it; its databases, their host names and all tokens stay |
+//! | `POST` `…/groups/{name}/unarchive`, `…/update` | nothing, as for a database |
 //! | `POST` `…/groups/{name}/auth/tokens`, `…/auth/rotate` | as for a database |
 //! | `POST` `DELETE` `…/groups/{name}/locations/{location}` | there is one location, and no other can be added |
+//! | `GET` `…/groups/{name}/locations/{location}/wait` | answers at once: the group is there |
 //! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
 //! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
 //! | `GET` `/health` | whether the server runs; needs no token |
@@ -225,6 +229,8 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/{name}/instances", get(databases::instances))
         .route("/{name}/instances/{instance}", get(databases::instance))
         .route("/{name}/update", post(databases::update))
+        .route("/{name}/wakeup", post(databases::wake_up))
+        .route("/{name}/stats", get(databases::stats))
         .route("/{name}/points", get(history::points))
         .route("/{name}/restore", post(history::restore))
         .route("/{name}/auth/tokens", post(tokens::mint_for_database))
@@ -234,6 +240,10 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/{name}", get(groups::show).delete(groups::destroy))
         .route("/{name}/configuration", get(groups::configuration).patch(groups::configure))
         .route("/{name}/locations/{location}", post(groups::add_location).delete(groups::remove_location))
+        .route("/{name}/locations/{location}/wait", get(groups::wait_for_location))
+        .route("/{name}/rename", post(groups::rename))
+        .route("/{name}/unarchive", post(groups::unarchive))
+        .route("/{name}/update", post(groups::update))
         .route("/{name}/auth/tokens", post(tokens::mint_for_group))
         .route("/{name}/auth/rotate", post(tokens::rotate_of_group));
     Router::new()
