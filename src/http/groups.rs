@@ -9,12 +9,18 @@ use super::{
         CreateGroup, GroupAnswer, GroupBody, GroupConfiguration, GroupConfigurationChanges, GroupsAnswer,
         Nothing, RenameGroup,
     },
+    openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Place},
     work::Load,
 };
 use crate::{ControlPlane, Group, HistoryWindow};
 
+/// Lists groups.
+#[utoipa::path(
+    get, path = "/", tag = "groups", operation_id = "listGroups",
+    responses((status = 200, description = "Done", body = GroupsAnswer), Refused),
+)]
 pub(super) async fn list(
     shared: State,
     bearer: Bearer,
@@ -30,7 +36,12 @@ pub(super) async fn list(
         .await
 }
 
-/// The location that clients must name is not looked at: there is one.
+/// Creates a group. The location that clients name is not looked at: there is one.
+#[utoipa::path(
+    post, path = "/", tag = "groups", operation_id = "createGroup",
+    request_body = CreateGroup,
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Conflict, NoRoom),
+)]
 pub(super) async fn create(
     shared: State,
     bearer: Bearer,
@@ -41,6 +52,11 @@ pub(super) async fn create(
     one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.create_group(&name)?)).await
 }
 
+/// Shows a group.
+#[utoipa::path(
+    get, path = "/{name}", tag = "groups", operation_id = "getGroup",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
 pub(super) async fn show(
     shared: State,
     bearer: Bearer,
@@ -49,6 +65,11 @@ pub(super) async fn show(
     one(&shared, bearer, &organization, Access::ReadOnly, move |plane| Ok(plane.get_group(&name)?)).await
 }
 
+/// Destroys a group and every database in it.
+#[utoipa::path(
+    delete, path = "/{name}", tag = "groups", operation_id = "destroyGroup",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn destroy(
     shared: State,
     bearer: Bearer,
@@ -62,6 +83,11 @@ pub(super) async fn destroy(
     .await
 }
 
+/// Answers with the group: it is at its location, and cannot be at another.
+#[utoipa::path(
+    post, path = "/{name}/locations/{location}", tag = "groups", operation_id = "addLocation",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
 pub(super) async fn add_location(
     shared: State,
     bearer: Bearer,
@@ -75,6 +101,11 @@ pub(super) async fn add_location(
     .await
 }
 
+/// Is refused: a group cannot leave its only location.
+#[utoipa::path(
+    delete, path = "/{name}/locations/{location}", tag = "groups", operation_id = "removeLocation",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
 pub(super) async fn remove_location(
     shared: State,
     bearer: Bearer,
@@ -112,6 +143,11 @@ async fn one(
         .await
 }
 
+/// Shows the protection of a group and its history window.
+#[utoipa::path(
+    get, path = "/{name}/configuration", tag = "groups", operation_id = "getGroupConfiguration",
+    responses((status = 200, description = "Done", body = GroupConfiguration), Refused, Missing),
+)]
 pub(super) async fn configuration(
     shared: State,
     bearer: Bearer,
@@ -124,6 +160,12 @@ pub(super) async fn configuration(
         .await
 }
 
+/// Changes them. What is left out stays as it is.
+#[utoipa::path(
+    patch, path = "/{name}/configuration", tag = "groups", operation_id = "configureGroup",
+    request_body = Option<GroupConfigurationChanges>,
+    responses((status = 200, description = "Done", body = GroupConfiguration), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn configure(
     shared: State,
     bearer: Bearer,
@@ -152,6 +194,12 @@ fn configuration_of(group: &Group) -> GroupConfiguration {
     }
 }
 
+/// Renames a group. Its databases, their host names and all tokens stay.
+#[utoipa::path(
+    post, path = "/{name}/rename", tag = "groups", operation_id = "renameGroup",
+    request_body = RenameGroup,
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn rename(
     shared: State,
     bearer: Bearer,
@@ -162,7 +210,11 @@ pub(super) async fn rename(
     one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.rename_group(&name, &new)?)).await
 }
 
-/// Clients ask for a group that was put aside for not being used. None is.
+/// Answers with the group: none is put aside for not being used.
+#[utoipa::path(
+    post, path = "/{name}/unarchive", tag = "groups", operation_id = "unarchiveGroup",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
 pub(super) async fn unarchive(
     shared: State,
     bearer: Bearer,
@@ -171,7 +223,11 @@ pub(super) async fn unarchive(
     one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.get_group(&name)?)).await
 }
 
-/// Clients ask for the newest version of the engine. It is the one that is linked.
+/// Does nothing: the engine is the one that is linked.
+#[utoipa::path(
+    post, path = "/{name}/update", tag = "groups", operation_id = "updateGroup",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing),
+)]
 pub(super) async fn update(
     shared: State,
     bearer: Bearer,
@@ -185,7 +241,11 @@ pub(super) async fn update(
         .await
 }
 
-/// Clients that have added a location wait until the group is there. It is in the one location from the beginning.
+/// Answers at once: a group is in its location from the beginning.
+#[utoipa::path(
+    get, path = "/{name}/locations/{location}/wait", tag = "groups", operation_id = "waitForLocation",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing),
+)]
 pub(super) async fn wait_for_location(
     shared: State,
     bearer: Bearer,
