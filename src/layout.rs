@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::name::{DatabaseName, GroupName};
+use crate::name::{DatabaseName, GroupDir};
 
 /// The directory of a control plane and the places in it.
 ///
@@ -15,7 +15,10 @@ use crate::name::{DatabaseName, GroupName};
 /// <root>/<group>/<database>/   data.db, data.db-wal and data.db-shm while it is in use, unwritten or archive/
 /// ```
 ///
-/// Names cannot begin with a dot or hold one, so they never meet the plane's own files.
+/// `<group>` is the [`GroupDir`] in the group's row, and is its name only as long as it was never renamed.
+///
+/// Names cannot begin with a dot or hold one, and no group's directory is `control.` and a suffix of that file, so they
+/// never meet the plane's own files.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
@@ -54,11 +57,11 @@ impl Layout {
         self.trash().join(id)
     }
 
-    pub(crate) fn group(&self, group: &GroupName) -> PathBuf {
+    pub(crate) fn group(&self, group: &GroupDir) -> PathBuf {
         self.root.join(group.as_str())
     }
 
-    pub(crate) fn database(&self, group: &GroupName, database: &DatabaseName) -> PathBuf {
+    pub(crate) fn database(&self, group: &GroupDir, database: &DatabaseName) -> PathBuf {
         self.group(group).join(database.as_str())
     }
 }

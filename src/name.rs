@@ -62,6 +62,41 @@ name! {
     DatabaseName, "database"
 }
 
+/// The directory of a group, in its root. A group that is renamed keeps its directory, so this is the name that it was
+/// created under; or, where something else had a directory of that name, the name and the group's id, with a dot between
+/// them that no name can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupDir(Box<str>);
+
+impl GroupDir {
+    /// That of a group that is created under this name.
+    pub(crate) fn of(name: &GroupName) -> Self {
+        Self(name.0.clone())
+    }
+
+    /// That of the group with this id, where the one of its name is taken.
+    pub(crate) fn apart(name: &GroupName, uuid: &str) -> Self {
+        Self(format!("{name}.{uuid}").into())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for GroupDir {
+    type Err = Error;
+
+    fn from_str(dir: &str) -> Result<Self> {
+        let (name, uuid) = dir.split_once('.').map_or((dir, None), |(name, uuid)| (name, Some(uuid)));
+        // An id is of the same characters as a name.
+        check("group", name).and(uuid.map_or(Ok(()), |uuid| check("group", uuid))).map_err(|_| {
+            Error::new(ErrorKind::Corrupt, format!("control.db has {dir:?} for a group's directory"))
+        })?;
+        Ok(Self(dir.into()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +111,19 @@ mod tests {
             let error = bad.parse::<GroupName>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{bad:?}");
             assert!(error.to_string().starts_with("invalid group name: name "), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_directory_of_a_group_is_a_safe_path_component_too() {
+        let name: GroupName = "eu".parse().unwrap();
+        let apart = GroupDir::apart(&name, "019a0000-0000-7000-8000-000000000000");
+        assert!(apart.as_str().parse::<GroupName>().is_err());
+        for good in [GroupDir::of(&name), apart] {
+            assert_eq!(good.as_str().parse::<GroupDir>().unwrap(), good);
+        }
+        for bad in ["", ".", "..", ".trash", "eu.", "eu/a", "../eu", "eu./a", "eu.a.b", "eu\0"] {
+            assert_eq!(bad.parse::<GroupDir>().unwrap_err().kind(), ErrorKind::Corrupt, "{bad:?}");
         }
     }
 }

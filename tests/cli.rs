@@ -91,6 +91,24 @@ fn the_main_job() {
 }
 
 #[test]
+fn a_group_is_renamed_with_all_that_is_in_it() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "orders", "--group", "default"]);
+    let uuid = shell.json(&["group", "show", "default"])["uuid"].clone();
+    assert_eq!(shell.done(&["group", "rename", "default", "eu"]), "Renamed group default to eu.\n");
+    assert_eq!(shell.json(&["db", "show", "orders"])["group"], "eu");
+    assert_eq!(shell.fails(1, &["group", "show", "default"]), "error: group not found\n");
+    shell.done(&["db", "shell", "orders", "create table t(a)"]);
+    shell.done(&["group", "create", "default"]);
+    assert_eq!(shell.fails(1, &["group", "rename", "eu", "default"]), "error: group already exists\n");
+    assert_eq!(shell.fails(1, &["group", "rename", "none", "us"]), "error: group not found\n");
+    shell.fails(2, &["group", "rename", "eu"]);
+    let renamed = shell.json(&["group", "rename", "eu", "us"]);
+    assert_eq!((&renamed["name"], &renamed["uuid"]), (&json!("us"), &uuid));
+    shell.done(&["db", "verify", "orders"]);
+}
+
+#[test]
 fn json_is_one_array_of_row_objects_a_statement() {
     let shell = Shell::new();
     shell.done(&["db", "create", "a", "--group", "default"]);

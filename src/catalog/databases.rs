@@ -7,7 +7,7 @@ use crate::{
     api::{Database, DatabaseChanges, DatabaseState, ListDatabases, Parent},
     cipher::Cipher,
     error::{Error, ErrorKind, Result},
-    name::{DatabaseName, GroupName},
+    name::{DatabaseName, GroupDir, GroupName},
     page::Identity,
     size::SizeLimit,
     sqlite,
@@ -17,8 +17,9 @@ use crate::{
 const SELECT: &str = "
     SELECT d.uuid, d.name, g.name, d.state, d.created_at, d.size_limit, d.cipher, d.parent_uuid, d.parent_name,
         d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection, g.state,
-        d.page_format, d.file_salt, d.history_window_seconds, g.history_window_seconds, d.history_paused
-    FROM databases d JOIN groups g ON g.id = d.group_id";
+        d.page_format, d.file_salt, d.history_window_seconds, g.history_window_seconds, d.history_paused,
+        g.uuid, g.dir
+    FROM databases d JOIN groups g ON g.id = d.in_group";
 
 /// How far a database has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,9 @@ impl State {
 pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) database: Database,
+    /// The id of its group, which stays when that is renamed.
+    pub(crate) group_id: String,
+    pub(crate) group_dir: GroupDir,
     pub(crate) group_protected: bool,
     /// What its file is told from others by; nothing for a plain one, and for one that has no file.
     pub(crate) identity: Option<Identity>,
@@ -75,12 +79,21 @@ pub(crate) struct Entry {
     pub(crate) has_files: bool,
 }
 
+/// Which group a database is to be created in.
+#[derive(Clone, Debug)]
+pub(crate) enum InGroup {
+    /// The one that has this name then.
+    Named(GroupName),
+    /// The one with this id, whatever its name is then.
+    Same(String),
+}
+
 /// A row to be.
 #[derive(Clone, Debug)]
 pub(crate) struct NewDatabase {
     pub(crate) id: String,
     pub(crate) name: DatabaseName,
-    pub(crate) group: GroupName,
+    pub(crate) group: InGroup,
     pub(crate) state: State,
     pub(crate) created_at: Timestamp,
     pub(crate) size_limit: Option<SizeLimit>,
@@ -100,10 +113,16 @@ pub(crate) fn not_found(name: &DatabaseName) -> Error {
 impl Rows<'_> {
     /// Adds a row, if its group is there and its name is free.
     pub(crate) fn insert_database(&self, new: &NewDatabase) -> Result<()> {
-        let group_id: i64 = self
+        let (select, value) = match &new.group {
+            InGroup::Named(name) => {
+                ("SELECT id FROM groups WHERE name = ?1 AND state = 'ready'", name.as_str())
+            }
+            InGroup::Same(id) => ("SELECT id FROM groups WHERE uuid = ?1 AND state = 'ready'", id.as_str()),
+        };
+        let group: i64 = self
             .connection
-            .prepare_cached("SELECT id FROM groups WHERE name = ?1 AND state = 'ready'")
-            .and_then(|mut select| select.query_row([new.group.as_str()], |row| row.get(0)).optional())
+            .prepare_cached(select)
+            .and_then(|mut select| select.query_row([value], |row| row.get(0)).optional())
             .map_err(failed)?
             .ok_or_else(groups::not_found)?;
         let parent = new.parent.as_ref();
@@ -111,7 +130,7 @@ impl Rows<'_> {
             .connection
             .prepare_cached(
                 "INSERT INTO databases
-                    (uuid, name, group_id, state, created_at, size_limit, cipher, parent_uuid, parent_name,
+                    (uuid, name, in_group, state, created_at, size_limit, cipher, parent_uuid, parent_name,
                      branched_at, history_paused)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
                      (SELECT history_window_seconds IS 0 FROM groups WHERE id = ?3))
@@ -121,7 +140,7 @@ impl Rows<'_> {
                 insert.execute(params![
                     new.id,
                     new.name.as_str(),
-                    group_id,
+                    group,
                     new.state.as_str(),
                     new.created_at.as_micros(),
                     limit_column(new.size_limit),
@@ -187,7 +206,7 @@ impl Rows<'_> {
         // One plan for each: a page is read from the index in order, never sorted.
         sql += match (&which.group, &which.parent) {
             (_, Some(_)) | (None, None) => " ORDER BY d.name",
-            (Some(_), None) => " ORDER BY d.group_id, d.name",
+            (Some(_), None) => " ORDER BY d.in_group, d.name",
         };
         if let Some(limit) = &which.limit {
             values.push(limit);
@@ -270,7 +289,7 @@ impl Rows<'_> {
             .prepare_cached(
                 "UPDATE databases AS d SET history_paused = 1
                  FROM groups AS g
-                 WHERE d.uuid = ?1 AND g.id = d.group_id
+                 WHERE d.uuid = ?1 AND g.id = d.in_group
                     AND ifnull(d.history_window_seconds, g.history_window_seconds) = 0",
             )
             .and_then(|mut update| update.execute([id]))
@@ -337,7 +356,17 @@ impl Rows<'_> {
         };
         let has_files = own_state == State::Ready;
         let (group_protected, history_paused) = (flag(13)?, flag(19)?);
-        Ok(Entry { state, database, group_protected, identity, history_paused, has_files })
+        let (group_id, group_dir) = (some(text(20)?), some(text(21)?).parse()?);
+        Ok(Entry {
+            state,
+            database,
+            group_id,
+            group_dir,
+            group_protected,
+            identity,
+            history_paused,
+            has_files,
+        })
     }
 }
 

@@ -2,11 +2,11 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::Rows;
+use super::{Rows, databases};
 use crate::{
     api::Group,
     error::{Error, ErrorKind, Result},
-    name::GroupName,
+    name::{DatabaseName, GroupDir, GroupName},
     sqlite,
     time::Timestamp,
     window::HistoryWindow,
@@ -19,21 +19,35 @@ pub(super) fn not_found() -> Error {
     Error::new(ErrorKind::NotFound, "group not found")
 }
 
+/// The documented answer to the name of a group that is there, be it that it is just being destroyed.
+fn already_exists() -> Error {
+    Error::new(ErrorKind::AlreadyExists, "group already exists")
+}
+
 fn failed(error: rusqlite::Error) -> Error {
     sqlite::failed("reading a group", error)
 }
 
 impl Rows<'_> {
-    pub(crate) fn insert_group(&self, name: &GroupName, uuid: &str, now: Timestamp) -> Result<Group> {
+    pub(crate) fn insert_group(
+        &self,
+        name: &GroupName,
+        uuid: &str,
+        dir: &GroupDir,
+        now: Timestamp,
+    ) -> Result<Group> {
         let inserted = self
             .connection
             .prepare_cached(
-                "INSERT INTO groups(uuid, name, state, created_at) VALUES (?1, ?2, 'ready', ?3) ON CONFLICT DO NOTHING",
+                "INSERT INTO groups(uuid, name, dir, state, created_at) VALUES (?1, ?2, ?3, 'ready', ?4)
+                 ON CONFLICT (name) DO NOTHING",
             )
-            .and_then(|mut insert| insert.execute(params![uuid, name.as_str(), now.as_micros()]))
+            .and_then(|mut insert| {
+                insert.execute(params![uuid, name.as_str(), dir.as_str(), now.as_micros()])
+            })
             .map_err(|error| sqlite::failed("creating a group", error))?;
         if inserted == 0 {
-            return Err(Error::new(ErrorKind::AlreadyExists, "group already exists"));
+            return Err(already_exists());
         }
         Ok(Group {
             name: name.clone(),
@@ -51,6 +65,49 @@ impl Rows<'_> {
             .and_then(|mut select| select.query_row([name.as_str()], |row| Ok(read(row))).optional())
             .map_err(failed)?
             .ok_or_else(not_found)?
+    }
+
+    /// The group that a database is in, if neither is being created or deleted.
+    pub(crate) fn group_of(&self, database: &DatabaseName) -> Result<Group> {
+        self.connection
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM groups WHERE state = 'ready'
+                    AND id = (SELECT in_group FROM databases WHERE name = ?1 AND state IN ('draft', 'ready'))"
+            ))
+            .and_then(|mut select| select.query_row([database.as_str()], |row| Ok(read(row))).optional())
+            .map_err(failed)?
+            .ok_or_else(|| databases::not_found(database))?
+    }
+
+    /// Gives a group another name. Its directory, and what is in it, stays where it is.
+    pub(crate) fn rename_group(&self, name: &GroupName, new: &GroupName) -> Result<Group> {
+        let group = self.group(name)?;
+        let renamed = self
+            .connection
+            .execute(
+                "UPDATE OR IGNORE groups SET name = ?2 WHERE uuid = ?1",
+                [group.uuid.as_str(), new.as_str()],
+            )
+            .map_err(|error| sqlite::failed("renaming a group", error))?;
+        if renamed == 0 { Err(already_exists()) } else { Ok(Group { name: new.clone(), ..group }) }
+    }
+
+    /// Whether a group has this directory, whatever its name and state.
+    pub(crate) fn is_group_dir(&self, dir: &GroupDir) -> Result<bool> {
+        self.connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM groups WHERE dir = ?1)")
+            .and_then(|mut select| select.query_row([dir.as_str()], |row| row.get(0)))
+            .map_err(failed)
+    }
+
+    /// The directory of the group with this id, if it is being deleted.
+    pub(crate) fn deleting_group_dir(&self, uuid: &str) -> Result<Option<GroupDir>> {
+        let dir = self
+            .connection
+            .prepare_cached("SELECT dir FROM groups WHERE uuid = ?1 AND state = 'deleting'")
+            .and_then(|mut select| select.query_row([uuid], |row| row.get::<_, String>(0)).optional())
+            .map_err(failed)?;
+        dir.map(|dir| dir.parse()).transpose()
     }
 
     /// The groups that are `ready` or `deleting`, by name.
@@ -90,7 +147,7 @@ impl Rows<'_> {
             .execute(
                 "UPDATE databases SET history_paused = 1
                  WHERE history_window_seconds IS NULL
-                    AND group_id = (SELECT id FROM groups WHERE name = ?1 AND history_window_seconds = 0)",
+                    AND in_group = (SELECT id FROM groups WHERE name = ?1 AND history_window_seconds = 0)",
                 [name.as_str()],
             )
             .map(|_| ())
@@ -109,7 +166,7 @@ impl Rows<'_> {
     /// Removes a group that is being deleted, and all its databases, from the catalog.
     pub(crate) fn delete_group(&self, uuid: &str) -> Result<()> {
         for statement in [
-            "DELETE FROM databases WHERE group_id = (SELECT id FROM groups WHERE uuid = ?1 AND state = 'deleting')",
+            "DELETE FROM databases WHERE in_group = (SELECT id FROM groups WHERE uuid = ?1 AND state = 'deleting')",
             "DELETE FROM groups WHERE uuid = ?1 AND state = 'deleting'",
         ] {
             self.connection

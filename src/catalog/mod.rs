@@ -14,7 +14,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-pub(crate) use databases::{Entry, NewDatabase, State};
+pub(crate) use databases::{Entry, InGroup, NewDatabase, State};
 
 use crate::{
     disk::Disk,
@@ -160,7 +160,7 @@ mod tests {
         let error = open(path.clone()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("schema version 99"), "{error}");
-        raw.execute_batch("PRAGMA user_version=1; UPDATE root SET format_version=7").unwrap();
+        raw.execute_batch("PRAGMA user_version=2; UPDATE root SET format_version=7").unwrap();
         let error = open(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("format version 7"), "{error}");

@@ -11,7 +11,11 @@ use crate::{
 const APPLICATION_ID: i64 = 0x4c46_6c74;
 
 /// The version of the tables below, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+
+/// What leads to each version from the one before it, the first one from an empty database. A new catalog goes through all
+/// of them, so that one has the same tables however old it is.
+const VERSIONS: [&str; 2] = [TABLES, GROUP_DIRS];
 
 /// The version of the root's directories and files.
 const FORMAT_VERSION: i64 = 1;
@@ -63,57 +67,97 @@ const TABLES: &str = "
     CREATE INDEX databases_unsettled ON databases(state) WHERE state IN ('creating', 'publishing', 'deleting');
 ";
 
-/// Makes the tables of a new catalog, or checks those of an old one.
+/// Since version 2 a group can be renamed: its directory stands in its row, and is no longer its name.
+///
+/// A process of version 1 that has the root open all the while would take the name for the directory. It is stopped by an
+/// SQL error instead: whatever it asks of a database's row names the column `group_id`, and it gives no group a directory.
+const GROUP_DIRS: &str = "
+    ALTER TABLE groups ADD COLUMN dir TEXT NOT NULL DEFAULT '';
+    UPDATE groups SET dir = name;
+    CREATE UNIQUE INDEX groups_by_dir ON groups(dir);
+    CREATE TRIGGER groups_have_dirs BEFORE INSERT ON groups WHEN new.dir = '' BEGIN
+        SELECT RAISE(ABORT, 'the catalog is of a newer litefleet: use that');
+    END;
+    ALTER TABLE databases RENAME COLUMN group_id TO in_group;
+";
+
+/// Makes the tables of a new catalog, brings those of an older one to this version, or checks those of this version.
 pub(super) fn prepare(connection: &Connection) -> Result<()> {
     let failed = |error| sqlite::failed_at(connection.path(), "opening the catalog", error);
-    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
-    let objects: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    let ours = |id: i64| if id == APPLICATION_ID { Ok(()) } else { Err(foreign()) };
-    if objects > 0 {
-        ours(pragma("application_id").map_err(failed)?)?;
+    let ours =
+        || if pragma(connection, "application_id")? == APPLICATION_ID { Ok(()) } else { Err(foreign()) };
+    if has_objects(connection)? {
+        ours()?;
     }
-    if pragma("user_version").map_err(failed)? == 0 {
-        connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).map_err(failed)?;
+    let version = known_version(connection)?;
+    if version < SCHEMA_VERSION {
+        if version == 0 {
+            connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).map_err(failed)?;
+        }
         connection.execute_batch("PRAGMA synchronous=FULL; BEGIN IMMEDIATE").map_err(failed)?;
-        let made = create(connection);
-        connection.execute_batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" }).map_err(failed)?;
-        made?;
+        let upgraded = upgrade(connection);
+        connection.execute_batch(if upgraded.is_ok() { "COMMIT" } else { "ROLLBACK" }).map_err(failed)?;
+        upgraded?;
     }
-    ours(pragma("application_id").map_err(failed)?)?;
+    ours()?;
+    if known_version(connection)? < SCHEMA_VERSION { Err(foreign()) } else { Ok(()) }
+}
+
+/// The version of the tables, 0 if there are none yet, if this crate knows it and what else is in the root.
+fn known_version(connection: &Connection) -> Result<i64> {
     let newer = |what: &str, version: i64, known: i64| {
         let message = format!(
             "control.db has {what} version {version}; this litefleet knows {known}, so use a newer one"
         );
         Err(Error::new(ErrorKind::Unsupported, message))
     };
-    let version = pragma("user_version").map_err(failed)?;
-    if version != SCHEMA_VERSION {
+    let version = pragma(connection, "user_version")?;
+    if !(0..=SCHEMA_VERSION).contains(&version) {
         return newer("schema", version, SCHEMA_VERSION);
     }
-    let version =
-        connection.query_row("SELECT format_version FROM root", [], |row| row.get(0)).map_err(failed)?;
-    if version != FORMAT_VERSION {
-        return newer("format", version, FORMAT_VERSION);
+    if version > 0 {
+        let format = connection
+            .query_row("SELECT format_version FROM root", [], |row| row.get(0))
+            .map_err(|error| sqlite::failed_at(connection.path(), "opening the catalog", error))?;
+        if format != FORMAT_VERSION {
+            return newer("format", format, FORMAT_VERSION);
+        }
     }
-    Ok(())
+    Ok(version)
+}
+
+fn pragma(connection: &Connection, name: &str) -> Result<i64> {
+    connection
+        .query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+        .map_err(|error| sqlite::failed_at(connection.path(), "opening the catalog", error))
+}
+
+fn has_objects(connection: &Connection) -> Result<bool> {
+    connection
+        .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+        .map_err(|error| sqlite::failed_at(connection.path(), "opening the catalog", error))
 }
 
 fn foreign() -> Error {
     Error::new(ErrorKind::Invalid, "control.db is not a catalog of litefleet; choose another root")
 }
 
-/// Makes the tables, unless another process was faster, or the database is somebody else's.
-fn create(connection: &Connection) -> Result<()> {
-    let failed = |error| sqlite::failed_at(connection.path(), "creating the catalog", error);
-    let objects: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    if objects > 0 {
+/// Brings the tables to this version, in a transaction, unless another process was faster, or the database is somebody
+/// else's.
+fn upgrade(connection: &Connection) -> Result<()> {
+    let version = known_version(connection)?;
+    if version == 0 && has_objects(connection)? {
         return Ok(());
     }
-    let versions = format!(
-        "INSERT INTO root VALUES ({FORMAT_VERSION});
-         PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
-    );
-    connection.execute_batch(TABLES).and_then(|()| connection.execute_batch(&versions)).map_err(failed)
+    let mut steps: Vec<_> = VERSIONS.into_iter().skip(usize::try_from(version).unwrap_or(0)).collect();
+    let made = format!("INSERT INTO root VALUES ({FORMAT_VERSION}); PRAGMA application_id={APPLICATION_ID}");
+    if version == 0 {
+        steps.push(&made);
+    }
+    let reached = format!("PRAGMA user_version={SCHEMA_VERSION}");
+    steps.push(&reached);
+    steps.into_iter().try_for_each(|step| connection.execute_batch(step)).map_err(|error| {
+        let what = if version == 0 { "creating the catalog" } else { "bringing the catalog to this version" };
+        sqlite::failed_at(connection.path(), what, error)
+    })
 }

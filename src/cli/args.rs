@@ -93,6 +93,12 @@ pub(crate) enum GroupCommand {
     List,
     /// Show a group.
     Show { name: String },
+    /// Rename a group. Nothing is moved, and connections to its databases stay open.
+    Rename {
+        name: String,
+        /// The new name.
+        new: String,
+    },
     /// Turn a group's delete protection on or off.
     Protect {
         name: String,

@@ -77,6 +77,10 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
         }
         GroupCommand::List => output.groups(&plane.list_groups()?),
         GroupCommand::Show { name } => output.group(plane.get_group(&name)?),
+        GroupCommand::Rename { name, new } => {
+            let group = plane.rename_group(&name, &new)?;
+            output.say(&group, || format!("Renamed group {name} to {new}."))
+        }
         GroupCommand::Protect { name, on } => {
             plane.protect_group(&name, on)?;
             output.group(plane.get_group(&name)?)

@@ -382,3 +382,15 @@ impl From<Restored> for RestoreAnswer {
         Self { kind: Kind(kind), commit, next, undo }
     }
 }
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct RenameGroup {
+    #[schema(value_type = crate::GroupName)]
+    pub(super) name: String,
+}
+
+/// Nobody counts queries, which clients read as null.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Stats {
+    pub(super) top_queries: Option<[String; 0]>,
+}

@@ -7,8 +7,8 @@ use super::{
     access::Access,
     body::{
         Configuration, ConfigurationChanges, DatabaseAnswer, DatabaseBody, DatabasesAnswer, DatabasesQuery,
-        Instance, InstanceAnswer, InstanceUsage, InstancesAnswer, Nothing, Pagination, SpanQuery, Usage,
-        UsageFigures,
+        Instance, InstanceAnswer, InstanceUsage, InstancesAnswer, Nothing, Pagination, SpanQuery, Stats,
+        Usage, UsageFigures,
     },
     openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
@@ -293,6 +293,42 @@ pub(super) async fn update(
         .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
             plane.get_database(&name)?;
             Ok(Json(Nothing {}))
+        })
+        .await
+}
+
+/// Does nothing: no database sleeps for not being used.
+#[utoipa::path(
+    post, path = "/{name}/wakeup", tag = "databases", operation_id = "wakeUpDatabase",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing),
+)]
+pub(super) async fn wake_up(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Nothing>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+            plane.get_database(&name)?;
+            Ok(Json(Nothing {}))
+        })
+        .await
+}
+
+/// Names no queries: nobody counts them.
+#[utoipa::path(
+    get, path = "/{name}/stats", tag = "databases", operation_id = "getDatabaseStats",
+    responses((status = 200, description = "Done", body = Stats), Refused, Missing),
+)]
+pub(super) async fn stats(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Stats>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            plane.get_database(&name)?;
+            Ok(Json(Stats { top_queries: None }))
         })
         .await
 }

@@ -7,6 +7,7 @@ use super::{
     access::Access,
     body::{
         CreateGroup, GroupAnswer, GroupBody, GroupConfiguration, GroupConfigurationChanges, GroupsAnswer,
+        Nothing, RenameGroup,
     },
     openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
@@ -191,4 +192,70 @@ fn configuration_of(group: &Group) -> GroupConfiguration {
         delete_protection: group.delete_protection,
         history_window: group.history_window.to_string(),
     }
+}
+
+/// Renames a group. Its databases, their host names and all tokens stay.
+#[utoipa::path(
+    post, path = "/{name}/rename", tag = "groups", operation_id = "renameGroup",
+    request_body = RenameGroup,
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing, Conflict, NoRoom),
+)]
+pub(super) async fn rename(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+    body: JsonBody,
+) -> Answer<Json<GroupAnswer>> {
+    let RenameGroup { name: new } = body.read()?;
+    one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.rename_group(&name, &new)?)).await
+}
+
+/// Answers with the group: none is put aside for not being used.
+#[utoipa::path(
+    post, path = "/{name}/unarchive", tag = "groups", operation_id = "unarchiveGroup",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
+pub(super) async fn unarchive(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<GroupAnswer>> {
+    one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.get_group(&name)?)).await
+}
+
+/// Does nothing: the engine is the one that is linked.
+#[utoipa::path(
+    post, path = "/{name}/update", tag = "groups", operation_id = "updateGroup",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing),
+)]
+pub(super) async fn update(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name)): Place<(String, String)>,
+) -> Answer<Json<Nothing>> {
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+            plane.get_group(&name)?;
+            Ok(Json(Nothing {}))
+        })
+        .await
+}
+
+/// Answers at once: a group is in its location from the beginning.
+#[utoipa::path(
+    get, path = "/{name}/locations/{location}/wait", tag = "groups", operation_id = "waitForLocation",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing),
+)]
+pub(super) async fn wait_for_location(
+    shared: State,
+    bearer: Bearer,
+    Place((organization, name, location)): Place<(String, String, String)>,
+) -> Answer<Json<Nothing>> {
+    let known = shared.location.clone();
+    shared
+        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+            plane.get_group(&name)?;
+            if location == known { Ok(Json(Nothing {})) } else { Err(no_location(&location)) }
+        })
+        .await
 }

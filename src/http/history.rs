@@ -24,7 +24,7 @@ pub(super) fn database_for(
     access: Access,
 ) -> Answer<Database> {
     let database = plane.get_database(name)?;
-    caller.may_with(&database, &plane.get_group(database.group.as_str())?, access)?;
+    caller.may_with(&database, &plane.group_of_database(name)?, access)?;
     Ok(database)
 }
 

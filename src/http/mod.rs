@@ -13,12 +13,16 @@
 //! | `GET` `…/databases/{name}/usage`, `…/instances`, `…/instances/{instance}` | bytes on the disk (rows are not counted: 0); the one instance |
 //! | `GET` `…/databases/{name}/points?from=&to=` | the instants that it can be restored to |
 //! | `POST` `…/databases/{name}/restore` | `{"timestamp": …}` restores it in place, and says what undoes that |
-//! | `POST` `…/databases/{name}/update` | nothing: the engine is the one that is linked |
+//! | `POST` `…/databases/{name}/update`, `…/wakeup` | nothing: the engine is the one that is linked, and no database sleeps |
+//! | `GET` `…/databases/{name}/stats` | no queries: nobody counts them |
 //! | `POST` `…/databases/{name}/auth/tokens`, `…/auth/rotate` | mint a token, revoke all |
 //! | `GET` `POST` `/v1/organizations/{org}/groups`, `GET` `DELETE` `…/groups/{name}` | list, create, show, destroy |
 //! | `GET` `PATCH` `…/groups/{name}/configuration` | protection, history window |
+//! | `POST` `…/groups/{name}/rename` | `{"name": …}` renames it; its databases, their host names and all tokens stay |
+//! | `POST` `…/groups/{name}/unarchive`, `…/update` | nothing, as for a database |
 //! | `POST` `…/groups/{name}/auth/tokens`, `…/auth/rotate` | as for a database |
 //! | `POST` `DELETE` `…/groups/{name}/locations/{location}` | there is one location, and no other can be added |
+//! | `GET` `…/groups/{name}/locations/{location}/wait` | answers at once: the group is there |
 //! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
 //! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
 //! | `GET` `/openapi.json` | the `OpenAPI` document of all this; needs no token |
@@ -265,6 +269,8 @@ fn routes() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(databases::instances))
         .routes(routes!(databases::instance))
         .routes(routes!(databases::update))
+        .routes(routes!(databases::wake_up))
+        .routes(routes!(databases::stats))
         .routes(routes!(history::points))
         .routes(routes!(history::restore))
         .routes(routes!(tokens::mint_for_database))
@@ -274,6 +280,10 @@ fn routes() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(groups::show, groups::destroy))
         .routes(routes!(groups::configuration, groups::configure))
         .routes(routes!(groups::add_location, groups::remove_location))
+        .routes(routes!(groups::wait_for_location))
+        .routes(routes!(groups::rename))
+        .routes(routes!(groups::unarchive))
+        .routes(routes!(groups::update))
         .routes(routes!(tokens::mint_for_group))
         .routes(routes!(tokens::rotate_of_group));
     OpenApiRouter::with_openapi(openapi::document())

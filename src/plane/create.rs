@@ -6,7 +6,7 @@
 //! | 2 | | `creating` | row and directory removed |
 //! | 3 | files are written and flushed, then the directory | `creating` | row and directory removed |
 //! | 4 | | `publishing`, flushed | carried on at step 5 |
-//! | 5 | renamed to `<group>/<database>` | `publishing` | carried on at step 6 |
+//! | 5 | renamed to `<directory of the group>/<database>` | `publishing` | carried on at step 6 |
 //! | 6 | | `ready` | it is there |
 //!
 //! A draft is a row `draft` without a directory; an upload to it goes through the same steps, but that its row is
@@ -16,13 +16,13 @@
 use super::{Plane, history::birth};
 use crate::{
     api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, RemoteEncryption, Seed},
-    catalog::{Durability, Entry, NewDatabase, State},
+    catalog::{Durability, Entry, InGroup, NewDatabase, State},
     cipher::{Cipher, EncryptionKey},
     connect::{self, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     id,
-    name::{DatabaseName, GroupName},
+    name::{DatabaseName, GroupDir, GroupName},
     progress::Watch,
     seed::{
         self, Staged, Target, fork, restore,
@@ -50,8 +50,9 @@ impl Plane {
             Some(Seed::DatabaseUpload) | None => None,
         };
         let group = match (group, &source) {
-            (Some(group), _) => group,
-            (None, Some(source)) => source.database.group.clone(),
+            // It may be renamed at any time, and the fork is to be in the same one all the same.
+            (_, Some(source)) => InGroup::Same(source.group_id.clone()),
+            (Some(group), None) => InGroup::Named(group),
             (None, None) => return Err(Error::new(ErrorKind::Invalid, "group is required")),
         };
         let source_cipher = source.as_ref().and_then(|source| source.database.cipher);
@@ -290,12 +291,12 @@ impl Plane {
 
     /// Renames a staged directory to its place.
     fn put_in_place(&self, staged: &Staged, entry: &Entry) -> Result<()> {
-        self.make_group_dir(&entry.database.group)?;
+        self.make_group_dir(&entry.group_dir)?;
         self.disk.rename(&staged.dir, &self.place(entry))
     }
 
     /// Makes the directory of a group, with the first database in it.
-    pub(super) fn make_group_dir(&self, group: &GroupName) -> Result<()> {
+    pub(super) fn make_group_dir(&self, group: &GroupDir) -> Result<()> {
         if self.disk.make_dir(&self.layout.group(group))? {
             self.disk.sync_dir(self.layout.root())?;
         }

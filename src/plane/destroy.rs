@@ -113,12 +113,14 @@ impl Plane {
             self.changes.finish(change);
         }
         let uuid = marked?;
-        self.finish_destroy_group(name, &uuid).inspect_err(|_| {
+        self.finish_destroy_group(&uuid).inspect_err(|_| {
             let mut begun = Vec::new();
             let _swept_later = self.catalog.write(Durability::Full, |rows| {
+                // A sweep may have carried on meanwhile, and others may have the name by now.
+                let Some(dir) = rows.deleting_group_dir(&uuid)? else { return Ok(()) };
                 // Once its directory is in the trash there is no way back: the next sweep carries on.
                 let has_files = rows.entries_of_group(name)?.iter().any(|entry| entry.has_files);
-                if !has_files || Disk::exists(&self.layout.group(name))? {
+                if !has_files || Disk::exists(&self.layout.group(&dir))? {
                     rows.mark_group_deleting(&uuid, false)?;
                     begun.extend(pairs.iter().map(|pair| self.changes.begin(*pair)));
                 }
@@ -131,14 +133,11 @@ impl Plane {
     }
 
     /// Carries on with a group that is marked `deleting`, if it still is.
-    pub(super) fn finish_destroy_group(&self, name: &GroupName, uuid: &str) -> Result<()> {
+    pub(super) fn finish_destroy_group(&self, uuid: &str) -> Result<()> {
         let trashed = self.layout.trashed(&id::new_id(Timestamp::now()));
         self.catalog.write(Durability::Full, |rows| {
-            if !rows.groups("deleting")?.iter().any(|group| group.uuid == uuid) {
-                return Ok(());
-            }
-            let place = self.layout.group(name);
-            self.move_to_trash(&place, &trashed)?;
+            let Some(dir) = rows.deleting_group_dir(uuid)? else { return Ok(()) };
+            self.move_to_trash(&self.layout.group(&dir), &trashed)?;
             rows.delete_group(uuid)
         })?;
         let _swept_later = self.disk.remove(&trashed);

@@ -159,14 +159,13 @@ impl ControlPlane {
             pairs.sort_unstable();
             pairs.dedup();
             begun.extend(pairs.into_iter().map(|pair| self.0.changes.begin(pair)));
-            Ok(())
+            rows.group(&name)
         });
         // Whether or not it was committed: what is not finished makes every reader look again each time.
         for change in &begun {
             self.0.changes.finish(change);
         }
-        set?;
-        self.get_group(name.as_str())
+        set
     }
 
     /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the

@@ -3,6 +3,7 @@
 mod create;
 mod destroy;
 mod export;
+mod groups;
 mod history;
 mod settle;
 mod verify;
@@ -20,8 +21,7 @@ pub use verify::VerifyOptions;
 
 use crate::{
     api::{
-        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, Group, ListDatabases,
-        RemoteEncryption,
+        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, ListDatabases, RemoteEncryption,
     },
     catalog::{Catalog, Durability, Entry, State},
     changes::{Changes, Pair},
@@ -141,52 +141,6 @@ impl ControlPlane {
     #[must_use]
     pub fn root(&self) -> &Path {
         self.0.layout.root()
-    }
-
-    /// Creates a group.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::AlreadyExists`], [`ErrorKind::Invalid`] for a name that is none.
-    pub fn create_group(&self, name: &str) -> Result<Group> {
-        let name: GroupName = name.parse()?;
-        let now = Timestamp::now();
-        self.0.catalog.write(Durability::Full, |rows| rows.insert_group(&name, &id::new_id(now), now))
-    }
-
-    /// The group `name`.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`]: `group not found`.
-    pub fn get_group(&self, name: &str) -> Result<Group> {
-        let name: GroupName = name.parse()?;
-        self.0.catalog.read(|rows| rows.group(&name))
-    }
-
-    /// All groups, by name.
-    pub fn list_groups(&self) -> Result<Vec<Group>> {
-        self.0.catalog.read(|rows| rows.groups("ready"))
-    }
-
-    /// Turns a group's delete protection on or off. It protects every database in the group too.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`]: `group not found`.
-    pub fn protect_group(&self, name: &str, protect: bool) -> Result<()> {
-        let name: GroupName = name.parse()?;
-        self.0.catalog.write(Durability::Full, |rows| rows.set_group_protection(&name, protect))
-    }
-
-    /// Destroys a group and every database in it. Connections that are open to them fail from then on.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Protected`] if the group or a database in it is; [`ErrorKind::Busy`]
-    /// while a database is being created in it.
-    pub fn destroy_group(&self, name: &str) -> Result<()> {
-        self.0.destroy_group(&name.parse()?)
     }
 
     /// Creates a database: an empty one, a fork of another as it is or as it was at an instant, or a draft that waits for
@@ -405,7 +359,7 @@ impl ControlPlane {
     }
 
     /// The file of a database. It is a SQLite database; while it is in use, part of its rows stand in the `-wal`
-    /// beside it.
+    /// beside it. It stays where it is when the group is renamed, so that a path is to be asked for and not made of names.
     ///
     /// # Errors
     ///
@@ -438,7 +392,7 @@ impl Plane {
     }
 
     fn place(&self, entry: &Entry) -> PathBuf {
-        self.layout.database(&entry.database.group, &entry.database.name)
+        self.layout.database(&entry.group_dir, &entry.database.name)
     }
 
     fn data(&self, entry: &Entry) -> PathBuf {

@@ -28,7 +28,7 @@ impl Plane {
             }
         }
         for group in groups {
-            self.finish_destroy_group(&group.name, &group.uuid)?;
+            self.finish_destroy_group(&group.uuid)?;
         }
         for id in Disk::list(&self.layout.trash())? {
             // Nobody needs it any more, so what cannot be removed now keeps nobody from opening the root.
@@ -47,7 +47,7 @@ impl Plane {
                 if matches!(entry.state, State::Publishing | State::Ready)
                     && !Disk::exists(&self.place(&entry))? =>
             {
-                self.make_group_dir(&entry.database.group)?;
+                self.make_group_dir(&entry.group_dir)?;
                 self.disk.rename(&dir, &self.place(&entry))?;
                 rows.set_state(id, State::Publishing, State::Ready).map(|_| ())
             }

@@ -20,20 +20,25 @@ use std::{
 use crate::support::{assert_no_debris, count};
 use litefleet::{ControlPlane, CreateDatabaseInput, DatabaseState, ErrorKind, Seed, rusqlite::Connection};
 
-const ROLE: &str = "LITEFLEET_TEST_CHILD";
-
 /// Rounds of the kill loop, unless the environment says otherwise.
 const ROUNDS: u64 = 300;
 
-fn child(test: &str, role: &str) -> Command {
+const ROLE: &str = "LITEFLEET_TEST_CHILD";
+
+/// A child that runs the test with this path.
+pub(crate) fn child_of(path: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", &format!("crash::{test}"), "--nocapture", "--test-threads=1"]).env(ROLE, role);
+    command.args(["--exact", path, "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
 
+fn child(test: &str, role: &str) -> Command {
+    child_of(&format!("crash::{test}"), role)
+}
+
 /// The orders of this process, if it is a child.
-fn orders() -> Option<Vec<String>> {
+pub(crate) fn orders() -> Option<Vec<String>> {
     env::var(ROLE).ok().map(|role| role.split('|').map(str::to_owned).collect())
 }
 
@@ -170,18 +175,26 @@ fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
     let name = "a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing";
     let dir = tempfile::tempdir().unwrap();
     let (root, file) = prepare(dir.path());
-    for operation in ["create", "fork", "import", "upload", "destroy", "destroy-group"] {
+    for operation in
+        ["create", "fork", "import", "upload", "destroy", "destroy-group", "destroy-renamed-group"]
+    {
         let mut steps = 0;
         for step in 0_u64.. {
             {
                 let plane = ControlPlane::open(&root).unwrap();
                 let _not_there = plane.destroy_database("x");
                 let _not_there = plane.destroy_group("other");
+                let _not_there = plane.destroy_group("renamed");
                 plane.create_group("other").unwrap();
                 plane.create_database(CreateDatabaseInput::new("y", "other")).unwrap();
                 match operation {
                     "upload" => _ = plane.create_database(new("x").with_seed(Seed::DatabaseUpload)).unwrap(),
                     "destroy" => _ = plane.create_database(new("x")).unwrap(),
+                    "destroy-renamed-group" => {
+                        plane.rename_group("other", "renamed").unwrap();
+                        plane.create_group("other").unwrap();
+                        plane.create_database(CreateDatabaseInput::new("x", "other")).unwrap();
+                    }
                     _ => {}
                 }
             }
@@ -202,7 +215,12 @@ fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
                     "{operation} step {step}: {error:?}"
                 ),
             }
-            check(&root);
+            let plane = check(&root);
+            // Whatever became of the group, the one that has its first name is another one.
+            if operation == "destroy-renamed-group" {
+                plane.connect("x", &Default::default()).unwrap();
+                assert_eq!(plane.get_database("y").unwrap_err().kind(), ErrorKind::NotFound);
+            }
         }
         assert!(steps >= 3, "{operation} has {steps} steps");
     }
@@ -215,6 +233,7 @@ fn call(plane: &ControlPlane, operation: &str, file: &Path) -> litefleet::Result
         "import" => plane.import_database(new("x"), file).map(|_| ()),
         "upload" => plane.upload_database("x", fs::File::open(file).unwrap()),
         "destroy" => plane.destroy_database("x"),
+        "destroy-renamed-group" => plane.destroy_group("renamed"),
         _ => plane.destroy_group("other"),
     }
 }

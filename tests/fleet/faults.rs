@@ -38,6 +38,14 @@ impl Faulty {
     }
 }
 
+/// A fleet whose group `default` has a directory of another name, since a group that had that name was renamed to `old`.
+fn renamed() -> Fleet {
+    let fleet = Fleet::new();
+    fleet.plane.rename_group("default", "old").unwrap();
+    fleet.plane.create_group("default").unwrap();
+    fleet
+}
+
 /// Runs `call` with its first step failing, then its second, and so on until it gets through.
 fn each_step_fails_once(
     fleet: &Fleet,
@@ -66,15 +74,16 @@ fn each_step_fails_once(
 
 #[test]
 fn a_create_that_fails_at_any_step_leaves_nothing() {
-    let fleet = Fleet::new();
-    let steps = each_step_fails_once(
-        &fleet,
-        |plane| plane.create_database(CreateDatabaseInput::new("a", "default")).map(|_| ()),
-        |plane| assert_eq!(plane.get_database("a").unwrap_err().kind(), ErrorKind::NotFound),
-    );
-    assert!(steps >= 7, "{steps}");
-    fleet.run("a", "CREATE TABLE t(a)");
-    assert_no_debris(&fleet.plane);
+    for fleet in [Fleet::new(), renamed()] {
+        let steps = each_step_fails_once(
+            &fleet,
+            |plane| plane.create_database(CreateDatabaseInput::new("a", "default")).map(|_| ()),
+            |plane| assert_eq!(plane.get_database("a").unwrap_err().kind(), ErrorKind::NotFound),
+        );
+        assert!(steps >= 7, "{steps}");
+        fleet.run("a", "CREATE TABLE t(a)");
+        assert_no_debris(&fleet.plane);
+    }
 }
 
 #[test]
@@ -138,7 +147,7 @@ fn a_destroy_that_fails_leaves_the_database_as_it_was() {
 
 #[test]
 fn a_group_that_cannot_be_destroyed_stays_with_all_that_is_in_it() {
-    let fleet = Fleet::new();
+    let fleet = renamed();
     fleet.create("a");
     fleet.create("b");
     let open = fleet.connect("b");

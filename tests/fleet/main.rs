@@ -14,6 +14,7 @@ mod limits;
 mod lists;
 mod model;
 mod outside;
+mod rename;
 mod root;
 mod support;
 mod upload;

@@ -2,12 +2,140 @@
 
 use std::{fs, path::Path, process::Command};
 
-use litefleet::{ControlPlane, ErrorKind};
+use litefleet::{
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, Seed, VerifyOptions, rusqlite::Connection,
+    unwatched,
+};
 
 use crate::{
     filesystem::Mounted,
-    support::{Fleet, refused},
+    support::{Fleet, contents, refused},
 };
+
+/// The tables of a catalog of version 1, in which a group's directory is its name.
+const VERSION_1: &str = "
+    CREATE TABLE root(format_version INTEGER NOT NULL) STRICT;
+    CREATE TABLE groups(
+        id INTEGER PRIMARY KEY,
+        uuid TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL CHECK (state IN ('ready', 'deleting')),
+        created_at INTEGER NOT NULL,
+        delete_protection INTEGER NOT NULL DEFAULT 0,
+        history_window_seconds INTEGER
+    ) STRICT;
+    CREATE TABLE databases(
+        id INTEGER PRIMARY KEY,
+        uuid TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL UNIQUE,
+        group_id INTEGER NOT NULL REFERENCES groups(id),
+        state TEXT NOT NULL CHECK (state IN ('creating', 'draft', 'publishing', 'ready', 'deleting')),
+        created_at INTEGER NOT NULL,
+        size_limit INTEGER,
+        history_window_seconds INTEGER,
+        history_paused INTEGER NOT NULL DEFAULT 0,
+        cipher TEXT,
+        page_format TEXT CHECK (page_format IN ('native', 'turso')),
+        file_salt BLOB,
+        parent_uuid TEXT,
+        parent_name TEXT,
+        branched_at INTEGER,
+        block_reads INTEGER NOT NULL DEFAULT 0,
+        block_writes INTEGER NOT NULL DEFAULT 0,
+        delete_protection INTEGER NOT NULL DEFAULT 0,
+        CHECK (state NOT IN ('publishing', 'ready') OR (cipher IS NULL) = (page_format IS NULL)),
+        CHECK ((page_format IS 'native') = (file_salt IS NOT NULL))
+    ) STRICT;
+    CREATE INDEX databases_by_group ON databases(group_id, name);
+    CREATE INDEX databases_by_parent ON databases(parent_uuid, name) WHERE parent_uuid IS NOT NULL;
+    CREATE INDEX databases_unsettled ON databases(state) WHERE state IN ('creating', 'publishing', 'deleting');
+    PRAGMA application_id=0x4c466c74; PRAGMA user_version=1;
+";
+
+/// Makes the catalog of a root what a litefleet of version 1 would have made it.
+fn back_to_version_1(root: &Path) {
+    let (control, newer) = (root.join("control.db"), root.with_file_name("newer.db"));
+    fs::rename(&control, &newer).unwrap();
+    let old = Connection::open(&control).unwrap();
+    old.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).unwrap();
+    old.execute_batch(VERSION_1).unwrap();
+    old.execute("ATTACH ?1 AS newer", [newer.to_str().unwrap()]).unwrap();
+    old.execute_batch(
+        "INSERT INTO root SELECT * FROM newer.root;
+         INSERT INTO groups SELECT id, uuid, name, state, created_at, delete_protection, history_window_seconds
+            FROM newer.groups;
+         INSERT INTO databases SELECT * FROM newer.databases;
+         DETACH newer",
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_root_of_version_1_is_brought_to_this_version_with_all_that_is_in_it() {
+    let fleet = Fleet::new();
+    fleet.plane.create_group("eu").unwrap();
+    fleet.plane.protect_group("eu", true).unwrap();
+    fleet.create("orders");
+    fleet.run("orders", "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+    fleet.plane.create_database(CreateDatabaseInput::fork("fork", "orders")).unwrap();
+    fleet.plane.create_database(CreateDatabaseInput::new("other", "eu")).unwrap();
+    let draft = CreateDatabaseInput::new("draft", "eu").with_seed(Seed::DatabaseUpload);
+    fleet.plane.create_database(draft).unwrap();
+    fleet.plane.configure_database("other", DatabaseChanges::default().block_writes(true)).unwrap();
+    let all = |plane: &ControlPlane| {
+        (plane.list_groups().unwrap(), plane.list_databases(&Default::default()).unwrap())
+    };
+    let (before, orders) = (all(&fleet.plane), contents(&fleet.connect("orders")));
+    let Fleet { plane, dir } = fleet;
+    drop(plane);
+    let root = dir.path().join("root");
+    back_to_version_1(&root);
+
+    // What a root holds that is newer in another way is not touched.
+    let catalog = Connection::open(root.join("control.db")).unwrap();
+    catalog.execute_batch("UPDATE root SET format_version=7").unwrap();
+    let (kind, text) = open(&root);
+    assert!(kind == ErrorKind::Unsupported && text.contains("format version 7"), "{text}");
+    let version = || catalog.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(version(), 1);
+    catalog.execute_batch("UPDATE root SET format_version=1").unwrap();
+    // All that the older version asks for a database begins like this.
+    let older = "SELECT g.name, d.name FROM databases d JOIN groups g ON g.id = d.group_id";
+    let ask = || catalog.query_row(older, [], |_| Ok(()));
+    ask().unwrap();
+
+    let planes: Vec<ControlPlane> = std::thread::scope(|scope| {
+        let opening: Vec<_> = (0..4).map(|_| scope.spawn(|| ControlPlane::open(&root).unwrap())).collect();
+        opening.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let plane = planes.into_iter().next().unwrap();
+    assert_eq!(version(), 2);
+    // A process of the older version that has the root open is stopped, and not led to a wrong directory.
+    assert!(ask().unwrap_err().to_string().contains("no such column: d.group_id"));
+    let older = "INSERT INTO groups(uuid, name, state, created_at) VALUES ('x', 'x', 'ready', 0) ON CONFLICT DO NOTHING";
+    assert!(catalog.execute(older, []).unwrap_err().to_string().contains("is of a newer litefleet"));
+    assert_eq!(all(&plane), before);
+    let fleet = Fleet { plane, dir };
+    assert_eq!(contents(&fleet.connect("orders")), orders);
+    fleet.plane.rename_group("default", "us").unwrap();
+    fleet.plane.create_group("default").unwrap();
+    fleet.create("new");
+    for name in ["orders", "fork", "other", "new"] {
+        let verified = fleet.plane.verify_database(name, &VerifyOptions::default(), &mut unwatched).unwrap();
+        assert_eq!(verified.findings, [], "{name}");
+    }
+    fleet.plane.upload_database("draft", fs::File::open(root.with_file_name("newer.db")).unwrap()).unwrap();
+    fleet.plane.destroy_group("us").unwrap();
+    fleet.assert_no_debris();
+
+    let tables = |path: &Path| {
+        let catalog = Connection::open(path).unwrap();
+        let mut found = catalog.prepare("SELECT sql FROM sqlite_schema ORDER BY name").unwrap();
+        let found = found.query_map([], |row| row.get::<_, Option<String>>(0)).unwrap();
+        found.map(Result::unwrap).collect::<Vec<_>>()
+    };
+    assert_eq!(tables(&root.join("control.db")), tables(&root.with_file_name("newer.db")));
+}
 
 fn open(root: &Path) -> (ErrorKind, String) {
     refused(ControlPlane::open(root))
@@ -57,8 +185,7 @@ fn what_stands_in_the_place_of_a_new_database_is_named() {
     let place = fleet.plane.root().join("default/orders");
     fs::create_dir_all(&place).unwrap();
     fs::write(place.join("data.db"), b"of another fleet").unwrap();
-    let (kind, text) =
-        refused(fleet.plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default")));
+    let (kind, text) = refused(fleet.plane.create_database(CreateDatabaseInput::new("orders", "default")));
     assert_eq!(kind, ErrorKind::Io, "{text}");
     assert!(text.contains(place.to_str().unwrap()) && text.contains("move it elsewhere"), "{text}");
     assert_eq!(fs::read(place.join("data.db")).unwrap(), b"of another fleet");

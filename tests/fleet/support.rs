@@ -42,12 +42,16 @@ impl Fleet {
 }
 
 pub(crate) fn assert_no_debris(plane: &ControlPlane) {
+    let directory = |name: &str| {
+        let path = plane.database_path(name).unwrap();
+        path.parent().unwrap().strip_prefix(plane.root()).unwrap().to_str().unwrap().to_owned()
+    };
     let listed: Vec<_> = plane
         .list_databases(&Default::default())
         .unwrap()
         .into_iter()
         .filter(|database| database.state == litefleet::DatabaseState::Ready)
-        .map(|database| format!("{}/{}", database.group, database.name))
+        .map(|database| directory(database.name.as_str()))
         .collect();
     let mut found = Vec::new();
     for name in names(plane.root()) {

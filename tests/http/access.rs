@@ -92,6 +92,34 @@ fn a_token_of_a_database_is_good_for_that_database_until_it_ends() {
 }
 
 #[test]
+fn a_token_of_a_group_stays_good_for_that_group_when_it_is_renamed() {
+    let server = Server::new();
+    server.create("a");
+    let token_of = |group: &str| {
+        let minted = server.done("POST", &format!("/groups/{group}/auth/tokens"), &Value::Null);
+        minted["jwt"].as_str().unwrap().to_owned()
+    };
+    let points = |token: &str, name: &str| {
+        server.send_as(token, "GET", &format!("{API}/databases/{name}/points"), &Value::Null).status
+    };
+    let (first, of_database) = (token_of("default"), server.token_of("a", ""));
+    // A token of the group itself manages nothing, and so does not rename it.
+    let rename = format!("{API}/groups/default/rename");
+    assert_eq!(server.send_as(&first, "POST", &rename, &json!({ "name": "eu" })).status, 401);
+    server.done("POST", "/groups/default/rename", &json!({ "name": "eu" }));
+    server.done("POST", "/groups", &json!({ "name": "default", "location": "local" }));
+    server.create("b");
+    let second = token_of("default");
+    assert_eq!((points(&first, "a"), points(&first, "b")), (200, 401));
+    assert_eq!((points(&second, "a"), points(&second, "b")), (401, 200));
+    assert_eq!(points(&of_database, "a"), 200);
+    server.done("POST", "/groups/default/auth/rotate", &Value::Null);
+    assert_eq!((points(&first, "a"), points(&second, "b")), (200, 401));
+    server.done("POST", "/groups/eu/auth/rotate", &Value::Null);
+    assert_eq!((points(&first, "a"), points(&token_of("eu"), "a")), (401, 200));
+}
+
+#[test]
 fn the_token_of_the_organization_is_for_its_owner_alone_and_stays() {
     let server = Server::new();
     let dir = server.root().join(".http");

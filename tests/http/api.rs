@@ -129,6 +129,65 @@ fn groups_are_created_configured_and_destroyed_with_their_databases() {
 }
 
 #[test]
+fn a_group_is_renamed_and_its_databases_stay_in_it() {
+    let server = Server::new();
+    server.create("orders");
+    let uuid = server.done("GET", "/groups/default", &Value::Null)["group"]["uuid"].clone();
+    let rename = |name: &str, body: &Value| server.ask("POST", &format!("/groups/{name}/rename"), body);
+    // The key in the case that the command line client sends.
+    let renamed = rename("default", &json!({ "Name": "eu" }));
+    assert_eq!(renamed.status, 200, "{renamed:?}");
+    assert_eq!(renamed.json()["group"]["name"], "eu");
+    assert_eq!(renamed.json(), server.done("GET", "/groups/eu", &Value::Null));
+    assert_eq!(renamed.json()["group"]["uuid"], uuid);
+    assert_eq!(server.done("GET", "/databases/orders", &Value::Null)["database"]["group"], "eu");
+    assert_eq!(server.ask("GET", "/groups/default", &Value::Null).error(), (404, "group not found".into()));
+    assert_eq!(rename("default", &json!({ "name": "us" })).error(), (404, "group not found".into()));
+    server.done("POST", "/groups", &json!({ "name": "default", "location": "local" }));
+    assert_eq!(rename("eu", &json!({ "name": "default" })).error(), (409, "group already exists".into()));
+    for body in [json!({}), json!({ "name": null }), json!({ "name": 5 }), json!({ "name": "E U" })] {
+        assert_eq!(rename("eu", &body).status, 400, "{body}");
+    }
+    assert_eq!(rename("eu", &json!({ "name": "eu" })).status, 200);
+    server.create("other");
+    let listed = server.done("GET", "/databases?group=eu", &Value::Null);
+    assert_eq!(listed["databases"].as_array().unwrap().len(), 1);
+    server.done("DELETE", "/groups/eu", &Value::Null);
+    assert_eq!(server.ask("GET", "/databases/orders", &Value::Null).status, 404);
+    server.done("GET", "/databases/other/usage", &Value::Null);
+}
+
+#[test]
+fn what_clients_ask_of_a_cloud_is_answered_at_once() {
+    let server = Server::new();
+    server.create("orders");
+    let shown = server.done("GET", "/groups/default", &Value::Null);
+    for (method, path, answer) in [
+        ("POST", "/groups/{}/unarchive", shown),
+        ("POST", "/groups/{}/update", json!({})),
+        ("GET", "/groups/{}/locations/local/wait", json!({})),
+    ] {
+        assert_eq!(server.done(method, &path.replace("{}", "default"), &Value::Null), answer, "{path}");
+        let unknown = server.ask(method, &path.replace("{}", "none"), &Value::Null);
+        assert_eq!(unknown.error(), (404, "group not found".into()), "{path}");
+    }
+    assert_eq!(
+        server.ask("GET", "/groups/default/locations/amss/wait", &Value::Null).error(),
+        (400, "invalid location: amss".into())
+    );
+    for (method, path, answer) in
+        [("POST", "wakeup", json!({})), ("GET", "stats", json!({ "top_queries": null }))]
+    {
+        assert_eq!(server.done(method, &format!("/databases/orders/{path}"), &Value::Null), answer, "{path}");
+        assert_eq!(
+            server.ask(method, &format!("/databases/none/{path}"), &Value::Null).status,
+            404,
+            "{path}"
+        );
+    }
+}
+
+#[test]
 fn a_database_is_forked_as_of_an_instant_and_restored_in_place() {
     let server = Server::new();
     server.create("orders");

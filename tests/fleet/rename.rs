@@ -1,0 +1,355 @@
+//! Groups that are renamed: what was found under the old name is found under the new one, and nobody is disturbed.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use litefleet::{
+    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, ListDatabases, Seed, Timestamp,
+    VerifyOptions, rusqlite::Connection, unwatched,
+};
+
+use crate::{
+    crash::{child_of, orders},
+    support::{Fleet, assert_no_debris, contents, count, names, refused},
+};
+
+#[test]
+fn a_renamed_group_keeps_its_databases_their_connections_and_their_history() {
+    let fleet = Fleet::new();
+    let (plane, rows) = (&fleet.plane, "SELECT count(*) FROM t");
+    fleet.create("orders");
+    let group = plane.get_group("default").unwrap();
+    let path = plane.database_path("orders").unwrap();
+    let open = fleet.connect("orders");
+    open.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    let before = Timestamp::now();
+    let (view, _) = plane.connect_at("orders", before, &Default::default()).unwrap();
+
+    // In the middle of a transaction.
+    open.execute_batch("BEGIN; INSERT INTO t VALUES (2)").unwrap();
+    let other = ControlPlane::open(plane.root()).unwrap();
+    let renamed = other.rename_group("default", "eu").unwrap();
+    assert_eq!((renamed.name.as_str(), &renamed.uuid), ("eu", &group.uuid));
+    open.execute_batch("COMMIT; INSERT INTO t VALUES (3)").unwrap();
+    assert_eq!((count(&fleet.connect("orders"), rows), count(&view, rows)), (3, 1));
+
+    assert_eq!(plane.get_group("eu").unwrap(), renamed);
+    assert_eq!(plane.list_groups().unwrap(), std::slice::from_ref(&renamed));
+    assert_eq!(plane.group_of_database("orders").unwrap(), renamed);
+    assert_eq!(plane.get_database("orders").unwrap().group.as_str(), "eu");
+    assert_eq!(plane.list_databases(&ListDatabases::default().group("eu")).unwrap().len(), 1);
+    let not_found = (ErrorKind::NotFound, "group not found".to_owned());
+    assert_eq!(refused(plane.get_group("default")), not_found);
+    assert_eq!(refused(plane.list_databases(&ListDatabases::default().group("default"))), not_found);
+    assert_eq!(refused(plane.create_database(CreateDatabaseInput::new("a", "default"))), not_found);
+    assert_eq!(plane.database_path("orders").unwrap(), path);
+
+    // The history goes on, and reaches back behind the renaming.
+    assert_eq!(plane.points("orders", ..).unwrap().points.len(), 4);
+    plane.create_database(CreateDatabaseInput::fork("fork", "orders")).unwrap();
+    assert_eq!(contents(&fleet.connect("fork")), contents(&open));
+    let input = CreateDatabaseInput::new("then", "eu").with_seed(Seed::database_at("orders", before));
+    plane.create_database(input).unwrap();
+    assert_eq!(count(&fleet.connect("then"), rows), 1);
+    let file = fleet.dir.path().join("export.db");
+    plane.export_database("orders", &file, &ExportOptions::default(), &mut unwatched).unwrap();
+    assert_eq!(count(&Connection::open(&file).unwrap(), rows), 3);
+    plane.restore_database("orders", before, &Default::default(), &mut unwatched).unwrap();
+    assert_eq!(count(&open, rows), 1);
+    plane.maintain_database("orders", &mut unwatched).unwrap();
+    for name in ["orders", "fork", "then"] {
+        assert_eq!(plane.get_database(name).unwrap().group.as_str(), "eu", "{name}");
+        let verified = plane.verify_database(name, &VerifyOptions::default(), &mut unwatched).unwrap();
+        assert_eq!(verified.findings, []);
+    }
+    // Names of databases are one space, whatever their groups are called.
+    plane.create_group("default").unwrap();
+    assert_eq!(
+        refused(plane.create_database(CreateDatabaseInput::new("orders", "default"))),
+        (ErrorKind::AlreadyExists, "database with name orders already exists".into())
+    );
+    drop((ControlPlane::open(plane.root()).unwrap(), view));
+    fleet.assert_no_debris();
+}
+
+#[test]
+fn a_name_that_a_group_gave_up_is_free_for_another_group() {
+    let fleet = Fleet::new();
+    let plane = &fleet.plane;
+    fleet.create("first");
+    fleet.run("first", "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+    plane.rename_group("default", "eu").unwrap();
+    let second = plane.create_group("default").unwrap();
+    fleet.create("second");
+    fleet.run("second", "CREATE TABLE t(a); INSERT INTO t VALUES (2), (2)");
+    // Where it lies says whose it is: no group can have a name with a dot.
+    let file = |name: &str| plane.database_path(name).unwrap().strip_prefix(plane.root()).unwrap().to_owned();
+    assert_eq!(file("first"), Path::new("default/first/data.db"));
+    assert_eq!(file("second"), Path::new(&format!("default.{}/second/data.db", second.uuid)));
+    fleet.assert_no_debris();
+
+    // Back and forth: no two of them ever share a directory.
+    plane.rename_group("default", "us").unwrap();
+    plane.rename_group("eu", "default").unwrap();
+    plane.create_group("eu").unwrap();
+    plane.create_database(CreateDatabaseInput::new("third", "eu")).unwrap();
+    assert_eq!(file("third"), Path::new("eu/third/data.db"));
+    let plane = ControlPlane::open(plane.root()).unwrap();
+    for (name, group) in [("first", "default"), ("second", "us"), ("third", "eu")] {
+        assert_eq!(plane.get_database(name).unwrap().group.as_str(), group);
+    }
+    plane.destroy_group("us").unwrap();
+    assert_eq!(refused(plane.connect("second", &Default::default())).0, ErrorKind::NotFound);
+    assert_eq!(count(&fleet.connect("first"), "SELECT count(*) FROM t"), 1);
+    fleet.assert_no_debris();
+    plane.destroy_group("default").unwrap();
+    plane.destroy_group("eu").unwrap();
+    let left = names(plane.root());
+    assert!(left.iter().all(|name| name.starts_with('.') || name.starts_with("control.db")), "{left:?}");
+    // Its directory went with it, so the name has its own again.
+    plane.create_group("default").unwrap();
+    fleet.create("first");
+    assert_eq!(file("first"), Path::new("default/first/data.db"));
+}
+
+#[test]
+fn a_new_group_leaves_a_directory_alone_that_lies_in_its_place() {
+    let fleet = Fleet::new();
+    let theirs = fleet.plane.root().join("eu/orders");
+    fs::create_dir_all(&theirs).unwrap();
+    fleet.plane.create_group("eu").unwrap();
+    fleet.plane.create_database(CreateDatabaseInput::new("orders", "eu")).unwrap();
+    fleet.run("orders", "CREATE TABLE t(a)");
+    fleet.plane.destroy_group("eu").unwrap();
+    assert_eq!(names(&theirs), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_renamed_says_so_and_stays() {
+    let fleet = Fleet::new();
+    let plane = &fleet.plane;
+    plane.create_group("eu").unwrap();
+    let all = plane.list_groups().unwrap();
+    let exists = (ErrorKind::AlreadyExists, "group already exists".to_owned());
+    assert_eq!(refused(plane.create_group("eu")), exists);
+    assert_eq!(refused(plane.rename_group("default", "eu")), exists);
+    let not_found = (ErrorKind::NotFound, "group not found".to_owned());
+    for new in ["us", "eu", "none"] {
+        assert_eq!(refused(plane.rename_group("none", new)), not_found);
+    }
+    for bad in ["", "EU", "e.u", "../eu", &"x".repeat(65)] {
+        let (kind, text) = refused(plane.rename_group("default", bad));
+        assert!(kind == ErrorKind::Invalid && text.starts_with("invalid group name: "), "{bad}: {text}");
+    }
+    assert_eq!(plane.rename_group("eu", "eu").unwrap().name.as_str(), "eu");
+    assert_eq!(plane.list_groups().unwrap(), all);
+
+    // Protection is against destroying, and stays.
+    plane.protect_group("eu", true).unwrap();
+    assert!(plane.rename_group("eu", "us").unwrap().delete_protection);
+    assert_eq!(
+        refused(plane.destroy_group("us")),
+        (ErrorKind::Protected, "group us is delete-protected and cannot be deleted".into())
+    );
+}
+
+#[test]
+fn a_fork_goes_into_the_group_of_its_source_that_is_renamed_meanwhile() {
+    let fleet = Fleet::new();
+    fleet.create("source");
+    let other = fleet.plane.clone();
+    // A step that a fork takes between looking at its source and writing its own row.
+    let hook = move |step: litefleet::Step, path: &Path| {
+        if step == litefleet::Step::MakeDir && path.parent().unwrap().ends_with(".staging") {
+            other.rename_group("default", "eu").unwrap();
+            other.create_group("default").unwrap();
+        }
+        Ok(())
+    };
+    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(fleet.plane.root()).unwrap();
+    plane.create_database(CreateDatabaseInput::fork("fork", "source")).unwrap();
+    assert_eq!(plane.get_database("fork").unwrap().group.as_str(), "eu");
+    fleet.assert_no_debris();
+}
+
+/// The lines that a child prints in answer to a line that it is sent.
+fn raced(test: &str, root: &Path) -> Vec<Vec<String>> {
+    let mut children: Vec<_> = ["a", "b"]
+        .map(|own| {
+            let role = format!("{}|{own}", root.display());
+            let mut child = child_of(test, &role).stdin(Stdio::piped()).spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+            lines.by_ref().find(|line| line.contains("READY")).unwrap();
+            (child, lines)
+        })
+        .into_iter()
+        .collect();
+    for (child, _) in &mut children {
+        writeln!(child.stdin.take().unwrap(), "go").unwrap();
+    }
+    children
+        .into_iter()
+        .map(|(mut child, lines)| {
+            let said = lines.take_while(|line| line != "DONE").collect();
+            child.wait().unwrap();
+            said
+        })
+        .collect()
+}
+
+/// Waits for the line that starts a race.
+fn ready() {
+    println!("\nREADY");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+const ROUNDS: usize = 60;
+
+#[test]
+fn of_two_processes_that_rename_to_one_name_one_wins() {
+    if let Some(orders) = orders() {
+        let [root, own] = orders.as_slice() else { unreachable!() };
+        let plane = ControlPlane::open(root).unwrap();
+        ready();
+        for round in 0..ROUNDS {
+            match plane.rename_group(&format!("{own}-{round}"), &format!("c-{round}")) {
+                Ok(group) => println!("{}", group.uuid),
+                Err(error) => println!("{}", error.kind()),
+            }
+        }
+        println!("DONE");
+        return;
+    }
+    let fleet = Fleet::new();
+    let ids: Vec<_> = (0..ROUNDS)
+        .map(|round| ["a", "b"].map(|own| fleet.plane.create_group(&format!("{own}-{round}")).unwrap().uuid))
+        .collect();
+    let said = raced("rename::of_two_processes_that_rename_to_one_name_one_wins", fleet.plane.root());
+    for (round, [a, b]) in ids.iter().enumerate() {
+        let winner = fleet.plane.get_group(&format!("c-{round}")).unwrap().uuid;
+        let (expected, loser) =
+            if winner == *a { ([a.as_str(), "already_exists"], "b") } else { (["already_exists", b], "a") };
+        assert_eq!([said[0][round].as_str(), &said[1][round]], expected);
+        fleet.plane.get_group(&format!("{loser}-{round}")).unwrap();
+    }
+}
+
+#[test]
+fn processes_that_create_groups_under_one_name_never_share_a_directory() {
+    if let Some(orders) = orders() {
+        let [root, own] = orders.as_slice() else { unreachable!() };
+        let plane = ControlPlane::open(root).unwrap();
+        ready();
+        for round in 0..ROUNDS {
+            for answer in [plane.create_group("new"), plane.rename_group("new", &format!("{own}-{round}"))] {
+                match answer {
+                    Ok(_) => {}
+                    Err(error) => assert!(
+                        [ErrorKind::AlreadyExists, ErrorKind::NotFound].contains(&error.kind()),
+                        "{error}"
+                    ),
+                }
+            }
+        }
+        println!("DONE");
+        return;
+    }
+    let fleet = Fleet::new();
+    let name = "rename::processes_that_create_groups_under_one_name_never_share_a_directory";
+    raced(name, fleet.plane.root());
+    let groups = fleet.plane.list_groups().unwrap();
+    assert!(groups.len() > ROUNDS / 2, "{}", groups.len());
+    let mut dirs = BTreeSet::new();
+    for group in &groups {
+        let name = format!("in-{}", group.name);
+        fleet.plane.create_database(CreateDatabaseInput::new(&name, group.name.as_str())).unwrap();
+        let path = fleet.plane.database_path(&name).unwrap();
+        dirs.insert(path.ancestors().nth(2).unwrap().to_owned());
+    }
+    assert_eq!(dirs.len(), groups.len());
+    fleet.assert_no_debris();
+}
+
+/// Renames a group to and fro, and creates and destroys groups and databases under the name that is free, until it is killed.
+fn rename_for_ever(root: &str) {
+    let plane = ControlPlane::open(root).unwrap();
+    println!("\nREADY");
+    for round in 0_u64.. {
+        let taken = plane.group_of_database("bank").unwrap().name.to_string();
+        let free = if taken == "a" { "b" } else { "a" };
+        plane.rename_group(&taken, free).unwrap();
+        plane
+            .connect("bank", &Default::default())
+            .unwrap()
+            .execute_batch("INSERT INTO t VALUES (1)")
+            .unwrap();
+        plane.create_group(&taken).unwrap();
+        plane.create_database(CreateDatabaseInput::new(format!("x-{round}"), &taken)).unwrap();
+        plane.create_database(CreateDatabaseInput::fork(format!("y-{round}"), "bank")).unwrap();
+        plane.destroy_group(&taken).unwrap();
+        plane.destroy_database(&format!("y-{round}")).unwrap();
+    }
+}
+
+#[test]
+fn a_process_killed_while_it_renames_leaves_one_name_and_all_databases() {
+    let orders = orders();
+    if let Some([root]) = orders.as_deref() {
+        rename_for_ever(root);
+    }
+    let fleet = Fleet::new();
+    let plane = &fleet.plane;
+    plane.rename_group("default", "a").unwrap();
+    plane.create_database(CreateDatabaseInput::new("bank", "a")).unwrap();
+    let open = fleet.connect("bank");
+    open.execute_batch("CREATE TABLE t(a)").unwrap();
+    let id = plane.get_group("a").unwrap().uuid;
+    let (mut names, mut last) = (BTreeSet::new(), 0);
+    for round in 0..40_u64 {
+        let test = "rename::a_process_killed_while_it_renames_leaves_one_name_and_all_databases";
+        let mut killed = child_of(test, &plane.root().display().to_string()).spawn().unwrap();
+        let mut lines = BufReader::new(killed.stdout.take().unwrap()).lines().map(Result::unwrap);
+        lines.by_ref().find(|line| line.contains("READY")).unwrap();
+        std::thread::sleep(Duration::from_micros(round * 997));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+
+        let plane = ControlPlane::open(plane.root()).unwrap();
+        assert_no_debris(&plane);
+        let group = plane.group_of_database("bank").unwrap();
+        assert_eq!((&group.uuid, &plane.get_group(group.name.as_str()).unwrap()), (&id, &group));
+        names.insert(group.name.to_string());
+        let verified = plane.verify_database("bank", &VerifyOptions::default(), &mut unwatched).unwrap();
+        assert_eq!(verified.findings, []);
+        let rows = count(&open, "SELECT count(*) FROM t");
+        assert!(rows >= last, "round {round}");
+        last = rows;
+        // What the killed one had made in between stands in the group that its row says.
+        for database in plane.list_databases(&Default::default()).unwrap() {
+            let name = database.name.as_str();
+            if name != "bank" {
+                assert_eq!(
+                    database.group == group.name,
+                    name.starts_with('y'),
+                    "{name} in {}",
+                    database.group
+                );
+                plane.connect(name, &Default::default()).unwrap();
+                plane.destroy_database(name).unwrap();
+            }
+        }
+        for other in plane.list_groups().unwrap() {
+            if other.uuid != id {
+                plane.destroy_group(other.name.as_str()).unwrap();
+            }
+        }
+    }
+    assert!(names.len() == 2 && last > 10, "the killed processes did little: {names:?}, {last} rows");
+}
