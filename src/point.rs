@@ -85,7 +85,7 @@ pub struct Maintained {
     pub generations: u64,
     /// The bytes of the files that were removed.
     pub bytes_freed: u64,
-    /// Logs that were compressed, since only restores to older instants need them.
+    /// Logs that were compressed, since no restore to the last 24 hours needs them.
     pub compressed: u64,
     /// The bytes by which that made them shorter.
     pub bytes_saved: u64,

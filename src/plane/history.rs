@@ -171,7 +171,7 @@ impl ControlPlane {
 
     /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the
     /// last one have grown larger than the database (and than 1 MiB), so that a restore stays short; removing what no
-    /// instant within the history window needs; compressing the logs that only restores to older instants need, where the
+    /// instant within the history window needs; compressing the logs that no restore to the last 24 hours needs, where the
     /// database is plain; flushing what is not on the disk.
     ///
     /// The host calls it as often as it likes, such as each hour: it is what bounds the room that a history takes. It runs
