@@ -23,7 +23,7 @@ use crate::{
         CIPHERS, Stop, done_nothing, exported_at, later, maintain, maintain_copy, maintain_later, restart,
         set_window, with_history, write,
     },
-    support::{Ledger, contents, files, now},
+    support::{Ledger, contains, contents, files, now},
 };
 
 pub(crate) fn archive(ledger: &Ledger) -> PathBuf {
@@ -135,6 +135,26 @@ fn what_a_restore_to_the_last_day_needs_is_left_as_it_is() {
         assert_eq!(count(), usize::try_from(sequence).unwrap() - 1);
     }
     ledger.check_all();
+    drop(connection);
+}
+
+#[test]
+fn a_compressed_log_is_the_log_of_its_generation_where_windows_are_told() {
+    let (ledger, connection) = compressed();
+    // Nothing but the log itself says how it ended.
+    let stamps = archive(&ledger).join("000000000002.stamps");
+    let mut bytes = fs::read(&stamps).unwrap();
+    let is_commit = |record: &[u8]| record[7] & 0x80 == 0;
+    bytes[128..].chunks_exact_mut(32).filter(|record| !is_commit(record)).for_each(|record| record.fill(0));
+    assert!(bytes != fs::read(&stamps).unwrap());
+    fs::write(&stamps, bytes).unwrap();
+    fs::write(archive(&ledger).join("000000000003.stamps"), [0; 128]).unwrap();
+    let windows = ledger.plane.points("orders", ..).unwrap().windows;
+    // After its last commit comes what nobody knows.
+    for state in &ledger.states[8..13] {
+        assert!(contains(&windows, state.from), "{}: {windows:?}", state.from);
+        assert!(ledger.viewed_at(state.from).unwrap() == state.contents);
+    }
     drop(connection);
 }
 
