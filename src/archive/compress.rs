@@ -10,7 +10,9 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use super::{bytes::LogBytes, maintain::Maintenance, segment::Log, snapshot::Snapshot, timeline::Timeline};
+use super::{
+    bytes::LogBytes, index, maintain::Maintenance, segment::Log, snapshot::Snapshot, timeline::Timeline,
+};
 use crate::{
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
@@ -67,7 +69,11 @@ impl Maintenance<'_> {
             let sequence = generation.sequence;
             let Some(plain) = LogBytes::plain(paths, sequence)? else { continue };
             let is_done = is_same(&plain, paths, sequence)?;
+            if !is_done && index::does_not_shrink(paths, &generation) {
+                continue;
+            }
             if !is_done && !is_worth_it(&plain, generation.page_size)? {
+                index::note_does_not_shrink(self.disk, paths, &generation, end, &plain)?;
                 continue;
             }
             // As long as somebody reads there would be two files instead of one.

@@ -17,6 +17,7 @@ use litefleet::{
     rusqlite::{Connection, config::DbConfig},
     unwatched,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     maintain::{
@@ -175,6 +176,38 @@ fn what_does_not_shrink_is_left_as_it_is() {
     assert_eq!((done.snapshots, done.compressed, done.bytes_saved), (1, 0, 0));
     assert_eq!((logs(&ledger, ".wal").len(), logs(&ledger, "zst").len()), (4, 0));
     assert_eq!(maintain_later(&ledger), done_nothing(&done));
+    assert!((1..4).all(|log| says_that_it_does_not_shrink(&index(&ledger, log))));
+    assert_eq!(verified(&ledger), [""; 0]);
+    ledger.check_all();
+}
+
+fn index(ledger: &Ledger, log: u64) -> PathBuf {
+    archive(ledger).join(format!("{log:012}.index"))
+}
+
+fn says_that_it_does_not_shrink(index: &Path) -> bool {
+    fs::read(index).unwrap()[32] == 1
+}
+
+#[test]
+fn a_log_that_was_found_not_to_shrink_is_not_looked_at_again() {
+    let (mut ledger, connection) = with_history(None, 5);
+    assert_eq!(maintain(&ledger).snapshots, 1);
+    let index = index(&ledger, 2);
+    assert!(!says_that_it_does_not_shrink(&index));
+    // What is said of it stands there, whatever the log holds.
+    let mut bytes = fs::read(&index).unwrap();
+    bytes[32] = 1;
+    let (words, check) = bytes.split_last_chunk_mut::<8>().unwrap();
+    *check = xxh3_64(words).to_le_bytes();
+    fs::write(&index, &bytes).unwrap();
+    assert_eq!(maintain_later(&ledger).compressed, 3);
+    assert!(logs(&ledger, ".wal").contains(&"000000000002.wal".into()));
+    assert_eq!(verified(&ledger), [""; 0]);
+    fs::remove_file(&index).unwrap();
+    assert_eq!(maintain_later(&ledger).compressed, 1);
+    ledger.check_all();
+    drop(connection);
 }
 
 #[test]
