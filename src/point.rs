@@ -59,9 +59,10 @@ pub struct Point {
 pub struct Points {
     /// The commits that were asked for, in order.
     pub points: Vec<Point>,
-    /// The spans of time that can be restored, in order: every instant in one of them can be. What lies between two of
-    /// them is a gap, in which another program changed the database, its history was off, the power took the stamps of
-    /// commits, or its history is damaged.
+    /// The spans of time that can be restored, in order: every instant in one of them can be, as long as the logs and the
+    /// snapshots that lead there are what was written. They are not read to tell this. What lies between two spans is a gap,
+    /// in which another program changed the database, its history was off, or the stamps of commits were lost with the power
+    /// or are damaged.
     pub windows: Vec<Window>,
 }
 

@@ -46,8 +46,11 @@ impl ControlPlane {
     /// # Errors
     ///
     /// As for [`database_path`](Self::database_path), and [`ErrorKind::Busy`] for a history that moves on too fast to be
-    /// listed. Damage is no error: what cannot be restored for it is a gap between two [windows](Points::windows), as is a
-    /// change by another program; [`verify_database`](Self::verify_database) tells which it is.
+    /// listed. Damage is no error. Where it is in the stamps of commits, what they told of is a gap between two
+    /// [windows](Points::windows), as is a change by another program. Where a log or a snapshot is damaged or missing, the
+    /// windows do not tell, since neither is read to list them: a restore to an instant that needs it is
+    /// [`ErrorKind::Corrupt`] and names the file, so that it can be put back.
+    /// [`verify_database`](Self::verify_database) finds either.
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
         let entry = self.0.ready(&name.parse()?)?;
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
