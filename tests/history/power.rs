@@ -23,7 +23,7 @@ use crate::{
     disk,
     machine::{Machine, Shot},
     random::Random,
-    support::{Contents, State, contains, contents, difference, read_contents},
+    support::{Contents, State, contains, contents, difference, files, read_contents},
 };
 
 /// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
@@ -40,8 +40,9 @@ struct Tally {
     refused: u64,
     /// Images that lost a commit that had returned.
     lost: u64,
-    /// Generations that were pruned before the power failed.
+    /// Generations that were pruned before the power failed, and logs that were compressed.
     pruned: u64,
+    compressed: u64,
 }
 
 /// What is the same in all images of one database.
@@ -51,6 +52,9 @@ struct Terms {
     cipher: Option<Cipher>,
     /// Whether its logs outgrow it, and are pruned.
     is_maintained: bool,
+    /// How much of the past is kept then, and how far the clock is put forward each time, in hours.
+    window: &'static str,
+    step: i64,
     /// What the clock is ahead, in microseconds.
     ahead: Arc<AtomicI64>,
 }
@@ -61,6 +65,7 @@ struct Bench {
     machine: Arc<Machine>,
     terms: Terms,
     pruned: u64,
+    compressed: u64,
     random: Random,
     connections: [Option<Connection>; 2],
     /// Whether the second connection is in the middle of reading.
@@ -74,13 +79,16 @@ struct Image {
     template: PathBuf,
 }
 
-/// How far the clock is put forward, and how much of the past is kept.
+/// In microseconds.
 const HOUR: i64 = 3_600_000_000;
-const WINDOW: &str = "10m";
 
 impl Terms {
     fn any(random: &mut Random) -> Self {
+        // What is kept for longer is compressed before it is pruned.
+        let (window, step) = random.one_of(&[("10m", 1), ("120h", 26)]);
         Self {
+            window,
+            step,
             synchronous: random.one_of(&[Synchronous::Normal, Synchronous::Full]),
             cipher: random.one_of(&[None, None, Some(Cipher::Aegis256)]),
             is_maintained: random.below(2) == 0,
@@ -158,7 +166,7 @@ impl Bench {
             "CREATE TABLE IF NOT EXISTS u(a); INSERT INTO u SELECT length(value) FROM t;",
         ]);
         // The log of a few of these is longer than the database.
-        let big = "CREATE TABLE IF NOT EXISTS big(a); INSERT OR REPLACE INTO big(rowid, a) VALUES (1, randomblob(400000));";
+        let big = "CREATE TABLE IF NOT EXISTS big(a); INSERT OR REPLACE INTO big(rowid, a) VALUES (1, hex(randomblob(200000)));";
         let also = if self.terms.is_maintained && self.random.below(3) > 0 { big } else { also };
         let insert = format!("INSERT INTO t(value) VALUES ('{number} ' || hex(randomblob({len})));");
         let sql = format!("BEGIN IMMEDIATE; {}{also} COMMIT", insert.repeat(times));
@@ -181,7 +189,9 @@ impl Bench {
     }
 
     fn maintain(&mut self) {
-        self.pruned += self.plane.maintain_database("orders", &mut unwatched).unwrap().generations;
+        let done = self.plane.maintain_database("orders", &mut unwatched).unwrap();
+        self.pruned += done.generations;
+        self.compressed += done.compressed;
     }
 
     /// What a host does.
@@ -212,7 +222,7 @@ impl Bench {
             9 => self.maintain(),
             10..12 if self.terms.is_maintained => {
                 self.maintain();
-                self.terms.ahead.fetch_add(HOUR, SeqCst);
+                self.terms.ahead.fetch_add(self.terms.step * HOUR, SeqCst);
             }
             _ => self.commit(),
         }
@@ -227,6 +237,7 @@ impl Image {
         }
         copy_dir(&self.template, &self.root);
         shot.place(&self.root.join("default/orders"));
+        check_compressed(&self.root.join("default/orders/archive"));
         let plane = terms.builder().open(&self.root).unwrap();
         let instants: Vec<(usize, Timestamp)> = (0..)
             .zip(&states[..=shot.acknowledged])
@@ -303,6 +314,15 @@ impl Image {
     }
 }
 
+/// A log goes when it is compressed, and what is compressed is on the disk by then.
+fn check_compressed(archive: &Path) {
+    let names = if archive.exists() { files(archive) } else { Vec::new() };
+    for name in names.iter().filter(|name| name.ends_with(".wal.zst")) {
+        let is_whole = || zstd::decode_all(&fs::read(archive.join(name)).unwrap()[..]).is_ok();
+        assert!(names.iter().any(|log| format!("{log}.zst") == *name) || is_whole(), "{name}");
+    }
+}
+
 /// Whether it says what is missing: a file, or a span of time.
 fn is_a_refusal(error: &Error) -> bool {
     match error.kind() {
@@ -342,7 +362,7 @@ fn survive(seed: u64, tally: &mut Tally) {
     let plane = terms.builder().open(&root).unwrap();
     plane.create_group("default").unwrap();
     if terms.is_maintained {
-        plane.set_group_history_window("default", WINDOW.parse().unwrap()).unwrap();
+        plane.set_group_history_window("default", terms.window.parse().unwrap()).unwrap();
     }
     let mut input = CreateDatabaseInput::new("orders", "default");
     if let (Some(key), Some(cipher)) = (terms.key(), terms.cipher) {
@@ -367,7 +387,8 @@ fn survive(seed: u64, tally: &mut Tally) {
     let states = vec![State { from: terms.now(), to: terms.now(), contents: contents(&first) }];
     drop(first);
     let connections = [None, None];
-    let mut bench = Bench { plane, machine, terms, pruned: 0, random, connections, reads: false, states };
+    let mut bench =
+        Bench { plane, machine, terms, pruned: 0, compressed: 0, random, connections, reads: false, states };
     bench.states[0].to = bench.terms.now();
     bench.connect(0).execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, value)").unwrap();
     bench.machine.acknowledge(1);
@@ -381,6 +402,7 @@ fn survive(seed: u64, tally: &mut Tally) {
     }
     bench.connections = [None, None];
     tally.pruned += bench.pruned;
+    tally.compressed += bench.compressed;
     shots.extend(bench.machine.take());
     for (number, shot) in shots.iter().enumerate() {
         let check = || image.check(&bench.terms, shot, &bench.states, &mut Random::new(seed), tally);
@@ -408,21 +430,23 @@ fn a_power_loss_makes_no_answer_wrong_and_stops_nobody() {
     }
     disk::slide_beneath();
     let soak = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
-    let first = env::var("LITEFLEET_SEED").ok().map_or(104, |seed| seed.parse().unwrap());
+    let first = env::var("LITEFLEET_SEED").ok().map_or(160, |seed| seed.parse().unwrap());
     let mut tally = Tally::default();
     let begin = Instant::now();
     for seed in first.. {
         survive(seed, &mut tally);
         let is_over = |times| begin.elapsed() > Duration::from_secs(times * soak);
         // On a slow machine a few of them may have nothing in them.
-        if is_over(1) && (tally.lost > 0 && tally.pruned > 0 || is_over(10)) {
+        if is_over(1) && (tally.lost > 0 && tally.pruned > 0 && tally.compressed > 0 || is_over(10)) {
             break;
         }
     }
-    let Tally { images, right, refused, lost, pruned } = tally;
+    let Tally { images, right, refused, lost, pruned, compressed } = tally;
     eprintln!(
-        "{images} images, of which {lost} lost commits; {right} answers, {refused} refusals; {pruned} pruned"
+        "{images} images, of which {lost} lost commits; {right} answers, {refused} refusals; {pruned} pruned, {compressed} \
+         compressed"
     );
     // Otherwise nothing was put to the test.
-    assert!(lost > 0 && refused > 0 && pruned > 0 && right > refused, "{lost}, {refused}, {pruned}, {right}");
+    assert!(lost > 0 && refused > 0 && right > refused, "{lost}, {refused}, {right}");
+    assert!(pruned > 0 && compressed > 0, "{pruned}, {compressed}");
 }
