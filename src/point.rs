@@ -59,9 +59,10 @@ pub struct Point {
 pub struct Points {
     /// The commits that were asked for, in order.
     pub points: Vec<Point>,
-    /// The spans of time that can be restored, in order: every instant in one of them can be. What lies between two of
-    /// them is a gap, in which another program changed the database, its history was off, the power took the stamps of
-    /// commits, or its history is damaged.
+    /// The spans of time that can be restored, in order: every instant in one of them can be, as long as the logs and the
+    /// snapshots that lead there are what was written. They are not read to tell this. What lies between two spans is a gap,
+    /// in which another program changed the database, its history was off, or the stamps of commits were lost with the power
+    /// or are damaged.
     pub windows: Vec<Window>,
 }
 
@@ -85,7 +86,7 @@ pub struct Maintained {
     pub generations: u64,
     /// The bytes of the files that were removed.
     pub bytes_freed: u64,
-    /// Logs that were compressed, since only restores to older instants need them.
+    /// Logs that were compressed, since no restore to the last 24 hours needs them.
     pub compressed: u64,
     /// The bytes by which that made them shorter.
     pub bytes_saved: u64,

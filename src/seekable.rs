@@ -16,13 +16,12 @@
 //!
 //! The entries that are written have no checksum: each frame ends with its own, which `zstd` checks too.
 
+use std::cell::RefCell;
+
 use zstd::{
-    bulk::{self, Compressor},
+    bulk::{Compressor, Decompressor},
     zstd_safe::CParameter,
 };
-
-/// The plain bytes of a frame that is written, but for the last: what is decompressed to read one page.
-pub(crate) const FRAME_LEN: usize = 128 << 10;
 
 /// The most plain bytes that a frame may have that is read: what one is worth in memory, whatever a file claims.
 pub(crate) const FRAME_MAX: u32 = 4 << 20;
@@ -54,7 +53,6 @@ pub(crate) struct SeekTable {
 /// Where a frame stands: its offset and length in the file, and in what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    pub(crate) number: usize,
     pub(crate) at: u64,
     pub(crate) len: usize,
     pub(crate) plain_at: u64,
@@ -85,7 +83,7 @@ impl SeekTable {
         let before = number.checked_sub(1).and_then(|before| self.ends.get(before));
         let (at, plain_at) = before.copied().unwrap_or_default();
         let len = |from: u64, to: u64| usize::try_from(to - from).unwrap_or(usize::MAX);
-        Some(Place { number, at, len: len(at, end), plain_at, plain_len: len(plain_at, plain_end) })
+        Some(Place { at, len: len(at, end), plain_at, plain_len: len(plain_at, plain_end) })
     }
 
     /// The table as it stands at the end of the file.
@@ -170,17 +168,38 @@ impl Frames {
     }
 }
 
-/// What a frame holds, if that is so many bytes and they are what was compressed. No more than these are written.
-pub(crate) fn decompress(frame: &[u8], plain_len: usize) -> Option<Vec<u8>> {
-    let mut plain = vec![0; plain_len];
-    let count = bulk::decompress_to_buffer(frame, &mut plain).ok()?;
-    (count == plain_len).then_some(plain)
+thread_local! {
+    /// It is worth some times as much memory as a frame, so that each thread makes one and keeps it.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Fills `into` with what a frame holds, and says whether that is so many bytes and they are what was compressed. No more
+/// than these are written.
+pub(crate) fn decompress(frame: &[u8], into: &mut [u8]) -> bool {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(kept) => kept,
+            None => match Decompressor::new() {
+                Ok(new) => kept.insert(new),
+                Err(_) => return false,
+            },
+        };
+        decompressor.decompress_to_buffer(frame, into).is_ok_and(|count| count == into.len())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const FRAME_LEN: usize = 128 << 10;
+
+    /// What a frame holds, if that is so many bytes.
+    fn decompress(frame: &[u8], len: usize) -> Option<Vec<u8>> {
+        let mut plain = vec![0; len];
+        super::decompress(frame, &mut plain).then_some(plain)
+    }
 
     fn file(plain: &[u8]) -> (Vec<u8>, SeekTable) {
         let (mut bytes, mut table, mut frames) = (Vec::new(), SeekTable::default(), Frames::new().unwrap());

@@ -1,11 +1,9 @@
 //! The bytes of an archived log: in a file as SQLite wrote them, or compressed.
 
 use std::{
-    collections::VecDeque,
     fmt,
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::damaged;
@@ -16,22 +14,28 @@ use crate::{
     seekable::{self, FOOTER_LEN, Place, SeekTable},
 };
 
-/// Frames that are kept decompressed, and the bytes that they may have together.
-const KEPT_FRAMES: usize = 64;
-const KEPT_BYTES: usize = KEPT_FRAMES * seekable::FRAME_LEN;
-
 /// An archived log. What is read has the same offsets, whether or not it is compressed.
 pub(super) struct LogBytes {
     pub(super) path: PathBuf,
     file: File,
     len: u64,
-    compressed: Option<Compressed>,
+    /// Where the parts of a compressed one stand.
+    table: Option<SeekTable>,
 }
 
-struct Compressed {
-    sequence: u64,
-    table: SeekTable,
-    cache: Arc<Cache>,
+/// A part of a compressed log that was decompressed.
+#[derive(Debug)]
+pub(super) struct Part {
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Part {
+    /// Bytes of the log, if all of them are in this part.
+    pub(super) fn get(&self, at: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(at.checked_sub(self.at)?).ok()?;
+        self.bytes.get(start..start.checked_add(len)?)
+    }
 }
 
 impl fmt::Debug for LogBytes {
@@ -43,10 +47,10 @@ impl fmt::Debug for LogBytes {
 impl LogBytes {
     /// The log of a generation; nothing if it is not there. Where both of its files are, the compressed one may not be
     /// whole.
-    pub(super) fn open(paths: &ArchivePaths, sequence: u64, cache: &Arc<Cache>) -> Result<Option<Self>> {
+    pub(super) fn open(paths: &ArchivePaths, sequence: u64) -> Result<Option<Self>> {
         match Self::plain(paths, sequence)? {
             Some(plain) => Ok(Some(plain)),
-            None => Self::compressed(paths, sequence, cache),
+            None => Self::compressed(paths, sequence),
         }
     }
 
@@ -55,24 +59,19 @@ impl LogBytes {
         let path = paths.file(sequence, ArchiveFile::Segment);
         let Some(file) = Disk::open_regular(&path)? else { return Ok(None) };
         let len = Disk::len(&path)?.unwrap_or(0);
-        Ok(Some(Self { path, file, len, compressed: None }))
+        Ok(Some(Self { path, file, len, table: None }))
     }
 
     /// The compressed log.
-    pub(super) fn compressed(
-        paths: &ArchivePaths,
-        sequence: u64,
-        cache: &Arc<Cache>,
-    ) -> Result<Option<Self>> {
+    pub(super) fn compressed(paths: &ArchivePaths, sequence: u64) -> Result<Option<Self>> {
         let path = paths.file(sequence, ArchiveFile::Compressed);
         let Some(file) = Disk::open_regular(&path)? else { return Ok(None) };
         let file_len = Disk::len(&path)?.unwrap_or(0);
         let Some(table) = read_table(&file, &path, file_len)? else {
             return Err(damaged(&path, "the table at its end, which says what stands where, is none"));
         };
-        let cache = Arc::clone(cache);
         let len = table.plain_len();
-        Ok(Some(Self { path, file, len, compressed: Some(Compressed { sequence, table, cache }) }))
+        Ok(Some(Self { path, file, len, table: Some(table) }))
     }
 
     /// The length of the log itself.
@@ -81,42 +80,54 @@ impl LogBytes {
     }
 
     pub(super) fn is_compressed(&self) -> bool {
-        self.compressed.is_some()
+        self.table.is_some()
     }
 
     /// Fills `into` from the log as far as that goes, and says how far.
     pub(super) fn read_up_to(&self, into: &mut [u8], at: u64) -> Result<usize> {
-        let Some(compressed) = &self.compressed else {
+        let Some(table) = &self.table else {
             return Disk::read_up_to(&self.file, &self.path, into, at);
         };
+        let mut packed = Vec::new();
         let mut count = 0;
         while count < into.len()
-            && let Some(place) = compressed.table.find(at + count as u64)
+            && let Some(place) = table.find(at + count as u64)
         {
-            let frame = self.frame(compressed, &place)?;
-            let inside = usize::try_from(at + count as u64 - place.plain_at).unwrap_or(usize::MAX);
-            let part = frame.get(inside..).unwrap_or_default();
-            let more = part.len().min(into.len() - count);
-            into[count..count + more].copy_from_slice(&part[..more]);
+            let left = &mut into[count..];
+            let at = at + count as u64;
+            if place.plain_at == at && place.plain_len <= left.len() {
+                self.unpack(&place, &mut packed, &mut left[..place.plain_len])?;
+                count += place.plain_len;
+                continue;
+            }
+            let mut bytes = vec![0; place.plain_len];
+            self.unpack(&place, &mut packed, &mut bytes)?;
+            let inside = usize::try_from(at - place.plain_at).unwrap_or(usize::MAX);
+            let part = bytes.get(inside..).unwrap_or_default();
+            let more = part.len().min(left.len());
+            left[..more].copy_from_slice(&part[..more]);
             count += more;
         }
         Ok(count)
     }
 
-    fn frame(&self, Compressed { sequence, cache, .. }: &Compressed, place: &Place) -> Result<Arc<Vec<u8>>> {
-        let key = (*sequence, place.number);
-        if let Some(frame) = cache.get(key) {
-            return Ok(frame);
+    /// The part that a byte is in; nothing where the log is not compressed, or ends before it.
+    pub(super) fn part(&self, at: u64) -> Result<Option<Part>> {
+        let Some(place) = self.table.as_ref().and_then(|table| table.find(at)) else { return Ok(None) };
+        let mut bytes = vec![0; place.plain_len];
+        self.unpack(&place, &mut Vec::new(), &mut bytes)?;
+        Ok(Some(Part { at: place.plain_at, bytes }))
+    }
+
+    /// Fills `into` with what a frame of the file holds, which goes into `packed` before.
+    fn unpack(&self, place: &Place, packed: &mut Vec<u8>, into: &mut [u8]) -> Result<()> {
+        packed.resize(place.len, 0);
+        let count = Disk::read_up_to(&self.file, &self.path, packed, place.at)?;
+        if seekable::decompress(&packed[..count], into) {
+            return Ok(());
         }
-        let mut bytes = vec![0; place.len];
-        let count = Disk::read_up_to(&self.file, &self.path, &mut bytes, place.at)?;
-        let plain = seekable::decompress(&bytes[..count], place.plain_len).ok_or_else(|| {
-            let (from, to) = (place.at, place.at + place.len as u64);
-            damaged(&self.path, format_args!("bytes {from} to {to} cannot be decompressed"))
-        })?;
-        let frame = Arc::new(plain);
-        cache.keep(key, &frame);
-        Ok(frame)
+        let (from, to) = (place.at, place.at + place.len as u64);
+        Err(damaged(&self.path, format_args!("bytes {from} to {to} cannot be decompressed")))
     }
 }
 
@@ -130,34 +141,4 @@ fn read_table(file: &File, path: &Path, len: u64) -> Result<Option<SeekTable>> {
     let mut bytes = vec![0; usize::try_from(table_len).unwrap_or(0)];
     Disk::read_up_to(file, path, &mut bytes, at)?;
     Ok(SeekTable::parse(&bytes).filter(|table| table.frames_len() == at))
-}
-
-/// Frames of compressed logs that were read last, by the number of their generation and their place in it.
-#[derive(Debug, Default)]
-pub(super) struct Cache {
-    kept: Mutex<VecDeque<(Key, Arc<Vec<u8>>)>>,
-}
-
-type Key = (u64, usize);
-
-impl Cache {
-    fn get(&self, key: Key) -> Option<Arc<Vec<u8>>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = kept.iter().position(|(there, _)| *there == key)?;
-        let found = kept.remove(at)?;
-        let frame = Arc::clone(&found.1);
-        kept.push_back(found);
-        Some(frame)
-    }
-
-    fn keep(&self, key: Key, frame: &Arc<Vec<u8>>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push_back((key, Arc::clone(frame)));
-        let mut bytes: usize = kept.iter().map(|(_, frame)| frame.len()).sum();
-        while (kept.len() > KEPT_FRAMES || bytes > KEPT_BYTES)
-            && let Some((_, oldest)) = kept.pop_front()
-        {
-            bytes -= oldest.len();
-        }
-    }
 }

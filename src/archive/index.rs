@@ -17,6 +17,10 @@ const MAGIC: Word = Word::from_le_bytes(*b"LFindex1");
 /// Words before those of the frames.
 const HEADER_WORDS: usize = 5;
 
+/// The word that says whether compression was found not to pay.
+const SHRINKS_AT: usize = 4;
+const DOES_NOT_SHRINK: Word = 1;
+
 /// The log of a generation that was archived, which ended so if that is known; nothing if its header is none. What is read
 /// from a segment is kept in an index if there is a `disk` to write to.
 pub(super) fn log(
@@ -42,6 +46,34 @@ pub(super) fn log(
     Ok(Some(log))
 }
 
+/// Whether the log of a generation was found not to shrink by compression.
+pub(super) fn does_not_shrink(paths: &ArchivePaths, generation: &Generation) -> bool {
+    let words = sums::read(&paths.file(generation.sequence, ArchiveFile::Index)).ok().flatten();
+    words.is_some_and(|words| {
+        words.get(SHRINKS_AT) == Some(&DOES_NOT_SHRINK) && decode(&words, generation).is_some()
+    })
+}
+
+/// Notes that in the index, so that it need not be found again. Where the index is removed, it is.
+pub(super) fn note_does_not_shrink(
+    disk: &Disk,
+    paths: &ArchivePaths,
+    generation: &Generation,
+    end: LogEnd,
+    segment: &LogBytes,
+) -> Result<()> {
+    let log = log(None, paths, generation, Some(end), segment)?;
+    if let Some(log) = log.filter(|log| log.salts == generation.salts && log.end() == end) {
+        let mut words = encode(&log, generation);
+        words[SHRINKS_AT] = DOES_NOT_SHRINK;
+        // A reader may be writing the same index.
+        let beside = paths.dir().join(format!("shrinks-{}.new", generation.sequence));
+        let path = paths.file(generation.sequence, ArchiveFile::Index);
+        let _found_again_next_time = sums::write(disk, &path, &beside, &words);
+    }
+    Ok(())
+}
+
 /// What is wrong with the index of a generation whose log this is, if anything is. One that was written before the
 /// log went on is passed over, and is not wrong.
 pub(super) fn fault(
@@ -56,8 +88,10 @@ pub(super) fn fault(
     let Some(words) = words else { return Ok(None) };
     Ok(match decode(&words, generation) {
         None => Some("it is of another log"),
-        Some(indexed) if indexed.end() == log.end() && words != encode(log, generation) => {
-            Some("it does not say what stands in its log")
+        Some(indexed) if indexed.end() == log.end() => {
+            let mut right = encode(log, generation);
+            right[SHRINKS_AT] = words[SHRINKS_AT];
+            (words != right).then_some("it does not say what stands in its log")
         }
         Some(_) => None,
     })

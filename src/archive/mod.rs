@@ -8,8 +8,10 @@
 
 mod bytes;
 mod compress;
+mod copy;
 mod detour;
 mod index;
+mod kept;
 mod maintain;
 mod past;
 mod points;

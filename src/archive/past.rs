@@ -8,13 +8,14 @@ use std::{
 };
 
 use super::{
-    bytes::{Cache, LogBytes},
+    bytes::{LogBytes, Part},
     damaged,
     detour::Detour,
+    kept::Kept,
     missing,
     refusals::written_away,
     segment::{self, Log},
-    snapshot::{self, Snapshot},
+    snapshot::Snapshot,
     sums,
     timeline::{Apart, Source, Target, Timeline},
 };
@@ -24,7 +25,6 @@ use crate::{
     layout::{ArchiveFile, ArchivePaths},
     page,
     point::{Reached, ReachedKind},
-    progress::{self, Phase, Watch},
     stamps::{Generation, LogEnd, Stamps},
     time::Timestamp,
     wal::HEADER_LEN,
@@ -45,16 +45,17 @@ pub(crate) struct Past {
     /// The size of the database in pages.
     pub(crate) page_count: u32,
     pub(crate) reached: Reached,
-    snapshot: Snapshot,
+    pub(super) snapshot: Snapshot,
     /// The pages of the snapshot that no commit has cut off since.
-    snapshot_pages: u32,
+    pub(super) snapshot_pages: u32,
     /// Where the newest version of each page is.
     places: Vec<Option<Place>>,
+    /// Those of them that are in compressed logs, in their order there, and the page of each.
+    pub(super) packed: Vec<(Place, u32)>,
     logs: Vec<LogFile>,
     paths: ArchivePaths,
     open: Mutex<Open>,
-    /// Frames of compressed segments.
-    cache: Arc<Cache>,
+    kept: Kept,
     snapshot_file: OnceLock<File>,
     /// Pages that are held in memory.
     held: HashMap<u32, Vec<u8>>,
@@ -68,16 +69,24 @@ pub(crate) struct Past {
 #[derive(Debug, Default)]
 struct Open {
     /// By their number among the logs.
-    files: HashMap<usize, Arc<LogBytes>>,
+    files: HashMap<u32, Arc<LogBytes>>,
     /// The numbers in the order in which they were opened.
-    order: VecDeque<usize>,
+    order: VecDeque<u32>,
 }
 
 /// A frame of one of the logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Place {
     log: u32,
     frame: u32,
+}
+
+/// What was decompressed last: a part of a log.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    log: u32,
+    file: Arc<LogBytes>,
+    part: Part,
 }
 
 #[derive(Debug)]
@@ -154,10 +163,11 @@ impl Past {
             snapshot: Snapshot::none(data),
             snapshot_pages: 0,
             places: Vec::new(),
+            packed: Vec::new(),
             logs: Vec::new(),
             paths: ArchivePaths::of(data),
             open: Mutex::default(),
-            cache: Arc::default(),
+            kept: Kept::default(),
             snapshot_file: OnceLock::new(),
             held,
             detour: None,
@@ -198,10 +208,11 @@ impl Past {
             snapshot,
             snapshot_pages: pages,
             places: vec![None; pages as usize],
+            packed: Vec::new(),
             logs: Vec::new(),
             paths: paths.clone(),
             open: Mutex::default(),
-            cache: Arc::default(),
+            kept: Kept::default(),
             snapshot_file: OnceLock::new(),
             held: HashMap::new(),
             detour: Some(Detour::new(timeline, target, first)),
@@ -228,6 +239,9 @@ impl Past {
             };
             past.lay_over(timeline, &stamps, after.map(|after| after.end_before).or(stamps.end()), upto)?;
         }
+        let places = (1..).zip(&past.places).filter_map(|(number, place)| Some(((*place)?, number)));
+        past.packed = places.filter(|(place, _)| past.logs[place.log as usize].is_compressed).collect();
+        past.packed.sort_unstable();
         Ok(past)
     }
 
@@ -382,97 +396,85 @@ impl Past {
         u64::from(self.page_count) * u64::from(self.page_size)
     }
 
-    /// Hands all pages to `write`, some at a time, with the offset of each piece. Those that stand in compressed logs come
-    /// last and in the order of the logs, so that each is decompressed once, and the others before them in their own order.
-    ///
-    /// Afterwards it is to be asked whether [it is still there](Self::is_still_there).
-    pub(crate) fn read_all(
-        &self,
-        watch: &mut Watch<'_>,
-        mut write: impl FnMut(&[u8], u64) -> Result<()>,
-    ) -> Result<()> {
-        let page_size = self.page_size as usize;
-        let total = self.len();
-        let file = self.snapshot.open()?;
-        let kept = u64::from(self.snapshot_pages) * u64::from(self.page_size);
-        let mut buffer = vec![0; (snapshot::STEP / page_size).max(1) * page_size];
-        let mut last = Vec::new();
-        let (mut at, mut done) = (0, 0);
-        let mut numbers = 1..;
-        while at < total {
-            progress::tell(watch, Phase::Copy, done, Some(total))?;
-            let want = usize::try_from(total - at).unwrap_or(usize::MAX).min(buffer.len());
-            let piece = &mut buffer[..want];
-            let from_snapshot = usize::try_from(kept.saturating_sub(at)).unwrap_or(usize::MAX).min(want);
-            let count = Disk::read_up_to(&file, &self.snapshot.path, &mut piece[..from_snapshot], at)?;
-            if count < from_snapshot {
-                return Err(damaged(&self.snapshot.path, "it is cut off"));
-            }
-            piece[from_snapshot..].fill(0);
-            // Where the pages begin that are not handed on yet.
-            let mut begin = 0;
-            for (start, number) in (0..want).step_by(page_size).zip(&mut numbers) {
-                let bytes = &mut piece[start..start + page_size];
-                match self.place(number) {
-                    Some(place) if self.logs[place.log as usize].is_compressed => {
-                        last.push((place, number));
-                        if begin < start {
-                            write(&piece[begin..start], at + begin as u64)?;
-                            done += (start - begin) as u64;
-                        }
-                        begin = start + page_size;
-                    }
-                    Some(place) => self.read_frame(place, bytes)?,
-                    None if number <= self.snapshot_pages => self.snapshot.check(number, bytes)?,
-                    None => {}
-                }
-            }
-            if begin < want {
-                write(&piece[begin..], at + begin as u64)?;
-                done += (want - begin) as u64;
-            }
-            at += want as u64;
-        }
-        last.sort_unstable();
-        // Pages that follow each other in the log, and in the database.
-        for run in last.chunk_by(|(_, one), (_, next)| *next == one + 1) {
-            for run in run.chunks(buffer.len() / page_size) {
-                progress::tell(watch, Phase::Copy, done, Some(total))?;
-                let piece = &mut buffer[..run.len() * page_size];
-                for ((place, _), bytes) in run.iter().zip(piece.chunks_exact_mut(page_size)) {
-                    self.read_frame(*place, bytes)?;
-                }
-                write(piece, u64::from(run[0].1 - 1) * u64::from(self.page_size))?;
-                done += piece.len() as u64;
-            }
-        }
-        progress::tell(watch, Phase::Copy, total, Some(total))
-    }
-
-    fn place(&self, number: u32) -> Option<Place> {
+    pub(super) fn place(&self, number: u32) -> Option<Place> {
         self.places.get(number as usize - 1).copied().flatten()
     }
 
-    fn read_frame(&self, place: Place, into: &mut [u8]) -> Result<()> {
-        let number = place.log as usize;
-        let LogFile { sequence, path, live, sums, .. } = &self.logs[number];
+    pub(super) fn is_packed(&self, place: Place) -> bool {
+        self.logs[place.log as usize].is_compressed
+    }
+
+    pub(super) fn read_frame(&self, place: Place, into: &mut [u8]) -> Result<()> {
+        if self.is_packed(place) {
+            return self.read_packed(place, into);
+        }
+        let LogFile { path, live, .. } = &self.logs[place.log as usize];
         let at = segment::page_offset(place.frame, self.page_size);
         let count = match live {
             Some((file, _)) => Disk::read_up_to(file, path, into, at)?,
-            None => self.opened(number, *sequence, path)?.read_up_to(into, at)?,
+            None => self.opened(place.log)?.read_up_to(into, at)?,
         };
-        if count < into.len() || sums.get(place.frame as usize - 1) != Some(&sums::of(into)) {
+        self.check_frame(place, &into[..count])
+    }
+
+    /// Fills `into` with a page of a compressed log. The pages that were decompressed with it and are of this commit too
+    /// are kept: whoever reads one of them reads others.
+    fn read_packed(&self, place: Place, into: &mut [u8]) -> Result<()> {
+        if self.kept.get(place, into) {
+            return self.check_frame(place, into);
+        }
+        let mut unpacked = None;
+        self.unpack(place, &mut unpacked, into)?;
+        let Some(Unpacked { part, .. }) = unpacked else { return Ok(()) };
+        let at = self.packed.partition_point(|(other, _)| *other < place);
+        let bytes = |(other, _): &(Place, u32)| {
+            let at = segment::page_offset(other.frame, self.page_size);
+            let bytes = (other.log == place.log).then(|| part.get(at, into.len()))??;
+            Some((*other, bytes.to_vec()))
+        };
+        self.kept.keep(self.packed[..at].iter().rev().map_while(bytes));
+        self.kept.keep(self.packed[at..].iter().map_while(bytes));
+        Ok(())
+    }
+
+    /// The same without keeping anything but the part that was decompressed last.
+    pub(super) fn unpack(&self, place: Place, last: &mut Option<Unpacked>, into: &mut [u8]) -> Result<()> {
+        let at = segment::page_offset(place.frame, self.page_size);
+        let is_there = |last: &Unpacked| last.log == place.log && last.part.get(at, into.len()).is_some();
+        if !last.as_ref().is_some_and(is_there) {
+            let file = match last.take().filter(|last| last.log == place.log) {
+                Some(last) => last.file,
+                None => self.opened(place.log)?,
+            };
+            let Some(part) = file.part(at)?.filter(|part| part.get(at, into.len()).is_some()) else {
+                // It is in two parts of a file that is divided elsewhere.
+                let count = file.read_up_to(into, at)?;
+                return self.check_frame(place, &into[..count]);
+            };
+            *last = Some(Unpacked { log: place.log, file, part });
+        }
+        if let Some(page) = last.as_ref().and_then(|last| last.part.get(at, into.len())) {
+            into.copy_from_slice(page);
+        }
+        self.check_frame(place, into)
+    }
+
+    fn check_frame(&self, place: Place, page: &[u8]) -> Result<()> {
+        let LogFile { path, sums, .. } = &self.logs[place.log as usize];
+        let is_whole = page.len() == self.page_size as usize;
+        if !is_whole || sums.get(place.frame as usize - 1) != Some(&sums::of(page)) {
             return Err(damaged(path, format_args!("the checksum of frame {} does not fit", place.frame)));
         }
         Ok(())
     }
 
-    fn opened(&self, number: usize, sequence: u64, path: &Path) -> Result<Arc<LogBytes>> {
+    fn opened(&self, number: u32) -> Result<Arc<LogBytes>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.files.get(&number) {
             return Ok(Arc::clone(file));
         }
-        let bytes = LogBytes::open(&self.paths, sequence, &self.cache)?.ok_or_else(|| missing(path))?;
+        let LogFile { sequence, path, .. } = &self.logs[number as usize];
+        let bytes = LogBytes::open(&self.paths, *sequence)?.ok_or_else(|| missing(path))?;
         let file = Arc::new(bytes);
         if open.order.len() >= OPEN_MAX
             && let Some(oldest) = open.order.pop_front()

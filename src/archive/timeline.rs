@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Birth, Retained,
-    bytes::{Cache, LogBytes},
+    bytes::LogBytes,
     current_stamps, damaged, index, missing,
     past::Past,
     present, read_stamps,
@@ -179,10 +179,7 @@ impl Timeline {
         {
             return Ok(Some(Source { path, is_compressed: false, live: Some(file), log }));
         }
-        let cache = Arc::new(Cache::default());
-        let Some(segment) = LogBytes::open(&self.paths, generation.sequence, &cache)? else {
-            return Ok(None);
-        };
+        let Some(segment) = LogBytes::open(&self.paths, generation.sequence)? else { return Ok(None) };
         match index::log(self.disk.as_ref(), &self.paths, generation, end, &segment)? {
             Some(log) if log.salts == generation.salts => {
                 let is_compressed = segment.is_compressed();

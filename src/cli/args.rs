@@ -201,7 +201,7 @@ pub(crate) enum DbCommand {
         #[command(flatten)]
         key: KeyArguments,
     },
-    /// Make snapshots that are due, remove what no history window needs, and compress logs that few restores read.
+    /// Make snapshots that are due, remove what no history window needs, and compress logs that are older than a day.
     Maintain {
         /// Only this database.
         name: Option<String>,

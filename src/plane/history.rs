@@ -46,8 +46,11 @@ impl ControlPlane {
     /// # Errors
     ///
     /// As for [`database_path`](Self::database_path), and [`ErrorKind::Busy`] for a history that moves on too fast to be
-    /// listed. Damage is no error: what cannot be restored for it is a gap between two [windows](Points::windows), as is a
-    /// change by another program; [`verify_database`](Self::verify_database) tells which it is.
+    /// listed. Damage is no error. Where it is in the stamps of commits, what they told of is a gap between two
+    /// [windows](Points::windows), as is a change by another program. Where a log or a snapshot is damaged or missing, the
+    /// windows do not tell, since neither is read to list them: a restore to an instant that needs it is
+    /// [`ErrorKind::Corrupt`] and names the file, so that it can be put back.
+    /// [`verify_database`](Self::verify_database) finds either.
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
         let entry = self.0.ready(&name.parse()?)?;
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
@@ -170,7 +173,7 @@ impl ControlPlane {
 
     /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the
     /// last one have grown larger than the database (and than 1 MiB), so that a restore stays short; removing what no
-    /// instant within the history window needs; compressing the logs that only restores to older instants need, where the
+    /// instant within the history window needs; compressing the logs that no restore to the last 24 hours needs, where the
     /// database is plain; flushing what is not on the disk.
     ///
     /// The host calls it as often as it likes, such as each hour: it is what bounds the room that a history takes. It runs

@@ -118,6 +118,10 @@ const PAGES_A_TICK: i32 = 4096;
 
 /// Makes a database what a view of it shows, in one transaction.
 ///
+/// All pages are written, whether or not they differ: of what SQLite offers only the virtual table `sqlite_dbpage` writes
+/// single pages, and usual builds leave that out. To add frames to the log behind SQLite's back, its wal-index would have to
+/// be kept in step under its own locks, for a call that is rare.
+///
 /// The copy is SQLite's own: it ends with a schema cookie that is above the one before, so that every connection reads its
 /// schema anew.
 pub(crate) fn in_place(

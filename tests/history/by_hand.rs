@@ -10,7 +10,7 @@ use std::{
 use litefleet::rusqlite::{Connection, config::DbConfig};
 
 use crate::{
-    maintain::{maintain, with_history},
+    maintain::{maintain_later, with_history},
     support::{Contents, Ledger, contents},
 };
 
@@ -88,7 +88,7 @@ fn logs_that_are_compressed_are_decompressed_first() {
     let (mut ledger, connection) = with_history(None, 5);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(connection);
-    assert_eq!(maintain(&ledger).compressed, 4);
+    assert_eq!(maintain_later(&ledger).compressed, 4);
     restore_by_hand(&mut ledger, 4);
 }
 

@@ -13,20 +13,21 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, ErrorKind, Result, Step, VerifyOptions, explain,
+    ControlPlane, ErrorKind, Result, Step, Timestamp, VerifyOptions, explain,
     rusqlite::{Connection, config::DbConfig},
     unwatched,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     maintain::{
-        CIPHERS, Stop, done_nothing, exported_at, maintain, maintain_copy, restart, set_window, with_history,
-        write,
+        CIPHERS, Stop, done_nothing, exported_at, later, maintain, maintain_copy, maintain_later, restart,
+        set_window, with_history, write,
     },
-    support::{Ledger, contents, files, now},
+    support::{Ledger, contains, contents, files, now},
 };
 
-fn archive(ledger: &Ledger) -> PathBuf {
+pub(crate) fn archive(ledger: &Ledger) -> PathBuf {
     ledger.place().join("archive")
 }
 
@@ -47,7 +48,7 @@ fn verified(ledger: &Ledger) -> Vec<String> {
 /// A plain database of which the logs 1 to 4 are compressed, at rest.
 fn compressed() -> (Ledger, Connection) {
     let (ledger, connection) = with_history(None, 5);
-    assert_eq!(maintain(&ledger).compressed, 4);
+    assert_eq!(maintain_later(&ledger).compressed, 4);
     (ledger, connection)
 }
 
@@ -59,7 +60,7 @@ fn logs_before_the_newest_snapshot_are_compressed_and_every_answer_stays() {
         let before = size(&archive(&ledger));
         let wals: Vec<_> =
             (1..=4).map(|log| fs::read(archive(&ledger).join(format!("{log:012}.wal"))).unwrap()).collect();
-        let done = maintain(&ledger);
+        let done = maintain_later(&ledger);
         assert_eq!(done.snapshots, 1);
         if cipher.is_some() {
             // Sealed pages look like noise.
@@ -87,7 +88,7 @@ fn logs_before_the_newest_snapshot_are_compressed_and_every_answer_stays() {
         assert_eq!(ledger.plane.points("orders", ..).unwrap(), points);
         ledger.check_all();
         assert_eq!(verified(&ledger), [""; 0]);
-        assert_eq!(maintain(&ledger), done_nothing(&done));
+        assert_eq!(maintain_later(&ledger), done_nothing(&done));
         // Without its index, a log is read whole.
         for name in logs(&ledger, ".index") {
             fs::remove_file(archive(&ledger).join(name)).unwrap();
@@ -99,15 +100,69 @@ fn logs_before_the_newest_snapshot_are_compressed_and_every_answer_stays() {
             restart(&connection);
         }
         write(&mut ledger, &connection, 1);
-        assert!(maintain(&ledger).compressed > 2);
+        assert!(maintain_later(&ledger).compressed > 2);
         ledger.check_all();
         assert_eq!(verified(&ledger), [""; 0]);
     }
 }
 
 #[test]
+fn what_a_restore_to_the_last_day_needs_is_left_as_it_is() {
+    const DAY: i64 = 86_400_000_000;
+    let (mut ledger, connection) = with_history(None, 5);
+    assert_eq!(maintain(&ledger).snapshots, 1);
+    for _ in 0..4 {
+        write(&mut ledger, &connection, 6);
+        restart(&connection);
+    }
+    let (first, second) = (5, 9);
+    write(&mut ledger, &connection, 1);
+    let maintain_at = |micros: i64| {
+        let clock = Arc::new(move || Timestamp::from_micros(micros).unwrap());
+        let plane = ControlPlane::builder().clock(clock).open(ledger.plane.root()).unwrap();
+        plane.maintain_database("orders", &mut unwatched).unwrap()
+    };
+    let now = now().as_micros();
+    assert_eq!((maintain_at(now).snapshots, maintain_at(now).compressed), (1, 0));
+    let begun_at = |sequence: u64| {
+        let header = fs::read(archive(&ledger).join(format!("{sequence:012}.stamps"))).unwrap();
+        i64::from_le_bytes(header[64..72].try_into().unwrap())
+    };
+    // A restore to the instant at which a snapshot's generation began needs no log before it, and an earlier one does.
+    for (sequence, before) in [(first, 0), (second, 4)] {
+        let count = || logs(&ledger, "zst").len();
+        assert_eq!((maintain_at(begun_at(sequence) + DAY - 1).compressed, count()), (0, before));
+        maintain_at(begun_at(sequence) + DAY);
+        assert_eq!(count(), usize::try_from(sequence).unwrap() - 1);
+    }
+    ledger.check_all();
+    drop(connection);
+}
+
+#[test]
+fn a_compressed_log_is_the_log_of_its_generation_where_windows_are_told() {
+    let (ledger, connection) = compressed();
+    // Nothing but the log itself says how it ended.
+    let stamps = archive(&ledger).join("000000000002.stamps");
+    let mut bytes = fs::read(&stamps).unwrap();
+    let is_commit = |record: &[u8]| record[7] & 0x80 == 0;
+    bytes[128..].chunks_exact_mut(32).filter(|record| !is_commit(record)).for_each(|record| record.fill(0));
+    assert!(bytes != fs::read(&stamps).unwrap());
+    fs::write(&stamps, bytes).unwrap();
+    fs::write(archive(&ledger).join("000000000003.stamps"), [0; 128]).unwrap();
+    let windows = ledger.plane.points("orders", ..).unwrap().windows;
+    // After its last commit comes what nobody knows.
+    for state in &ledger.states[8..13] {
+        assert!(contains(&windows, state.from), "{}: {windows:?}", state.from);
+        assert!(ledger.viewed_at(state.from).unwrap() == state.contents);
+    }
+    drop(connection);
+}
+
+#[test]
 fn what_does_not_shrink_is_left_as_it_is() {
     let mut ledger = Ledger::plain();
+    set_window(&ledger, "7d");
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value); INSERT INTO t VALUES (1, 0)");
     for _ in 0..4 {
@@ -117,10 +172,42 @@ fn what_does_not_shrink_is_left_as_it_is() {
         restart(&connection);
     }
     ledger.commit(&connection, "INSERT INTO t VALUES (2, 0)");
-    let done = maintain(&ledger);
+    let done = maintain_later(&ledger);
     assert_eq!((done.snapshots, done.compressed, done.bytes_saved), (1, 0, 0));
     assert_eq!((logs(&ledger, ".wal").len(), logs(&ledger, "zst").len()), (4, 0));
-    assert_eq!(maintain(&ledger), done_nothing(&done));
+    assert_eq!(maintain_later(&ledger), done_nothing(&done));
+    assert!((1..4).all(|log| says_that_it_does_not_shrink(&index(&ledger, log))));
+    assert_eq!(verified(&ledger), [""; 0]);
+    ledger.check_all();
+}
+
+fn index(ledger: &Ledger, log: u64) -> PathBuf {
+    archive(ledger).join(format!("{log:012}.index"))
+}
+
+fn says_that_it_does_not_shrink(index: &Path) -> bool {
+    fs::read(index).unwrap()[32] == 1
+}
+
+#[test]
+fn a_log_that_was_found_not_to_shrink_is_not_looked_at_again() {
+    let (mut ledger, connection) = with_history(None, 5);
+    assert_eq!(maintain(&ledger).snapshots, 1);
+    let index = index(&ledger, 2);
+    assert!(!says_that_it_does_not_shrink(&index));
+    // What is said of it stands there, whatever the log holds.
+    let mut bytes = fs::read(&index).unwrap();
+    bytes[32] = 1;
+    let (words, check) = bytes.split_last_chunk_mut::<8>().unwrap();
+    *check = xxh3_64(words).to_le_bytes();
+    fs::write(&index, &bytes).unwrap();
+    assert_eq!(maintain_later(&ledger).compressed, 3);
+    assert!(logs(&ledger, ".wal").contains(&"000000000002.wal".into()));
+    assert_eq!(verified(&ledger), [""; 0]);
+    fs::remove_file(&index).unwrap();
+    assert_eq!(maintain_later(&ledger).compressed, 1);
+    ledger.check_all();
+    drop(connection);
 }
 
 #[test]
@@ -132,7 +219,13 @@ fn wherever_compression_stops_every_answer_stays() {
     ledger.check_all();
     let original = ledger.plane.clone();
     let elsewhere = tempfile::tempdir().unwrap();
-    let whole = maintain_copy(original.root(), &elsewhere.path().join("whole"), Stop::Fails, usize::MAX);
+    let whole = maintain_copy(
+        later(ControlPlane::builder()),
+        original.root(),
+        &elsewhere.path().join("whole"),
+        Stop::Fails,
+        usize::MAX,
+    );
     let (_, steps, done) = whole;
     let done = done.unwrap();
     assert_eq!((done.snapshots, done.compressed, done.generations), (1, 5, 0));
@@ -152,7 +245,8 @@ fn wherever_compression_stops_every_answer_stays() {
                 continue;
             }
             let copy = elsewhere.path().join("copy");
-            let (plane, seen, result) = maintain_copy(original.root(), &copy, stop, *nth);
+            let (plane, seen, result) =
+                maintain_copy(later(ControlPlane::builder()), original.root(), &copy, stop, *nth);
             let at = format!("{stop:?} at {nth}, {:?}", seen.last());
             assert!(result.is_err(), "{at}");
             ledger.plane = plane;
@@ -167,13 +261,13 @@ fn wherever_compression_stops_every_answer_stays() {
             assert!((7..=8).contains(&(plain.len() + zst.len())), "{at}: {plain:?} {zst:?}");
             both += plain.len() + zst.len() - 7;
             assert_eq!(verified(&ledger), [""; 0], "{at}");
-            let rest = maintain(&ledger);
+            let rest = maintain_later(&ledger);
             assert!(!rest.deferred, "{at}");
             look(&ledger);
             let names = files(&archive(&ledger));
             assert!(!names.iter().any(|name| name.contains(".new")), "{at}: {names:?}");
             assert_eq!((logs(&ledger, ".wal").len(), logs(&ledger, "zst").len()), (2, 5), "{at}");
-            assert_eq!(maintain(&ledger), done_nothing(&rest), "{at}");
+            assert_eq!(maintain_later(&ledger), done_nothing(&rest), "{at}");
             fs::remove_dir_all(&copy).unwrap();
         }
     }
@@ -185,7 +279,7 @@ fn of_two_files_of_a_log_that_is_read_which_was_there_first() {
     let (mut ledger, connection) = with_history(None, 5);
     let name = archive(&ledger).join("000000000002.wal");
     let wal = fs::read(&name).unwrap();
-    assert_eq!(maintain(&ledger).compressed, 4);
+    assert_eq!(maintain_later(&ledger).compressed, 4);
     let compressed = archive(&ledger).join("000000000002.wal.zst");
     let right = fs::read(&compressed).unwrap();
     // The same log; one that is cut off; and another log.
@@ -194,7 +288,7 @@ fn of_two_files_of_a_log_that_is_read_which_was_there_first() {
         fs::write(&name, &wal).unwrap();
         fs::write(&compressed, zst).unwrap();
         ledger.check_all();
-        let done = maintain(&ledger);
+        let done = maintain_later(&ledger);
         assert_eq!((done.compressed, done.deferred), (1, false));
         assert!(!name.exists() && fs::read(&compressed).unwrap() == right);
     }
@@ -202,7 +296,7 @@ fn of_two_files_of_a_log_that_is_read_which_was_there_first() {
     let mut damaged = wal.clone();
     damaged[wal.len() / 2] ^= 1;
     fs::write(&name, &damaged).unwrap();
-    assert_eq!(maintain(&ledger).compressed, 0);
+    assert_eq!(maintain_later(&ledger).compressed, 0);
     assert!(fs::read(&name).unwrap() == damaged && fs::read(&compressed).unwrap() == right);
     let found = verified(&ledger);
     assert!(!found.is_empty() && found.iter().all(|found| found.contains("000000000002.wal,")), "{found:?}");
@@ -230,13 +324,13 @@ fn a_compressed_log_that_cannot_be_read_back_takes_the_place_of_nothing() {
             Ok(())
         }
     };
-    ledger.plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+    ledger.plane = later(ControlPlane::builder()).on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let error = ledger.plane.maintain_database("orders", &mut unwatched).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("000000000003.wal was compressed, and what was read back"), "{error}");
     assert_eq!(logs(&ledger, "zst"), ["000000000001.wal.zst", "000000000002.wal.zst"]);
     ledger.check_all();
-    assert_eq!(maintain(&ledger).compressed, 2);
+    assert_eq!(maintain_later(&ledger).compressed, 2);
     ledger.check_all();
     drop(connection);
 }
@@ -246,12 +340,12 @@ fn nothing_is_compressed_under_a_reader() {
     let (ledger, connection) = with_history(None, 5);
     let first = ledger.states[1].clone();
     let (view, _) = ledger.plane.connect_at("orders", first.from, &ledger.options()).unwrap();
-    let done = maintain(&ledger);
+    let done = maintain_later(&ledger);
     assert_eq!((done.snapshots, done.compressed, done.deferred), (1, 0, true));
     assert_eq!(logs(&ledger, "zst"), [""; 0]);
     assert_eq!(contents(&view), first.contents);
     drop(view);
-    let done = maintain(&ledger);
+    let done = maintain_later(&ledger);
     assert_eq!((done.snapshots, done.compressed, done.deferred), (0, 4, false));
     drop(connection);
 }
@@ -259,6 +353,7 @@ fn nothing_is_compressed_under_a_reader() {
 #[test]
 fn readers_and_compression_do_not_meet() {
     let mut ledger = Ledger::plain();
+    set_window(&ledger, "7d");
     // Between two steps there is time to look.
     let hook = |step: Step, path: &Path| {
         if path.ends_with("compressed.new") && [Step::Rename, Step::SyncFile].contains(&step) {
@@ -266,7 +361,8 @@ fn readers_and_compression_do_not_meet() {
         }
         Ok(())
     };
-    ledger.plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+    let maintaining =
+        later(ControlPlane::builder()).on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = ledger.connect();
     ledger.commit(
         &connection,
@@ -294,7 +390,7 @@ fn readers_and_compression_do_not_meet() {
                 looks
             });
             while !reader.is_finished() {
-                compressed += maintain(&ledger).compressed;
+                compressed += maintaining.maintain_database("orders", &mut unwatched).unwrap().compressed;
             }
             looks += reader.join().unwrap();
         });
@@ -331,6 +427,7 @@ fn refusals(ledger: &mut Ledger) -> Vec<String> {
 #[test]
 fn damage_to_a_compressed_log_is_found_and_named() {
     let (mut ledger, connection) = compressed();
+    let windows = ledger.plane.points("orders", ..).unwrap().windows;
     // What stands in each log is known before that is damaged.
     ledger.check_all();
     let path = archive(&ledger).join("000000000002.wal.zst");
@@ -370,12 +467,14 @@ fn damage_to_a_compressed_log_is_found_and_named() {
         // What comes from the newer snapshot is not touched by it.
         let last = ledger.states.last().unwrap().clone();
         assert!(ledger.contents_at(last.from).unwrap() == last.contents, "{what}");
-        assert_eq!(maintain(&ledger).compressed, 0);
+        assert_eq!(maintain_later(&ledger).compressed, 0);
     }
     fs::remove_file(&path).unwrap();
     for text in refusals(&mut ledger) {
         assert!(text.contains("000000000002.wal is missing"), "{text}");
     }
+    // What the stamps tell does not change by that.
+    assert_eq!(ledger.plane.points("orders", ..).unwrap().windows, windows);
     let found = verified(&ledger);
     assert!(found.iter().any(|found| found.contains("000000000002.wal: it is missing")), "{found:?}");
     fs::write(&path, &whole).unwrap();

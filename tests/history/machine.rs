@@ -49,8 +49,9 @@ struct State {
     /// Whether SQLite will flush the directory with the WAL.
     log_is_new: bool,
     events: u64,
-    /// Events until the next image is taken.
+    /// Events until the next image is taken, and about how many there are between two.
     left: u64,
+    every: u64,
     shots: Vec<Shot>,
     acknowledged: usize,
     flushed: usize,
@@ -110,7 +111,7 @@ impl Shot {
 
 impl Machine {
     /// With all that is in a directory flushed. The database is not open.
-    pub(crate) fn new(dir: &Path, is_durable: bool, seed: u64) -> Self {
+    pub(crate) fn new(dir: &Path, is_durable: bool, every: u64, seed: u64) -> Self {
         let mut state = State {
             random: Random::new(seed),
             inodes: HashMap::new(),
@@ -121,6 +122,7 @@ impl Machine {
             log_is_new: false,
             events: 0,
             left: 20,
+            every,
             shots: Vec::new(),
             acknowledged: 0,
             flushed: 0,
@@ -160,7 +162,8 @@ impl Machine {
                 state.may_have_changed = true;
                 return;
             }
-            state.pass(&self.dir);
+            // SQLite's calls are many more.
+            state.pass(&self.dir, 10);
             match step {
                 Step::SyncFile if path.is_dir() => state.flush_dir(&name),
                 Step::SyncFile => state.flush(&name),
@@ -186,7 +189,7 @@ impl Watcher for Machine {
         self.with(|state| {
             // Its watchers are asked when the file is there.
             state.may_have_changed |= matches!(call, Call::Create);
-            state.pass(&self.dir);
+            state.pass(&self.dir, 1);
             match call {
                 Call::Create => state.log_is_new |= is_log,
                 Call::Delete { .. } => state.may_have_changed = true,
@@ -208,14 +211,14 @@ impl Watcher for Machine {
 
 impl State {
     /// Another event: an image may be taken.
-    fn pass(&mut self, dir: &Path) {
+    fn pass(&mut self, dir: &Path, weight: u64) {
         if self.may_have_changed {
             self.look(dir);
         }
         self.events += 1;
-        self.left -= 1;
+        self.left = self.left.saturating_sub(weight);
         if self.left == 0 {
-            self.left = 1 + self.random.below(90);
+            self.left = 1 + self.random.below(self.every);
             self.shoot();
         }
     }

@@ -12,6 +12,7 @@ mod damage;
 #[expect(dead_code, reason = "others use it too, and more of it")]
 #[path = "../beneath/disk.rs"]
 mod disk;
+mod divided;
 mod full;
 mod in_place;
 mod instants;

@@ -15,7 +15,10 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use crate::support::{Contents, contents};
+use crate::{
+    maintain::later,
+    support::{Contents, contents},
+};
 
 /// What is done next, by a connection of several.
 #[derive(Clone, Debug)]
@@ -166,6 +169,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
         plane.create_group("default").unwrap();
+        plane.set_group_history_window("default", "7d".parse().unwrap()).unwrap();
         let key = sealed.then(|| EncryptionKey::from_bytes(&[7; 32]).unwrap());
         for name in NAMES {
             let mut input = CreateDatabaseInput::new(name, "default");
@@ -287,8 +291,9 @@ impl Bench {
             }
             Action::Release => self.reader = None,
             Action::Maintain => {
+                let plane = later(ControlPlane::builder()).open(self.plane.root()).unwrap();
                 for name in NAMES {
-                    let done = self.plane.maintain_database(name, &mut unwatched).unwrap();
+                    let done = plane.maintain_database(name, &mut unwatched).unwrap();
                     self.compressed += done.compressed;
                 }
             }

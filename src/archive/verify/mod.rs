@@ -12,7 +12,6 @@ mod snapshot;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
     thread,
     time::Duration,
 };
@@ -395,7 +394,7 @@ impl Run<'_> {
             self.verified.logs += 1;
             return Ok(Some(last));
         }
-        let bytes = match LogBytes::open(self.paths, sequence, &Arc::default()) {
+        let bytes = match LogBytes::open(self.paths, sequence) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let message = "it is damaged: the table at its end, which says what stands where, is none";
                 self.found(Finding::new(self.file(sequence, ArchiveFile::Compressed), message));
