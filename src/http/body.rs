@@ -341,3 +341,15 @@ impl From<Restored> for RestoreAnswer {
         Self { kind: Kind(kind), commit, next, undo }
     }
 }
+
+/// How an upload in chunks begins.
+#[derive(Debug, Deserialize)]
+pub(super) struct StartUpload {
+    pub(super) db_size_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct StartAnswer {
+    pub(super) chunk_size: u64,
+    pub(super) upload_id: String,
+}

@@ -21,10 +21,13 @@
 //! | `POST` `DELETE` `…/groups/{name}/locations/{location}` | there is one location, and no other can be added |
 //! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
 //! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
+//! | `PUT` `/v2/upload/start`, `…/{upload_id}/chunk/{number}`, `…/{upload_id}/finalize` | the same in chunks, each of which may be sent again; also at `/databases/{name}/v2/upload/…` |
 //! | `GET` `/health` | whether the server runs; needs no token |
 
 mod access;
 mod body;
+mod chunked;
+mod chunks;
 mod databases;
 mod expiration;
 mod groups;
@@ -32,11 +35,12 @@ mod history;
 mod refusal;
 mod request;
 mod serve;
+mod sessions;
 mod tokens;
 mod upload;
 mod work;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -51,6 +55,7 @@ use body::{LocationsAnswer, Nothing, Organization, OrganizationsAnswer};
 use refusal::{Answer, Refusal};
 use request::Bearer;
 pub use serve::Server;
+use sessions::{PATIENCE, Sessions};
 use work::{Going, Load, Work};
 
 use crate::{ControlPlane, Result};
@@ -73,7 +78,9 @@ pub struct HttpApi {
     organization: Option<String>,
     location: String,
     asks_for_tokens: bool,
+    patience: Duration,
     work: Arc<Work>,
+    sessions: Arc<Sessions>,
 }
 
 impl HttpApi {
@@ -85,7 +92,9 @@ impl HttpApi {
             organization: None,
             location: "local".into(),
             asks_for_tokens: true,
+            patience: PATIENCE,
             work: Arc::default(),
+            sessions: Arc::default(),
         }
     }
 
@@ -106,6 +115,13 @@ impl HttpApi {
     #[must_use]
     pub fn without_tokens(self) -> Self {
         Self { asks_for_tokens: false, ..self }
+    }
+
+    /// How long an upload in chunks may wait for its next request before it is ended and what it sent is removed. It is five
+    /// minutes unless set.
+    #[must_use]
+    pub fn upload_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The file with a token of the organization, which only its owner can read, in the fleet's directory. It is made if it
@@ -130,7 +146,9 @@ impl HttpApi {
             organization: self.organization.clone(),
             location: self.location.clone(),
             tokens: self.asks_for_tokens.then(|| Tokens::open(self.plane.root())).transpose()?.map(Arc::new),
+            patience: self.patience,
             work: Arc::clone(&self.work),
+            sessions: Arc::clone(&self.sessions),
         };
         let asks_for_tokens = self.asks_for_tokens;
         let guard = axum::middleware::from_fn(move |request: Request, next: Next| async move {
@@ -147,6 +165,7 @@ impl HttpApi {
     /// goes; [`Server`] does so itself.
     pub fn stop(&self) {
         self.work.stop();
+        self.sessions.end_all();
     }
 }
 
@@ -157,7 +176,9 @@ struct Shared {
     organization: Option<String>,
     location: String,
     tokens: Option<Arc<Tokens>>,
+    patience: Duration,
     work: Arc<Work>,
+    sessions: Arc<Sessions>,
 }
 
 /// The state of the router.
@@ -243,6 +264,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/v1/locations", get(locations))
         .route("/v1/upload", post(upload::by_host))
         .route("/databases/{name}/v1/upload", post(upload::by_path))
+        .merge(chunks::routes())
         .route("/health", get(async || Json(Nothing {})))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
         .method_not_allowed_fallback(async || {

@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod chunks;
 mod client;
 mod crash;
 mod server;

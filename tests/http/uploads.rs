@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::server::{Server, read_answer};
 
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
 /// A SQLite file with `rows` rows of a kilobyte.
-fn file(dir: &Path, rows: u32) -> Vec<u8> {
+pub(crate) fn file(dir: &Path, rows: u32) -> Vec<u8> {
     let path = dir.join("upload.db");
     let connection = Connection::open(&path).unwrap();
     connection
@@ -25,7 +25,7 @@ fn file(dir: &Path, rows: u32) -> Vec<u8> {
     bytes
 }
 
-fn draft(server: &Server, name: &str, encryption: &Value) -> String {
+pub(crate) fn draft(server: &Server, name: &str, encryption: &Value) -> String {
     let seed = json!({ "type": "database_upload" });
     let mut body = json!({ "name": name, "group": "default", "seed": seed });
     if !encryption.is_null() {
@@ -35,17 +35,17 @@ fn draft(server: &Server, name: &str, encryption: &Value) -> String {
     server.token_of(name, "")
 }
 
-fn rows(server: &Server, name: &str, options: &ConnectOptions) -> u32 {
+pub(crate) fn rows(server: &Server, name: &str, options: &ConnectOptions) -> u32 {
     let connection = server.plane().connect(name, options).unwrap();
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
 
-fn staged(server: &Server) -> usize {
+pub(crate) fn staged(server: &Server) -> usize {
     fs::read_dir(server.root().join(".staging")).unwrap().count()
 }
 
 /// The most memory that the server ever held, in bytes.
-fn peak(server: &Server) -> u64 {
+pub(crate) fn peak(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
