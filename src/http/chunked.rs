@@ -369,7 +369,7 @@ impl Chunked {
                 let permit = work.admit(Load::Long).await?;
                 self.fate.is_whole.store(true, Ordering::Relaxed);
                 // A call that takes no more has its answer.
-                let _taken = parts.send(Part::End(Some(permit))).await;
+                let _taken = parts.send(Part::End(permit)).await;
                 turn.call = Call::Reading;
             }
             Ok(())

@@ -8,7 +8,10 @@ use std::{
 
 use axum::{body::Body, body::Bytes, http::HeaderMap, http::StatusCode};
 use http_body_util::BodyExt;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 use zeroize::Zeroizing;
 
 use super::{
@@ -17,12 +20,12 @@ use super::{
     history::database_for,
     refusal::{Answer, Refusal},
     request::{Bearer, Place, host, without_port},
-    work::{Going, Load, Permit},
+    work::{Going, Load, Permit, Work},
 };
 use crate::{Cipher, ControlPlane, Database, EncryptionKey, RemoteEncryption, Upload};
 
-/// Parts of a body that wait to be written.
-const PARTS_MAX: usize = 16;
+/// Parts of a body that wait to be written. Each holds on to the buffer that it was read into, of up to 400 KB.
+const PARTS_MAX: usize = 4;
 
 /// How long a client may send nothing.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -80,18 +83,31 @@ async fn receive(
 ) -> Answer<()> {
     let encryption = encryption(headers)?;
     let (parts, file) = Parts::channel();
+    let (admitted, is_admitted) = oneshot::channel();
     let sessions = Arc::clone(&shared.sessions);
-    let upload = shared.run(Load::Long, bearer, move |plane, caller, going| {
+    let upload = shared.run(Load::Upload, bearer, move |plane, caller, going| {
         let database = address.find(plane, caller)?;
         // One in chunks that nobody goes on with would be in its way.
         Handle::current().block_on(sessions.end_of(&database.id))?;
+        let _still_asked_for = admitted.send(());
         write(plane, database.name.as_str(), encryption.as_ref(), file, going)
     });
+    // Nothing is read for a call that waits for its turn: its body would wait in memory, and the turn come for clients that
+    // are gone since.
+    let sent = async {
+        match is_admitted.await {
+            Ok(()) => feed(&shared.work, body, parts).await,
+            Err(_refused) => Ok(()),
+        }
+    };
     // A call that is refused is answered at once, and not when the client has sent more.
     tokio::pin!(upload);
     tokio::select! {
         answer = &mut upload => answer,
-        () = feed(body, parts) => upload.await,
+        sent = sent => {
+            sent?;
+            upload.await
+        }
     }
 }
 
@@ -138,24 +154,24 @@ pub(super) fn encryption(headers: &HeaderMap) -> Answer<Option<RemoteEncryption>
 /// A part of a body, or its end.
 pub(super) enum Part {
     Bytes(Bytes),
-    /// What follows may need a place among long calls.
-    End(Option<Permit>),
+    /// What follows is a long call's work.
+    End(Permit),
 }
 
 /// Passes a body on, part by part, for as long as somebody takes them. A body that breaks off has no end.
-async fn feed(mut body: Body, parts: mpsc::Sender<Part>) {
+async fn feed(work: &Work, mut body: Body, parts: mpsc::Sender<Part>) -> Answer<()> {
     loop {
         let part = match tokio::time::timeout(IDLE_MAX, body.frame()).await {
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(bytes) => Part::Bytes(bytes),
                 Err(_trailers) => continue,
             },
-            Ok(None) => Part::End(None),
-            Ok(Some(Err(_))) | Err(_) => return,
+            Ok(None) => Part::End(work.admit(Load::Long).await?),
+            Ok(Some(Err(_))) | Err(_) => return Ok(()),
         };
         let is_last = matches!(part, Part::End(_));
         if parts.send(part).await.is_err() || is_last {
-            return;
+            return Ok(());
         }
     }
 }
@@ -182,7 +198,7 @@ impl Read for Parts {
         while self.part.is_empty() && !self.is_whole {
             match self.taken.blocking_recv() {
                 Some(Part::Bytes(bytes)) => self.part = bytes,
-                Some(Part::End(permit)) => (self.is_whole, self.permit) = (true, permit),
+                Some(Part::End(permit)) => (self.is_whole, self.permit) = (true, Some(permit)),
                 None => {
                     let message = "the upload broke off, or sent nothing for 30 seconds";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));

@@ -21,8 +21,9 @@ const QUICK_MAX: usize = 32;
 /// Calls that copy databases. They keep the disk busy, and more of them at once are not faster.
 const LONG_MAX: usize = 8;
 
-/// Uploads in chunks that are under way. Each holds a thread, which mostly waits for its client: they count apart, so that
-/// clients that are slow or gone keep no other call waiting.
+/// Uploads that are under way, in one piece and in chunks. Each holds a thread, which mostly waits for its client: they count
+/// apart, so that clients that are slow or gone keep no other call waiting.
+const UPLOADS_MAX: usize = 16;
 const SESSIONS_MAX: usize = 16;
 
 /// Calls that wait for one of the others to end. The next is refused at once.
@@ -38,7 +39,9 @@ pub(super) enum Load {
     Quick,
     /// It copies a database.
     Long,
-    /// It takes the chunks of an upload. What follows when all have come is a long call's work.
+    /// It takes a file from a client. What follows when all of it has come is a long call's work.
+    Upload,
+    /// The same in chunks.
     Session,
 }
 
@@ -50,6 +53,7 @@ pub(super) type Permit = OwnedSemaphorePermit;
 pub(super) struct Work {
     quick: Arc<Semaphore>,
     long: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
     waiting: AtomicUsize,
     stopped: Arc<AtomicBool>,
@@ -60,6 +64,7 @@ impl Default for Work {
         Self {
             quick: Arc::new(Semaphore::new(QUICK_MAX)),
             long: Arc::new(Semaphore::new(LONG_MAX)),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
             waiting: AtomicUsize::new(0),
             stopped: Arc::default(),
@@ -127,6 +132,7 @@ impl Work {
         let permits = match load {
             Load::Quick => &self.quick,
             Load::Long => &self.long,
+            Load::Upload => &self.uploads,
             Load::Session => &self.sessions,
         };
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {

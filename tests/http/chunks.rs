@@ -261,7 +261,8 @@ fn what_is_no_chunk_of_the_upload_is_refused_and_the_upload_goes_on() {
     client.start(bytes.len());
     let early = client.chunk(1, chunks[1]).error();
     assert_eq!(early, (409, "chunk 1 came before chunk 0: they are sent in order".into()));
-    assert_eq!(client.chunk(3, chunks[1]).status, 400);
+    let beyond = client.chunk(3, chunks[1]).error();
+    assert_eq!(beyond, (400, format!("there is no chunk 3: {} bytes are 3 chunks, from 0", bytes.len())));
     assert_eq!(client.chunk(usize::MAX, chunks[1]).status, 400);
     assert_eq!(client.put(&format!("{}/chunk/-1", client.id), &[], chunks[0]).status, 400);
     // Its length is said before it comes, and nothing of it is taken.
@@ -442,9 +443,12 @@ fn uploads_that_nobody_goes_on_with_end_and_keep_no_other_call_waiting() {
     let mut late = Client::of(&address, "late", "");
     late.start(bytes.len());
     for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
-        // Requests in between keep it from being idle.
+        // Requests in between keep it from being idle, and so does one that takes long.
         std::thread::sleep(Duration::from_millis(1_200));
-        assert_eq!(late.chunk(number, chunk).status, 200);
+        let mut slow = late.begins(number, chunk, 1 << 20);
+        std::thread::sleep(Duration::from_millis(2_800));
+        slow.write_all(&chunk[1 << 20..]).unwrap();
+        assert_eq!(read_answer(&mut slow).status, 200);
     }
     assert_eq!(late.finalize().status, 200);
     waits_for("debris of uploads", || in_staging() == 0);
