@@ -12,18 +12,19 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::{FromRequestParts, RawPathParams},
     http::{HeaderMap, StatusCode, header, request::Parts},
-    routing::put,
 };
 use http_body_util::BodyExt;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Shared, State,
-    body::{StartAnswer, StartUpload},
+    body::{KeyHeaders, StartAnswer, StartUpload},
     chunked::{self, CHUNK_LEN, Chunk},
+    openapi::{Conflict, Missing, NoRoom, Refused, operations},
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody},
     upload::{Address, encryption, write},
@@ -43,12 +44,16 @@ const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
 /// The routes, for the host name of a database and for its path.
-pub(super) fn routes() -> Router<Arc<Shared>> {
-    let routes = Router::new()
-        .route("/start", put(start))
-        .route("/{upload_id}/chunk/{number}", put(chunk))
-        .route("/{upload_id}/finalize", put(finalize));
-    Router::new().nest("/v2/upload", routes.clone()).nest("/databases/{name}/v2/upload", routes)
+pub(super) fn routes() -> OpenApiRouter<Arc<Shared>> {
+    let routes =
+        || OpenApiRouter::new().routes(routes!(start)).routes(routes!(chunk)).routes(routes!(finalize));
+    let mut by_path = routes();
+    for item in by_path.get_openapi_mut().paths.paths.values_mut() {
+        for operation in operations(item) {
+            operation.operation_id = operation.operation_id.take().map(|id| id + "ByPath");
+        }
+    }
+    OpenApiRouter::new().nest("/v2/upload", routes()).nest("/databases/{name}/v2/upload", by_path)
 }
 
 /// What the path and the host name say.
@@ -71,6 +76,12 @@ impl<S: Send + Sync> FromRequestParts<S> for To {
     }
 }
 
+/// Starts an upload in chunks, and ends the one before it.
+#[utoipa::path(
+    put, path = "/start", tag = "uploads", operation_id = "startUpload",
+    request_body = StartUpload,
+    responses((status = 200, description = "Chunks may come", body = StartAnswer), Refused, Missing, Conflict, NoRoom),
+)]
 async fn start(shared: State, bearer: Bearer, to: To, body: JsonBody) -> Answer<Json<StartAnswer>> {
     let StartUpload { db_size_bytes: size } = body.read()?;
     if !(SIZE_MIN..=SIZE_MAX).contains(&size) {
@@ -104,6 +115,13 @@ async fn start(shared: State, bearer: Bearer, to: To, body: JsonBody) -> Answer<
     Ok(Json(StartAnswer { chunk_size: CHUNK_LEN, upload_id }))
 }
 
+/// Uploads a chunk. One that was answered, or has come in part, may come again.
+#[utoipa::path(
+    put, path = "/{upload_id}/chunk/{number}", tag = "uploads", operation_id = "uploadChunk",
+    request_body(content = Vec<u8>, description = "A part of the file", content_type = "application/octet-stream"),
+    params(KeyHeaders),
+    responses((status = 200, description = "The chunk is taken"), Refused, Missing, Conflict, NoRoom),
+)]
 async fn chunk(shared: State, bearer: Bearer, to: To, headers: HeaderMap, mut body: Body) -> Answer<()> {
     let taken = take(&shared, bearer, to, &headers, &mut body).await;
     if taken.is_err() {
@@ -135,6 +153,11 @@ async fn take(shared: &State, bearer: Bearer, to: To, headers: &HeaderMap, body:
     upload.take(chunk, begin).await
 }
 
+/// Completes an upload in chunks.
+#[utoipa::path(
+    put, path = "/{upload_id}/finalize", tag = "uploads", operation_id = "finalizeUpload",
+    responses((status = 200, description = "The draft is a database now"), Refused, Missing, Conflict, NoRoom),
+)]
 async fn finalize(shared: State, bearer: Bearer, to: To) -> Answer<()> {
     let find = move |plane: &_, caller: &_, _: &_| to.address.find(plane, caller);
     let database = shared.run(Load::Quick, bearer, find).await?;

@@ -17,7 +17,9 @@ use zeroize::Zeroizing;
 use super::{
     Shared, State,
     access::{Access, Caller},
+    body::KeyHeaders,
     history::database_for,
+    openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, Place, host, without_port},
     work::{Going, Load, Permit, Work},
@@ -30,12 +32,24 @@ const PARTS_MAX: usize = 4;
 /// How long a client may send nothing.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// To the host name of a database.
+/// Uploads the file of a draft, to its host name.
+#[utoipa::path(
+    post, path = "/v1/upload", tag = "uploads", operation_id = "upload",
+    request_body(content = Vec<u8>, description = "A SQLite file", content_type = "application/octet-stream"),
+    params(KeyHeaders),
+    responses((status = 200, description = "The draft is a database now"), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn by_host(shared: State, bearer: Bearer, headers: HeaderMap, body: Body) -> Answer<()> {
     receive(&shared, bearer, &headers, body, Address::of_host(&headers)).await
 }
 
-/// To a path, for those whose name service does not know the host names of databases.
+/// Uploads the file of a draft, to a path: for those whose name service does not know the host names of databases.
+#[utoipa::path(
+    post, path = "/databases/{name}/v1/upload", tag = "uploads", operation_id = "uploadByPath",
+    request_body(content = Vec<u8>, description = "A SQLite file", content_type = "application/octet-stream"),
+    params(KeyHeaders),
+    responses((status = 200, description = "The draft is a database now"), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn by_path(
     shared: State,
     bearer: Bearer,

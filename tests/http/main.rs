@@ -7,5 +7,6 @@ mod api;
 mod chunks;
 mod client;
 mod crash;
+mod openapi;
 mod server;
 mod uploads;

@@ -212,5 +212,5 @@ fn uploads_that_wait_for_their_turn_stand_in_no_memory() {
         }
     });
     let grown = peak(server) - before;
-    assert!(grown < 32 << 20, "{grown} bytes for 100 uploads");
+    assert!(grown < 12 << 20, "{grown} bytes for 100 uploads");
 }
