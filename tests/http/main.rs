@@ -7,6 +7,7 @@ mod api;
 mod chunks;
 mod client;
 mod crash;
+mod load;
 mod openapi;
 mod server;
 mod uploads;
