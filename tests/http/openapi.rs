@@ -105,8 +105,9 @@ fn whatever_the_document_allows_is_answered_as_it_says() {
                 "all",
                 "--max-examples",
                 "15",
+                // CPython 3.11 parses wrongly in two threads at once: "AST constructor recursion depth mismatch".
                 "--workers",
-                "2",
+                "1",
                 "--no-color",
                 "--generation-deterministic",
             ])
