@@ -394,3 +394,18 @@ pub(super) struct RenameGroup {
 pub(super) struct Stats {
     pub(super) top_queries: Option<[String; 0]>,
 }
+
+/// How an upload in chunks begins.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct StartUpload {
+    /// The size of the file.
+    #[schema(minimum = 512)]
+    pub(super) db_size_bytes: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct StartAnswer {
+    /// The size of all chunks but the last.
+    pub(super) chunk_size: u64,
+    pub(super) upload_id: String,
+}

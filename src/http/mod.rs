@@ -25,6 +25,7 @@
 //! | `GET` `…/groups/{name}/locations/{location}/wait` | answers at once: the group is there |
 //! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
 //! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
+//! | `PUT` `/v2/upload/start`, `…/{upload_id}/chunk/{number}`, `…/{upload_id}/finalize` | the same in chunks, each of which may be sent again; also at `/databases/{name}/v2/upload/…` |
 //! | `GET` `/openapi.json` | the `OpenAPI` document of all this; needs no token |
 //! | `GET` `/health`, `/ready` | whether the server runs, and whether it can do something; they need no token |
 //! | `GET` `/metrics` | figures for Prometheus; a token that is read-only will do |
@@ -35,6 +36,8 @@
 mod about;
 mod access;
 mod body;
+mod chunked;
+mod chunks;
 mod databases;
 mod expiration;
 mod groups;
@@ -46,12 +49,13 @@ mod refusal;
 mod request;
 mod schema;
 mod serve;
+mod sessions;
 mod tls;
 mod tokens;
 mod upload;
 mod work;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Json, Router, extract::Request, http::StatusCode, middleware::Next, routing::get};
 use utoipa::openapi::OpenApi;
@@ -62,6 +66,7 @@ use metrics::Metrics;
 use refusal::{Answer, Refusal};
 use request::Bearer;
 pub use serve::{Server, check_reach};
+use sessions::{PATIENCE, Sessions};
 pub use tls::Certificate;
 use work::{Going, Load, Work};
 
@@ -85,7 +90,9 @@ pub struct HttpApi {
     organization: Option<String>,
     location: String,
     asks_for_tokens: bool,
+    patience: Duration,
     work: Arc<Work>,
+    sessions: Arc<Sessions>,
 }
 
 impl HttpApi {
@@ -97,7 +104,9 @@ impl HttpApi {
             organization: None,
             location: "local".into(),
             asks_for_tokens: true,
+            patience: PATIENCE,
             work: Arc::default(),
+            sessions: Arc::default(),
         }
     }
 
@@ -118,6 +127,13 @@ impl HttpApi {
     #[must_use]
     pub fn without_tokens(self) -> Self {
         Self { asks_for_tokens: false, ..self }
+    }
+
+    /// How long an upload in chunks may wait for its next request before it is ended and what it sent is removed. It is five
+    /// minutes unless set.
+    #[must_use]
+    pub fn upload_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The file with a token of the organization, which only its owner can read, in the fleet's directory. It is made if it
@@ -156,8 +172,10 @@ impl HttpApi {
             organization: self.organization.clone(),
             location: self.location.clone(),
             tokens: self.asks_for_tokens.then(|| Tokens::open(self.plane.root())).transpose()?.map(Arc::new),
+            patience: self.patience,
             work: Arc::clone(&self.work),
             metrics: Arc::clone(&metrics),
+            sessions: Arc::clone(&self.sessions),
         };
         let asks_for_tokens = self.asks_for_tokens;
         let guard = axum::middleware::from_fn(move |request: Request, next: Next| async move {
@@ -188,6 +206,7 @@ impl HttpApi {
     /// goes; [`Server`] does so itself.
     pub fn stop(&self) {
         self.work.stop();
+        self.sessions.end_all();
     }
 }
 
@@ -198,8 +217,10 @@ struct Shared {
     organization: Option<String>,
     location: String,
     tokens: Option<Arc<Tokens>>,
+    patience: Duration,
     work: Arc<Work>,
     metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
 }
 
 /// The state of the router.
@@ -296,5 +317,6 @@ fn routes() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(about::health))
         .routes(routes!(about::ready))
         .routes(routes!(about::metrics))
+        .merge(chunks::routes())
         .split_for_parts()
 }

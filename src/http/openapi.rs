@@ -31,6 +31,8 @@ const PATH_PARAMETERS: &[(&str, &str)] = &[
         "The name of the location: there is one, `local` unless the server was started with another name.",
     ),
     ("instance", "The name of the instance, which is that of the location."),
+    ("upload_id", "The id that the start of the upload answered."),
+    ("number", "The number of the chunk, from 0."),
 ];
 
 macro_rules! failures {
@@ -126,7 +128,7 @@ pub(super) fn finish(mut document: OpenApi, asks_for_tokens: bool) -> OpenApi {
     document
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     let PathItem { get, put, post, delete, patch, .. } = item;
     [get, put, post, delete, patch].into_iter().flatten()
 }
@@ -147,6 +149,7 @@ fn add_path_parameters(path: &str, operation: &mut Operation) {
             .description(description)
             .schema(Some(match name {
                 "name" => <crate::DatabaseName as utoipa::PartialSchema>::schema(),
+                "number" => ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).into(),
                 _ => ObjectBuilder::new().schema_type(Type::String).into(),
             }));
         parameters.push(RefOr::T(parameter.build()));

@@ -12,7 +12,7 @@ use super::body::ErrorBody;
 use crate::{Error, ErrorKind};
 
 /// A status and a sentence.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
     code: &'static str,
@@ -58,6 +58,15 @@ impl Refusal {
         }
         let message = self.message.replace(&format!("{}/", root.display()), "");
         Self { message, ..self }
+    }
+
+    /// The same for those who ask again when nothing can change any more: clients repeat what a 5xx answers.
+    pub(super) fn again(self) -> Self {
+        if !self.status.is_server_error() {
+            return self;
+        }
+        let message = format!("{}; this upload is over: start again", self.message);
+        Self { status: StatusCode::CONFLICT, message, retry_after: None, ..self }
     }
 
     /// For what a body names, and not the path: there a thing that is missing makes the request a bad one.
@@ -108,5 +117,21 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_for_good_is_not_answered_twice_as_if_it_could_be_repeated() {
+        let full = Refusal::from(Error::new(ErrorKind::DiskFull, "the disk is full"));
+        assert_eq!(full.status, StatusCode::INSUFFICIENT_STORAGE);
+        let again = full.again();
+        assert_eq!((again.status, again.code), (StatusCode::CONFLICT, "disk_full"));
+        assert!(again.message.starts_with("the disk is full; "));
+        let wrong = Refusal::bad_request("no database").again();
+        assert_eq!((wrong.status, wrong.message.as_str()), (StatusCode::BAD_REQUEST, "no database"));
     }
 }

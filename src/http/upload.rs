@@ -2,31 +2,35 @@
 
 use std::{
     io::{self, Read},
+    sync::Arc,
     time::Duration,
 };
 
 use axum::{body::Body, body::Bytes, http::HeaderMap, http::StatusCode};
 use http_body_util::BodyExt;
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 use zeroize::Zeroizing;
 
 use super::{
     Shared, State,
-    access::Access,
+    access::{Access, Caller},
     body::KeyHeaders,
     history::database_for,
     openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
-    request::{Bearer, Place, host},
-    work::Load,
+    request::{Bearer, Place, host, without_port},
+    work::{Going, Load, Permit, Work},
 };
-use crate::{Cipher, EncryptionKey, RemoteEncryption, Upload};
+use crate::{Cipher, ControlPlane, Database, EncryptionKey, RemoteEncryption, Upload};
 
-/// Parts of a body that wait to be written.
-const PARTS_MAX: usize = 16;
+/// Parts of a body that wait to be written. Each holds on to the buffer that it was read into, of up to 400 KB.
+const PARTS_MAX: usize = 4;
 
 /// How long a client may send nothing.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Uploads the file of a draft, to its host name.
 #[utoipa::path(
@@ -36,9 +40,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
     responses((status = 200, description = "The draft is a database now"), Refused, Missing, Conflict, NoRoom),
 )]
 pub(super) async fn by_host(shared: State, bearer: Bearer, headers: HeaderMap, body: Body) -> Answer<()> {
-    let host = host(&headers).unwrap_or_default().to_owned();
-    let name = host.split('.').next().unwrap_or_default().to_owned();
-    receive(&shared, bearer, &headers, body, name, Some(host)).await
+    receive(&shared, bearer, &headers, body, Address::of_host(&headers)).await
 }
 
 /// Uploads the file of a draft, to a path: for those whose name service does not know the host names of databases.
@@ -55,7 +57,35 @@ pub(super) async fn by_path(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<()> {
-    receive(&shared, bearer, &headers, body, name, None).await
+    receive(&shared, bearer, &headers, body, Address::of_path(name)).await
+}
+
+/// Which database something is uploaded to.
+pub(super) struct Address {
+    name: String,
+    host: Option<String>,
+}
+
+impl Address {
+    /// The one whose host name a request is for.
+    pub(super) fn of_host(headers: &HeaderMap) -> Self {
+        let host = host(headers).unwrap_or_default().to_owned();
+        Self { name: host.split('.').next().unwrap_or_default().to_owned(), host: Some(host) }
+    }
+
+    pub(super) const fn of_path(name: String) -> Self {
+        Self { name, host: None }
+    }
+
+    /// The database, if the caller may upload to it.
+    pub(super) fn find(&self, plane: &ControlPlane, caller: &Caller) -> Answer<Database> {
+        let database = database_for(plane, caller, &self.name, Access::Full)?;
+        let hostname = without_port(&database.hostname);
+        if self.host.as_ref().is_some_and(|host| !host.eq_ignore_ascii_case(hostname)) {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", "no database has this host name"));
+        }
+        Ok(database)
+    }
 }
 
 async fn receive(
@@ -63,32 +93,52 @@ async fn receive(
     bearer: Bearer,
     headers: &HeaderMap,
     body: Body,
-    name: String,
-    host: Option<String>,
+    address: Address,
 ) -> Answer<()> {
     let encryption = encryption(headers)?;
-    let (parts, taken) = mpsc::channel(PARTS_MAX);
-    let upload = shared.run(Load::Long, bearer, move |plane, caller, going| {
-        let database = database_for(plane, caller, &name, Access::Full)?;
-        let hostname = super::request::without_port(&database.hostname);
-        if host.is_some_and(|host| !host.eq_ignore_ascii_case(hostname)) {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", "no database has this host name"));
-        }
-        let mut file = Parts { taken, part: Bytes::new(), is_whole: false };
-        let upload = Upload::Reader(&mut file);
-        let watch = &mut *going.watch();
-        let done = match &encryption {
-            Some(encryption) => plane.upload_encrypted_database(&name, upload, encryption, None, watch),
-            None => plane.upload_database_watched(&name, upload, watch),
-        };
-        done.map_err(invalid_file)
+    let (parts, file) = Parts::channel();
+    let (admitted, is_admitted) = oneshot::channel();
+    let sessions = Arc::clone(&shared.sessions);
+    let upload = shared.run(Load::Upload, bearer, move |plane, caller, going| {
+        let database = address.find(plane, caller)?;
+        // One in chunks that nobody goes on with would be in its way.
+        Handle::current().block_on(sessions.end_of(&database.id))?;
+        let _still_asked_for = admitted.send(());
+        write(plane, database.name.as_str(), encryption.as_ref(), file, going)
     });
+    // Nothing is read for a call that waits for its turn: its body would wait in memory, and the turn come for clients that
+    // are gone since.
+    let sent = async {
+        match is_admitted.await {
+            Ok(()) => feed(&shared.work, body, parts).await,
+            Err(_refused) => Ok(()),
+        }
+    };
     // A call that is refused is answered at once, and not when the client has sent more.
     tokio::pin!(upload);
     tokio::select! {
         answer = &mut upload => answer,
-        () = feed(body, parts) => upload.await,
+        sent = sent => {
+            sent?;
+            upload.await
+        }
     }
+}
+
+/// Completes a draft with what comes through `file`.
+pub(super) fn write(
+    plane: &ControlPlane,
+    name: &str,
+    encryption: Option<&RemoteEncryption>,
+    mut file: Parts,
+    going: &Going,
+) -> Answer<()> {
+    let (upload, watch) = (Upload::Reader(&mut file), &mut *going.watch());
+    let done = match encryption {
+        Some(encryption) => plane.upload_encrypted_database(name, upload, encryption, None, watch),
+        None => plane.upload_database_watched(name, upload, watch),
+    };
+    done.map_err(invalid_file)
 }
 
 /// A damaged file is the client's, not the server's.
@@ -100,7 +150,7 @@ fn invalid_file(error: crate::Error) -> Refusal {
 }
 
 /// The key and cipher in the headers, if they are there.
-fn encryption(headers: &HeaderMap) -> Answer<Option<RemoteEncryption>> {
+pub(super) fn encryption(headers: &HeaderMap) -> Answer<Option<RemoteEncryption>> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let key = text("x-turso-encryption-key").map(|key| Zeroizing::new(key.to_owned()));
     match (key, text("x-turso-encryption-cipher")) {
@@ -116,34 +166,45 @@ fn encryption(headers: &HeaderMap) -> Answer<Option<RemoteEncryption>> {
 }
 
 /// A part of a body, or its end.
-enum Part {
+pub(super) enum Part {
     Bytes(Bytes),
-    End,
+    /// What follows is a long call's work.
+    End(Permit),
 }
 
 /// Passes a body on, part by part, for as long as somebody takes them. A body that breaks off has no end.
-async fn feed(mut body: Body, parts: mpsc::Sender<Part>) {
+async fn feed(work: &Work, mut body: Body, parts: mpsc::Sender<Part>) -> Answer<()> {
     loop {
         let part = match tokio::time::timeout(IDLE_MAX, body.frame()).await {
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(bytes) => Part::Bytes(bytes),
                 Err(_trailers) => continue,
             },
-            Ok(None) => Part::End,
-            Ok(Some(Err(_))) | Err(_) => return,
+            Ok(None) => Part::End(work.admit(Load::Long).await?),
+            Ok(Some(Err(_))) | Err(_) => return Ok(()),
         };
-        let is_last = matches!(part, Part::End);
+        let is_last = matches!(part, Part::End(_));
         if parts.send(part).await.is_err() || is_last {
-            return;
+            return Ok(());
         }
     }
 }
 
 /// A body as a file that is read.
-struct Parts {
+pub(super) struct Parts {
     taken: mpsc::Receiver<Part>,
     part: Bytes,
     is_whole: bool,
+    /// Held until the call that reads this is over.
+    permit: Option<Permit>,
+}
+
+impl Parts {
+    /// Where parts are sent, and where they are read. A few of them stand in memory.
+    pub(super) fn channel() -> (mpsc::Sender<Part>, Self) {
+        let (parts, taken) = mpsc::channel(PARTS_MAX);
+        (parts, Self { taken, part: Bytes::new(), is_whole: false, permit: None })
+    }
 }
 
 impl Read for Parts {
@@ -151,7 +212,7 @@ impl Read for Parts {
         while self.part.is_empty() && !self.is_whole {
             match self.taken.blocking_recv() {
                 Some(Part::Bytes(bytes)) => self.part = bytes,
-                Some(Part::End) => self.is_whole = true,
+                Some(Part::End(permit)) => (self.is_whole, self.permit) = (true, Some(permit)),
                 None => {
                     let message = "the upload broke off, or sent nothing for 30 seconds";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));

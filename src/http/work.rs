@@ -21,6 +21,11 @@ const QUICK_MAX: usize = 32;
 /// Calls that copy databases. They keep the disk busy, and more of them at once are not faster.
 const LONG_MAX: usize = 8;
 
+/// Uploads that are under way, in one piece and in chunks. Each holds a thread, which mostly waits for its client: they count
+/// apart, so that clients that are slow or gone keep no other call waiting.
+const UPLOADS_MAX: usize = 16;
+const SESSIONS_MAX: usize = 16;
+
 /// Calls that wait for one of the others to end. The next is refused at once.
 const WAITING_MAX: usize = 1_024;
 
@@ -34,13 +39,22 @@ pub(super) enum Load {
     Quick,
     /// It copies a database.
     Long,
+    /// It takes a file from a client. What follows when all of it has come is a long call's work.
+    Upload,
+    /// The same in chunks.
+    Session,
 }
+
+/// A place among the calls of a load, held for as long as one runs.
+pub(super) type Permit = OwnedSemaphorePermit;
 
 /// What is being done, and how much of it at once.
 #[derive(Debug)]
 pub(super) struct Work {
     quick: Arc<Semaphore>,
     long: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
     waiting: AtomicUsize,
     stopped: Arc<AtomicBool>,
 }
@@ -50,6 +64,8 @@ impl Default for Work {
         Self {
             quick: Arc::new(Semaphore::new(QUICK_MAX)),
             long: Arc::new(Semaphore::new(LONG_MAX)),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
             waiting: AtomicUsize::new(0),
             stopped: Arc::default(),
         }
@@ -94,6 +110,15 @@ impl Work {
         call: impl FnOnce(Going) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
         let permit = self.admit(load).await?;
+        self.run_admitted(permit, call).await
+    }
+
+    /// The same for a call that is admitted already.
+    pub(super) async fn run_admitted<T: Send + 'static>(
+        &self,
+        permit: Permit,
+        call: impl FnOnce(Going) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
         let going = Going(Arc::clone(&self.stopped));
         let span = tracing::Span::current();
         let running = tokio::task::spawn_blocking(move || {
@@ -107,7 +132,8 @@ impl Work {
         })
     }
 
-    async fn admit(&self, load: Load) -> Answer<OwnedSemaphorePermit> {
+    /// Waits for a place among the calls of this load.
+    pub(super) async fn admit(&self, load: Load) -> Answer<Permit> {
         let busy = || Refusal::overloaded("the server has more to do than it can: try again in a moment", 2);
         if self.stopped.load(Ordering::Relaxed) {
             return Err(Refusal::overloaded("the server is shutting down", 5));
@@ -115,6 +141,8 @@ impl Work {
         let permits = match load {
             Load::Quick => &self.quick,
             Load::Long => &self.long,
+            Load::Upload => &self.uploads,
+            Load::Session => &self.sessions,
         };
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Ok(permit);

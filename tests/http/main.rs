@@ -4,8 +4,10 @@
 
 mod access;
 mod api;
+mod chunks;
 mod client;
 mod crash;
+mod load;
 mod openapi;
 mod operation;
 mod server;

@@ -124,26 +124,12 @@ impl Server {
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream
+        connect_to(&self.address)
     }
 
     /// Sends a request with headers of the caller's own, none of which is added but the length.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut stream = self.connect();
-        let mut head =
-            format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
-        if !headers.iter().any(|(name, _)| *name == "Host") {
-            write!(head, "Host: {}\r\n", self.address).unwrap();
-        }
-        for (name, value) in headers {
-            write!(head, "{name}: {value}\r\n").unwrap();
-        }
-        stream.write_all((head + "\r\n").as_bytes()).unwrap();
-        // A server that refuses a body does not read it.
-        let _may_be_refused = stream.write_all(body);
-        read_answer(&mut stream)
+        send_to(&self.address, method, path, headers, body)
     }
 
     /// Sends a request with a token.
@@ -181,6 +167,34 @@ impl Drop for Server {
         let _gone_already = self.running.kill();
         let _waited_for = self.running.wait();
     }
+}
+
+pub(crate) fn connect_to(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+}
+
+pub(crate) fn send_to(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut stream = connect_to(address);
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        write!(head, "Host: {address}\r\n").unwrap();
+    }
+    for (name, value) in headers {
+        write!(head, "{name}: {value}\r\n").unwrap();
+    }
+    stream.write_all((head + "\r\n").as_bytes()).unwrap();
+    // A server that refuses a body does not read it.
+    let _may_be_refused = stream.write_all(body);
+    read_answer(&mut stream)
 }
 
 pub(crate) fn read_answer(stream: &mut TcpStream) -> Answer {

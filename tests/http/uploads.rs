@@ -1,16 +1,16 @@
 //! Uploads of SQLite files to drafts.
 
-use std::{fs, io::Write, path::Path, time::Duration};
+use std::{fs, io::Write, net::TcpStream, path::Path, time::Duration};
 
 use litefleet::{ConnectOptions, DatabaseState, EncryptionKey, rusqlite::Connection};
 use serde_json::{Value, json};
 
 use crate::server::{Server, read_answer};
 
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
 /// A SQLite file with `rows` rows of a kilobyte.
-fn file(dir: &Path, rows: u32) -> Vec<u8> {
+pub(crate) fn file(dir: &Path, rows: u32) -> Vec<u8> {
     let path = dir.join("upload.db");
     let connection = Connection::open(&path).unwrap();
     connection
@@ -25,7 +25,7 @@ fn file(dir: &Path, rows: u32) -> Vec<u8> {
     bytes
 }
 
-fn draft(server: &Server, name: &str, encryption: &Value) -> String {
+pub(crate) fn draft(server: &Server, name: &str, encryption: &Value) -> String {
     let seed = json!({ "type": "database_upload" });
     let mut body = json!({ "name": name, "group": "default", "seed": seed });
     if !encryption.is_null() {
@@ -35,17 +35,17 @@ fn draft(server: &Server, name: &str, encryption: &Value) -> String {
     server.token_of(name, "")
 }
 
-fn rows(server: &Server, name: &str, options: &ConnectOptions) -> u32 {
+pub(crate) fn rows(server: &Server, name: &str, options: &ConnectOptions) -> u32 {
     let connection = server.plane().connect(name, options).unwrap();
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
 
-fn staged(server: &Server) -> usize {
+pub(crate) fn staged(server: &Server) -> usize {
     fs::read_dir(server.root().join(".staging")).unwrap().count()
 }
 
 /// The most memory that the server ever held, in bytes.
-fn peak(server: &Server) -> u64 {
+pub(crate) fn peak(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
@@ -146,29 +146,71 @@ fn an_upload_that_is_refused_is_answered_before_its_body_comes() {
     assert_eq!(read_answer(&mut stream).status, 401);
 }
 
+/// Begins an upload, of which the first `count` bytes come.
+fn begin(server: &Server, name: &str, bytes: &[u8], count: usize) -> TcpStream {
+    let mut stream = server.connect();
+    let head = format!(
+        "POST /databases/{name}/v1/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        server.token,
+        bytes.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&bytes[..count]).unwrap();
+    stream
+}
+
 #[test]
-fn slow_uploads_keep_nobody_from_creating() {
+fn slow_uploads_keep_nobody_from_creating_and_forking() {
     let server = Server::new();
     let bytes = file(server.dir.path(), 100);
-    let slow: Vec<_> = (0..6)
+    let slow: Vec<_> = (0..16)
         .map(|upload| {
-            let token = draft(&server, &format!("slow-{upload}"), &Value::Null);
-            let mut stream = server.connect();
-            let head = format!(
-                "POST /databases/slow-{upload}/v1/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
-                bytes.len()
-            );
-            stream.write_all(head.as_bytes()).unwrap();
-            stream.write_all(&bytes[..5_000]).unwrap();
-            stream
+            let name = format!("slow-{upload}");
+            draft(&server, &name, &Value::Null);
+            begin(&server, &name, &bytes, 5_000)
         })
         .collect();
+    let begun = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        staged(&server) == slow.len()
+    });
+    assert!(begun, "not all of the uploads have begun");
     for number in 0..20 {
         server.create(&format!("quick-{number}"));
     }
+    let seed = json!({ "type": "database", "name": "quick-0" });
+    server.done("POST", "/databases", &json!({ "name": "fork", "group": "default", "seed": seed }));
+    assert_eq!(staged(&server), slow.len());
     for mut stream in slow {
         stream.write_all(&bytes[5_000..]).unwrap();
         assert_eq!(read_answer(&mut stream).status, 200);
     }
-    assert_eq!(rows(&server, "slow-5", &ConnectOptions::default()), 100);
+    assert_eq!(rows(&server, "slow-15", &ConnectOptions::default()), 100);
+}
+
+#[test]
+fn uploads_that_wait_for_their_turn_stand_in_no_memory() {
+    let server = Server::new();
+    let bytes = file(server.dir.path(), 5_000);
+    let _slow: Vec<_> = (0..16)
+        .map(|upload| {
+            let name = format!("slow-{upload}");
+            draft(&server, &name, &Value::Null);
+            begin(&server, &name, &bytes, 5_000)
+        })
+        .collect();
+    let before = peak(&server);
+    let (server, bytes) = (&server, &bytes);
+    std::thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(move || {
+                let mut stream = begin(server, "late", bytes, 0);
+                stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+                // Most of it is not taken: nobody reads it.
+                let _not_taken = stream.write_all(bytes);
+            });
+        }
+    });
+    let grown = peak(server) - before;
+    assert!(grown < 12 << 20, "{grown} bytes for 100 uploads");
 }
