@@ -1,6 +1,6 @@
 //! The JSON of the API beside Create Database: what is answered and read, with the keys as clients expect them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -123,6 +123,21 @@ pub(super) struct ConfigurationChanges {
 pub(super) struct SpanQuery {
     pub(super) from: Option<String>,
     pub(super) to: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct PointsQuery {
+    pub(super) from: Option<String>,
+    pub(super) to: Option<String>,
+    pub(super) limit: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ExportQuery {
+    pub(super) timestamp: Option<String>,
+    #[serde(default)]
+    pub(super) decrypt: bool,
+    pub(super) page_format: Option<String>,
 }
 
 /// Nobody counts rows: those figures are always 0.
@@ -285,6 +300,8 @@ pub(super) struct LocationsAnswer {
 pub(super) struct PointsAnswer {
     pub(super) points: Vec<PointBody>,
     pub(super) windows: Vec<WindowBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pagination: Option<Pagination>,
 }
 
 #[derive(Debug, Serialize)]

@@ -11,7 +11,8 @@
 //! | `GET` `DELETE` `…/databases/{name}` | show, destroy |
 //! | `GET` `PATCH` `…/databases/{name}/configuration` | limits, blocks, protection, history window |
 //! | `GET` `…/databases/{name}/usage`, `…/instances`, `…/instances/{instance}` | bytes on the disk (rows are not counted: 0); the one instance |
-//! | `GET` `…/databases/{name}/points?from=&to=` | the instants that it can be restored to |
+//! | `GET` `…/databases/{name}/points?from=&to=&limit=` | the instants that it can be restored to; under a limit the latest, and `pagination.next` is the `to` of those before |
+//! | `GET` `…/databases/{name}/export?timestamp=&decrypt=&page_format=` | its SQLite file, as it is or was; the key of an encrypted one goes in the header `x-turso-encryption-key` |
 //! | `POST` `…/databases/{name}/restore` | `{"timestamp": …}` restores it in place, and says what undoes that |
 //! | `POST` `…/databases/{name}/update` | nothing: the engine is the one that is linked |
 //! | `POST` `…/databases/{name}/auth/tokens`, `…/auth/rotate` | mint a token, revoke all |
@@ -27,6 +28,7 @@ mod access;
 mod body;
 mod databases;
 mod expiration;
+mod export;
 mod groups;
 mod history;
 mod refusal;
@@ -140,6 +142,7 @@ impl HttpApi {
             }
             Answer::Ok(next.run(request).await)
         });
+        export::sweep(self.plane.root());
         Ok(routes().with_state(Arc::new(shared)).layer(guard))
     }
 
@@ -226,6 +229,7 @@ fn routes() -> Router<Arc<Shared>> {
         .route("/{name}/instances/{instance}", get(databases::instance))
         .route("/{name}/update", post(databases::update))
         .route("/{name}/points", get(history::points))
+        .route("/{name}/export", get(export::export))
         .route("/{name}/restore", post(history::restore))
         .route("/{name}/auth/tokens", post(tokens::mint_for_database))
         .route("/{name}/auth/rotate", post(tokens::rotate_of_database));

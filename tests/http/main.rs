@@ -6,5 +6,6 @@ mod access;
 mod api;
 mod client;
 mod crash;
+mod export;
 mod server;
 mod uploads;

@@ -66,6 +66,16 @@ impl Server {
         Self { running, address, token: token.unwrap_or_default().trim().to_owned(), dir }
     }
 
+    /// Another server of the same fleet.
+    pub(crate) fn second(&self) -> Child {
+        let mut second =
+            command(&self.dir, &["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(second.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("url"), "{line}");
+        second
+    }
+
     /// What a server says that does not start.
     pub(crate) fn refused(arguments: &[&str]) -> String {
         let output = command(&tempfile::tempdir().unwrap(), arguments).output().unwrap();
