@@ -30,7 +30,7 @@ pub(super) fn run(root: &Path, options: &Options, output: Output) -> Result<()> 
                 _ => {}
             }
         }
-        let mut api = HttpApi::new(plane);
+        let mut api = HttpApi::new(plane).with_page();
         if let Some(slug) = &options.organization {
             api = api.organization(slug);
         }

@@ -23,6 +23,7 @@
 //! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
 //! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
 //! | `GET` `/health` | whether the server runs; needs no token |
+//! | `GET` `/` | a page for a person, [if it is served](HttpApi::with_page); needs no token itself |
 
 mod access;
 mod body;
@@ -31,6 +32,7 @@ mod expiration;
 mod export;
 mod groups;
 mod history;
+mod page;
 mod refusal;
 mod request;
 mod serve;
@@ -75,6 +77,7 @@ pub struct HttpApi {
     organization: Option<String>,
     location: String,
     asks_for_tokens: bool,
+    has_page: bool,
     work: Arc<Work>,
 }
 
@@ -87,6 +90,7 @@ impl HttpApi {
             organization: None,
             location: "local".into(),
             asks_for_tokens: true,
+            has_page: false,
             work: Arc::default(),
         }
     }
@@ -108,6 +112,13 @@ impl HttpApi {
     #[must_use]
     pub fn without_tokens(self) -> Self {
         Self { asks_for_tokens: false, ..self }
+    }
+
+    /// Serves a page for a person too, at `/`, with which a browser becomes a client of the API: groups, databases, their
+    /// history, uploads and exports.
+    #[must_use]
+    pub fn with_page(self) -> Self {
+        Self { has_page: true, ..self }
     }
 
     /// The file with a token of the organization, which only its owner can read, in the fleet's directory. It is made if it
@@ -143,7 +154,8 @@ impl HttpApi {
             Answer::Ok(next.run(request).await)
         });
         export::sweep(self.plane.root());
-        Ok(routes().with_state(Arc::new(shared)).layer(guard))
+        let routes = if self.has_page { routes().merge(page::routes()) } else { routes() };
+        Ok(routes.with_state(Arc::new(shared)).layer(guard))
     }
 
     /// Refuses new calls, and makes long ones stop: they leave nothing behind. A host program calls it before its runtime

@@ -7,5 +7,6 @@ mod api;
 mod client;
 mod crash;
 mod export;
+mod page;
 mod server;
 mod uploads;
