@@ -160,7 +160,7 @@ function hint() {
   const said = one("#at-hint");
   try {
     const at = instant(one("#at").value);
-    said.textContent = at === null ? "" : `${local(at, true)} here, ${ago(at)}`;
+    said.textContent = at === null ? "" : `${local(at, true)} local, ${ago(at)}`;
   } catch {
     said.textContent = "Such as 2026-01-31 12:00:05, or with a zone: 2026-01-31T12:00:05Z.";
   }

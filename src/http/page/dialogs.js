@@ -116,13 +116,17 @@ export function create({ source = null, at = null, done }) {
       const wanted = source?.group ?? fleet.groupNow();
       if (names.includes(wanted)) parts.group.value = wanted;
       parts.cipher.replaceChildren(element("option", { value: "" }, "None"), ...CIPHERS.map((name) => element("option", {}, name)));
-      if (source !== null) {
+      // Where the source is known it is not asked for, nor what only other sources need.
+      const isKnown = source !== null;
+      const isSealed = Boolean(source?.encryption_cipher);
+      one(".choice", dialog).hidden = isKnown;
+      parts.source.closest("label").hidden = isKnown;
+      parts["source-key"].closest("label").hidden = isKnown && !isSealed;
+      parts["source-key"].required = isSealed;
+      if (isKnown) {
         parts.seed.value = "fork";
         parts.source.value = source.Name;
-        parts["source-key"].required = Boolean(source.encryption_cipher);
         parts.at.value = at ?? "";
-      } else {
-        parts["source-key"].required = false;
       }
       const follow = () => {
         for (const part of dialog.querySelectorAll("[data-seed]")) show(part, part.dataset.seed === parts.seed.value);

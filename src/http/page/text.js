@@ -33,16 +33,17 @@ export function time(exact, { fraction = false } = {}) {
   return element("time", { dateTime: exact, title: exact, className: fraction ? "exact" : "" }, local(exact, fraction));
 }
 
+// Making one of these takes longer than a thousand uses of it.
+const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const dayOfYear = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
 export function local(exact, fraction = false) {
   const at = new Date(exact);
   if (Number.isNaN(at.getTime())) return exact;
-  const year = at.getFullYear() === new Date().getFullYear() ? undefined : "numeric";
-  const day = at.toLocaleDateString(undefined, { day: "numeric", month: "short", year });
-  const clock = at.toLocaleTimeString(undefined, {
-    hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
-  });
+  const date = at.getFullYear() === new Date().getFullYear() ? day : dayOfYear;
   const rest = fraction ? /\.\d+/.exec(exact)?.[0] ?? "" : "";
-  return `${day}, ${clock}${rest}`;
+  return `${date.format(at)}, ${clock.format(at)}${rest}`;
 }
 
 export function ago(exact) {
