@@ -27,11 +27,14 @@ use crate::{
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema), schema(description = "What to create."))]
 #[non_exhaustive]
 pub struct CreateDatabaseInput {
     /// The name of the new database: 1 to 64 lowercase letters, digits and dashes, unique in the root.
+    #[cfg_attr(feature = "http", schema(value_type = crate::name::DatabaseName))]
     pub name: String,
     /// The group to create it in, which must exist. A fork may leave it out, and takes the group of its source.
+    #[cfg_attr(feature = "http", schema(value_type = Option<crate::name::GroupName>))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Where its contents come from; nothing means an empty database.
@@ -97,6 +100,7 @@ impl CreateDatabaseInput {
 
 /// Where the contents of a new database come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Seed {
@@ -250,6 +254,7 @@ mod key_as_base64 {
 
 /// What was created: the `database` object of the response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct CreateDatabaseOutput {
     /// The database's id, a UUID.
@@ -306,6 +311,7 @@ impl CreateDatabaseInput {
 /// A database, as the catalog knows it. It serializes as the API's database object, with `state`, `created_at`,
 /// `size_limit` and `history_window` added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema), schema(description = "A database."))]
 #[expect(clippy::struct_excessive_bools, reason = "four switches, each of its own")]
 #[non_exhaustive]
 pub struct Database {
@@ -345,6 +351,7 @@ pub struct Database {
 
 /// Whether a database can be used yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DatabaseState {
@@ -356,6 +363,7 @@ pub enum DatabaseState {
 
 /// Where a fork came from. The source may be gone by now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Parent {
     /// The source's id.
@@ -368,6 +376,7 @@ pub struct Parent {
 
 /// A group of databases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Group {
     /// Its name, unique in the root.

@@ -205,7 +205,7 @@ impl Tokens {
     pub(super) fn organization_token_file(&self) -> Result<PathBuf> {
         let path = self.dir.join("token");
         let held = std::fs::read_to_string(&path).unwrap_or_default();
-        if self.caller(held.trim()).is_err() {
+        if self.claims(held.trim()).and_then(|claims| self.caller(claims)).is_err() {
             let token = self.mint(&Subject::Organization, Access::Full, None)?;
             write_private(&path, &format!("{token}\n")).map_err(|error| io_failed(&path, error))?;
         }
@@ -227,8 +227,8 @@ impl Tokens {
             .map_err(|error| Error::new(ErrorKind::Io, format!("signing a token: {error}")))
     }
 
-    /// Whose token this is, if it is good. The signature is compared in constant time, by the crate that checks it.
-    pub(super) fn caller(&self, token: &str) -> Answer<Caller> {
+    /// What a token says, if this server signed it. The signature is compared in constant time, by the crate that checks it.
+    pub(super) fn claims(&self, token: &str) -> Answer<Claims> {
         if token.split('.').count() != 3 {
             return Err(Refusal::unauthorized("token contains an invalid number of segments"));
         }
@@ -240,7 +240,12 @@ impl Tokens {
             jsonwebtoken::errors::ErrorKind::ExpiredSignature => Refusal::unauthorized("token has expired"),
             _ => Refusal::unauthorized("token is not one of this server"),
         })?;
-        let Claims { sub, access, rotation, .. } = claims.claims;
+        Ok(claims.claims)
+    }
+
+    /// Whose token it is, if it was not revoked.
+    pub(super) fn caller(&self, claims: Claims) -> Answer<Caller> {
+        let Claims { sub, access, rotation, .. } = claims;
         let (Some(subject), Some(access)) = (Subject::parse(&sub), Access::parse(&access)) else {
             return Err(Refusal::unauthorized("token is not one of this server"));
         };

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize, Serializer};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{Database, Group, Point, Reached, Restored, Timestamp, Window};
 
 /// The body of every failure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
     pub(super) error: String,
     pub(super) code: &'static str,
@@ -26,16 +27,16 @@ pub(super) struct Claims {
 }
 
 /// An empty answer. Clients read JSON even where there is nothing to say.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Nothing {}
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DatabaseAnswer<T> {
     pub(super) database: T,
 }
 
 /// A database as clients read it, with what they want to see beside what there is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_excessive_bools, reason = "clients read these keys")]
 pub(super) struct DatabaseBody {
     #[serde(flatten)]
@@ -71,32 +72,42 @@ impl DatabaseBody {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DatabasesAnswer {
     pub(super) databases: Vec<DatabaseBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pagination: Option<Pagination>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Pagination {
     pub(super) next: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DatabasesQuery {
+    /// Only those of this group.
     pub(super) group: Option<String>,
+    /// Only forks of the database with this id.
     pub(super) parent: Option<String>,
+    /// At most so many. Without it all are listed.
+    #[param(format = Int64, maximum = 4_294_967_295_u32)]
     pub(super) limit: Option<u32>,
+    /// Those that follow: `pagination.next` of the answer before.
     pub(super) cursor: Option<String>,
+    /// No database has the schema of another.
     pub(super) schema: Option<String>,
+    /// `schema` for databases whose schema others have: there are none.
     pub(super) r#type: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_excessive_bools, reason = "clients read these keys")]
 pub(super) struct Configuration {
+    #[schema(value_type = Option<crate::SizeLimit>)]
     pub(super) size_limit: Option<String>,
+    #[schema(value_type = crate::HistoryWindow)]
     pub(super) history_window: String,
     pub(super) block_reads: bool,
     pub(super) block_writes: bool,
@@ -107,41 +118,89 @@ pub(super) struct Configuration {
 }
 
 /// What is left out, and what is null, stays as it is.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ConfigurationChanges {
+    /// Bytes, or a number with a unit; `none` for no limit.
+    #[schema(example = "256mb", pattern = r"^([0-9]{4,12}|[1-9][0-9]{0,5}[kmgKMG][iI]?[bB]|none)?$")]
     pub(super) size_limit: Option<String>,
+    /// A number of days, hours, minutes or seconds, or `off`; `default` for that of the group.
+    #[schema(example = "7d", pattern = "^([0-9]{1,9}[dhms]|0|off|default)$")]
     pub(super) history_window: Option<String>,
     pub(super) block_reads: Option<bool>,
     pub(super) block_writes: Option<bool>,
     pub(super) delete_protection: Option<bool>,
+    /// Not supported: `true` is refused.
     pub(super) allow_attach: Option<bool>,
+    /// Not supported: a list that is not empty is refused.
     pub(super) allowed_ips: Option<Vec<String>>,
+    /// Not supported: a list that is not empty is refused.
     pub(super) allowed_aws_vpc_ids: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct SpanQuery {
+    /// From this instant on.
+    #[param(value_type = Timestamp, required = false)]
     pub(super) from: Option<String>,
+    /// Up to this instant, and with it.
+    #[param(value_type = Timestamp, required = false)]
     pub(super) to: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PointsQuery {
+    /// From this instant on.
+    #[param(value_type = Timestamp, required = false)]
     pub(super) from: Option<String>,
+    /// Up to this instant, and with it.
+    #[param(value_type = Timestamp, required = false)]
     pub(super) to: Option<String>,
+    /// The latest so many of them; `pagination.next` is the `to` of those before.
+    #[param(value_type = u32, required = false, format = Int64, minimum = 1, maximum = 4_294_967_295_u32)]
     pub(super) limit: Option<NonZeroU32>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ExportQuery {
+    /// As it was at this instant.
+    #[param(value_type = Timestamp, required = false)]
     pub(super) timestamp: Option<String>,
+    /// As a plain file, where it is encrypted.
     #[serde(default)]
+    #[param(required = false)]
     pub(super) decrypt: bool,
+    /// Sealed under the same key in this page format, where it is encrypted.
+    #[param(inline, value_type = crate::PageFormat, required = false)]
     pub(super) page_format: Option<String>,
 }
 
+/// The key of an encrypted database, in a header.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is described here, and read where the key is wiped")]
+pub(super) struct KeyHeader {
+    /// The key in base64.
+    #[param(rename = "x-turso-encryption-key", value_type = crate::EncryptionKey, required = false)]
+    key: Option<String>,
+}
+
+/// The key and the cipher of an encrypted database, in headers.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "they are described here, and read where the key is wiped")]
+pub(super) struct KeyHeaders {
+    /// The key in base64. It goes with the cipher, or both are left out.
+    #[param(rename = "x-turso-encryption-key", value_type = crate::EncryptionKey, required = false)]
+    key: Option<String>,
+    #[param(rename = "x-turso-encryption-cipher", value_type = crate::Cipher, required = false)]
+    cipher: Option<String>,
+}
+
 /// Nobody counts rows: those figures are always 0.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub(super) struct UsageFigures {
     rows_read: u64,
     rows_written: u64,
@@ -149,14 +208,14 @@ pub(super) struct UsageFigures {
     bytes_synced: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InstanceUsage {
     pub(super) uuid: String,
     pub(super) usage: UsageFigures,
 }
 
 /// The sum stands there twice: documents call it `total`, and clients read `usage`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "clients read this key")]
 pub(super) struct Usage {
     pub(super) uuid: String,
@@ -165,7 +224,7 @@ pub(super) struct Usage {
     pub(super) total: UsageFigures,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Instance {
     pub(super) uuid: String,
     pub(super) name: String,
@@ -174,27 +233,27 @@ pub(super) struct Instance {
     pub(super) hostname: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InstancesAnswer {
     pub(super) instances: [Instance; 1],
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InstanceAnswer {
     pub(super) instance: Instance,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GroupAnswer {
     pub(super) group: GroupBody,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GroupsAnswer {
     pub(super) groups: Vec<GroupBody>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GroupBody {
     #[serde(flatten)]
     group: Group,
@@ -205,12 +264,12 @@ pub(super) struct GroupBody {
     status: GroupStatus,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct GroupStatus {
     locations: [LocationStatus; 1],
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct LocationStatus {
     name: String,
     status: &'static str,
@@ -229,59 +288,64 @@ impl GroupBody {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct CreateGroup {
+    #[schema(value_type = crate::GroupName)]
     pub(super) name: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GroupConfiguration {
     pub(super) delete_protection: bool,
+    #[schema(value_type = crate::HistoryWindow)]
     pub(super) history_window: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct GroupConfigurationChanges {
     pub(super) delete_protection: Option<bool>,
+    #[schema(value_type = Option<crate::HistoryWindow>)]
     pub(super) history_window: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct TokenQuery {
+    /// How long it is good for, such as `2w1d30m`; `never` unless given.
     pub(super) expiration: Option<String>,
+    /// What it is good for: `full-access`, unless given, or `read-only`.
     pub(super) authorization: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct TokenBody {
+    /// Permissions within a database are not supported: nothing but an empty list of databases is taken.
     pub(super) permissions: Option<Permissions>,
     pub(super) fine_grained_permissions: Option<Vec<serde_json::Value>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct Permissions {
     pub(super) read_attach: Option<ReadAttach>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ReadAttach {
+    #[serde(default)]
     pub(super) databases: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TokenAnswer {
     pub(super) jwt: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct OrganizationsAnswer {
     pub(super) organizations: [Organization; 1],
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Organization {
     pub(super) name: String,
     pub(super) slug: String,
@@ -291,12 +355,12 @@ pub(super) struct Organization {
     pub(super) blocked_writes: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LocationsAnswer {
     pub(super) locations: BTreeMap<String, &'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PointsAnswer {
     pub(super) points: Vec<PointBody>,
     pub(super) windows: Vec<WindowBody>,
@@ -304,7 +368,7 @@ pub(super) struct PointsAnswer {
     pub(super) pagination: Option<Pagination>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PointBody {
     at: Timestamp,
     pages: u32,
@@ -318,7 +382,7 @@ impl From<Point> for PointBody {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WindowBody {
     from: Timestamp,
     to: Option<Timestamp>,
@@ -330,14 +394,15 @@ impl From<Window> for WindowBody {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct Restore {
     pub(super) timestamp: Timestamp,
     pub(super) remote_encryption: Option<crate::RemoteEncryption>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RestoreAnswer {
+    #[schema(value_type = crate::ReachedKind)]
     kind: Kind,
     commit: Option<Timestamp>,
     next: Option<Timestamp>,

@@ -10,6 +10,7 @@ use super::{
         Instance, InstanceAnswer, InstanceUsage, InstancesAnswer, Nothing, Pagination, SpanQuery, Usage,
         UsageFigures,
     },
+    openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Parameters, Place},
     work::Load,
@@ -19,6 +20,12 @@ use crate::{
     ListDatabases, Seed, Timestamp,
 };
 
+/// Creates a database: empty, as a fork, as a draft for an upload, or as of an instant.
+#[utoipa::path(
+    post, path = "/", tag = "databases", operation_id = "createDatabase",
+    request_body = CreateDatabaseInput,
+    responses((status = 200, description = "Done", body = DatabaseAnswer<CreateDatabaseOutput>), Refused, NoRoom, Conflict),
+)]
 pub(super) async fn create(
     shared: State,
     bearer: Bearer,
@@ -35,6 +42,12 @@ pub(super) async fn create(
         .await
 }
 
+/// Lists databases.
+#[utoipa::path(
+    get, path = "/", tag = "databases", operation_id = "listDatabases",
+    params(DatabasesQuery),
+    responses((status = 200, description = "Done", body = DatabasesAnswer), Refused),
+)]
 pub(super) async fn list(
     shared: State,
     bearer: Bearer,
@@ -63,6 +76,11 @@ pub(super) async fn list(
         .await
 }
 
+/// Shows a database.
+#[utoipa::path(
+    get, path = "/{name}", tag = "databases", operation_id = "getDatabase",
+    responses((status = 200, description = "Done", body = DatabaseAnswer<DatabaseBody>), Refused, Missing),
+)]
 pub(super) async fn show(
     shared: State,
     bearer: Bearer,
@@ -77,6 +95,11 @@ pub(super) async fn show(
         .await
 }
 
+/// Destroys a database, and its history with it.
+#[utoipa::path(
+    delete, path = "/{name}", tag = "databases", operation_id = "destroyDatabase",
+    responses((status = 200, description = "Done", body = DatabaseAnswer<String>), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn destroy(
     shared: State,
     bearer: Bearer,
@@ -90,6 +113,11 @@ pub(super) async fn destroy(
         .await
 }
 
+/// Shows the limits and blocks of a database, its protection and its history window.
+#[utoipa::path(
+    get, path = "/{name}/configuration", tag = "databases", operation_id = "getDatabaseConfiguration",
+    responses((status = 200, description = "Done", body = Configuration), Refused, Missing),
+)]
 pub(super) async fn configuration(
     shared: State,
     bearer: Bearer,
@@ -102,6 +130,12 @@ pub(super) async fn configuration(
         .await
 }
 
+/// Changes them. What is left out stays as it is.
+#[utoipa::path(
+    patch, path = "/{name}/configuration", tag = "databases", operation_id = "configureDatabase",
+    request_body = Option<ConfigurationChanges>,
+    responses((status = 200, description = "Done", body = Configuration), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn configure(
     shared: State,
     bearer: Bearer,
@@ -159,6 +193,12 @@ fn changes_of(wanted: ConfigurationChanges) -> Answer<DatabaseChanges> {
     })
 }
 
+/// Tells how many bytes a database takes on the disk. Rows are not counted.
+#[utoipa::path(
+    get, path = "/{name}/usage", tag = "databases", operation_id = "getDatabaseUsage",
+    params(SpanQuery),
+    responses((status = 200, description = "Done", body = DatabaseAnswer<Usage>), Refused, Missing),
+)]
 pub(super) async fn usage(
     shared: State,
     bearer: Bearer,
@@ -188,6 +228,11 @@ pub(super) fn instant(parameter: &str, text: Option<&str>) -> Answer<Option<Time
         .map_err(|error| Refusal::bad_request(format!("invalid {parameter} parameter: {error}")))
 }
 
+/// Lists the one instance of a database.
+#[utoipa::path(
+    get, path = "/{name}/instances", tag = "databases", operation_id = "listInstances",
+    responses((status = 200, description = "Done", body = InstancesAnswer), Refused, Missing),
+)]
 pub(super) async fn instances(
     shared: State,
     bearer: Bearer,
@@ -201,6 +246,11 @@ pub(super) async fn instances(
         .await
 }
 
+/// Shows an instance.
+#[utoipa::path(
+    get, path = "/{name}/instances/{instance}", tag = "databases", operation_id = "getInstance",
+    responses((status = 200, description = "Done", body = InstanceAnswer), Refused, Missing),
+)]
 pub(super) async fn instance(
     shared: State,
     bearer: Bearer,
@@ -229,7 +279,11 @@ fn instance_of(database: Database, location: &str) -> Instance {
     }
 }
 
-/// Clients ask for the newest version of the engine. It is the one that is linked.
+/// Does nothing: clients ask for the newest version of the engine, which is the one that is linked.
+#[utoipa::path(
+    post, path = "/{name}/update", tag = "databases", operation_id = "updateDatabase",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing),
+)]
 pub(super) async fn update(
     shared: State,
     bearer: Bearer,

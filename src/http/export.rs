@@ -22,9 +22,10 @@ use http_body_util::channel::{Channel, Sender};
 use super::{
     State,
     access::Access,
-    body::ExportQuery,
+    body::{ExportQuery, KeyHeader},
     databases::instant,
     history::database_for,
+    openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, Parameters, Place},
     upload,
@@ -41,7 +42,18 @@ const PARTS_MAX: usize = 4;
 /// How long a client may take nothing. The room on the disk is given back then.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// As `litefleet db export` does: an encrypted database stays so unless it is asked for otherwise.
+/// Downloads a database as one SQLite file. An encrypted one stays so, unless it is asked for otherwise.
+#[utoipa::path(
+    get, path = "/{name}/export", tag = "databases", operation_id = "exportDatabase",
+    params(ExportQuery, KeyHeader),
+    responses(
+        (status = 200, description = "Its file", content(
+            (Vec<u8> = "application/vnd.sqlite3"),
+            (Vec<u8> = "application/octet-stream"),
+        )),
+        Refused, Missing, Conflict, NoRoom,
+    ),
+)]
 pub(super) async fn export(
     shared: State,
     bearer: Bearer,

@@ -8,12 +8,18 @@ use super::{
     body::{
         CreateGroup, GroupAnswer, GroupBody, GroupConfiguration, GroupConfigurationChanges, GroupsAnswer,
     },
+    openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Place},
     work::Load,
 };
 use crate::{ControlPlane, Group, HistoryWindow};
 
+/// Lists groups.
+#[utoipa::path(
+    get, path = "/", tag = "groups", operation_id = "listGroups",
+    responses((status = 200, description = "Done", body = GroupsAnswer), Refused),
+)]
 pub(super) async fn list(
     shared: State,
     bearer: Bearer,
@@ -29,7 +35,12 @@ pub(super) async fn list(
         .await
 }
 
-/// The location that clients must name is not looked at: there is one.
+/// Creates a group. The location that clients name is not looked at: there is one.
+#[utoipa::path(
+    post, path = "/", tag = "groups", operation_id = "createGroup",
+    request_body = CreateGroup,
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Conflict, NoRoom),
+)]
 pub(super) async fn create(
     shared: State,
     bearer: Bearer,
@@ -40,6 +51,11 @@ pub(super) async fn create(
     one(&shared, bearer, &organization, Access::Full, move |plane| Ok(plane.create_group(&name)?)).await
 }
 
+/// Shows a group.
+#[utoipa::path(
+    get, path = "/{name}", tag = "groups", operation_id = "getGroup",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
 pub(super) async fn show(
     shared: State,
     bearer: Bearer,
@@ -48,6 +64,11 @@ pub(super) async fn show(
     one(&shared, bearer, &organization, Access::ReadOnly, move |plane| Ok(plane.get_group(&name)?)).await
 }
 
+/// Destroys a group and every database in it.
+#[utoipa::path(
+    delete, path = "/{name}", tag = "groups", operation_id = "destroyGroup",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn destroy(
     shared: State,
     bearer: Bearer,
@@ -61,6 +82,11 @@ pub(super) async fn destroy(
     .await
 }
 
+/// Answers with the group: it is at its location, and cannot be at another.
+#[utoipa::path(
+    post, path = "/{name}/locations/{location}", tag = "groups", operation_id = "addLocation",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
 pub(super) async fn add_location(
     shared: State,
     bearer: Bearer,
@@ -74,6 +100,11 @@ pub(super) async fn add_location(
     .await
 }
 
+/// Is refused: a group cannot leave its only location.
+#[utoipa::path(
+    delete, path = "/{name}/locations/{location}", tag = "groups", operation_id = "removeLocation",
+    responses((status = 200, description = "Done", body = GroupAnswer), Refused, Missing),
+)]
 pub(super) async fn remove_location(
     shared: State,
     bearer: Bearer,
@@ -111,6 +142,11 @@ async fn one(
         .await
 }
 
+/// Shows the protection of a group and its history window.
+#[utoipa::path(
+    get, path = "/{name}/configuration", tag = "groups", operation_id = "getGroupConfiguration",
+    responses((status = 200, description = "Done", body = GroupConfiguration), Refused, Missing),
+)]
 pub(super) async fn configuration(
     shared: State,
     bearer: Bearer,
@@ -123,6 +159,12 @@ pub(super) async fn configuration(
         .await
 }
 
+/// Changes them. What is left out stays as it is.
+#[utoipa::path(
+    patch, path = "/{name}/configuration", tag = "groups", operation_id = "configureGroup",
+    request_body = Option<GroupConfigurationChanges>,
+    responses((status = 200, description = "Done", body = GroupConfiguration), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn configure(
     shared: State,
     bearer: Bearer,

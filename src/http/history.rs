@@ -9,6 +9,7 @@ use super::{
     access::{Access, Caller},
     body::{Pagination, PointsAnswer, PointsQuery, Restore, RestoreAnswer},
     databases::instant,
+    openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::Answer,
     request::{Bearer, JsonBody, Parameters, Place},
     work::Load,
@@ -27,6 +28,12 @@ pub(super) fn database_for(
     Ok(database)
 }
 
+/// Lists the instants that a database can be restored to.
+#[utoipa::path(
+    get, path = "/{name}/points", tag = "databases", operation_id = "listPoints",
+    params(PointsQuery),
+    responses((status = 200, description = "Done", body = PointsAnswer), Refused, Missing, Conflict),
+)]
 pub(super) async fn points(
     shared: State,
     bearer: Bearer,
@@ -63,6 +70,12 @@ fn latest(mut points: Vec<Point>, limit: NonZeroU32) -> Answer<(Vec<Point>, Opti
     Ok((latest, Some(Pagination { next: next.map(|at| at.to_string()) })))
 }
 
+/// Restores a database in place, and says which instant undoes that.
+#[utoipa::path(
+    post, path = "/{name}/restore", tag = "databases", operation_id = "restoreDatabase",
+    request_body = Restore,
+    responses((status = 200, description = "Done", body = RestoreAnswer), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn restore(
     shared: State,
     bearer: Bearer,

@@ -22,6 +22,7 @@
 //! | `POST` `DELETE` `…/groups/{name}/locations/{location}` | there is one location, and no other can be added |
 //! | `GET` `/v1/organizations`, `/v1/locations` | the one of each |
 //! | `POST` `/v1/upload`, on the host name of a draft | its SQLite file; also at `/databases/{name}/v1/upload` |
+//! | `GET` `/openapi.json` | the OpenAPI document of all this; needs no token |
 //! | `GET` `/health` | whether the server runs; needs no token |
 //! | `GET` `/` | a page for a person, [if it is served](HttpApi::with_page); needs no token itself |
 
@@ -32,9 +33,11 @@ mod expiration;
 mod export;
 mod groups;
 mod history;
+mod openapi;
 mod page;
 mod refusal;
 mod request;
+mod schema;
 mod serve;
 mod tokens;
 mod upload;
@@ -42,16 +45,13 @@ mod work;
 
 use std::{path::PathBuf, sync::Arc};
 
-use axum::{
-    Json, Router,
-    extract::Request,
-    http::StatusCode,
-    middleware::Next,
-    routing::{get, post},
-};
+use axum::{Json, Router, extract::Request, http::StatusCode, middleware::Next, routing::get};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use access::{Access, Caller, Tokens};
 use body::{LocationsAnswer, Nothing, Organization, OrganizationsAnswer};
+use openapi::Refused;
 use refusal::{Answer, Refusal};
 use request::Bearer;
 pub use serve::Server;
@@ -154,7 +154,18 @@ impl HttpApi {
             Answer::Ok(next.run(request).await)
         });
         export::sweep(self.plane.root());
-        let routes = if self.has_page { routes().merge(page::routes()) } else { routes() };
+        let (routes, document) = routes();
+        let document = Json(openapi::finish(document, asks_for_tokens));
+        let routes = routes
+            .route("/openapi.json", get(async move || document.clone()))
+            .fallback(async || {
+                Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+            })
+            .method_not_allowed_fallback(async || {
+                let message = "this path does not take that method";
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            });
+        let routes = if self.has_page { routes.merge(page::routes()) } else { routes };
         Ok(routes.with_state(Arc::new(shared)).layer(guard))
     }
 
@@ -187,9 +198,9 @@ impl Shared {
         call: impl FnOnce(&ControlPlane, &Caller, &Going) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
         let (plane, tokens) = (self.plane.clone(), self.tokens.clone());
-        let check = move || match tokens {
-            Some(tokens) => tokens.caller(bearer.token()?),
-            None => Ok(Caller::anyone()),
+        let check = move || match (tokens, bearer.0) {
+            (Some(tokens), Some(claims)) => tokens.caller(claims),
+            _ => Ok(Caller::anyone()),
         };
         self.work.run(load, move |going| call(&plane, &check()?, &going)).await
     }
@@ -231,42 +242,53 @@ impl Shared {
     }
 }
 
-fn routes() -> Router<Arc<Shared>> {
-    let databases = Router::new()
-        .route("/", get(databases::list).post(databases::create))
-        .route("/{name}", get(databases::show).delete(databases::destroy))
-        .route("/{name}/configuration", get(databases::configuration).patch(databases::configure))
-        .route("/{name}/usage", get(databases::usage))
-        .route("/{name}/instances", get(databases::instances))
-        .route("/{name}/instances/{instance}", get(databases::instance))
-        .route("/{name}/update", post(databases::update))
-        .route("/{name}/points", get(history::points))
-        .route("/{name}/export", get(export::export))
-        .route("/{name}/restore", post(history::restore))
-        .route("/{name}/auth/tokens", post(tokens::mint_for_database))
-        .route("/{name}/auth/rotate", post(tokens::rotate_of_database));
-    let groups = Router::new()
-        .route("/", get(groups::list).post(groups::create))
-        .route("/{name}", get(groups::show).delete(groups::destroy))
-        .route("/{name}/configuration", get(groups::configuration).patch(groups::configure))
-        .route("/{name}/locations/{location}", post(groups::add_location).delete(groups::remove_location))
-        .route("/{name}/auth/tokens", post(tokens::mint_for_group))
-        .route("/{name}/auth/rotate", post(tokens::rotate_of_group));
-    Router::new()
+/// The routes, and the document that describes them.
+fn routes() -> (Router<Arc<Shared>>, OpenApi) {
+    let databases = OpenApiRouter::new()
+        .routes(routes!(databases::list, databases::create))
+        .routes(routes!(databases::show, databases::destroy))
+        .routes(routes!(databases::configuration, databases::configure))
+        .routes(routes!(databases::usage))
+        .routes(routes!(databases::instances))
+        .routes(routes!(databases::instance))
+        .routes(routes!(databases::update))
+        .routes(routes!(history::points))
+        .routes(routes!(history::restore))
+        .routes(routes!(export::export))
+        .routes(routes!(tokens::mint_for_database))
+        .routes(routes!(tokens::rotate_of_database));
+    let groups = OpenApiRouter::new()
+        .routes(routes!(groups::list, groups::create))
+        .routes(routes!(groups::show, groups::destroy))
+        .routes(routes!(groups::configuration, groups::configure))
+        .routes(routes!(groups::add_location, groups::remove_location))
+        .routes(routes!(tokens::mint_for_group))
+        .routes(routes!(tokens::rotate_of_group));
+    OpenApiRouter::with_openapi(openapi::document())
         .nest("/v1/organizations/{organization}/databases", databases)
         .nest("/v1/organizations/{organization}/groups", groups)
-        .route("/v1/organizations", get(organizations))
-        .route("/v1/locations", get(locations))
-        .route("/v1/upload", post(upload::by_host))
-        .route("/databases/{name}/v1/upload", post(upload::by_path))
-        .route("/health", get(async || Json(Nothing {})))
-        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"))
-        .method_not_allowed_fallback(async || {
-            let message = "this path does not take that method";
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
-        })
+        .routes(routes!(organizations))
+        .routes(routes!(locations))
+        .routes(routes!(upload::by_host))
+        .routes(routes!(upload::by_path))
+        .routes(routes!(health))
+        .split_for_parts()
 }
 
+/// Tells that the server runs.
+#[utoipa::path(
+    get, path = "/health", tag = "server", operation_id = "health", security(()),
+    responses((status = 200, description = "It does", body = Nothing)),
+)]
+async fn health() -> Json<Nothing> {
+    Json(Nothing {})
+}
+
+/// Lists the one organization.
+#[utoipa::path(
+    get, path = "/v1/organizations", tag = "server", operation_id = "listOrganizations",
+    responses((status = 200, description = "Done", body = OrganizationsAnswer), Refused),
+)]
 async fn organizations(shared: State, bearer: Bearer) -> Answer<Json<OrganizationsAnswer>> {
     let slug = shared.organization.clone().unwrap_or_else(|| "me".into());
     shared
@@ -286,6 +308,11 @@ async fn organizations(shared: State, bearer: Bearer) -> Answer<Json<Organizatio
         .await
 }
 
+/// Lists the one location.
+#[utoipa::path(
+    get, path = "/v1/locations", tag = "server", operation_id = "listLocations",
+    responses((status = 200, description = "Done", body = LocationsAnswer), Refused),
+)]
 async fn locations(shared: State, bearer: Bearer) -> Answer<Json<LocationsAnswer>> {
     let location = shared.location.clone();
     shared

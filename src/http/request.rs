@@ -1,15 +1,18 @@
 //! What is read from a request: its token, its body, and where it comes from.
 
-use std::{convert::Infallible, net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde_json::Value;
-use zeroize::Zeroizing;
 
-use super::refusal::{Answer, Refusal};
+use super::{
+    Shared,
+    body::Claims,
+    refusal::{Answer, Refusal},
+};
 
 /// The longest JSON body, in bytes.
 const BODY_MAX: usize = 256 << 10;
@@ -17,30 +20,29 @@ const BODY_MAX: usize = 256 << 10;
 /// How long a client may take to send it.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// The token that came with a request, if one did. Neither it nor a body, which may hold a key, can be printed.
-pub(super) struct Bearer(Option<Zeroizing<String>>);
+/// What the token says that came with a request; nothing where no tokens are asked for. A request without a token that this
+/// server signed is refused before anything else of it is looked at. Whether the token was revoked is not known yet.
+///
+/// Neither it nor a body, which may hold a key, can be printed.
+pub(super) struct Bearer(pub(super) Option<Claims>);
 
-impl Bearer {
-    pub(super) fn token(&self) -> Answer<&str> {
-        let missing = || Refusal::unauthorized("a token is required: Authorization: Bearer TOKEN");
-        self.0.as_deref().map(String::as_str).ok_or_else(missing)
-    }
-}
+impl FromRequestParts<Arc<Shared>> for Bearer {
+    type Rejection = Refusal;
 
-impl<S: Sync> FromRequestParts<S> for Bearer {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Answer<Self> {
+        let Some(tokens) = &shared.tokens else { return Ok(Self(None)) };
         let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = header.and_then(|value| value.split_once(' ')).and_then(|(scheme, token)| {
-            scheme.eq_ignore_ascii_case("bearer").then(|| Zeroizing::new(token.trim().to_owned()))
-        });
-        Ok(Self(token))
+        let token = header
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let missing = || Refusal::unauthorized("a token is required: Authorization: Bearer TOKEN");
+        let (_, token) = token.ok_or_else(missing)?;
+        tokens.claims(token.trim()).map(|claims| Self(Some(claims)))
     }
 }
 
-/// A JSON body. Its type is not asked for, its keys may be in any case, and no body is an empty object, as clients of the
-/// API rely on.
+/// A JSON body. Its type is not asked for, its keys may be in any case, and no body, or `null`, is an empty object, as
+/// clients of the API rely on.
 pub(super) struct JsonBody(Value);
 
 impl JsonBody {
@@ -77,6 +79,7 @@ impl<S: Sync> FromRequest<S> for JsonBody {
         // What is said of a broken body names a place in it and quotes nothing.
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(keys)) => Ok(Self(Value::Object(lowercased(keys)))),
+            Ok(Value::Null) => Ok(Self(Value::Object(serde_json::Map::new()))),
             Ok(_) => Err(Refusal::bad_request("invalid request: the body must be a JSON object")),
             Err(error) => Err(Refusal::bad_request(format!("invalid request: {error}"))),
         }

@@ -9,12 +9,20 @@ use super::{
     access::{Access, Subject},
     body::{Nothing, TokenAnswer, TokenBody, TokenQuery},
     expiration,
+    openapi::{Conflict, Missing, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Parameters, Place},
     work::Load,
 };
 use crate::ControlPlane;
 
+/// Mints a token of a database.
+#[utoipa::path(
+    post, path = "/{name}/auth/tokens", tag = "databases", operation_id = "createDatabaseToken",
+    params(TokenQuery),
+    request_body = Option<TokenBody>,
+    responses((status = 200, description = "Done", body = TokenAnswer), Refused, Missing, Conflict),
+)]
 pub(super) async fn mint_for_database(
     shared: State,
     bearer: Bearer,
@@ -25,6 +33,13 @@ pub(super) async fn mint_for_database(
     mint(&shared, bearer, &organization, (query, body), move |plane| of_database(plane, &name)).await
 }
 
+/// Mints a token of a group, good for every database in it.
+#[utoipa::path(
+    post, path = "/{name}/auth/tokens", tag = "groups", operation_id = "createGroupToken",
+    params(TokenQuery),
+    request_body = Option<TokenBody>,
+    responses((status = 200, description = "Done", body = TokenAnswer), Refused, Missing, Conflict),
+)]
 pub(super) async fn mint_for_group(
     shared: State,
     bearer: Bearer,
@@ -35,6 +50,11 @@ pub(super) async fn mint_for_group(
     mint(&shared, bearer, &organization, (query, body), move |plane| of_group(plane, &name)).await
 }
 
+/// Revokes all tokens of a database.
+#[utoipa::path(
+    post, path = "/{name}/auth/rotate", tag = "databases", operation_id = "rotateDatabaseTokens",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing, Conflict),
+)]
 pub(super) async fn rotate_of_database(
     shared: State,
     bearer: Bearer,
@@ -43,6 +63,11 @@ pub(super) async fn rotate_of_database(
     rotate(&shared, bearer, &organization, move |plane| of_database(plane, &name)).await
 }
 
+/// Revokes all tokens of a group.
+#[utoipa::path(
+    post, path = "/{name}/auth/rotate", tag = "groups", operation_id = "rotateGroupTokens",
+    responses((status = 200, description = "Done", body = Nothing), Refused, Missing, Conflict),
+)]
 pub(super) async fn rotate_of_group(
     shared: State,
     bearer: Bearer,

@@ -13,7 +13,9 @@ use zeroize::Zeroizing;
 use super::{
     Shared, State,
     access::Access,
+    body::KeyHeaders,
     history::database_for,
+    openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, Place, host},
     work::Load,
@@ -26,14 +28,26 @@ const PARTS_MAX: usize = 16;
 /// How long a client may send nothing.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// To the host name of a database.
+/// Uploads the file of a draft, to its host name.
+#[utoipa::path(
+    post, path = "/v1/upload", tag = "uploads", operation_id = "upload",
+    request_body(content = Vec<u8>, description = "A SQLite file", content_type = "application/octet-stream"),
+    params(KeyHeaders),
+    responses((status = 200, description = "The draft is a database now"), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn by_host(shared: State, bearer: Bearer, headers: HeaderMap, body: Body) -> Answer<()> {
     let host = host(&headers).unwrap_or_default().to_owned();
     let name = host.split('.').next().unwrap_or_default().to_owned();
     receive(&shared, bearer, &headers, body, name, Some(host)).await
 }
 
-/// To a path, for those whose name service does not know the host names of databases.
+/// Uploads the file of a draft, to a path: for those whose name service does not know the host names of databases.
+#[utoipa::path(
+    post, path = "/databases/{name}/v1/upload", tag = "uploads", operation_id = "uploadByPath",
+    request_body(content = Vec<u8>, description = "A SQLite file", content_type = "application/octet-stream"),
+    params(KeyHeaders),
+    responses((status = 200, description = "The draft is a database now"), Refused, Missing, Conflict, NoRoom),
+)]
 pub(super) async fn by_path(
     shared: State,
     bearer: Bearer,

@@ -7,6 +7,7 @@ mod api;
 mod client;
 mod crash;
 mod export;
+mod openapi;
 mod page;
 mod server;
 mod uploads;

@@ -1,0 +1,93 @@
+//! What the texts in bodies look like, for the `OpenAPI` document: values that the library reads and prints itself.
+
+use std::borrow::Cow;
+
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, Type},
+    },
+};
+
+use crate::{
+    Cipher, DatabaseName, EncryptionKey, GroupName, HistoryWindow, NAME_LEN_MAX, PageFormat, ReachedKind,
+    RemoteEncryption, SizeLimit, Timestamp,
+};
+
+fn text(description: &str) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).description(Some(description))
+}
+
+fn name(description: &str) -> Object {
+    text(description)
+        .min_length(Some(1))
+        .max_length(Some(NAME_LEN_MAX))
+        .pattern(Some("^[a-z0-9-]+$"))
+        .examples(["orders"])
+        .build()
+}
+
+macro_rules! schemas {
+    ($($type:ident: $schema:expr;)*) => {$(
+        impl PartialSchema for $type {
+            fn schema() -> RefOr<Schema> {
+                RefOr::T(Schema::Object($schema))
+            }
+        }
+
+        impl ToSchema for $type {
+            fn name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+        }
+    )*};
+}
+
+schemas! {
+    DatabaseName: name("The name of a database, unique in the organization.");
+    GroupName: name("The name of a group, unique in the organization.");
+    Timestamp: text("An instant, to the microsecond: RFC 3339 with any offset when it is read, in UTC when it is answered.")
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .examples(["2026-01-31T12:00:00.000000Z"])
+        .build();
+    SizeLimit: text("Bytes, or a number with a unit of 1024, such as 1mb, 256mb or 1gb. It is answered in bytes.")
+        .pattern(Some("^([0-9]{4,12}|[1-9][0-9]{0,5}[kmgKMG][iI]?[bB])$"))
+        .examples(["256mb"])
+        .build();
+    HistoryWindow: text("How long back a database can be restored: a number of days, hours, minutes or seconds, or `off`.")
+        .pattern(Some("^([0-9]{1,9}[dhms]|0|off)$"))
+        .examples(["24h", "7d", "off"])
+        .build();
+    EncryptionKey: text("A key in base64: 16 or 32 bytes, as the cipher takes it. It is not stored.")
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Password)))
+        .pattern(Some("^([A-Za-z0-9+/]{21}[AQgw]==|[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$"))
+        .build();
+    Cipher: text("The AEAD cipher that seals every page of a database.")
+        .enum_values(Some(Cipher::ALL.iter().map(|cipher| cipher.as_str())))
+        .build();
+    PageFormat: text("How sealed pages are laid out. Turso's API does not know this field.")
+        .enum_values(Some([PageFormat::Native, PageFormat::Turso].map(PageFormat::as_str)))
+        .build();
+    ReachedKind: text("Where the instant lies among the commits of the database.")
+        .enum_values(Some(
+            [ReachedKind::Exact, ReachedKind::Between, ReachedKind::AfterLast, ReachedKind::BeforeFirst]
+                .map(ReachedKind::as_str),
+        ))
+        .build();
+}
+
+impl PartialSchema for RemoteEncryption {
+    fn schema() -> RefOr<Schema> {
+        let description = "The key of an encrypted database and its cipher. The fork of an encrypted database may leave the cipher out, and takes that of its source.";
+        let body = ObjectBuilder::new()
+            .description(Some(description))
+            .property("encryption_key", EncryptionKey::schema())
+            .property("encryption_cipher", Cipher::schema())
+            .property("page_format", PageFormat::schema())
+            .required("encryption_key");
+        RefOr::T(Schema::Object(body.build()))
+    }
+}
+
+impl ToSchema for RemoteEncryption {}
