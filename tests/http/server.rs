@@ -66,14 +66,16 @@ impl Server {
         Self { running, address, token: token.unwrap_or_default().trim().to_owned(), dir }
     }
 
-    /// Another server of the same fleet.
-    pub(crate) fn second(&self) -> Child {
-        let mut second =
-            command(&self.dir, &["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(second.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("url"), "{line}");
-        second
+    /// Another server of the same fleet, which is gone before this one.
+    pub(crate) fn second(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(self.root(), dir.path().join("root")).unwrap();
+        Self::start(dir, &[])
+    }
+
+    /// Waits until it serves: it says where it does before that.
+    pub(crate) fn is_up(&self) -> bool {
+        self.send("GET", "/health", &[], b"").status == 200
     }
 
     /// What a server says that does not start.
