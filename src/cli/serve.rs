@@ -33,7 +33,7 @@ pub(super) fn run(root: &Path, options: ServeArguments, output: Output) -> Resul
                 _ => {}
             }
         }
-        let mut api = HttpApi::new(plane);
+        let mut api = HttpApi::new(plane).with_page();
         if let Some(slug) = organization {
             api = api.organization(slug);
         }

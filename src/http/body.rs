@@ -1,6 +1,6 @@
 //! The JSON of the API beside Create Database: what is answered and read, with the keys as clients expect them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
@@ -146,6 +146,45 @@ pub(super) struct SpanQuery {
     /// Up to this instant, and with it.
     #[param(value_type = Timestamp, required = false)]
     pub(super) to: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PointsQuery {
+    /// From this instant on.
+    #[param(value_type = Timestamp, required = false)]
+    pub(super) from: Option<String>,
+    /// Up to this instant, and with it.
+    #[param(value_type = Timestamp, required = false)]
+    pub(super) to: Option<String>,
+    /// The latest so many of them; `pagination.next` is the `to` of those before.
+    #[param(value_type = u32, required = false, format = Int64, minimum = 1, maximum = 4_294_967_295_u32)]
+    pub(super) limit: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ExportQuery {
+    /// As it was at this instant.
+    #[param(value_type = Timestamp, required = false)]
+    pub(super) timestamp: Option<String>,
+    /// As a plain file, where it is encrypted.
+    #[serde(default)]
+    #[param(required = false)]
+    pub(super) decrypt: bool,
+    /// Sealed under the same key in this page format, where it is encrypted.
+    #[param(inline, value_type = crate::PageFormat, required = false)]
+    pub(super) page_format: Option<String>,
+}
+
+/// The key of an encrypted database, in a header.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is described here, and read where the key is wiped")]
+pub(super) struct KeyHeader {
+    /// The key in base64.
+    #[param(rename = "x-turso-encryption-key", value_type = crate::EncryptionKey, required = false)]
+    key: Option<String>,
 }
 
 /// The key and the cipher of an encrypted database, in headers.
@@ -325,6 +364,8 @@ pub(super) struct LocationsAnswer {
 pub(super) struct PointsAnswer {
     pub(super) points: Vec<PointBody>,
     pub(super) windows: Vec<WindowBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pagination: Option<Pagination>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -1,20 +1,20 @@
 //! The history of a database: what it can be restored to, and restoring it in place.
 
-use std::ops::Bound;
+use std::{num::NonZeroU32, ops::Bound};
 
 use axum::Json;
 
 use super::{
     State,
     access::{Access, Caller},
-    body::{PointsAnswer, Restore, RestoreAnswer, SpanQuery},
+    body::{Pagination, PointsAnswer, PointsQuery, Restore, RestoreAnswer},
     databases::instant,
     openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::Answer,
     request::{Bearer, JsonBody, Parameters, Place},
     work::Load,
 };
-use crate::{ConnectOptions, ControlPlane, Database};
+use crate::{ConnectOptions, ControlPlane, Database, Point, Timestamp};
 
 /// A database, if the caller may do this with it.
 pub(super) fn database_for(
@@ -31,14 +31,14 @@ pub(super) fn database_for(
 /// Lists the instants that a database can be restored to.
 #[utoipa::path(
     get, path = "/{name}/points", tag = "databases", operation_id = "listPoints",
-    params(SpanQuery),
+    params(PointsQuery),
     responses((status = 200, description = "Done", body = PointsAnswer), Refused, Missing, Conflict),
 )]
 pub(super) async fn points(
     shared: State,
     bearer: Bearer,
     Place((organization, name)): Place<(String, String)>,
-    Parameters(span): Parameters<SpanQuery>,
+    Parameters(span): Parameters<PointsQuery>,
 ) -> Answer<Json<PointsAnswer>> {
     shared.check_organization(&organization)?;
     let from = instant("from", span.from.as_deref())?.map_or(Bound::Unbounded, Bound::Included);
@@ -47,10 +47,27 @@ pub(super) async fn points(
         .run(Load::Long, bearer, move |plane, caller, _| {
             database_for(plane, caller, &name, Access::ReadOnly)?;
             let found = plane.points(&name, (from, to))?;
-            let points = found.points.into_iter().map(Into::into).collect();
-            Ok(Json(PointsAnswer { points, windows: found.windows.into_iter().map(Into::into).collect() }))
+            let (points, pagination) = match span.limit {
+                Some(limit) => latest(found.points, limit)?,
+                None => (found.points, None),
+            };
+            Ok(Json(PointsAnswer {
+                points: points.into_iter().map(Into::into).collect(),
+                windows: found.windows.into_iter().map(Into::into).collect(),
+                pagination,
+            }))
         })
         .await
+}
+
+/// The latest points, and where those before them end.
+fn latest(mut points: Vec<Point>, limit: NonZeroU32) -> Answer<(Vec<Point>, Option<Pagination>)> {
+    let before = points.len().saturating_sub(limit.get() as usize);
+    let latest = points.split_off(before);
+    let first = latest.first().filter(|_| before > 0);
+    // Stamps never repeat.
+    let next = first.map(|first| Timestamp::from_micros(first.at.as_micros() - 1)).transpose()?;
+    Ok((latest, Some(Pagination { next: next.map(|at| at.to_string()) })))
 }
 
 /// Restores a database in place, and says which instant undoes that.

@@ -11,7 +11,8 @@
 //! | `GET` `DELETE` `…/databases/{name}` | show, destroy |
 //! | `GET` `PATCH` `…/databases/{name}/configuration` | limits, blocks, protection, history window |
 //! | `GET` `…/databases/{name}/usage`, `…/instances`, `…/instances/{instance}` | bytes on the disk (rows are not counted: 0); the one instance |
-//! | `GET` `…/databases/{name}/points?from=&to=` | the instants that it can be restored to |
+//! | `GET` `…/databases/{name}/points?from=&to=&limit=` | the instants that it can be restored to; under a limit the latest, and `pagination.next` is the `to` of those before |
+//! | `GET` `…/databases/{name}/export?timestamp=&decrypt=&page_format=` | its SQLite file, as it is or was; the key of an encrypted one goes in the header `x-turso-encryption-key` |
 //! | `POST` `…/databases/{name}/restore` | `{"timestamp": …}` restores it in place, and says what undoes that |
 //! | `POST` `…/databases/{name}/update`, `…/wakeup` | nothing: the engine is the one that is linked, and no database sleeps |
 //! | `GET` `…/databases/{name}/stats` | no queries: nobody counts them |
@@ -28,6 +29,7 @@
 //! | `PUT` `/v2/upload/start`, `…/{upload_id}/chunk/{number}`, `…/{upload_id}/finalize` | the same in chunks, each of which may be sent again; also at `/databases/{name}/v2/upload/…` |
 //! | `GET` `/openapi.json` | the `OpenAPI` document of all this; needs no token |
 //! | `GET` `/health`, `/ready` | whether the server runs, and whether it can do something; they need no token |
+//! | `GET` `/` | a page for a person, [if it is served](HttpApi::with_page); needs no token itself |
 //! | `GET` `/metrics` | figures for Prometheus; a token that is read-only will do |
 //!
 //! Every answer has an id in `x-request-id`, that of the request if it brought one. Requests are told to `tracing` as spans
@@ -40,11 +42,13 @@ mod chunked;
 mod chunks;
 mod databases;
 mod expiration;
+mod export;
 mod groups;
 mod history;
 mod metrics;
 mod observe;
 mod openapi;
+mod page;
 mod refusal;
 mod request;
 mod schema;
@@ -91,6 +95,7 @@ pub struct HttpApi {
     location: String,
     asks_for_tokens: bool,
     patience: Duration,
+    has_page: bool,
     work: Arc<Work>,
     sessions: Arc<Sessions>,
 }
@@ -105,6 +110,7 @@ impl HttpApi {
             location: "local".into(),
             asks_for_tokens: true,
             patience: PATIENCE,
+            has_page: false,
             work: Arc::default(),
             sessions: Arc::default(),
         }
@@ -134,6 +140,13 @@ impl HttpApi {
     #[must_use]
     pub fn upload_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Serves a page for a person too, at `/`, with which a browser becomes a client of the API: groups, databases, their
+    /// history, uploads and exports.
+    #[must_use]
+    pub fn with_page(self) -> Self {
+        Self { has_page: true, ..self }
     }
 
     /// The file with a token of the organization, which only its owner can read, in the fleet's directory. It is made if it
@@ -185,6 +198,7 @@ impl HttpApi {
             }
             Answer::Ok(next.run(request).await)
         });
+        export::sweep(self.plane.root());
         let (routes, document) = routes();
         let document = Json(openapi::finish(document, asks_for_tokens));
         let routes = routes
@@ -199,6 +213,7 @@ impl HttpApi {
         let observe = axum::middleware::from_fn(move |request: Request, next: Next| {
             observe::observe(Arc::clone(&metrics), request, next)
         });
+        let routes = if self.has_page { routes.merge(page::routes()) } else { routes };
         Ok(routes.with_state(Arc::new(shared)).layer(guard).layer(observe))
     }
 
@@ -294,6 +309,7 @@ fn routes() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(databases::stats))
         .routes(routes!(history::points))
         .routes(routes!(history::restore))
+        .routes(routes!(export::export))
         .routes(routes!(tokens::mint_for_database))
         .routes(routes!(tokens::rotate_of_database));
     let groups = OpenApiRouter::new()

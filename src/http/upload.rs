@@ -151,18 +151,23 @@ fn invalid_file(error: crate::Error) -> Refusal {
 
 /// The key and cipher in the headers, if they are there.
 pub(super) fn encryption(headers: &HeaderMap) -> Answer<Option<RemoteEncryption>> {
-    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let key = text("x-turso-encryption-key").map(|key| Zeroizing::new(key.to_owned()));
-    match (key, text("x-turso-encryption-cipher")) {
+    match (key(headers)?, text(headers, "x-turso-encryption-cipher")) {
         (None, None) => Ok(None),
-        (Some(key), Some(cipher)) => {
-            let (key, cipher) = (EncryptionKey::from_base64(&key)?, cipher.parse::<Cipher>()?);
-            Ok(Some(RemoteEncryption::new(key, cipher)?))
-        }
+        (Some(key), Some(cipher)) => Ok(Some(RemoteEncryption::new(key, cipher.parse::<Cipher>()?)?)),
         _ => Err(Refusal::bad_request(
             "x-turso-encryption-key and x-turso-encryption-cipher must be given together",
         )),
     }
+}
+
+/// The key in the headers, if it is there.
+pub(super) fn key(headers: &HeaderMap) -> Answer<Option<EncryptionKey>> {
+    let key = text(headers, "x-turso-encryption-key").map(|key| Zeroizing::new(key.to_owned()));
+    Ok(key.map(|key| EncryptionKey::from_base64(&key)).transpose()?)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
 /// A part of a body, or its end.

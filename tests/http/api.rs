@@ -212,6 +212,7 @@ fn a_database_is_forked_as_of_an_instant_and_restored_in_place() {
     assert_eq!(points["points"].as_array().unwrap().len(), 3);
     let until = server.done("GET", &format!("/databases/orders/points?to={before}"), &Value::Null);
     assert_eq!(until["points"].as_array().unwrap().len(), 2);
+    assert_eq!(until.get("pagination"), None);
     let restore = |at: &Value| server.done("POST", "/databases/orders/restore", &json!({ "timestamp": at }));
     let restored = restore(&json!(before));
     assert_eq!(restored["kind"], "between");
@@ -226,6 +227,34 @@ fn a_database_is_forked_as_of_an_instant_and_restored_in_place() {
     let wrong =
         server.ask("POST", "/databases", &json!({ "name": "x", "group": "default", "seed": unknown }));
     assert_eq!(wrong.status, 400, "{wrong:?}");
+}
+
+#[test]
+fn points_are_paged_from_the_latest_back() {
+    let server = Server::new();
+    server.create("orders");
+    let connection = server.plane().connect("orders", &ConnectOptions::default()).unwrap();
+    connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    for number in 0..4 {
+        connection.execute("INSERT INTO t VALUES (?1)", [number]).unwrap();
+    }
+    let points = |query: &str| server.done("GET", &format!("/databases/orders/points?{query}"), &Value::Null);
+    let at = |page: &Value| -> Vec<Value> {
+        page["points"].as_array().unwrap().iter().map(|point| point["at"].clone()).collect()
+    };
+    let all = at(&points(""));
+    assert_eq!(all.len(), 5);
+    let mut page = points("limit=2");
+    assert_eq!(page["windows"], points("")["windows"]);
+    let mut found = at(&page);
+    assert_eq!(found, all[3..]);
+    while let Some(to) = page["pagination"]["next"].as_str() {
+        page = points(&format!("limit=2&to={to}"));
+        found = [at(&page), found].concat();
+    }
+    assert_eq!(found, all);
+    assert_eq!(points("limit=5")["pagination"]["next"], Value::Null);
+    assert_eq!(server.ask("GET", "/databases/orders/points?limit=0", &Value::Null).status, 400);
 }
 
 #[test]

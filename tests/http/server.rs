@@ -77,6 +77,18 @@ impl Server {
         Self { running, address, token: token.unwrap_or_default().trim().to_owned(), dir }
     }
 
+    /// Another server of the same fleet, which is gone before this one.
+    pub(crate) fn second(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(self.root(), dir.path().join("root")).unwrap();
+        Self::start(dir, &[])
+    }
+
+    /// Waits until it serves: it says where it does before that.
+    pub(crate) fn is_up(&self) -> bool {
+        self.send("GET", "/health", &[], b"").status == 200
+    }
+
     /// What a server says that does not start.
     pub(crate) fn refused(arguments: &[&str]) -> String {
         Self::refused_in(&tempfile::tempdir().unwrap(), arguments)
