@@ -12,5 +12,6 @@ mod load;
 mod openapi;
 mod operation;
 mod page;
+mod pasted;
 mod server;
 mod uploads;
