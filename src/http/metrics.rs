@@ -60,7 +60,8 @@ impl Default for Metrics {
         registry.register("http_requests", "Requests that were answered", answered.clone());
         let help = "Time to the beginning of an answer";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, seconds.clone());
-        let help = "Calls of the control plane that run: quick ones, and long ones that copy databases";
+        let help =
+            "Calls of the control plane that run: quick ones, long ones that copy databases, and uploads";
         registry.register("calls_running", help, running.clone());
         let help = "Calls of the control plane that wait for one of the others to end";
         registry.register("calls_waiting", help, waiting.clone());
@@ -78,9 +79,12 @@ impl Metrics {
     /// All figures as text.
     pub(super) fn text(&self, now: Figures) -> Result<String, fmt::Error> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.running.get_or_create(&Load { load: "quick" }).set(gauge(now.quick));
-        self.running.get_or_create(&Load { load: "long" }).set(gauge(now.long));
-        self.waiting.set(gauge(now.waiting));
+        let Figures { quick, long, uploads, sessions, waiting } = now;
+        let running = [("quick", quick), ("long", long), ("upload", uploads), ("upload_in_chunks", sessions)];
+        for (load, count) in running {
+            self.running.get_or_create(&Load { load }).set(gauge(count));
+        }
+        self.waiting.set(gauge(waiting));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

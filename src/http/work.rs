@@ -77,6 +77,8 @@ impl Default for Work {
 pub(super) struct Figures {
     pub(super) quick: usize,
     pub(super) long: usize,
+    pub(super) uploads: usize,
+    pub(super) sessions: usize,
     pub(super) waiting: usize,
 }
 
@@ -161,6 +163,8 @@ impl Work {
         Figures {
             quick: QUICK_MAX - self.quick.available_permits(),
             long: LONG_MAX - self.long.available_permits(),
+            uploads: UPLOADS_MAX - self.uploads.available_permits(),
+            sessions: SESSIONS_MAX - self.sessions.available_permits(),
             waiting: self.waiting.load(Ordering::Relaxed),
         }
     }

@@ -62,16 +62,22 @@ fn the_figures_are_read_with_a_token_that_may_only_look() {
     server.create("orders");
     assert_eq!(server.ask("GET", "/databases/nobody", &Value::Null).status, 404);
     assert_eq!(server.send("GET", "/metrics", &[], &[]).status, 401);
+    let seed = json!({ "type": "database_upload" });
+    server.done("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
+    let size = json!({ "db_size_bytes": 4096 });
+    let start = "/databases/draft/v2/upload/start";
+    assert_eq!(server.send_as(&server.token, "PUT", start, &size).status, 200);
     let file = server.root().join(".http/read-only-token");
     let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
     let answer = server.send_as(&token, "GET", "/metrics", &Value::Null);
     assert_eq!(answer.status, 200);
     let route = "/v1/organizations/{organization}/databases";
     for line in [
-        format!(r#"litefleet_http_requests_total{{method="POST",route="{route}",status="200"}} 1"#),
+        format!(r#"litefleet_http_requests_total{{method="POST",route="{route}",status="200"}} 2"#),
         format!(r#"litefleet_http_requests_total{{method="GET",route="{route}/{{name}}",status="404"}} 1"#),
-        format!(r#"litefleet_http_request_duration_seconds_count{{method="POST",route="{route}"}} 1"#),
+        format!(r#"litefleet_http_request_duration_seconds_count{{method="POST",route="{route}"}} 2"#),
         r#"litefleet_calls_running{load="long"} 0"#.into(),
+        r#"litefleet_calls_running{load="upload_in_chunks"} 1"#.into(),
         "litefleet_calls_waiting 0".into(),
     ] {
         assert!(answer.text.lines().any(|known| known == line), "{line} is not in {}", answer.text);
