@@ -201,7 +201,7 @@ pub(crate) enum DbCommand {
         #[command(flatten)]
         key: KeyArguments,
     },
-    /// Make snapshots that are due, remove what no history window needs, and compress logs that are older than a day.
+    /// Make snapshots that are due, remove what no history window needs, and compress logs that no restore to the last day needs.
     Maintain {
         /// Only this database.
         name: Option<String>,

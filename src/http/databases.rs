@@ -56,11 +56,11 @@ pub(super) async fn list(
 ) -> Answer<Json<DatabasesAnswer>> {
     let location = shared.location.clone();
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
             let DatabasesQuery { group, parent, limit, cursor, schema, r#type } = query;
             // There are no databases that hold the schema of others.
             if schema.is_some() || r#type.as_deref() == Some("schema") {
-                return Ok(Json(DatabasesAnswer { databases: Vec::new(), pagination: None }));
+                return Ok(DatabasesAnswer { databases: Vec::new(), pagination: None });
             }
             let which = ListDatabases { group, parent, after: cursor, limit };
             let databases = plane.list_databases(&which).map_err(Refusal::of_body)?;
@@ -71,7 +71,7 @@ pub(super) async fn list(
             });
             let databases =
                 databases.into_iter().map(|database| DatabaseBody::new(database, &location)).collect();
-            Ok(Json(DatabasesAnswer { databases, pagination }))
+            Ok(DatabasesAnswer { databases, pagination })
         })
         .await
 }
@@ -88,9 +88,9 @@ pub(super) async fn show(
 ) -> Answer<Json<DatabaseAnswer<DatabaseBody>>> {
     let location = shared.location.clone();
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
             let database = DatabaseBody::new(plane.get_database(&name)?, &location);
-            Ok(Json(DatabaseAnswer { database }))
+            Ok(DatabaseAnswer { database })
         })
         .await
 }
@@ -106,9 +106,9 @@ pub(super) async fn destroy(
     Place((organization, name)): Place<(String, String)>,
 ) -> Answer<Json<DatabaseAnswer<String>>> {
     shared
-        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+        .quick(bearer, &organization, Access::Full, move |plane| {
             plane.destroy_database(&name)?;
-            Ok(Json(DatabaseAnswer { database: name }))
+            Ok(DatabaseAnswer { database: name })
         })
         .await
 }
@@ -124,8 +124,8 @@ pub(super) async fn configuration(
     Place((organization, name)): Place<(String, String)>,
 ) -> Answer<Json<Configuration>> {
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
-            Ok(Json(configuration_of(&plane.get_database(&name)?)))
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
+            Ok(configuration_of(&plane.get_database(&name)?))
         })
         .await
 }
@@ -144,8 +144,8 @@ pub(super) async fn configure(
 ) -> Answer<Json<Configuration>> {
     let changes = changes_of(body.read()?)?;
     shared
-        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
-            Ok(Json(configuration_of(&plane.configure_database(&name, changes)?)))
+        .quick(bearer, &organization, Access::Full, move |plane| {
+            Ok(configuration_of(&plane.configure_database(&name, changes)?))
         })
         .await
 }
@@ -208,7 +208,7 @@ pub(super) async fn usage(
     instant("from", span.from.as_deref())?;
     instant("to", span.to.as_deref())?;
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
             let database = plane.get_database(&name)?;
             let mut figures = UsageFigures::default();
             if database.state == DatabaseState::Ready {
@@ -216,7 +216,7 @@ pub(super) async fn usage(
             }
             let instances = [InstanceUsage { uuid: database.id.clone(), usage: figures }];
             let usage = Usage { uuid: database.id, instances, usage: figures, total: figures };
-            Ok(Json(DatabaseAnswer { database: usage }))
+            Ok(DatabaseAnswer { database: usage })
         })
         .await
 }
@@ -240,8 +240,8 @@ pub(super) async fn instances(
 ) -> Answer<Json<InstancesAnswer>> {
     let location = shared.location.clone();
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
-            Ok(Json(InstancesAnswer { instances: [instance_of(plane.get_database(&name)?, &location)] }))
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
+            Ok(InstancesAnswer { instances: [instance_of(plane.get_database(&name)?, &location)] })
         })
         .await
 }
@@ -258,13 +258,13 @@ pub(super) async fn instance(
 ) -> Answer<Json<InstanceAnswer>> {
     let location = shared.location.clone();
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
             let database = plane.get_database(&name)?;
             if instance != location {
                 let message = format!("could not find instance {instance} of database {name}");
                 return Err(crate::Error::new(ErrorKind::NotFound, message).into());
             }
-            Ok(Json(InstanceAnswer { instance: instance_of(database, &location) }))
+            Ok(InstanceAnswer { instance: instance_of(database, &location) })
         })
         .await
 }
@@ -290,9 +290,9 @@ pub(super) async fn update(
     Place((organization, name)): Place<(String, String)>,
 ) -> Answer<Json<Nothing>> {
     shared
-        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+        .quick(bearer, &organization, Access::Full, move |plane| {
             plane.get_database(&name)?;
-            Ok(Json(Nothing {}))
+            Ok(Nothing {})
         })
         .await
 }
@@ -305,14 +305,9 @@ pub(super) async fn update(
 pub(super) async fn wake_up(
     shared: State,
     bearer: Bearer,
-    Place((organization, name)): Place<(String, String)>,
+    place: Place<(String, String)>,
 ) -> Answer<Json<Nothing>> {
-    shared
-        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
-            plane.get_database(&name)?;
-            Ok(Json(Nothing {}))
-        })
-        .await
+    update(shared, bearer, place).await
 }
 
 /// Names no queries: nobody counts them.
@@ -326,9 +321,9 @@ pub(super) async fn stats(
     Place((organization, name)): Place<(String, String)>,
 ) -> Answer<Json<Stats>> {
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
             plane.get_database(&name)?;
-            Ok(Json(Stats { top_queries: None }))
+            Ok(Stats { top_queries: None })
         })
         .await
 }

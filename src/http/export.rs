@@ -109,9 +109,7 @@ fn written(plane: &ControlPlane, name: &str, options: &ExportOptions, going: &Go
     let dir = plane.root().join(".http/exports");
     DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(failed)?;
     let _held = hold(&dir).map_err(failed)?;
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| failed(io::Error::other(error.to_string())))?;
-    let path = dir.join(format!("{:032x}.db", u128::from_le_bytes(random)));
+    let path = dir.join(format!("{}.db", uuid::Uuid::now_v7()));
     plane.export_database(name, &path, options, &mut *going.watch())?;
     let file = File::open(&path);
     std::fs::remove_file(&path).and(file).map_err(failed)

@@ -12,7 +12,6 @@ use super::{
     openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Place},
-    work::Load,
 };
 use crate::{ControlPlane, Group, HistoryWindow};
 
@@ -28,10 +27,10 @@ pub(super) async fn list(
 ) -> Answer<Json<GroupsAnswer>> {
     let location = shared.location.clone();
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
             let groups = plane.list_groups()?;
             let groups = groups.into_iter().map(|group| GroupBody::new(group, &location)).collect();
-            Ok(Json(GroupsAnswer { groups }))
+            Ok(GroupsAnswer { groups })
         })
         .await
 }
@@ -137,8 +136,8 @@ async fn one(
 ) -> Answer<Json<GroupAnswer>> {
     let location = shared.location.clone();
     shared
-        .manage(Load::Quick, bearer, organization, access, move |plane, _| {
-            Ok(Json(GroupAnswer { group: GroupBody::new(call(plane)?, &location) }))
+        .quick(bearer, organization, access, move |plane| {
+            Ok(GroupAnswer { group: GroupBody::new(call(plane)?, &location) })
         })
         .await
 }
@@ -154,8 +153,8 @@ pub(super) async fn configuration(
     Place((organization, name)): Place<(String, String)>,
 ) -> Answer<Json<GroupConfiguration>> {
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
-            Ok(Json(configuration_of(&plane.get_group(&name)?)))
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
+            Ok(configuration_of(&plane.get_group(&name)?))
         })
         .await
 }
@@ -175,14 +174,14 @@ pub(super) async fn configure(
     let GroupConfigurationChanges { delete_protection, history_window } = body.read()?;
     let window = history_window.map(|window| window.parse::<HistoryWindow>()).transpose()?;
     shared
-        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+        .quick(bearer, &organization, Access::Full, move |plane| {
             if let Some(protect) = delete_protection {
                 plane.protect_group(&name, protect)?;
             }
             if let Some(window) = window {
                 plane.set_group_history_window(&name, window)?;
             }
-            Ok(Json(configuration_of(&plane.get_group(&name)?)))
+            Ok(configuration_of(&plane.get_group(&name)?))
         })
         .await
 }
@@ -234,9 +233,9 @@ pub(super) async fn update(
     Place((organization, name)): Place<(String, String)>,
 ) -> Answer<Json<Nothing>> {
     shared
-        .manage(Load::Quick, bearer, &organization, Access::Full, move |plane, _| {
+        .quick(bearer, &organization, Access::Full, move |plane| {
             plane.get_group(&name)?;
-            Ok(Json(Nothing {}))
+            Ok(Nothing {})
         })
         .await
 }
@@ -253,9 +252,9 @@ pub(super) async fn wait_for_location(
 ) -> Answer<Json<Nothing>> {
     let known = shared.location.clone();
     shared
-        .manage(Load::Quick, bearer, &organization, Access::ReadOnly, move |plane, _| {
+        .quick(bearer, &organization, Access::ReadOnly, move |plane| {
             plane.get_group(&name)?;
-            if location == known { Ok(Json(Nothing {})) } else { Err(no_location(&location)) }
+            if location == known { Ok(Nothing {}) } else { Err(no_location(&location)) }
         })
         .await
 }

@@ -105,13 +105,13 @@ impl HttpApi {
     #[must_use]
     pub fn new(plane: ControlPlane) -> Self {
         Self {
-            plane,
             organization: None,
             location: "local".into(),
             asks_for_tokens: true,
             patience: PATIENCE,
             has_page: false,
-            work: Arc::default(),
+            work: Arc::new(Work::new(plane.root())),
+            plane,
             sessions: Arc::default(),
         }
     }
@@ -254,8 +254,7 @@ impl Shared {
             (Some(tokens), Some(claims)) => tokens.caller(claims),
             _ => Ok(Caller::anyone()),
         };
-        let done = self.work.run(load, move |going| call(&plane, &check()?, &going)).await;
-        done.map_err(|refusal| refusal.within(self.plane.root()))
+        self.work.run(load, move |going| call(&plane, &check()?, &going)).await
     }
 
     /// Runs a call that only a token of the organization allows.
@@ -273,6 +272,17 @@ impl Shared {
             call(plane, going)
         })
         .await
+    }
+
+    /// The same for a call that reads or writes the catalog, and is answered with JSON.
+    async fn quick<T: Send + 'static>(
+        &self,
+        bearer: Bearer,
+        organization: &str,
+        access: Access,
+        call: impl FnOnce(&ControlPlane) -> Answer<T> + Send + 'static,
+    ) -> Answer<Json<T>> {
+        self.manage(Load::Quick, bearer, organization, access, |plane, _| call(plane)).await.map(Json)
     }
 
     fn check_organization(&self, slug: &str) -> Answer<()> {

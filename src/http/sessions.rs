@@ -18,6 +18,7 @@ use super::{
     refusal::{Answer, Refusal},
     work::Permit,
 };
+use crate::{Error, ErrorKind};
 
 /// How long an upload may wait for its next request, unless the host says otherwise: clients wait a minute between two
 /// tries, so this is a few of them, and it is as long as their tokens last.
@@ -104,8 +105,7 @@ impl Sessions {
     ) -> Answer<String> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| {
-            let message = format!("no random bytes for the id of an upload: {error}");
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "io", message)
+            Error::new(ErrorKind::Io, format!("no random bytes for the id of an upload: {error}"))
         })?;
         let id = format!("{:032x}", u128::from_le_bytes(random));
         let session = Arc::new(Session {

@@ -12,7 +12,6 @@ use super::{
     openapi::{Conflict, Missing, Refused},
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Parameters, Place},
-    work::Load,
 };
 use crate::ControlPlane;
 
@@ -108,8 +107,8 @@ async fn mint(
     }
     let tokens = Arc::clone(shared.tokens()?);
     shared
-        .manage(Load::Quick, bearer, organization, Access::Full, move |plane, _| {
-            Ok(Json(TokenAnswer { jwt: tokens.mint(&subject(plane)?, access, life)? }))
+        .quick(bearer, organization, Access::Full, move |plane| {
+            Ok(TokenAnswer { jwt: tokens.mint(&subject(plane)?, access, life)? })
         })
         .await
 }
@@ -122,9 +121,9 @@ async fn rotate(
 ) -> Answer<Json<Nothing>> {
     let tokens = Arc::clone(shared.tokens()?);
     shared
-        .manage(Load::Quick, bearer, organization, Access::Full, move |plane, _| {
+        .quick(bearer, organization, Access::Full, move |plane| {
             tokens.rotate(&subject(plane)?)?;
-            Ok(Json(Nothing {}))
+            Ok(Nothing {})
         })
         .await
 }

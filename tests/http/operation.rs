@@ -98,8 +98,35 @@ fn a_server_whose_catalog_does_not_answer_is_not_ready() {
     let answer = server.send("GET", "/ready", &[], &[]);
     assert_eq!(answer.status, 500, "{answer:?}");
     assert_eq!(server.send("GET", "/health", &[], &[]).status, 200);
-    // Where the fleet is on the server's disk is nobody's business.
-    assert!(!answer.text.contains(server.dir.path().to_str().unwrap()), "{answer:?}");
+}
+
+#[test]
+fn no_client_is_told_where_the_fleet_is() {
+    let server = Server::new();
+    let seed = json!({ "type": "database_upload" });
+    server.done("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
+    // Where databases are built there is a file in the way.
+    let staging = server.root().join(".staging");
+    std::fs::remove_dir(&staging).unwrap();
+    std::fs::write(&staging, "").unwrap();
+    let file = vec![0; 512];
+    let bearer = format!("Bearer {}", server.token);
+    let authorization = [("Authorization", bearer.as_str())];
+    let upload = "/databases/draft/v2/upload";
+    let started =
+        server.send_as(&server.token, "PUT", &format!("{upload}/start"), &json!({ "db_size_bytes": 512 }));
+    let id = started.json()["upload_id"].as_str().unwrap().to_owned();
+    let chunk = server.send("PUT", &format!("{upload}/{id}/chunk/0"), &authorization, &file);
+    let finalized = server.send("PUT", &format!("{upload}/{id}/finalize"), &authorization, &[]);
+    let answers = [
+        server.ask("POST", "/databases", &json!({ "name": "more", "group": "default" })),
+        server.send("POST", "/databases/draft/v1/upload", &authorization, &file),
+        if chunk.status == 200 { finalized } else { chunk },
+    ];
+    for answer in answers {
+        assert!(answer.status >= 400 && answer.text.contains(".staging"), "{answer:?}");
+        assert!(!answer.text.contains(server.dir.path().to_str().unwrap()), "{answer:?}");
+    }
 }
 
 /// Writes a new certificate for localhost and its key, and answers with the certificate.

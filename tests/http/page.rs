@@ -44,6 +44,11 @@ fn the_page_needs_no_token_and_lets_nothing_in_from_elsewhere() {
         assert!(file.status == 200 && file.head.contains(&format!("content-type: {kind}")), "{path}");
         assert!(file.head.contains(policy), "{path}");
     }
+    // A cipher that the library learns is to be offered here as well.
+    let dialogs = server.send("GET", "/page/dialogs.js", &[], b"");
+    for cipher in litefleet::Cipher::ALL {
+        assert!(dialogs.text.contains(&format!("\"{cipher}\"")), "{cipher}");
+    }
     // It holds nothing that is not for everybody.
     assert!(!page.text.contains(&server.token) && !page.text.contains(server.root().to_str().unwrap()));
     // Another origin is refused here too.
