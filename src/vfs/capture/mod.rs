@@ -19,7 +19,10 @@ use std::{
     },
 };
 
-use super::{beneath::Beneath, live::Live};
+use super::{
+    beneath::{Alone, Beneath},
+    live::Live,
+};
 use crate::{
     archive::{self, Birth, Timeline, present},
     disk::Disk,
@@ -85,8 +88,8 @@ struct Follows {
 
 /// How a WAL ends.
 enum End<'a> {
-    /// Another one is begun over it. Where it was moved away, that is said.
-    Begun(&'a dyn Beneath, &'a mut bool),
+    /// Another one is begun over it. It is moved away where nobody else is at it, and that is said.
+    Begun(&'a dyn Beneath, &'a mut Alone),
     /// It is cut off.
     Cut,
     /// The last connection that had it open closes, and deletes it.
@@ -198,7 +201,7 @@ impl Capture {
         let _held = self.hold()?;
         let old_salts = old.map(Header::salts);
         let before = self.open_live()?;
-        let mut moved = false;
+        let mut moved = Alone::No;
         let follows = match before {
             None => self.begins(false)?,
             Some(mut before) => {
@@ -220,7 +223,11 @@ impl Capture {
             }
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
-        Ok(moved)
+        // Its first flush may be another connection's, which knows nothing of what was made here.
+        if moved == Alone::WithNeighbours && self.flushes.load(Relaxed) {
+            self.flush()?;
+        }
+        Ok(moved != Alone::No)
     }
 
     /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header
