@@ -39,6 +39,11 @@ const FILE_LEN: u64 = 4096;
 /// The most room that is made in a new WAL, in bytes: SQLite begins it anew at about 1000 frames.
 const ROOM_MAX: u64 = 8 << 20;
 
+/// How many of the newest segments stay in memory, as far as the system likes: some 64 MB, from which the last minutes are
+/// restored. Every log takes memory for its file, which SQLite without a history takes once. What is not given back takes the
+/// place of what is read again, and where all is taken, a writer waits for room.
+const IN_MEMORY: u64 = 16;
+
 /// Whose history is kept, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
@@ -209,6 +214,7 @@ impl Capture {
                     Was::Lost
                 } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
+                    self.forget_behind(before.generation().sequence);
                     if kept || self.was_kept(&mut before)? { Was::Kept } else { Was::Unused }
                 } else {
                     self.recover_end(&mut before)?;
@@ -228,6 +234,15 @@ impl Capture {
             self.flush()?;
         }
         Ok(moved != Alone::No)
+    }
+
+    /// Lets go of the memory of the segment that is so old now that hardly anybody asks for it.
+    fn forget_behind(&self, sequence: u64) {
+        if let Some(old) = sequence.checked_sub(IN_MEMORY)
+            && let Ok(Some(file)) = Disk::open(&self.paths.file(old, ArchiveFile::Segment))
+        {
+            Disk::forget(&file);
+        }
     }
 
     /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header
