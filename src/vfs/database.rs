@@ -138,6 +138,12 @@ impl Database {
         Some(capture)
     }
 
+    /// The same where no transaction of this connection has asked for the rules, which may have changed since the last one.
+    pub(super) fn capture_now(&self) -> Result<Option<&Capture>, Refusal> {
+        self.rules.as_ref().map_or(Ok(()), Governed::refresh)?;
+        Ok(self.capture())
+    }
+
     pub(super) fn sealed(&self) -> Option<&Sealed> {
         self.sealed.get()
     }
