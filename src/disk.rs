@@ -362,6 +362,13 @@ impl Disk {
         Ok(fcntl_getlk(file, &probe)?.is_some())
     }
 
+    /// The same of a lock of either kind.
+    pub(crate) fn is_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
+        let mut probe = Flock::from(FlockType::WriteLock);
+        (probe.start, probe.length) = (start, len);
+        Ok(fcntl_getlk(file, &probe)?.is_some())
+    }
+
     /// Opens a file whose memory is shared with other processes.
     pub(crate) fn open_shared(path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(path)

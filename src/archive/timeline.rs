@@ -170,7 +170,7 @@ impl Timeline {
         // One that is archived meanwhile is found in its new place. One that a crash left in both may have gone on since.
         let path = layout::beside(&self.data, "-wal");
         if self.is_live(generation)
-            && let Some((file, log)) = Log::open(&path)?.filter(|(_, log)| log.salts == generation.salts)
+            && let Some((file, log)) = Log::open_live(&self.data, &path, generation.salts, self.apart)?
             // Begun anew while it was read, it lost frames that the archive has; and so it did where the power took the header
             // of the one that was begun over it.
             && log.is_still_there(&file, &path)?

@@ -201,7 +201,8 @@ impl WalIndex {
     /// The frame that ended the last commit, and the salts of the WAL.
     pub(super) fn last_commit(&self) -> Option<(u32, [u8; 8])> {
         let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let words = regions.first().copied().flatten()?;
+        // One that nobody has written yet says nothing.
+        let words = regions.first().copied().flatten().filter(|words| words[0].load(Relaxed) != 0)?;
         let mut salts = [0; 8];
         for (bytes, word) in salts.chunks_exact_mut(4).zip(&words[wal::INDEX_SALTS..]) {
             // They stand there as they stand in the file, and so in any machine's byte order.

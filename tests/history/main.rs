@@ -25,6 +25,7 @@ mod policy;
 mod power;
 mod random;
 mod support;
+mod unseen;
 mod verify;
 mod versions;
 mod view;

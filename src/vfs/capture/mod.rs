@@ -220,8 +220,8 @@ impl Capture {
                     self.recover_end(&mut before)?;
                     let stamps = before.stamps()?;
                     match stamps.end() {
+                        _ if stamps.made(None).is_empty() => Was::Unused,
                         Some(_) if self.is_at_rest(&stamps)? => Was::Kept,
-                        None if stamps.made(None).is_empty() => Was::Unused,
                         _ => Was::Lost,
                     }
                 };
@@ -376,9 +376,11 @@ impl Capture {
         if self.is_pruned(&newest)? {
             return Ok(());
         }
-        if self.end_of(&newest, last_frame)?.is_some_and(|(_, len, _)| to < len)
-            && self.archive(&mut newest, End::Cut, last_frame)?
-        {
+        let end = self.end_of(&newest, last_frame)?;
+        if end.is_none() && to == 0 {
+            return self.void(&mut newest, last_frame);
+        }
+        if end.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, End::Cut, last_frame)? {
             self.rest(&mut newest)?;
         }
         Ok(())
@@ -390,7 +392,14 @@ impl Capture {
         *live = None;
         let _held = self.hold()?;
         let Some(mut newest) = self.open_live()? else { return Ok(false) };
-        Ok(!self.is_pruned(&newest)? && self.archive(&mut newest, End::Deleted, last_frame)?)
+        if self.is_pruned(&newest)? {
+            return Ok(false);
+        }
+        let kept = self.archive(&mut newest, End::Deleted, last_frame)?;
+        if !kept {
+            self.void(&mut newest, last_frame)?;
+        }
+        Ok(kept)
     }
 
     /// Whether the database file is what it was when its last WAL ended.
