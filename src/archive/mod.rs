@@ -22,6 +22,7 @@ mod segment;
 mod snapshot;
 mod sums;
 mod timeline;
+pub(crate) mod unwritten;
 pub(crate) mod verify;
 
 use std::path::Path;

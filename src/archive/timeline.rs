@@ -13,7 +13,7 @@ use super::{
     current_stamps, damaged, index, missing,
     past::Past,
     present, read_stamps,
-    refusals::{changed, lost, moves_too_fast, not_kept, outside, uncertain},
+    refusals::{changed, moves_too_fast, outside, uncertain},
     salts_of,
     segment::Log,
 };
@@ -268,12 +268,7 @@ impl Timeline {
     pub(super) fn find(&self, at: Timestamp, now: Timestamp) -> Result<Option<Target>> {
         let (asked, at, now) = (at, at.as_micros(), now.as_micros());
         if self.sequences.is_empty() {
-            return match self.is_as_it_was_born() {
-                true if at < self.born_at => Err(outside(asked, self.born_at)),
-                true => Ok(None),
-                false if self.is_unwritten || self.retained_from.is_some() => Err(not_kept(asked)),
-                false => Err(lost(asked, self.paths.dir())),
-            };
+            return self.check_born(asked).map(|()| None);
         }
         let Some(place) = self.place_of_known(at)? else {
             let first = self.stamps(self.sequences[0])?;
@@ -345,11 +340,6 @@ impl Timeline {
         let instant = |micros: Option<i64>| micros.map(Timestamp::from_micros).transpose();
         let reached = Reached { kind, commit: instant(commit)?, next: instant(next)? };
         Ok(Some(Target { sequence, frame, reached }))
-    }
-
-    /// Whether a database without a history is what it was when it was created.
-    pub(super) fn is_as_it_was_born(&self) -> bool {
-        self.is_unwritten && self.is_kept_since_birth && self.retained_from.is_none()
     }
 
     /// The place of the last generation that begins at or before an instant.

@@ -26,6 +26,7 @@ mod power;
 mod random;
 mod support;
 mod unseen;
+mod unwritten;
 mod verify;
 mod versions;
 mod view;
