@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use litefleet::{Cipher, CreateDatabaseInput, Synchronous, Timestamp, rusqlite, unwatched};
+use litefleet::{Cipher, CreateDatabaseInput, Synchronous, Timestamp, VerifyOptions, rusqlite, unwatched};
 
 use crate::{
     disk::{self, Call, Opened, Verdict, Watcher},
@@ -77,8 +77,15 @@ fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) 
     let after: Timestamp = now();
     is_as_before(ledger.contents_at(after).unwrap());
     is_as_before(forked(&ledger, "at-once"));
+    let is_well = |ledger: &Ledger| {
+        let verified =
+            ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+        assert_eq!(verified.findings, []);
+    };
+    is_well(&ledger);
     if ends {
         drop(connection);
+        is_well(&ledger);
         connection = ledger.plane.connect("orders", &options).unwrap();
     }
     // Shorter than what failed, of which frames remain behind it.
@@ -89,9 +96,7 @@ fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) 
     drop(connection);
     ledger.check_all();
     ledger.check_windows();
-    let verified =
-        ledger.plane.verify_database("orders", &litefleet::VerifyOptions::default(), &mut unwatched).unwrap();
-    assert_eq!(verified.findings, []);
+    is_well(&ledger);
     assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), 4);
 }
 
