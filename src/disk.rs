@@ -301,6 +301,11 @@ impl Disk {
         path.try_exists().map_err(|error| failed("looking for", path, error))
     }
 
+    /// What tells a file from all others, whatever its name; nothing if it is not there.
+    pub(crate) fn inode(path: &Path) -> Option<(u64, u64)> {
+        fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    }
+
     /// Whether the file system of a directory has no room for a small file, or no name left for one. What cannot be
     /// asked is not full.
     pub(crate) fn is_full(dir: &Path) -> bool {

@@ -9,6 +9,7 @@ mod clock;
 mod compressed;
 mod crash;
 mod damage;
+mod destroyed;
 #[expect(dead_code, reason = "others use it too, and more of it")]
 #[path = "../beneath/disk.rs"]
 mod disk;

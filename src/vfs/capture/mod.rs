@@ -26,7 +26,7 @@ use super::{
 use crate::{
     archive::{self, Birth, Timeline, present},
     disk::Disk,
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     stamps::{Commit, FileState, Generation, LogEnd, Stamps},
     time::{Clock, Timestamp},
@@ -60,6 +60,8 @@ pub(crate) struct History {
 pub(super) struct Capture {
     history: History,
     data: PathBuf,
+    /// The file that is open, which may be at that path no longer.
+    inode: Option<(u64, u64)>,
     wal: PathBuf,
     paths: ArchivePaths,
     live: Mutex<Option<Live>>,
@@ -129,6 +131,7 @@ impl Capture {
         Self {
             history,
             data: data.to_owned(),
+            inode: Disk::inode(data),
             wal: layout::beside(data, "-wal"),
             paths: ArchivePaths::of(data),
             live: Mutex::default(),
@@ -149,6 +152,20 @@ impl Capture {
 
     fn disk(&self) -> &Disk {
         &self.history.disk
+    }
+
+    /// Whether the database is where it was opened. Where it was destroyed under a transaction, another one of its name may
+    /// be there, whose history this is not.
+    fn is_in_place(&self) -> bool {
+        self.inode.is_some() && Disk::inode(&self.data) == self.inode
+    }
+
+    fn check_place(&self) -> Result<()> {
+        if self.is_in_place() {
+            return Ok(());
+        }
+        let message = "the database was destroyed, or its file replaced, while this connection had it open";
+        Err(Error::new(ErrorKind::Destroyed, message))
     }
 
     /// Takes the rules as they are now. With new ones what was known is looked at anew: in between the history may have
@@ -173,6 +190,7 @@ impl Capture {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
+            self.check_place()?;
             let _held = self.hold()?;
             *live = match self.open_live()? {
                 Some(live) if live.generation().salts == salts && !self.is_pruned(&live)? => Some(live),
@@ -200,6 +218,7 @@ impl Capture {
         beneath: &impl Beneath,
         last_frame: &LastFrame<'_>,
     ) -> Result<bool> {
+        self.check_place()?;
         self.make_dir()?;
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
@@ -371,6 +390,9 @@ impl Capture {
     pub(super) fn cut(&self, to: u64, last_frame: &LastFrame<'_>) -> Result<()> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
+        if !self.is_in_place() {
+            return Ok(());
+        }
         let _held = self.hold()?;
         let Some(mut newest) = self.open_live()? else { return Ok(()) };
         if self.is_pruned(&newest)? {
@@ -390,6 +412,7 @@ impl Capture {
     pub(super) fn end(&self, last_frame: &LastFrame<'_>) -> Result<bool> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
+        self.check_place()?;
         let _held = self.hold()?;
         let Some(mut newest) = self.open_live()? else { return Ok(false) };
         if self.is_pruned(&newest)? {
