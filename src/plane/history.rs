@@ -47,8 +47,9 @@ impl ControlPlane {
     ///
     /// As for [`database_path`](Self::database_path), and [`ErrorKind::Busy`] for a history that moves on too fast to be
     /// listed. Damage is no error. Where it is in the stamps of commits, what they told of is a gap between two
-    /// [windows](Points::windows), as is a change by another program. Where a log or a snapshot is damaged or missing, the
-    /// windows do not tell, since neither is read to list them: a restore to an instant that needs it is
+    /// [windows](Points::windows), as is a change by another program; where not even the header of these stamps is left, the
+    /// gap is up to the next snapshot, from which the history can be told again. Where a log or a snapshot is damaged or
+    /// missing, the windows do not tell, since neither is read to list them: a restore to an instant that needs it is
     /// [`ErrorKind::Corrupt`] and names the file, so that it can be put back.
     /// [`verify_database`](Self::verify_database) finds either.
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {

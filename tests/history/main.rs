@@ -28,3 +28,4 @@ mod verify;
 mod versions;
 mod view;
 mod wanted;
+mod windows;
