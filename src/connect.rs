@@ -347,7 +347,7 @@ fn kind(refusal: &Refusal) -> ErrorKind {
             ErrorKind::Corrupt
         }
         Refusal::Layout => ErrorKind::Unsupported,
-        Refusal::NoRules(_) | Refusal::Unreadable(_) => ErrorKind::Io,
+        Refusal::NoRules(_) | Refusal::Unreadable(_) | Refusal::LostLock => ErrorKind::Io,
         Refusal::NotKept(kind, _) => *kind,
     }
 }

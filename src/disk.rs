@@ -131,6 +131,11 @@ impl Disk {
         let _only_advice = unix::fadvise(file, offset, len, unix::Advice::DontNeed);
     }
 
+    /// Lets the system use the memory in which it keeps a file that was flushed for something else.
+    pub(crate) fn forget(file: &File) {
+        let _only_advice = unix::fadvise(file, 0, None, unix::Advice::DontNeed);
+    }
+
     /// Fills `into` from what stands in a file, which must be there.
     pub(crate) fn read_at(file: &File, path: &Path, into: &mut [u8], offset: u64) -> Result<()> {
         file.read_exact_at(into, offset).map_err(|error| failed("reading", path, error))

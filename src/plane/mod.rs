@@ -54,8 +54,8 @@ impl ControlPlaneBuilder {
 
     /// Asks `hook` before every step that changes something on the disk; the error that it returns is the result
     /// of that step. This is for test harnesses: it lets any step of a call fail, or the process stop there.
-    /// SQLite's own writes are not asked about. The hook may be called on a thread where none of the process's
-    /// file descriptors but the standard ones are open.
+    /// SQLite's own writes are not asked about. The hook must not use the fleet's databases, whose locks the call may
+    /// hold, and may be called on a thread where none of the process's file descriptors but the standard ones are open.
     #[must_use]
     pub fn on_step(self, hook: Arc<Hook>) -> Self {
         Self { disk: Disk::with_hook(hook), ..self }

@@ -15,19 +15,26 @@ pub(super) trait Beneath {
     /// The length of the file.
     fn len(&self) -> Result<u64, c_int>;
 
-    /// Keeps everybody else out of the database whose WAL this is, if no other connection of any program has it open. It
-    /// is called in a write transaction.
-    fn take_alone(&self) -> bool {
-        false
+    /// Runs what moves the WAL away, with everybody else kept out of its database, if no other program has that open and no
+    /// connection that knows nothing of this. It is called in a write transaction. The answer of `run` says whether the other
+    /// connections of this process are to go on with the new file; that of this, whether `run` ran, and whether there are any.
+    fn alone(&self, _run: &mut dyn FnMut() -> bool) -> Alone {
+        Alone::No
     }
-
-    /// Lets others in again.
-    fn share_again(&self) {}
 
     /// Goes on with a new file at the path of this one, which was moved away. If that fails, it goes on with this one.
     fn begin_anew(&self) -> c_int {
         rusqlite::ffi::SQLITE_CANTOPEN
     }
+}
+
+/// Whether a connection is the only one that has a database open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alone {
+    No,
+    Yes,
+    /// But for others of this process, which know of each other.
+    WithNeighbours,
 }
 
 /// A buffer that begins where cache lines do, and is wiped when dropped.

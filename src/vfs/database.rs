@@ -6,15 +6,21 @@ use std::{
     ptr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
 };
 
-use rusqlite::ffi::{SQLITE_FCNTL_CHUNK_SIZE, SQLITE_FCNTL_POWERSAFE_OVERWRITE, SQLITE_OK};
+use rusqlite::ffi::{
+    SQLITE_FCNTL_CHUNK_SIZE, SQLITE_FCNTL_POWERSAFE_OVERWRITE, SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED,
+    SQLITE_OK,
+};
 
 use super::{
-    Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, ffi, rules::Governed,
-    sealed::Sealed,
+    Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, ffi, neighbours::Neighbours,
+    rules::Governed, sealed::Sealed,
 };
 
 /// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
@@ -49,6 +55,14 @@ pub(super) struct Database {
     /// The address of the connection, by which a file that it opens is told to be its own.
     connection: AtomicUsize,
     wal_index: ffi::WalIndex,
+    /// The connections of this process to the same file. Its lock guards the three that follow.
+    neighbours: OnceLock<Arc<Neighbours>>,
+    /// The lock of the file that SQLite believes to hold.
+    lock_level: AtomicI32,
+    /// Whether another file stands at the WAL's path than the one that is open.
+    wal_was_moved: AtomicBool,
+    /// Whether it does not hold the lock that SQLite believes to hold.
+    lost_lock: AtomicBool,
     /// Whether it was to be sealed, and could not be.
     refuses_writes: AtomicBool,
     /// The read locks that this connection holds in the shared memory, one bit each.
@@ -86,6 +100,10 @@ impl Database {
             file: AtomicPtr::new(ptr::null_mut()),
             connection: AtomicUsize::new(0),
             wal_index: ffi::WalIndex::default(),
+            neighbours: OnceLock::new(),
+            lock_level: AtomicI32::new(SQLITE_LOCK_NONE),
+            wal_was_moved: AtomicBool::new(false),
+            lost_lock: AtomicBool::new(false),
             refuses_writes: AtomicBool::new(false),
             reading: AtomicU8::new(0),
             checkpointing: AtomicBool::new(false),
@@ -192,6 +210,47 @@ impl Database {
         self.file.store(file, Relaxed);
     }
 
+    /// The connections of this process to the same file, of which this is one until it closes.
+    pub(super) fn neighbours(&self) -> &Neighbours {
+        self.neighbours.get_or_init(Arc::default)
+    }
+
+    /// The file is open, and `others` have it open too.
+    pub(super) fn join(self: &Arc<Self>, others: Option<&Self>) {
+        let neighbours = others.and_then(|other| other.neighbours.get().cloned()).unwrap_or_default();
+        self.neighbours.get_or_init(|| neighbours).lock().push(Arc::clone(self));
+    }
+
+    /// The file is about to be closed.
+    pub(super) fn leave(&self) {
+        self.neighbours().lock().retain(|other| !ptr::eq(Arc::as_ptr(other), self));
+    }
+
+    /// Whether SQLite believes to have the file open, and nothing more.
+    pub(super) fn is_shared(&self) -> bool {
+        self.lock_level.load(Relaxed) == SQLITE_LOCK_SHARED && !self.lost_lock.load(Relaxed)
+    }
+
+    /// The lock that this connection had is lost.
+    pub(super) fn loses_lock(&self) {
+        self.lost_lock.store(true, Relaxed);
+    }
+
+    /// Another connection moved the WAL away.
+    pub(super) fn wal_moves(&self) {
+        self.wal_was_moved.store(true, Release);
+    }
+
+    /// Whether another file stands at the WAL's path now. It is asked before each call to the WAL.
+    pub(super) fn wal_was_moved(&self) -> bool {
+        self.wal_was_moved.load(Acquire)
+    }
+
+    /// The file at the WAL's path is the one that is open.
+    pub(super) fn has_wal(&self) {
+        self.wal_was_moved.store(false, Release);
+    }
+
     /// The connection of this file is known from here on.
     pub(super) fn belongs_to(&self, connection: usize) {
         self.connection.store(connection, Relaxed);
@@ -278,6 +337,9 @@ impl Database {
 
     /// A read transaction begins.
     pub(super) fn begin_read(&self) -> c_int {
+        if self.lost_lock.load(Relaxed) {
+            return self.refuse(Refusal::LostLock);
+        }
         if let Some(rules) = &self.rules
             && let Err(refusal) = rules.begin_read()
         {
@@ -304,8 +366,17 @@ impl Database {
     /// A lock of the database file was taken. In WAL mode only the last connection to close takes the exclusive one: it
     /// checkpoints then, and takes no lock of the shared memory for that.
     pub(super) fn after_lock(&self, level: c_int) {
+        self.lock_level.fetch_max(level, Relaxed);
         if level == rusqlite::ffi::SQLITE_LOCK_EXCLUSIVE && self.wal_index.page_count().is_some() {
             self.checkpointing.store(true, Relaxed);
+        }
+    }
+
+    /// A lock of the database file was given back, down to this level.
+    pub(super) fn after_unlock(&self, level: c_int) {
+        self.lock_level.store(level, Relaxed);
+        if level == SQLITE_LOCK_NONE {
+            self.lost_lock.store(false, Relaxed);
         }
     }
 

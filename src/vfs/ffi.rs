@@ -20,6 +20,7 @@ use std::{
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     thread,
+    time::Duration,
 };
 
 use memmap2::MmapRaw;
@@ -30,7 +31,7 @@ use rusqlite::{
 
 use super::{
     Governor, NAME, NOT_OPENED, Refusal, WAITING,
-    beneath::Beneath,
+    beneath::{Alone, Beneath},
     capture::Capture,
     database::{Database, ShmLock},
     journal::Journal,
@@ -260,28 +261,68 @@ impl Real {
         change.map_or(ffi::SQLITE_IOERR, |change| unsafe { change(file, level) })
     }
 
-    /// The database file of a WAL.
-    fn data(self) -> Option<Self> {
+    /// Takes the lock of a database file that is open, which somebody else may keep for a moment.
+    fn share_again(self) -> bool {
+        const ATTEMPTS: u32 = 1_000;
+        (0..ATTEMPTS).any(|attempt| {
+            if attempt > 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.lock(ffi::SQLITE_LOCK_SHARED, false) == ffi::SQLITE_OK
+        })
+    }
+
+    /// The database of a WAL, and its file.
+    fn data<'a>(self) -> Option<(&'a Arc<Database>, Self)> {
         // SAFETY: the file is open, and so has a handle. SQLite closes the database file after its WAL.
         let Handle::Wal(wal) = (unsafe { handle(self.ours.cast()) }) else { return None };
         let ours: *mut File = wal.database().file().cast();
-        (!ours.is_null()).then_some(Self { ours })
+        (!ours.is_null()).then_some((wal.database(), Self { ours }))
+    }
+
+    /// Goes on with the file that stands at the path of this WAL, if another connection moved away the one that is open.
+    #[cold]
+    fn follow_wal(self) -> c_int {
+        let Some((database, _)) = self.data() else { return ffi::SQLITE_IOERR };
+        let _open = database.neighbours().lock();
+        let code = self.begin_anew();
+        if code == ffi::SQLITE_OK {
+            database.has_wal();
+        }
+        code
     }
 }
 
 impl Beneath for Real {
-    fn take_alone(&self) -> bool {
-        let Some(data) = self.data() else { return false };
-        let alone = data.lock(ffi::SQLITE_LOCK_EXCLUSIVE, false) == ffi::SQLITE_OK;
-        if !alone {
-            self.share_again();
+    fn alone(&self, run: &mut dyn FnMut() -> bool) -> Alone {
+        let Some((database, data)) = self.data() else { return Alone::No };
+        let open = database.neighbours().lock();
+        let others = || open.iter().filter(|other| !ptr::eq(Arc::as_ptr(other), Arc::as_ptr(database)));
+        // Their files are open for as long as they are in the list, and nobody else calls for their locks meanwhile.
+        let sharing: Vec<_> = others().filter(|other| other.is_shared()).collect();
+        let file_of = |other: &Database| Self { ours: other.file().cast() };
+        for other in &sharing {
+            file_of(other).lock(ffi::SQLITE_LOCK_NONE, true);
         }
-        alone
-    }
-
-    fn share_again(&self) {
-        if let Some(data) = self.data() {
-            data.lock(ffi::SQLITE_LOCK_SHARED, true);
+        let alone = data.lock(ffi::SQLITE_LOCK_EXCLUSIVE, false) == ffi::SQLITE_OK;
+        // Whatever happens, everybody gets back what he had.
+        let moved = if alone { catch_unwind(AssertUnwindSafe(run)) } else { Ok(false) };
+        if matches!(moved, Ok(true)) {
+            others().for_each(|other| other.wal_moves());
+        }
+        data.lock(ffi::SQLITE_LOCK_SHARED, true);
+        for other in &sharing {
+            if !file_of(other).share_again() {
+                other.loses_lock();
+            }
+        }
+        if let Err(panic) = moved {
+            resume_unwind(panic);
+        }
+        match alone {
+            false => Alone::No,
+            true if sharing.is_empty() => Alone::Yes,
+            true => Alone::WithNeighbours,
         }
     }
 
@@ -421,6 +462,19 @@ unsafe fn handle<'a>(file: *mut sqlite3_file) -> &'a Handle {
     unsafe { &*(*file.cast::<File>()).handle }
 }
 
+/// Makes sure that the file is the one that stands at its path, if it is a WAL.
+///
+/// # Safety
+///
+/// As for [`real`].
+unsafe fn follow(file: *mut sqlite3_file) -> c_int {
+    // SAFETY: the caller vouches for it.
+    match unsafe { (handle(file), real(file)) } {
+        (Handle::Wal(wal), real) if wal.database().wal_was_moved() => guard(|| real.follow_wal()),
+        _ => ffi::SQLITE_OK,
+    }
+}
+
 /// Calls a function of the real file, which has it: a VFS in WAL mode has all functions of version 2.
 macro_rules! pass {
     ($file:ident . $method:ident ( $($argument:expr),* )) => {{
@@ -465,6 +519,9 @@ unsafe extern "C" fn open(
         }
         let beneath: *mut sqlite3_file = file.cast::<File>().add(1).cast();
         (*beneath).pMethods = ptr::null();
+        // No other connection moves a WAL away between its opening and what follows.
+        let database = if let Kind::Wal(database) = &kind { Some(Arc::clone(database)) } else { None };
+        let _open = database.as_ref().map(|database| database.neighbours().lock());
         let mut code = real_open(real_vfs, name, beneath, flags, out_flags);
         let ours = file.cast::<File>();
         (&raw mut (*ours).real).write(beneath);
@@ -475,10 +532,16 @@ unsafe extern "C" fn open(
             let real = real(file);
             code = guard(|| match kind.into_handle(real, name as usize) {
                 Ok(handle) => {
+                    if let Handle::Wal(wal) = &handle {
+                        wal.database().has_wal();
+                    }
                     if let Handle::Data(database, name) = &handle {
-                        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-                        open.insert(*name, Arc::clone(database));
                         database.is_in(file.cast());
+                        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+                        database.join(
+                            open.values().find(|other| other.path() == database.path()).map(Arc::as_ref),
+                        );
+                        open.insert(*name, Arc::clone(database));
                     }
                     (*file.cast::<File>()).handle = Box::into_raw(Box::new(handle));
                     (*file).pMethods = &raw const METHODS;
@@ -580,6 +643,10 @@ unsafe fn kind_of(name: *const c_char, flags: c_int) -> Result<Kind, c_int> {
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
+    // SAFETY: the file is open.
+    if let Handle::Data(database, _) = unsafe { handle(file) } {
+        database.leave();
+    }
     let code = pass!(file.xClose());
     // SAFETY: SQLite closes a file once, and uses it no more.
     let handle = unsafe {
@@ -603,6 +670,11 @@ unsafe extern "C" fn read(
     len: c_int,
     offset: sqlite3_int64,
 ) -> c_int {
+    // SAFETY: the file is open.
+    let followed = unsafe { follow(file) };
+    if followed != ffi::SQLITE_OK {
+        return followed;
+    }
     // SAFETY: the file is open.
     let handle = unsafe { handle(file) };
     let plain = match handle {
@@ -673,6 +745,11 @@ unsafe extern "C" fn write(
     offset: sqlite3_int64,
 ) -> c_int {
     // SAFETY: the file is open.
+    let followed = unsafe { follow(file) };
+    if followed != ffi::SQLITE_OK {
+        return followed;
+    }
+    // SAFETY: the file is open.
     let handle = unsafe { handle(file) };
     if let Handle::Data(database, _) = handle
         && database.is_plain()
@@ -701,6 +778,11 @@ unsafe extern "C" fn write(
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     // SAFETY: the file is open.
+    let followed = unsafe { follow(file) };
+    if followed != ffi::SQLITE_OK {
+        return followed;
+    }
+    // SAFETY: the file is open.
     match unsafe { (handle(file), real(file), u64::try_from(size)) } {
         (Handle::Temp(temp), real, Ok(size)) => guard(|| temp.truncate(size, &real)),
         (Handle::View(_), ..) => ffi::SQLITE_READONLY,
@@ -718,6 +800,11 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
 
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: the file is open.
+    let followed = unsafe { follow(file) };
+    if followed != ffi::SQLITE_OK {
+        return followed;
+    }
+    // SAFETY: the file is open.
     match unsafe { handle(file) } {
         // One ends with its handle, the other is never written.
         Handle::Temp(_) | Handle::View(_) => ffi::SQLITE_OK,
@@ -731,6 +818,11 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
 }
 
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
+    // SAFETY: the file is open.
+    let followed = unsafe { follow(file) };
+    if followed != ffi::SQLITE_OK {
+        return followed;
+    }
     // SAFETY: the file is open.
     let handle = unsafe { handle(file) };
     let len = match handle {
@@ -760,6 +852,7 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
         if admitted != ffi::SQLITE_OK {
             return admitted;
         }
+        let _open = database.neighbours().lock();
         let taken = pass!(file.xLock(level));
         if taken == ffi::SQLITE_OK {
             database.after_lock(level);
@@ -770,6 +863,15 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
 }
 
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
+    // SAFETY: the file is open.
+    if let Handle::Data(database, _) = unsafe { handle(file) } {
+        let _open = database.neighbours().lock();
+        let given = pass!(file.xUnlock(level));
+        if given == ffi::SQLITE_OK {
+            database.after_unlock(level);
+        }
+        return given;
+    }
     pass!(file.xUnlock(level))
 }
 

@@ -20,6 +20,7 @@ mod database;
 pub(crate) mod ffi;
 mod journal;
 mod live;
+mod neighbours;
 mod rules;
 mod scratch;
 mod sealed;
@@ -199,6 +200,8 @@ pub(crate) enum Refusal {
     ReadOnly,
     OverLimit(SizeLimit),
     Destroyed,
+    /// The connection's lock of the file, which it gave up for a moment, could not be taken again.
+    LostLock,
     /// The rules could not be read, for the reason that stands here.
     NoRules(String),
     /// The key is not the one that the file is sealed under.
@@ -248,6 +251,7 @@ impl Refusal {
             Self::OverLimit(_) | Self::NotKept(ErrorKind::DiskFull, _) => ffi::SQLITE_FULL,
             Self::Destroyed => ffi::SQLITE_CANTOPEN,
             Self::WrongKey | Self::NotSealed(_) => ffi::SQLITE_NOTADB,
+            Self::LostLock => ffi::SQLITE_IOERR_RDLOCK,
             Self::Damaged { .. } | Self::Unfit { .. } | Self::PastDamaged(_) => ffi::SQLITE_IOERR_DATA,
             Self::NoRules(_) | Self::Layout | Self::Unreadable(_) | Self::NotKept(..) => ffi::SQLITE_IOERR,
         }
@@ -268,6 +272,9 @@ impl fmt::Display for Refusal {
                 write!(f, "database or disk is full: the size limit is {limit} bytes")
             }
             Self::Destroyed => f.write_str("the database was destroyed"),
+            Self::LostLock => f.write_str(
+                "the lock of the database file was lost to a program that kept it to itself: close the connection and open it again",
+            ),
             Self::NoRules(why) => write!(f, "the database's configuration could not be read: {why}"),
             Self::WrongKey => f.write_str("this is not the key that the database is encrypted under"),
             Self::NotSealed(why) => {

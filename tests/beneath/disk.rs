@@ -71,13 +71,15 @@ pub(crate) enum Call<'a> {
         shared: bool,
     },
     /// A lock of the file is taken.
-    Lock,
+    Lock {
+        level: c_int,
+    },
 }
 
 impl Call<'_> {
     /// Whether something may be changed on the disk.
     pub(crate) fn is_a_change(&self) -> bool {
-        !matches!(self, Self::Read | Self::ShmMap | Self::ShmLock { .. } | Self::Lock)
+        !matches!(self, Self::Read | Self::ShmMap | Self::ShmLock { .. } | Self::Lock { .. })
     }
 }
 
@@ -323,7 +325,7 @@ unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64
 
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     // SAFETY: the file is open.
-    match shown(unsafe { opened(file) }, Call::Lock) {
+    match shown(unsafe { opened(file) }, Call::Lock { level }) {
         Verdict::Pass => pass!(file.xLock(level)),
         Verdict::Fail(code) | Verdict::Tear(code) => code,
     }

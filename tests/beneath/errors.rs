@@ -90,7 +90,7 @@ impl Watcher for Fault {
             (Failing::ShmMap, Call::ShmMap) => Verdict::Fail(ffi::SQLITE_IOERR_SHMMAP),
             (Failing::Write(code), Call::Write { .. })
             | (Failing::ShmLock(code), Call::ShmLock { take: true, .. })
-            | (Failing::Lock(code), Call::Lock) => Verdict::Fail(code),
+            | (Failing::Lock(code), Call::Lock { .. }) => Verdict::Fail(code),
             _ => return Verdict::Pass,
         };
         if !state.is_armed || (state.fired && self.once) {

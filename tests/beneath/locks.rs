@@ -3,10 +3,16 @@
 
 use std::{
     ffi::c_int,
+    fs,
     io::Write,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    thread::{self, ThreadId},
 };
 
 use litefleet::{
@@ -166,4 +172,66 @@ fn a_connection_that_did_not_get_the_checkpoint_lock_or_gave_it_back_writes_a_lo
         assert_eq!(model.check(&crashed, "main"), Ok(8), "{verdict:?}");
         assert_eq!(model.check(&connection, "main"), Ok(8), "{verdict:?}");
     }
+}
+
+/// Refuses the shared lock of the database file to the connection that one thread opened, so many times.
+struct Stubborn {
+    dir: PathBuf,
+    opener: ThreadId,
+    left: AtomicU32,
+}
+
+impl Watcher for Stubborn {
+    fn covers(&self, file: &Opened) -> bool {
+        file.thread == self.opener && file.path.as_ref().is_some_and(|path| path.parent() == Some(&self.dir))
+    }
+
+    fn see(&self, _: &Opened, call: Call<'_>) -> Verdict {
+        let Call::Lock { level: ffi::SQLITE_LOCK_SHARED } = call else { return Verdict::Pass };
+        let refused = self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        refused.map_or(Verdict::Pass, |_| Verdict::Fail(ffi::SQLITE_BUSY))
+    }
+}
+
+/// While a log is moved away, the other connections of the process give up their lock of the database file for a moment.
+#[test]
+fn a_connection_that_does_not_get_its_lock_back_says_so_until_it_is_opened_anew() {
+    let _turn = among_others();
+    let fleet = Fleet::new(Some(Cipher::Aegis256), PageFormat::Native);
+    let log = fleet.place().join("data.db-wal");
+    let one = fleet.connect();
+    run(&one, "CREATE TABLE t(a)").unwrap();
+    let (two, opener) = thread::scope(|scope| {
+        let opened = scope.spawn(|| {
+            let two = fleet.connect();
+            assert_eq!(ask::<i64>(&two, "SELECT count(*) FROM t"), Ok(0));
+            (two, thread::current().id())
+        });
+        opened.join().unwrap()
+    });
+    let stubborn = Arc::new(Stubborn { dir: fleet.place(), opener, left: AtomicU32::new(0) });
+    let _watch = disk::watch(Arc::clone(&stubborn) as _);
+    for (row, refused) in [(1, 3), (2, u32::MAX)] {
+        stubborn.left.store(refused, SeqCst);
+        ask::<i64>(&one, "PRAGMA wal_checkpoint(RESTART)").unwrap();
+        let before = fs::metadata(&log).unwrap().ino();
+        run(&one, "INSERT INTO t VALUES (1)").unwrap();
+        assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the log was moved");
+        let seen = ask::<i64>(&two, "SELECT count(*) FROM t");
+        if refused == 3 {
+            assert_eq!(seen, Ok(row));
+        } else {
+            let error = explain(&two, seen.unwrap_err());
+            assert_eq!(error.kind(), ErrorKind::Io);
+            assert!(error.to_string().contains("close the connection and open it again"), "{error}");
+            assert!(run(&two, "INSERT INTO t VALUES (2)").is_err());
+        }
+    }
+    stubborn.left.store(0, SeqCst);
+    // It does not come back by itself: others may have had the database to themselves meanwhile.
+    assert_eq!(kind(&two, "SELECT count(*) FROM t"), Some(ErrorKind::Io));
+    drop(two);
+    let two = fleet.connect();
+    run(&two, "INSERT INTO t VALUES (3)").unwrap();
+    assert_eq!(ask::<i64>(&one, "SELECT count(*) FROM t"), Ok(3));
 }

@@ -170,7 +170,7 @@ impl Watcher for Machine {
                 }
                 return Verdict::Pass;
             }
-            Call::Read | Call::ShmMap | Call::ShmLock { .. } | Call::Lock => return Verdict::Pass,
+            Call::Read | Call::ShmMap | Call::ShmLock { .. } | Call::Lock { .. } => return Verdict::Pass,
         };
         known.since.push((state.calls, change));
         if let Call::Delete { sync: true } = call {

@@ -24,8 +24,9 @@ const ROLE: &str = "LITEFLEET_CRASH_CHILD";
 /// Commits rows in a database whose log ends in every way, and dies before the given step of the file operations, or right
 /// after the stamps of a new generation are in their place.
 fn write(orders: &str) -> ! {
-    let [root, step, after] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
-    let (step, after): (u64, bool) = (step.parse().unwrap(), after == "true");
+    let [root, step, after, others] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
+    let (step, after, others): (u64, bool, usize) =
+        (step.parse().unwrap(), after == "true", others.parse().unwrap());
     let (count, armed) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
     let is_armed = Arc::clone(&armed);
     let hook = move |kind: Step, path: &Path| {
@@ -43,24 +44,34 @@ fn write(orders: &str) -> ! {
     };
     let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(root).unwrap();
     armed.store(true, Ordering::Relaxed);
-    let mut connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
+    let connect = || plane.connect("orders", &ConnectOptions::default()).unwrap();
+    let mut connection = connect();
+    // They have its log open, and go on with another one where that is moved away.
+    let mut others: Vec<_> = (0..others).map(|_| connect()).collect();
     for round in 0..9 {
+        for other in &others {
+            let rows: u32 = other.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+            assert_eq!(rows as usize, round);
+        }
         connection.execute_batch("INSERT INTO t(value) VALUES (randomblob(6000))").unwrap();
         println!("\nDONE {}", now());
         let mode = ["RESTART", "TRUNCATE", "RESTART", "PASSIVE"][round % 4];
         connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
         if round % 4 == 3 {
             drop(connection);
-            connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
+            connection = connect();
+        }
+        if let Some(other) = others.first_mut() {
+            std::mem::swap(other, &mut connection);
         }
     }
-    drop(connection);
+    drop((connection, others));
     println!("\nEND");
     std::process::exit(0)
 }
 
 /// What a writer that dies there says: when each of its commits was done, and whether it came to its end.
-fn run(root: &Path, step: u64, after: bool) -> (Vec<Timestamp>, bool) {
+fn run(root: &Path, step: u64, after: bool, others: usize) -> (Vec<Timestamp>, bool) {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args([
         "--exact",
@@ -68,7 +79,7 @@ fn run(root: &Path, step: u64, after: bool) -> (Vec<Timestamp>, bool) {
         "--nocapture",
         "--test-threads=1",
     ]);
-    command.env(ROLE, format!("{}|{step}|{after}", root.display()));
+    command.env(ROLE, format!("{}|{step}|{after}|{others}", root.display()));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines: Vec<_> = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
     child.wait().unwrap();
@@ -85,14 +96,14 @@ fn a_process_may_be_killed_before_any_step() {
     if let Ok(orders) = env::var(ROLE) {
         write(&orders);
     }
-    for after in [false, true] {
+    for (after, others) in [(false, 0), (true, 0), (false, 1)] {
         for step in 0.. {
             let mut ledger = Ledger::plain();
             let connection = ledger.connect();
             ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
             drop(connection);
-            let (done, ended) = run(ledger.plane.root(), step, after);
-            let context = format!("step {step}, after {after}");
+            let (done, ended) = run(ledger.plane.root(), step, after, others);
+            let context = format!("step {step}, after {after}, {others} other connections");
             let verify = |ledger: &Ledger| {
                 let verified =
                     ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);

@@ -29,7 +29,9 @@ const NAME: &str = "killed::processes_killed_at_any_moment_leave_every_instant_r
 /// How long it goes on, unless the environment says otherwise.
 const SECONDS: u64 = 20;
 
-const WRITERS: u64 = 3;
+/// How many processes write at once, and with how many connections each. Logs are moved away only where all connections are of
+/// one process.
+const WRITERS: &[(u64, u64)] = &[(3, 1), (1, 3), (2, 2)];
 
 /// Rows that a transaction writes again are among this many last ones.
 const AGAIN: u64 = 70;
@@ -105,17 +107,29 @@ fn connect(plane: &ControlPlane, sealed: bool, random: &mut Random) -> Connectio
     connection
 }
 
-/// A writer, until it is killed or told to stop. It notes for each commit its number, its own clock before it asked for
-/// the commit and its own clock after that had returned.
-fn write(orders: &str) {
-    let [root, writer, sealed, seed] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
-    let (root, sealed) = (Path::new(root), sealed == "sealed");
-    let mut random = Random::new(seed.parse::<u64>().unwrap() * 31 + writer.parse::<u64>().unwrap());
+/// The writers of a process, until it is killed or told to stop.
+fn write_all(orders: &str) {
+    let [root, writers, sealed, seed] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
+    let (first, count) = writers.split_once('+').unwrap();
+    let (first, count): (u64, u64) = (first.parse().unwrap(), count.parse().unwrap());
+    let (root, sealed, seed) = (Path::new(root), sealed == "sealed", seed.parse().unwrap());
+    let plane = &ControlPlane::open(root).unwrap();
+    thread::scope(|scope| {
+        for writer in first..first + count {
+            scope.spawn(move || write(plane, writer, sealed, seed));
+        }
+    });
+}
+
+/// A writer. It notes for each commit its number, its own clock before it asked for the commit and its own clock after that
+/// had returned.
+fn write(plane: &ControlPlane, writer: u64, sealed: bool, seed: u64) {
+    let mut random = Random::new(seed * 31 + writer);
+    let root = plane.root();
     let notes = root.with_file_name(format!("notes-{seed}-{writer}"));
     let mut notes = File::options().append(true).create(true).open(notes).unwrap();
-    let plane = ControlPlane::open(root).unwrap();
     let stop = root.with_file_name("stop");
-    let mut connection = connect(&plane, sealed, &mut random);
+    let mut connection = connect(plane, sealed, &mut random);
     while !stop.exists() {
         if run(&connection, &transaction()) {
             let n = ask(&connection, "SELECT n FROM counter");
@@ -137,7 +151,7 @@ fn write(orders: &str) {
             6..9 => thread::sleep(Duration::from_micros(random.below(20_000))),
             9 => {
                 drop(connection);
-                connection = connect(&plane, sealed, &mut random);
+                connection = connect(plane, sealed, &mut random);
             }
             _ => {}
         }
@@ -174,18 +188,22 @@ impl Killed {
         Self { dir, plane, sealed, notes, seen: Vec::new(), restored: 0, rounds: 0, logs_left: 0 }
     }
 
-    fn spawn(&self, writer: u64) -> Child {
+    /// A process with so many writers, from this one on.
+    fn spawn(&self, first: u64, count: u64) -> Child {
         let sealed = if self.sealed { "sealed" } else { "plain" };
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", NAME, "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, format!("{}|{writer}|{sealed}|{}", self.plane.root().display(), self.rounds));
+        command
+            .env(ROLE, format!("{}|{first}+{count}|{sealed}|{}", self.plane.root().display(), self.rounds));
         command.stdout(Stdio::null()).spawn().unwrap()
     }
 
     /// Lets some write until each of them was killed, or all that live were told to stop.
     fn round(&mut self, random: &mut Random) {
         self.rounds += 1;
-        let mut children: Vec<_> = (0..WRITERS).map(|writer| self.spawn(writer)).collect();
+        let (processes, connections) = random.one_of(WRITERS);
+        let mut children: Vec<_> =
+            (0..processes).map(|process| self.spawn(process * connections, connections)).collect();
         thread::sleep(Duration::from_millis(150 + random.below(250)));
         for _ in 0..random.below(4) {
             let at = Timestamp::now();
@@ -194,7 +212,7 @@ impl Killed {
             }
             thread::sleep(Duration::from_millis(random.below(60)));
         }
-        let killed = random.below(WRITERS + 1);
+        let killed = random.below(processes + 1);
         for child in children.drain(..usize::try_from(killed).unwrap()) {
             kill(child);
             thread::sleep(Duration::from_micros(random.below(40_000)));
@@ -210,7 +228,7 @@ impl Killed {
         if random.below(2) == 0 {
             let _not_there = fs::remove_file(place.join("data.db-shm"));
         }
-        for writer in 0..WRITERS {
+        for writer in 0..processes * connections {
             let notes = self.dir.path().join(format!("notes-{}-{writer}", self.rounds));
             for line in fs::read_to_string(notes).unwrap_or_default().lines() {
                 let [n, before, after] =
@@ -324,7 +342,7 @@ fn kill(mut child: Child) {
 #[test]
 fn processes_killed_at_any_moment_leave_every_instant_restorable() {
     if let Ok(orders) = env::var(ROLE) {
-        write(&orders);
+        write_all(&orders);
         return;
     }
     let seconds = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());

@@ -20,6 +20,7 @@ mod killed;
 mod machine;
 mod maintain;
 mod model;
+mod neighbours;
 mod policy;
 mod power;
 mod random;

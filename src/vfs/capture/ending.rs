@@ -11,7 +11,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     layout::ArchiveFile,
     stamps::{Commit, LogEnd, Made, Record},
-    vfs::beneath::Beneath,
+    vfs::beneath::{Alone, Beneath},
     wal::{self, Header},
 };
 
@@ -71,13 +71,20 @@ impl Capture {
                 self.disk().rename(&self.wal, &segment)?;
                 return Ok(true);
             }
-            End::Begun(beneath, moved) if beneath.take_alone() => {
-                let done = self.move_away((&file, len), &segment, beneath);
-                beneath.share_again();
-                *moved = done.is_ok();
-                return done.map(|()| true);
+            End::Begun(beneath, moved) => {
+                let mut done = Ok(());
+                let alone = beneath.alone(&mut || {
+                    done = self.move_away((&file, len), &segment, beneath);
+                    done.is_ok()
+                });
+                done?;
+                *moved = alone;
+                if alone != Alone::No {
+                    make_room(len, beneath);
+                    return Ok(true);
+                }
             }
-            End::Begun(..) | End::Cut => {}
+            End::Cut => {}
         }
         let beside = self.paths.dir().join("segment.new");
         self.disk().remove(&beside)?;
@@ -125,17 +132,6 @@ impl Capture {
         self.disk().rename(&self.wal, segment)?;
         let code = beneath.begin_anew();
         if code == SQLITE_OK {
-            // Room for as much again, so that commits write over what is there, as they do in a WAL that is used again: that
-            // takes less time than to make a file longer.
-            let zeros = vec![0; 64 << 10];
-            // A little less, so that it need not be cut off again if the next log is a little shorter.
-            let room = (len - len / 16).min(ROOM_MAX);
-            for at in (0..room).step_by(zeros.len()) {
-                let count = usize::try_from(room - at).unwrap_or(usize::MAX).min(zeros.len());
-                if beneath.write(&zeros[..count], at) != SQLITE_OK {
-                    break;
-                }
-            }
             return Ok(());
         }
         self.disk().rename(segment, &self.wal)?;
@@ -148,6 +144,20 @@ impl Capture {
         match archive::state_of(&self.data)? {
             Some(data) => live.append(self.disk(), &self.paths.live_stamps(), Record::Rest(data)),
             None => Ok(()),
+        }
+    }
+}
+
+/// Makes room in a new WAL for as much as the one before it had, so that commits write over what is there, as they do in a
+/// WAL that is used again: that takes less time than to make a file longer.
+fn make_room(len: u64, beneath: &dyn Beneath) {
+    let zeros = vec![0; 64 << 10];
+    // A little less, so that it need not be cut off again if the next log is a little shorter.
+    let room = (len - len / 16).min(ROOM_MAX);
+    for at in (0..room).step_by(zeros.len()) {
+        let count = usize::try_from(room - at).unwrap_or(usize::MAX).min(zeros.len());
+        if beneath.write(&zeros[..count], at) != SQLITE_OK {
+            break;
         }
     }
 }

@@ -19,7 +19,10 @@ use std::{
     },
 };
 
-use super::{beneath::Beneath, live::Live};
+use super::{
+    beneath::{Alone, Beneath},
+    live::Live,
+};
 use crate::{
     archive::{self, Birth, Timeline, present},
     disk::Disk,
@@ -35,6 +38,11 @@ const FILE_LEN: u64 = 4096;
 
 /// The most room that is made in a new WAL, in bytes: SQLite begins it anew at about 1000 frames.
 const ROOM_MAX: u64 = 8 << 20;
+
+/// How many of the newest segments stay in memory, as far as the system likes: some 64 MB, from which the last minutes are
+/// restored. Every log takes memory for its file, which SQLite without a history takes once. What is not given back takes the
+/// place of what is read again, and where all is taken, a writer waits for room.
+const IN_MEMORY: u64 = 16;
 
 /// Whose history is kept, and how.
 #[derive(Clone, Debug)]
@@ -85,8 +93,8 @@ struct Follows {
 
 /// How a WAL ends.
 enum End<'a> {
-    /// Another one is begun over it. Where it was moved away, that is said.
-    Begun(&'a dyn Beneath, &'a mut bool),
+    /// Another one is begun over it. It is moved away where nobody else is at it, and that is said.
+    Begun(&'a dyn Beneath, &'a mut Alone),
     /// It is cut off.
     Cut,
     /// The last connection that had it open closes, and deletes it.
@@ -198,7 +206,7 @@ impl Capture {
         let _held = self.hold()?;
         let old_salts = old.map(Header::salts);
         let before = self.open_live()?;
-        let mut moved = false;
+        let mut moved = Alone::No;
         let follows = match before {
             None => self.begins(false)?,
             Some(mut before) => {
@@ -206,6 +214,7 @@ impl Capture {
                     Was::Lost
                 } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
+                    self.forget_behind(before.generation().sequence);
                     if kept || self.was_kept(&mut before)? { Was::Kept } else { Was::Unused }
                 } else {
                     self.recover_end(&mut before)?;
@@ -220,7 +229,20 @@ impl Capture {
             }
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
-        Ok(moved)
+        // Its first flush may be another connection's, which knows nothing of what was made here.
+        if moved == Alone::WithNeighbours && self.flushes.load(Relaxed) {
+            self.flush()?;
+        }
+        Ok(moved != Alone::No)
+    }
+
+    /// Lets go of the memory of the segment that is so old now that hardly anybody asks for it.
+    fn forget_behind(&self, sequence: u64) {
+        if let Some(old) = sequence.checked_sub(IN_MEMORY)
+            && let Ok(Some(file)) = Disk::open(&self.paths.file(old, ArchiveFile::Segment))
+        {
+            Disk::forget(&file);
+        }
     }
 
     /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header

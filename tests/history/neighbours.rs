@@ -1,0 +1,177 @@
+//! Logs that are begun anew while several connections have the database open.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    thread,
+    time::{Duration, Instant},
+};
+
+use litefleet::{Cipher, VerifyOptions, rusqlite::Connection, unwatched};
+
+use crate::{
+    random::Random,
+    support::{Ledger, now, stranger},
+};
+
+fn begin_anew(connection: &Connection) {
+    let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0)).unwrap();
+    assert_eq!(busy, 0);
+}
+
+fn count(connection: &Connection) -> u32 {
+    connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+}
+
+/// The inode of the log, and that of the segment that it became when it was begun anew by a commit of `writer`.
+fn inodes(ledger: &mut Ledger, writer: &Connection, segment: &str) -> (u64, u64) {
+    let place = ledger.place();
+    let log = fs::metadata(place.join("data.db-wal")).unwrap().ino();
+    begin_anew(writer);
+    ledger.commit(writer, "INSERT INTO t(value) VALUES (randomblob(3000))");
+    (log, fs::metadata(place.join("archive").join(segment)).unwrap().ino())
+}
+
+fn check(ledger: &mut Ledger) {
+    ledger.check_all();
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+    assert_eq!(verified.unwrap().findings, vec![]);
+}
+
+#[test]
+fn a_log_is_moved_away_from_under_the_other_connections_of_its_process() {
+    for cipher in [None, Some(Cipher::Aegis256)] {
+        let mut ledger = Ledger::new(cipher);
+        let [one, two, idle] = [ledger.connect(), ledger.connect(), ledger.connect()];
+        ledger.commit(&one, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+        for connection in [&two, &idle] {
+            assert_eq!(count(connection), 0);
+        }
+        for (number, writer) in (1..).zip([&one, &two, &one, &one, &two]) {
+            let (log, segment) = inodes(&mut ledger, writer, &format!("{number:012}.wal"));
+            assert_eq!(log, segment, "log {number} was moved");
+            let (rows, readers) =
+                (number, if number == 5 { vec![&one, &two, &idle] } else { vec![&one, &two] });
+            for reader in readers {
+                assert_eq!(count(reader), rows, "log {number}");
+            }
+        }
+        // One that comes later finds the same log.
+        let late = ledger.connect();
+        assert_eq!(count(&late), 5);
+        ledger.commit(&idle, "DELETE FROM t WHERE id = 1");
+        assert_eq!([&one, &two, &late].map(count), [4; 3]);
+        drop((one, late, idle));
+        ledger.commit(&two, "DELETE FROM t WHERE id = 2");
+        drop(two);
+        check(&mut ledger);
+    }
+}
+
+#[test]
+fn a_log_that_a_stranger_has_open_is_copied() {
+    let mut ledger = Ledger::plain();
+    let [one, two] = [ledger.connect(), ledger.connect()];
+    ledger.commit(&one, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    let stranger = stranger(&ledger);
+    assert_eq!([&two, &stranger].map(count), [0; 2]);
+    let (log, segment) = inodes(&mut ledger, &one, "000000000001.wal");
+    assert_ne!(log, segment);
+    assert_eq!([&two, &stranger].map(count), [1; 2]);
+    // Nor does it change hands for those that stay.
+    ledger.commit(&two, "INSERT INTO t(value) VALUES (2)");
+    assert_eq!([&one, &stranger].map(count), [2; 2]);
+    drop(stranger);
+    let (log, segment) = inodes(&mut ledger, &one, "000000000002.wal");
+    assert_eq!(log, segment);
+    assert_eq!([&one, &two].map(count), [3; 2]);
+    drop((one, two));
+    check(&mut ledger);
+}
+
+/// The balance of all accounts never changes, and the number of the last transfer never falls.
+#[test]
+fn threads_that_read_and_write_while_logs_are_moved_see_whole_commits() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(
+        &connection,
+        "BEGIN; CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER, filler);
+         CREATE TABLE transfer(number INTEGER PRIMARY KEY);
+         WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+         INSERT INTO account SELECT i, 1000, zeroblob(500) FROM n; COMMIT",
+    );
+    drop(connection);
+    let (done, newest) = (&AtomicBool::new(false), &AtomicU64::new(0));
+    let ledger = &ledger;
+    thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            scope.spawn(move || {
+                let mut random = Random::new(thread);
+                let connect = || {
+                    let connection = ledger.connect();
+                    connection.execute_batch("PRAGMA wal_autocheckpoint=20; PRAGMA synchronous=OFF").unwrap();
+                    connection
+                };
+                let mut connection = connect();
+                while !done.load(SeqCst) {
+                    let seen = newest.load(SeqCst);
+                    if thread < 2 {
+                        let [from, to] = [(); 2].map(|()| random.below(200) + 1);
+                        connection
+                            .execute_batch(&format!(
+                                "BEGIN IMMEDIATE;
+                                 UPDATE account SET balance = balance - 7 WHERE id = {from};
+                                 UPDATE account SET balance = balance + 7 WHERE id = {to};
+                                 INSERT INTO transfer DEFAULT VALUES"
+                            ))
+                            .unwrap();
+                        let number = connection.last_insert_rowid().cast_unsigned();
+                        connection.execute_batch("COMMIT").unwrap();
+                        newest.fetch_max(number, SeqCst);
+                    }
+                    let (total, last): (i64, u64) = connection
+                        .query_row(
+                            "SELECT (SELECT sum(balance) FROM account), (SELECT coalesce(max(number), 0) FROM transfer)",
+                            [],
+                            |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())),
+                        )
+                        .unwrap();
+                    assert_eq!(total, 200_000);
+                    assert!(last >= seen, "{last} is older than {seen}");
+                    if random.below(40) == 0 {
+                        drop(connection);
+                        connection = connect();
+                    }
+                }
+            });
+        }
+        let started = Instant::now();
+        let mut seen = Vec::new();
+        while started.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(50));
+            let before = newest.load(SeqCst);
+            seen.push((before, now(), newest.load(SeqCst)));
+        }
+        done.store(true, SeqCst);
+        for (before, at, after) in seen {
+            let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
+            let (total, last): (i64, i64) = view
+                .query_row(
+                    "SELECT (SELECT sum(balance) FROM account), (SELECT coalesce(max(number), 0) FROM transfer)",
+                    [],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .unwrap();
+            assert_eq!(total, 200_000);
+            // A commit that had returned is there, and at most those of both writers that had not yet said so.
+            assert!(((before)..=(after + 2)).contains(&last.cast_unsigned()), "{before} {last} {after}");
+        }
+    });
+    let connection = ledger.connect();
+    let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+    assert_eq!(verified.unwrap().findings, vec![]);
+}
