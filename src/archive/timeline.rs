@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Birth, Retained,
+    Birth, Retained, all_before,
     bytes::LogBytes,
     current_stamps, damaged, index, missing,
     past::Past,
@@ -382,19 +382,26 @@ impl Timeline {
     /// the one before, if that has commits without stamps at its end: they were made before or after it.
     fn place_of_known(&self, at: i64) -> Result<Option<usize>> {
         let Some(mut place) = self.place_of(at)? else { return Ok(None) };
-        while let Some(before) = place.checked_sub(1) {
+        loop {
             let generation = self.stamps(self.sequences[place])?.generation;
-            if generation.begins || at >= generation.begun_at.max(generation.not_before.saturating_add(1)) {
-                break;
+            if at >= all_before(&generation) || !self.follows_lost(place, &generation)? {
+                return Ok(Some(place));
             }
-            self.check_follows(before)?;
-            let stamps = self.stamps(self.sequences[before])?;
-            if !matches!(self.made(&stamps, Some(&generation))?.last(), Some(Made::Lost { .. })) {
-                break;
-            }
-            place = before;
+            place -= 1;
         }
-        Ok(Some(place))
+    }
+
+    /// Whether a generation goes on from one that ends with commits without stamps.
+    pub(super) fn follows_lost(&self, place: usize, generation: &Generation) -> Result<bool> {
+        if generation.begins || self.retained_from == Some(generation.sequence) {
+            return Ok(false);
+        }
+        let Some(before) = place.checked_sub(1) else {
+            return Err(missing(&self.paths.file(generation.sequence - 1, ArchiveFile::Stamps)));
+        };
+        self.check_follows(before)?;
+        let stamps = self.stamps(self.sequences[before])?;
+        Ok(matches!(self.made(&stamps, Some(generation))?.last(), Some(Made::Lost { .. })))
     }
 
     /// Makes sure that no generation is missing behind one.

@@ -32,3 +32,4 @@ mod verify;
 mod versions;
 mod view;
 mod wanted;
+mod windows;
