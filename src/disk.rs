@@ -125,17 +125,6 @@ impl Disk {
             .map_err(|error| failed("writing", path, error))
     }
 
-    /// Lets the system begin to write out a part of a file that is to be flushed later, as far as it likes to.
-    pub(crate) fn begin_flush(file: &File, offset: u64, len: usize) {
-        let len = std::num::NonZeroU64::new(len as u64);
-        let _only_advice = unix::fadvise(file, offset, len, unix::Advice::DontNeed);
-    }
-
-    /// Lets the system use the memory in which it keeps a file that was flushed for something else.
-    pub(crate) fn forget(file: &File) {
-        let _only_advice = unix::fadvise(file, 0, None, unix::Advice::DontNeed);
-    }
-
     /// Fills `into` from what stands in a file, which must be there.
     pub(crate) fn read_at(file: &File, path: &Path, into: &mut [u8], offset: u64) -> Result<()> {
         file.read_exact_at(into, offset).map_err(|error| failed("reading", path, error))

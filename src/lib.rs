@@ -25,6 +25,7 @@ mod wal;
 
 mod disk;
 mod layout;
+mod page_cache;
 mod shm;
 
 mod archive;

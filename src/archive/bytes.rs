@@ -11,6 +11,7 @@ use crate::{
     disk::Disk,
     error::Result,
     layout::{ArchiveFile, ArchivePaths},
+    page_cache,
     seekable::{self, FOOTER_LEN, Place, SeekTable},
 };
 
@@ -109,6 +110,18 @@ impl LogBytes {
             count += more;
         }
         Ok(count)
+    }
+
+    /// Fills `into` from the log, if that is not compressed and the system has all of it in memory.
+    pub(super) fn read_ready(&self, into: &mut [u8], at: u64) -> bool {
+        self.table.is_none() && page_cache::read(&self.file, into, at)
+    }
+
+    /// Lets the system begin to read a part of a log that is not compressed.
+    pub(super) fn fetch(&self, at: u64, len: u64) {
+        if self.table.is_none() {
+            page_cache::fetch(&self.file, at, len);
+        }
     }
 
     /// The part that a byte is in; nothing where the log is not compressed, or ends before it.

@@ -58,26 +58,29 @@ impl Past {
                 return Err(damaged(&self.snapshot.path, "it is cut off"));
             }
             piece[from_snapshot..].fill(0);
-            // Where the pages begin that are not handed on yet.
-            let mut begin = 0;
+            let (mut waited, mut packed) = (Vec::new(), Vec::new());
             for (start, number) in (0..want).step_by(page_size).zip(&mut numbers) {
                 let bytes = &mut piece[start..start + page_size];
                 match self.place(number) {
-                    Some(place) if self.is_packed(place) => {
-                        if begin < start {
-                            write(&piece[begin..start], at + begin as u64)?;
-                            done += (start - begin) as u64;
-                        }
-                        begin = start + page_size;
-                    }
-                    Some(place) => self.read_frame(place, bytes)?,
+                    Some(place) if self.is_packed(place) => packed.push(start),
+                    Some(place) if self.read_ready(place, bytes)? => {}
+                    Some(place) => waited.push((place, start)),
                     None if number <= self.snapshot_pages => self.snapshot.check(number, bytes)?,
                     None => {}
                 }
             }
-            if begin < want {
-                write(&piece[begin..], at + begin as u64)?;
-                done += (want - begin) as u64;
+            self.fetch(waited.iter().map(|(place, _)| *place).collect())?;
+            for (place, start) in waited {
+                self.read_frame(place, &mut piece[start..start + page_size])?;
+            }
+            // What lies between those that come last.
+            let mut begin = 0;
+            for end in packed.into_iter().chain([want]) {
+                if begin < end {
+                    write(&piece[begin..end], at + begin as u64)?;
+                    done += (end - begin) as u64;
+                }
+                begin = end + page_size;
             }
             at += want as u64;
         }

@@ -10,6 +10,7 @@ mod bytes;
 mod compress;
 mod copy;
 mod detour;
+mod fetch;
 mod index;
 mod kept;
 mod maintain;
@@ -24,6 +25,7 @@ mod sums;
 mod timeline;
 pub(crate) mod unwritten;
 pub(crate) mod verify;
+mod way;
 
 use std::path::Path;
 

@@ -11,21 +11,20 @@ use super::{
     bytes::{LogBytes, Part},
     damaged,
     detour::Detour,
+    fetch::Ahead,
     kept::Kept,
-    missing,
-    refusals::written_away,
-    segment::{self, Log},
+    missing, segment,
     snapshot::Snapshot,
     sums,
-    timeline::{Apart, Source, Target, Timeline},
+    timeline::{Apart, Target, Timeline},
 };
 use crate::{
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
-    layout::{ArchiveFile, ArchivePaths},
+    layout::ArchivePaths,
     page,
     point::{Reached, ReachedKind},
-    stamps::{Generation, LogEnd, Stamps},
+    stamps::{Generation, Stamps},
     time::Timestamp,
     wal::HEADER_LEN,
 };
@@ -49,13 +48,14 @@ pub(crate) struct Past {
     /// The pages of the snapshot that no commit has cut off since.
     pub(super) snapshot_pages: u32,
     /// Where the newest version of each page is.
-    places: Vec<Option<Place>>,
+    pub(super) places: Vec<Option<Place>>,
     /// Those of them that are in compressed logs, in their order there, and the page of each.
     pub(super) packed: Vec<(Place, u32)>,
-    logs: Vec<LogFile>,
+    pub(super) logs: Vec<LogFile>,
     paths: ArchivePaths,
     open: Mutex<Open>,
     kept: Kept,
+    pub(super) ahead: Ahead,
     snapshot_file: OnceLock<File>,
     /// Pages that are held in memory.
     held: HashMap<u32, Vec<u8>>,
@@ -77,8 +77,8 @@ struct Open {
 /// A frame of one of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Place {
-    log: u32,
-    frame: u32,
+    pub(super) log: u32,
+    pub(super) frame: u32,
 }
 
 /// What was decompressed last: a part of a log.
@@ -90,14 +90,14 @@ pub(super) struct Unpacked {
 }
 
 #[derive(Debug)]
-struct LogFile {
-    sequence: u64,
-    path: PathBuf,
-    is_compressed: bool,
+pub(super) struct LogFile {
+    pub(super) sequence: u64,
+    pub(super) path: PathBuf,
+    pub(super) is_compressed: bool,
     /// The checksum of each frame's page.
-    sums: Vec<u64>,
+    pub(super) sums: Vec<u64>,
     /// The header of the WAL that SQLite writes to: while it is the same, the frames are too.
-    live: Option<(Arc<File>, [u8; HEADER_LEN])>,
+    pub(super) live: Option<(Arc<File>, [u8; HEADER_LEN])>,
 }
 
 impl Past {
@@ -168,6 +168,7 @@ impl Past {
             paths: ArchivePaths::of(data),
             open: Mutex::default(),
             kept: Kept::default(),
+            ahead: Ahead::default(),
             snapshot_file: OnceLock::new(),
             held,
             detour: None,
@@ -176,31 +177,15 @@ impl Past {
         })
     }
 
-    pub(super) fn with(timeline: &Timeline, target: &Target, below: Option<u64>) -> Result<Self> {
-        let mut first_error = None;
-        let until = below.unwrap_or(u64::MAX).min(target.sequence + 1);
-        for sequence in timeline.snapshots.range(..until).rev() {
-            match Self::from_snapshot(timeline, *sequence, target) {
-                Ok(past) => return Ok(past),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    first_error.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(first_error
-            .unwrap_or_else(|| missing(&timeline.paths.file(target.sequence, ArchiveFile::Snapshot))))
-    }
-
-    pub(super) fn from_snapshot(timeline: &Timeline, first: u64, target: &Target) -> Result<Self> {
-        let paths = &timeline.paths;
-        let mut stamps = timeline.stamps(first)?;
-        let Generation { page_size, database, .. } = stamps.generation;
-        let snapshot_path = paths.file(first, ArchiveFile::Snapshot);
-        let snapshot = Snapshot::find(paths, first, stamps.generation.seed(), page_size)?
-            .ok_or_else(|| damaged(&snapshot_path, "it belongs to another history"))?;
+    /// What a snapshot holds, before the first commit behind it.
+    pub(super) fn of_snapshot(
+        timeline: &Timeline,
+        target: &Target,
+        (first, page_size): (u64, u32),
+        snapshot: Snapshot,
+    ) -> Self {
         let pages = snapshot.pages();
-        let mut past = Self {
+        Self {
             first,
             page_size,
             page_count: pages,
@@ -210,111 +195,15 @@ impl Past {
             places: vec![None; pages as usize],
             packed: Vec::new(),
             logs: Vec::new(),
-            paths: paths.clone(),
+            paths: timeline.paths.clone(),
             open: Mutex::default(),
             kept: Kept::default(),
+            ahead: Ahead::default(),
             snapshot_file: OnceLock::new(),
             held: HashMap::new(),
             detour: Some(Detour::new(timeline, target, first)),
             _lock: timeline.held.clone(),
-        };
-        for sequence in first..=target.sequence {
-            if sequence > first {
-                stamps = timeline.stamps(sequence)?;
-                if stamps.generation.begins {
-                    // The snapshot that was taken leads nowhere beyond this point.
-                    return Err(missing(&paths.file(sequence, ArchiveFile::Snapshot)));
-                }
-            }
-            let is_last = sequence == target.sequence;
-            let upto = is_last.then_some(target.frame);
-            if stamps.generation.database != database || stamps.generation.page_size != page_size {
-                let path = paths.file(sequence, ArchiveFile::Stamps);
-                return Err(damaged(&path, "it is that of another database"));
-            }
-            // What follows vouches for how it ended. Where that is damaged, a commit that has its stamp is known still.
-            let after = match timeline.after(sequence) {
-                Err(error) if is_last && error.kind() == ErrorKind::Corrupt => None,
-                after => after?.filter(|after| !after.begins),
-            };
-            past.lay_over(timeline, &stamps, after.map(|after| after.end_before).or(stamps.end()), upto)?;
         }
-        let places = (1..).zip(&past.places).filter_map(|(number, place)| Some(((*place)?, number)));
-        past.packed = places.filter(|(place, _)| past.logs[place.log as usize].is_compressed).collect();
-        past.packed.sort_unstable();
-        Ok(past)
-    }
-
-    /// Takes the commits of a generation, all or up to a frame.
-    fn lay_over(
-        &mut self,
-        timeline: &Timeline,
-        stamps: &Stamps,
-        end: Option<LogEnd>,
-        upto: Option<u32>,
-    ) -> Result<()> {
-        let generation = &stamps.generation;
-        let archived = timeline.paths.file(generation.sequence, ArchiveFile::Segment);
-        if upto == Some(generation.first_frame) {
-            return Ok(());
-        }
-        let Some(Source { path, is_compressed, live, log }) = timeline.source(generation, end)? else {
-            // One that was begun and never used leaves nothing.
-            return match end {
-                None if upto.is_none() && stamps.made(None).is_empty() => Ok(()),
-                // It never came into the archive.
-                None => Err(written_away(&archived)),
-                Some(_) => Err(missing(&archived)),
-            };
-        };
-        let there = log.end();
-        if end.is_some_and(|end| end != there) {
-            return Err(damaged(&path, "it does not end as it did when it was archived"));
-        }
-        let upto = upto.unwrap_or(there.frame);
-        let last = (upto as usize).checked_sub(1).and_then(|last| log.frames.get(last));
-        if last.is_none_or(|frame| frame.commit.is_none()) {
-            return Err(damaged(&path, format_args!("frame {upto} ended a commit, and does not any more")));
-        }
-        let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
-        self.apply(log_number, (&log, &path), generation.first_frame..upto)?;
-        let (sequence, live) = (generation.sequence, live.map(|file| (Arc::new(file), log.start)));
-        self.logs.push(LogFile { sequence, path, is_compressed, sums: log.sums, live });
-        Ok(())
-    }
-
-    fn apply(
-        &mut self,
-        log_number: u32,
-        (log, path): (&Log, &Path),
-        range: std::ops::Range<u32>,
-    ) -> Result<()> {
-        let mut uncommitted = Vec::new();
-        for number in range {
-            let frame = log.frames[number as usize];
-            uncommitted.push((frame.page_number, number + 1));
-            let Some(pages) = frame.commit else { continue };
-            // A page that no frame has is a free one, which a page of the list of free pages names in four bytes. So what is
-            // held in memory of a log follows its length, whatever stands there.
-            let named_by_each = u64::from(self.page_size / 4);
-            let most = u64::from(self.page_count) + uncommitted.len() as u64 * named_by_each;
-            if u64::from(pages) > most {
-                let what = format_args!(
-                    "frame {} says that the database has {pages} pages, and it can have {most} at most",
-                    number + 1
-                );
-                return Err(damaged(path, what));
-            }
-            self.page_count = pages;
-            self.snapshot_pages = self.snapshot_pages.min(pages);
-            self.places.resize(pages as usize, None);
-            for (page, frame) in uncommitted.drain(..) {
-                if let Some(place) = self.places.get_mut(page as usize - 1) {
-                    *place = Some(Place { log: log_number, frame });
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Takes what is in the log that SQLite writes to into memory, where it stays as it is.
@@ -339,7 +228,7 @@ impl Past {
             return Ok(());
         }
         if let Some(place) = self.place(number) {
-            return self.read_frame(place, into);
+            return self.read_ahead(number, place, into);
         }
         if number > self.snapshot_pages {
             into.fill(0);
@@ -459,7 +348,7 @@ impl Past {
         self.check_frame(place, into)
     }
 
-    fn check_frame(&self, place: Place, page: &[u8]) -> Result<()> {
+    pub(super) fn check_frame(&self, place: Place, page: &[u8]) -> Result<()> {
         let LogFile { path, sums, .. } = &self.logs[place.log as usize];
         let is_whole = page.len() == self.page_size as usize;
         if !is_whole || sums.get(place.frame as usize - 1) != Some(&sums::of(page)) {
@@ -468,7 +357,7 @@ impl Past {
         Ok(())
     }
 
-    fn opened(&self, number: u32) -> Result<Arc<LogBytes>> {
+    pub(super) fn opened(&self, number: u32) -> Result<Arc<LogBytes>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.files.get(&number) {
             return Ok(Arc::clone(file));

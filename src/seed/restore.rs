@@ -20,6 +20,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     image, layout,
     page::{Identity, Seal},
+    page_cache,
     point::{Reached, ReachedKind},
     progress::{self, Phase, Watch},
     size::SizeLimit,
@@ -228,7 +229,7 @@ fn materialize(
             disk.write_at(&file, path, bytes, at)?;
             // Smaller pieces come in no order: they are written out together, in the end.
             if bytes.len() >= FLUSHED_MIN {
-                Disk::begin_flush(&file, at, bytes.len());
+                page_cache::begin_flush(&file, at, bytes.len());
             }
             Ok(())
         };

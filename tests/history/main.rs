@@ -6,6 +6,7 @@ mod bare;
 mod by_hand;
 mod claims;
 mod clock;
+mod cold;
 mod compressed;
 mod crash;
 mod damage;

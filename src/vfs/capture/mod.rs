@@ -28,6 +28,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
+    page_cache,
     stamps::{Commit, FileState, Generation, LogEnd, Stamps},
     time::{Clock, Timestamp},
     wal::Header,
@@ -260,7 +261,7 @@ impl Capture {
         if let Some(old) = sequence.checked_sub(IN_MEMORY)
             && let Ok(Some(file)) = Disk::open(&self.paths.file(old, ArchiveFile::Segment))
         {
-            Disk::forget(&file);
+            page_cache::forget(&file);
         }
     }
 
