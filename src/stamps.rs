@@ -79,6 +79,8 @@ pub(crate) struct Commit {
     pub(crate) before: u32,
     /// The pages that it leaves.
     pub(crate) pages: u32,
+    /// The lower half of the checksum of the page in that frame; 0 where that is not known.
+    pub(crate) sum: u32,
 }
 
 /// What stands in a WAL, as far as its stamps tell.
@@ -191,8 +193,8 @@ impl Record {
     /// The record's words at its place among the records of a generation, from 0.
     pub(crate) fn encode(self, seed: u64, place: usize) -> [Word; RECORD_WORDS] {
         let [first, second, third] = match self {
-            Self::Commit(Commit { at, frame, before, pages }) => {
-                [at.cast_unsigned(), pair(frame, pages), before.into()]
+            Self::Commit(Commit { at, frame, before, pages, sum }) => {
+                [at.cast_unsigned(), pair(frame, pages), pair(before, sum)]
             }
             Self::End(LogEnd { frame, pages, checksum }) => {
                 [END, pair(frame, pages), Word::from_le_bytes(checksum)]
@@ -214,11 +216,11 @@ impl Slot {
         if found != check([first, second, third], seed, place) {
             return Self::Damaged;
         }
-        let (frame, pages) = parts(second);
+        let ((frame, pages), (before, sum)) = (parts(second), parts(third));
         Self::Record(match first {
             END => Record::End(LogEnd { frame, pages, checksum: third.to_le_bytes() }),
             REST => Record::Rest(FileState { len: second, changed_at: third.cast_signed() }),
-            at => Record::Commit(Commit { at: at.cast_signed(), frame, before: parts(third).0, pages }),
+            at => Record::Commit(Commit { at: at.cast_signed(), frame, before, pages, sum }),
         })
     }
 }
@@ -320,10 +322,10 @@ impl Stamps {
 
     /// The instant of the newest stamp.
     pub(crate) fn last_instant(&self) -> i64 {
-        let newest = self.slots.iter().rev().find_map(|slot| match slot {
-            Slot::Record(Record::Commit(commit)) => Some(commit.at),
-            _ => None,
-        });
+        let at = |slot: &Slot| {
+            if let Slot::Record(Record::Commit(commit)) = slot { Some(commit.at) } else { None }
+        };
+        let newest = self.slots.iter().rev().find_map(at);
         newest.unwrap_or(self.generation.not_before)
     }
 }
@@ -386,9 +388,10 @@ mod tests {
     }
 
     fn records() -> [Record; 4] {
+        let max = u32::MAX;
         [
-            Record::Commit(Commit { at: 1, frame: 8, before: 7, pages: 2 }),
-            Record::Commit(Commit { at: i64::MAX, frame: u32::MAX, before: u32::MAX, pages: u32::MAX }),
+            Record::Commit(Commit { at: 1, frame: 8, before: 7, pages: 2, sum: 9 }),
+            Record::Commit(Commit { at: i64::MAX, frame: max, before: max, pages: max, sum: max }),
             Record::End(LogEnd { frame: 9, pages: 2, checksum: [9; 8] }),
             Record::Rest(FileState { len: 8192, changed_at: -1 }),
         ]
@@ -459,7 +462,7 @@ mod tests {
     /// The frames of the commits that are made of the stamps of commits `(frame, before)`; lost ones are negative.
     fn made(stamps: &[(u32, u32)], end: Option<u32>) -> Vec<i64> {
         let generation = Generation { first_frame: 0, ..generation() };
-        let commit = |(at, &(frame, before))| Record::Commit(Commit { at, frame, before, pages: 1 });
+        let commit = |(at, &(frame, before))| Record::Commit(Commit { at, frame, before, pages: 1, sum: 0 });
         let slots = (0..).zip(stamps).map(commit).map(Slot::Record).collect();
         let stamps = Stamps { generation, slots, digest: 0 };
         let frame = |made| match made {
@@ -481,8 +484,7 @@ mod tests {
         assert_eq!(made(&[(2, 0), (5, 2), (6, 5)], Some(0)), [0_i64; 0]);
         // Stamps that were lost: in the middle, at the end, all of them.
         assert_eq!(made(&[(2, 0), (7, 5)], None), [2, -5, 7]);
-        assert_eq!(made(&[(2, 0)], Some(5)), [2, -5]);
-        assert_eq!(made(&[], Some(5)), [-5]);
+        assert_eq!([made(&[(2, 0)], Some(5)), made(&[], Some(5))], [vec![2, -5], vec![-5]]);
         assert_eq!(made(&[(2, 0), (7, 5), (9, 8)], Some(10)), [2, -5, 7, -8, 9, -10]);
         // Lost ones that were lost for good with the power, and others in their place.
         assert_eq!(made(&[(2, 0), (7, 5), (4, 2)], None), [2, 4]);
@@ -495,6 +497,6 @@ mod tests {
         assert!(decode(generation()).is_some());
         let sizes = [0, 256, 1000, 131_072].map(|page_size| Generation { page_size, ..generation() });
         let sequences = [0, u64::MAX].map(|sequence| Generation { sequence, ..generation() });
-        assert!(sizes.into_iter().chain(sequences).all(|generation| decode(generation).is_none()));
+        assert!([&sizes[..], &sequences].concat().into_iter().all(|of| decode(of).is_none()));
     }
 }

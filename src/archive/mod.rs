@@ -14,6 +14,7 @@ mod fetch;
 mod index;
 mod kept;
 mod maintain;
+mod meant;
 mod past;
 mod points;
 pub(crate) mod present;
@@ -39,10 +40,15 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
-    stamps::{Generation, Stamps},
+    stamps::{Generation, Stamps, parts},
     time::Timestamp,
     wal::{HEADER_LEN, Header},
 };
+
+/// The lower half of the checksum of a page, by which a stamp tells the frame that it means.
+pub(crate) fn low_sum(page: &[u8]) -> u32 {
+    parts(sums::of(page)).0
+}
 
 /// When a database was created.
 #[derive(Clone, Copy, Debug)]

@@ -279,7 +279,7 @@ impl Timeline {
         let generation = stamps.generation;
         // One that is damaged says nothing, and is named where it matters.
         let after = self.after(sequence);
-        let made = self.made(&stamps, after.as_ref().ok().and_then(Option::as_ref))?;
+        let made = self.made_until(&stamps, after.as_ref().ok().and_then(Option::as_ref), at)?;
         let (mut frame, mut commit, mut next, mut lost) = (generation.first_frame, None, None, None);
         for made in &made {
             match made {
@@ -401,7 +401,7 @@ impl Timeline {
         };
         self.check_follows(before)?;
         let stamps = self.stamps(self.sequences[before])?;
-        Ok(matches!(self.made(&stamps, Some(generation))?.last(), Some(Made::Lost { .. })))
+        Ok(matches!(self.made_until(&stamps, Some(generation), i64::MAX)?.last(), Some(Made::Lost { .. })))
     }
 
     /// Makes sure that no generation is missing behind one.

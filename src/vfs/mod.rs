@@ -24,6 +24,7 @@ mod neighbours;
 mod rules;
 mod scratch;
 mod sealed;
+mod stamping;
 mod temp;
 mod view;
 mod wal;

@@ -9,18 +9,18 @@ use std::{
     ffi::c_int,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
 
-use rusqlite::ffi::{SQLITE_NOTFOUND, SQLITE_OK};
+use rusqlite::ffi::SQLITE_OK;
 
 use super::{
     Refusal,
     beneath::{Beneath, Buffer},
-    capture::Capture,
     database::Database,
     sealed::Sealed,
+    stamping::Stamping,
 };
 use crate::{
     disk::Disk,
@@ -38,22 +38,11 @@ type FrameHeader = [u8; FRAME_HEADER_LEN];
 
 #[derive(Debug)]
 pub(super) struct Wal {
-    database: Arc<Database>,
+    pub(super) database: Arc<Database>,
     /// 0 until a header was seen.
     page_size: AtomicU32,
     state: Mutex<State>,
-    stamped: Mutex<Stamped>,
-    /// Whether nothing but a header was written to a new file.
-    is_bare: AtomicBool,
-}
-
-/// What was captured last.
-#[derive(Debug, Default)]
-struct Stamped {
-    /// The write transaction in which a WAL was begun, and its salts: the wal-index may not know them before the commit.
-    begun: Option<(u64, [u8; 8])>,
-    /// The write transaction and the frame that were stamped.
-    commit: Option<(u64, u32)>,
+    pub(super) stamping: Stamping,
 }
 
 /// What is known of a sealed WAL within one write transaction, in which nobody else writes to it; or within one
@@ -86,17 +75,17 @@ struct Recovery {
 }
 
 /// What lies at an offset of a WAL.
-struct Place {
+pub(super) struct Place {
     /// Where the frame begins.
     frame: u64,
     /// Its number, from 1.
-    number: u32,
+    pub(super) number: u32,
     /// The offset within the frame.
-    inside: usize,
+    pub(super) inside: usize,
 }
 
 impl Place {
-    fn of(at: u64, page_size: usize) -> Option<Self> {
+    pub(super) fn of(at: u64, page_size: usize) -> Option<Self> {
         let frame_len = (FRAME_HEADER_LEN + page_size) as u64;
         let from_first = at.checked_sub(FIRST_FRAME)?;
         let inside = from_first % frame_len;
@@ -114,8 +103,7 @@ impl Wal {
             database,
             page_size: AtomicU32::new(0),
             state: Mutex::default(),
-            stamped: Mutex::default(),
-            is_bare: AtomicBool::new(false),
+            stamping: Stamping::default(),
         }
     }
 
@@ -127,7 +115,10 @@ impl Wal {
     pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
         self.admit(bytes, at, beneath)?;
         self.capture(bytes, at, beneath)?;
-        let Some(sealed) = self.database.sealed() else { return Ok(beneath.write(bytes, at)) };
+        let Some(sealed) = self.database.sealed() else {
+            self.stamp(bytes, at)?;
+            return Ok(beneath.write(bytes, at));
+        };
         let codec = sealed.codec().ok_or(Refusal::Layout)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
@@ -160,7 +151,9 @@ impl Wal {
                 // A header that was taken for a rewritten one is that of an append, if its page follows.
                 match pending.or(rewritten) {
                     Some((frame, head)) if frame == place.frame => {
-                        state.append(codec, sealed, frame, head, bytes, beneath)
+                        state.append(codec, sealed, frame, head, bytes, beneath, |page, at| {
+                            self.stamp(page, at)
+                        })
                     }
                     _ => self.overwrite(state, codec, sealed, &place, bytes, beneath),
                 }
@@ -314,7 +307,7 @@ impl Wal {
         }
     }
 
-    fn page_size(&self, beneath: &impl Beneath) -> Option<u32> {
+    pub(super) fn page_size(&self, beneath: &impl Beneath) -> Option<u32> {
         let known = self.page_size.load(Relaxed);
         if known > 0 {
             return Some(known);
@@ -323,63 +316,6 @@ impl Wal {
         let there = (beneath.read(&mut word, 8) == SQLITE_OK).then(|| u32::from_be_bytes(word))?;
         self.page_size.store(there, Relaxed);
         Some(there)
-    }
-
-    /// Keeps what is about to be written over, and stamps a commit that is about to be written.
-    fn capture(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<(), Refusal> {
-        // Also where the history was turned off since a header was written: what is written now is to be flushed.
-        self.is_bare.store(false, Relaxed);
-        let Some(capture) = self.database.capture() else { return Ok(()) };
-        let transaction = self.database.transactions();
-        if at == 0 && bytes.len() == wal::HEADER_LEN {
-            let header = bytes.first_chunk().and_then(Header::parse).ok_or(Refusal::Layout)?;
-            let mut old = [0; wal::HEADER_LEN];
-            let old = (beneath.read(&mut old, 0) == SQLITE_OK).then_some(old);
-            let old = old.as_ref().and_then(Header::parse);
-            let last_frame = |salts| self.database.last_frame(salts);
-            let moved = capture.begin(&header, old.as_ref(), beneath, &last_frame)?;
-            self.is_bare.store(moved, Relaxed);
-            let mut stamped = self.stamped.lock().unwrap_or_else(PoisonError::into_inner);
-            *stamped = Stamped { begun: Some((transaction, header.salts())), commit: None };
-            return Ok(());
-        }
-        // Only a commit says how many pages it leaves.
-        if bytes.len() != FRAME_HEADER_LEN || bytes[4..8] == [0; 4] {
-            return Ok(());
-        }
-        let Some(page_size) = self.page_size(beneath) else { return Ok(()) };
-        let Some(Place { inside: 0, number, .. }) = Place::of(at, page_size as usize) else { return Ok(()) };
-        let mut stamped = self.stamped.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its checksum is counted again.
-        if stamped.commit == Some((transaction, number)) {
-            return Ok(());
-        }
-        let (before, salts) = match stamped.begun {
-            Some((begun, salts)) if begun == transaction => (0, salts),
-            _ => self.database.wal_index().last_commit().ok_or(Refusal::Layout)?,
-        };
-        capture.stamp(salts, page_size, (number, page::be32(bytes, 4)), before)?;
-        stamped.commit = Some((transaction, number));
-        Ok(())
-    }
-
-    /// The WAL is about to be flushed. Says so by `SQLITE_NOTFOUND` if it need not be.
-    ///
-    /// SQLite flushes a header before the first frame behind it, so that no power loss leaves frames of the old WAL behind
-    /// what was written over them. A new file has no such frames.
-    pub(super) fn before_sync(&self) -> Result<c_int, Refusal> {
-        if self.is_bare.load(Relaxed) {
-            return Ok(SQLITE_NOTFOUND);
-        }
-        self.database.capture().map_or(Ok(()), Capture::flush)?;
-        Ok(SQLITE_OK)
-    }
-
-    /// The WAL is about to be cut to a length.
-    pub(super) fn before_truncate(&self, to: u64) -> Result<c_int, Refusal> {
-        let last_frame = |salts| self.database.last_frame(salts);
-        self.database.capture_now()?.map_or(Ok(()), |capture| capture.cut(to, &last_frame))?;
-        Ok(SQLITE_OK)
     }
 
     /// The size that the last commit left, in pages: it stands in that commit's frame, before the frame at `at`,
@@ -410,6 +346,7 @@ impl State {
         head: FrameHeader,
         plain: &[u8],
         beneath: &impl Beneath,
+        stamp: impl FnOnce(&[u8], u64) -> Result<(), Refusal>,
     ) -> Result<c_int, Refusal> {
         // Where an earlier frame's checksum is yet to be counted again, SQLite leaves salts and checksum empty.
         let counted = head[8..] != [0; FRAME_HEADER_LEN - 8];
@@ -424,6 +361,7 @@ impl State {
             head[16..].copy_from_slice(&checksum);
             chain
         });
+        stamp(page, at + FRAME_HEADER_LEN as u64)?;
         let code = beneath.write(frame, at);
         if code == SQLITE_OK {
             self.last = chain.map(|chain| (at, chain));

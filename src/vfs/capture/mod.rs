@@ -81,6 +81,19 @@ pub(super) struct Capture {
     flushes: AtomicBool,
 }
 
+/// A frame that commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// Its number in the WAL, from 1.
+    pub(super) number: u32,
+    /// The pages that the commit leaves.
+    pub(super) pages: u32,
+    /// The size of a page in bytes.
+    pub(super) page_size: u32,
+    /// The lower half of the checksum of its page, as it is stored.
+    pub(super) sum: u32,
+}
+
 /// The frame that ended the last commit of the WAL with these salts, if that is known.
 type LastFrame<'a> = dyn Fn([u8; 8]) -> Option<u32> + 'a;
 
@@ -181,13 +194,7 @@ impl Capture {
 
     /// Stamps a commit that is about to be written: to a WAL with these salts, behind a commit that ended with the frame
     /// `before`.
-    pub(super) fn stamp(
-        &self,
-        salts: [u8; 8],
-        page_size: u32,
-        commit: (u32, u32),
-        before: u32,
-    ) -> Result<()> {
+    pub(super) fn stamp(&self, salts: [u8; 8], frame: &Frame, before: u32) -> Result<()> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
@@ -200,11 +207,11 @@ impl Capture {
         }
         let live = match &mut *live {
             Some(live) => live,
-            none => none.insert(self.begin_within(salts, page_size, before)?),
+            none => none.insert(self.begin_within(salts, frame.page_size, before)?),
         };
-        let (frame, pages) = commit;
+        let Frame { number, pages, sum, .. } = *frame;
         let now = self.history.clock.now().as_micros();
-        let commit = Commit { at: now, frame, before, pages };
+        let commit = Commit { at: now, frame: number, before, pages, sum };
         let at = live.stamp(self.disk(), &self.paths.live_stamps(), now, commit)?;
         self.stamped_at.store(at, Relaxed);
         Ok(())
