@@ -15,7 +15,12 @@ impl Timeline {
     /// The commits in a range of time in order, and the spans of time that can be restored.
     pub(crate) fn points(&self, range: (Bound<Timestamp>, Bound<Timestamp>)) -> Result<Points> {
         // What is archived stays as it is, but the end moves on, and looks like a gap then. So it is looked at first.
-        let is_current = self.live.as_ref().is_none_or(|live| self.ends_as_it_is(live).unwrap_or(false));
+        // Between two renames the last stamps are not the live ones.
+        let is_current = match self.sequences.last().map(|last| self.stamps(*last)) {
+            Some(Ok(last)) => self.ends_as_it_is(&last).unwrap_or(false),
+            // What is damaged is a gap anyway.
+            Some(Err(_)) | None => true,
+        };
         if !is_current && self.has_moved()? {
             return Err(refusals::moves_too_fast(&self.data));
         }

@@ -374,3 +374,18 @@ fn a_log_of_which_the_power_left_an_old_header_takes_nothing_from_the_past() {
         }
     }
 }
+
+#[test]
+fn what_another_program_changed_where_the_last_stamps_got_their_number_is_in_no_window() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    drop(connection);
+    // A process that is killed between two renames leaves them so.
+    let archive = ledger.place().join("archive");
+    fs::rename(archive.join("live.stamps"), archive.join("000000000001.stamps")).unwrap();
+    ledger.check_windows();
+    stranger(&ledger).execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    assert_eq!(ledger.viewed_at(now()).unwrap_err().kind(), ErrorKind::OutsideWindow);
+    ledger.check_windows();
+}
