@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use litefleet::{Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp, rusqlite::config::DbConfig};
 
-use crate::support::{Ledger, contents, now, stranger};
+use crate::support::{Ledger, contents, files, now, stranger};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
@@ -232,6 +232,15 @@ fn a_log_that_another_program_wrote_away_is_a_gap() {
     let last = ledger.states.last().unwrap().clone();
     assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
     ledger.check_windows();
+    // What is wrong then is the snapshot behind the gap, and not that no older one leads there.
+    drop(connection);
+    let sums = files(&ledger.place().join("archive"))
+        .into_iter()
+        .rfind(|name| Path::new(name).extension().is_some_and(|of| of == "sum"))
+        .unwrap();
+    fs::write(ledger.place().join("archive").join(&sums), "damaged").unwrap();
+    let error = ledger.viewed_at(last.from).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(&sums), "{error}");
 }
 
 /// Takes the last records of a file of stamps, as a power loss does that comes before the system wrote them.
