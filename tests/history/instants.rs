@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, process::Command};
 
-use litefleet::{Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp, rusqlite::config::DbConfig};
+use litefleet::{
+    Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
+    unwatched,
+};
 
 use crate::support::{Ledger, contents, files, now, stranger};
 
@@ -382,6 +385,35 @@ fn a_log_of_which_the_power_left_an_old_header_takes_nothing_from_the_past() {
             assert_eq!(windows.len(), lost - 1, "{windows:?}");
         }
     }
+}
+
+#[test]
+fn a_log_that_was_begun_for_a_transaction_that_was_rolled_back_has_the_stamps_of_all() {
+    let mut ledger = Ledger::plain();
+    let (one, other) = (ledger.connect(), ledger.connect());
+    one.execute_batch("PRAGMA cache_size=5").unwrap();
+    ledger.commit(&one, "CREATE TABLE t(a)");
+    for _ in 0..2 {
+        // Who has begun a log of its own before begins the next one with the salts that it finds.
+        for writer in [&one, &other] {
+            ledger.commit(writer, "INSERT INTO t VALUES (0)");
+            writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        }
+        // It is larger than the cache, and so the log is begun. The next commit begins the same one once more.
+        let sql = "BEGIN; WITH RECURSIVE k(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM k WHERE i < 50)
+            INSERT INTO t SELECT zeroblob(3000) FROM k; ROLLBACK";
+        one.execute_batch(sql).unwrap();
+        for writer in [&other, &one, &other] {
+            ledger.commit(writer, "INSERT INTO t VALUES (1)");
+        }
+        ledger.check_all();
+    }
+    let commits = ledger.states.len() - 1;
+    assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), commits);
+    drop((one, other));
+    ledger.check_all();
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+    assert_eq!(verified.unwrap().findings, vec![]);
 }
 
 #[test]

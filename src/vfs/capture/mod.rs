@@ -225,6 +225,11 @@ impl Capture {
                         _ => Was::Lost,
                     }
                 };
+                if was == Was::Unused && self.is_begun_again(&before, header)? {
+                    self.flush_all_later(before.generation());
+                    *live = Some(before);
+                    return Ok(false);
+                }
                 self.follow(&before, was)?
             }
         };
@@ -243,6 +248,15 @@ impl Capture {
         {
             Disk::forget(&file);
         }
+    }
+
+    /// Whether this header was written before, for a transaction that was rolled back. Other connections have the stamps of
+    /// that generation open, and would go on to stamp there if new ones took their place: they tell them by the salts.
+    fn is_begun_again(&self, before: &Live, header: &Header) -> Result<bool> {
+        let generation = before.generation();
+        let is_same = (generation.salts, generation.page_size, generation.first_frame)
+            == (header.salts(), header.page_size(), 0);
+        Ok(is_same && self.is_as(&before.stamps()?, Some(generation.data))?)
     }
 
     /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header
@@ -338,8 +352,7 @@ impl Capture {
         if is_taken {
             self.disk().remove(&self.paths.wanted())?;
         }
-        self.flush_later(self.paths.live_stamps());
-        self.made.store(generation.seed(), Relaxed);
+        self.flush_stamps_later(&generation);
         Live::map(&generation, &file, &self.paths.live_stamps())
     }
 
@@ -421,6 +434,20 @@ impl Capture {
             self.flush_later(dir.to_owned());
         }
         Ok(())
+    }
+
+    /// What another connection may have begun a generation with.
+    fn flush_all_later(&self, generation: &Generation) {
+        for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
+            self.flush_later(self.paths.file(generation.sequence, file));
+        }
+        self.flush_stamps_later(generation);
+    }
+
+    /// The live stamps are those of this generation, and are flushed with the WAL.
+    fn flush_stamps_later(&self, generation: &Generation) {
+        self.flush_later(self.paths.live_stamps());
+        self.made.store(generation.seed(), Relaxed);
     }
 
     fn flush_later(&self, path: PathBuf) {
