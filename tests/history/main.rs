@@ -14,6 +14,7 @@ mod damage;
 mod disk;
 mod divided;
 mod full;
+mod image;
 mod in_place;
 mod instants;
 mod killed;
