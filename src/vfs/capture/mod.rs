@@ -310,7 +310,11 @@ impl Capture {
                 Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
             }
         };
-        self.create(&follows, salts, page_size, first_frame)
+        let live = self.create(&follows, salts, page_size, first_frame)?;
+        // No header is written, and so none is flushed before the first frame: that might be there after a power loss, and
+        // the snapshot not.
+        self.flush_unsynced()?;
+        Ok(live)
     }
 
     /// Makes the stamps of a new generation, and a snapshot before them if the history begins there.
@@ -466,6 +470,10 @@ impl Capture {
     /// The WAL is about to be flushed: what it may be written over for is flushed first.
     pub(super) fn flush(&self) -> Result<()> {
         self.flushes.store(true, Relaxed);
+        self.flush_unsynced()
+    }
+
+    fn flush_unsynced(&self) -> Result<()> {
         let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
         if unsynced.is_empty() {
             return Ok(());
