@@ -301,6 +301,11 @@ impl Disk {
         path.try_exists().map_err(|error| failed("looking for", path, error))
     }
 
+    /// What tells a file from all others, whatever its name; nothing if it is not there.
+    pub(crate) fn inode(path: &Path) -> Option<(u64, u64)> {
+        fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    }
+
     /// Whether the file system of a directory has no room for a small file, or no name left for one. What cannot be
     /// asked is not full.
     pub(crate) fn is_full(dir: &Path) -> bool {
@@ -358,6 +363,13 @@ impl Disk {
     pub(crate) fn is_write_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
         // A read lock is what only a write lock stands against.
         let mut probe = Flock::from(FlockType::ReadLock);
+        (probe.start, probe.length) = (start, len);
+        Ok(fcntl_getlk(file, &probe)?.is_some())
+    }
+
+    /// The same of a lock of either kind.
+    pub(crate) fn is_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
+        let mut probe = Flock::from(FlockType::WriteLock);
         (probe.start, probe.length) = (start, len);
         Ok(fcntl_getlk(file, &probe)?.is_some())
     }

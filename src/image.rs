@@ -29,9 +29,10 @@ use crate::{
     error::{Error, ErrorKind, Result},
     layout, page,
     progress::{self, Phase, Watch},
+    shm,
     size::SizeLimit,
     vfs::{Scratch, ScratchFile},
-    wal,
+    wal::{self, SeenFrames},
 };
 
 /// How much longer each attempt waits for the source to rest than the one before.
@@ -144,7 +145,7 @@ impl Copy<'_> {
         if before.wal.is_some() {
             let path = layout::beside(self.source, "-wal");
             let Some(log) = Disk::open_regular(&path)? else { return Ok(None) };
-            if let Some(overlay) = Overlay::read(&log, &path)? {
+            if let Some(overlay) = self.overlay(&log, &path)? {
                 if let Some(frame) = overlay.damaged {
                     let message = format!(
                         "frame {frame} of its log is damaged, and what was committed behind it cannot be read; to \
@@ -200,6 +201,12 @@ impl Copy<'_> {
             }
             None => Ok(whole.then_some(size)),
         }
+    }
+
+    /// The committed frames of the log.
+    fn overlay(&self, log: &File, path: &Path) -> Result<Option<Overlay>> {
+        let Some(header) = log_header(log, path)? else { return Ok(None) };
+        Overlay::read(log, path, &header, shm::seen(self.source, header.salts())?)
     }
 
     fn admit(&self, size: u64) -> Result<()> {
@@ -291,25 +298,23 @@ impl Copy<'_> {
 }
 
 impl Overlay {
-    /// Reads the committed frames of a WAL; nothing if there are none.
-    fn read(log: &File, path: &Path) -> Result<Option<Self>> {
+    /// Reads the frames of a WAL that are committed, as far as anybody has seen them; nothing if there are none.
+    fn read(log: &File, path: &Path, header: &wal::Header, seen: SeenFrames) -> Result<Option<Self>> {
         let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
-        let mut header = [0; wal::HEADER_LEN];
-        if read_up_to(log, &mut header, 0).map_err(reading)? < header.len() {
-            return Ok(None);
-        }
-        let Some(header) = wal::Header::parse(&header) else { return Ok(None) };
         let mut chain = header.chain();
         let mut frame = vec![0; header.frame_len()];
         let mut overlay =
             Self { page_size: header.page_size(), page_count: 0, pages: BTreeMap::new(), damaged: None };
         let mut uncommitted = Vec::new();
         // As far as the log goes now, and no further: a writer may append as fast as this reads.
-        let end = log.metadata().map_err(reading)?.len();
+        let mut end = log.metadata().map_err(reading)?.len();
+        if let SeenFrames::UpTo(frame) = seen {
+            end = end.min(wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64);
+        }
         let mut at = wal::HEADER_LEN as u64;
         while at < end && read_up_to(log, &mut frame, at).map_err(reading)? == frame.len() {
             let mut followed = chain.follow(&frame);
-            if followed.is_none() && is_committed_beyond(log, &header, at..end).map_err(reading)? {
+            if followed.is_none() && is_committed_beyond(log, header, at..end).map_err(reading)? {
                 // A writer may have put frames over leftovers since, this one first.
                 read_up_to(log, &mut frame, at).map_err(reading)?;
                 followed = chain.follow(&frame);
@@ -357,14 +362,17 @@ fn is_committed_beyond(log: &File, header: &wal::Header, range: Range<u64>) -> s
 
 /// The inode and the header of a WAL; nothing where it is not there, or has no header that SQLite would take.
 fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
-    let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
     let Some(log) = Disk::open_regular(path)? else { return Ok(None) };
-    let inode = log.metadata().map_err(reading)?.ino();
+    let found =
+        log.metadata().map_err(|error| Error::io(format_args!("reading {}", path.display()), error))?;
+    Ok(log_header(&log, path)?.map(|header| (found.ino(), header)))
+}
+
+fn log_header(log: &File, path: &Path) -> Result<Option<wal::Header>> {
     let mut bytes = [0; wal::HEADER_LEN];
-    if read_up_to(&log, &mut bytes, 0).map_err(reading)? < bytes.len() {
-        return Ok(None);
-    }
-    Ok(wal::Header::parse(&bytes).map(|header| (inode, header)))
+    let count = read_up_to(log, &mut bytes, 0)
+        .map_err(|error| Error::io(format_args!("reading {}", path.display()), error))?;
+    Ok(wal::Header::parse(&bytes).filter(|_| count == bytes.len()))
 }
 
 /// The rollback journal that SQLite would roll back: one whose first byte is not zero.

@@ -71,7 +71,7 @@ pub(crate) fn data(dir: &Path) -> PathBuf {
     dir.join("data.db")
 }
 
-/// An empty file beside a database that nobody has ever written to: what it is now it has been since it was created. Where
+/// A file beside a database that nobody has ever written to: what it is now it has been since it was created. Where
 /// neither this is there nor an archive, the history is lost.
 pub(crate) fn unwritten(data: &Path) -> PathBuf {
     data.with_file_name("unwritten")

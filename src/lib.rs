@@ -25,6 +25,7 @@ mod wal;
 
 mod disk;
 mod layout;
+mod shm;
 
 mod archive;
 

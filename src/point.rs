@@ -57,7 +57,7 @@ pub struct Point {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Points {
-    /// The commits that were asked for, in order.
+    /// The commits that were asked for, in order: those in the windows.
     pub points: Vec<Point>,
     /// The spans of time that can be restored, in order: every instant in one of them can be, as long as the logs and the
     /// snapshots that lead there are what was written. They are not read to tell this. What lies between two spans is a gap,

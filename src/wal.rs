@@ -177,6 +177,33 @@ pub(crate) fn indexed(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<(u32, [u8; 
     Some((last, salts))
 }
 
+/// What a wal-index says of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SeenFrames {
+    /// What is committed up to this frame was seen, and nothing behind it.
+    UpTo(u32),
+    /// Nothing: the index is of another log.
+    Unknown,
+}
+
+/// How often SQLite may have been about to begin a log anew without that it was.
+const RESTARTS_MAX: u32 = 1 << 24;
+
+/// What a wal-index with these last frame and salts says of the log with the salts `log`.
+///
+/// SQLite counts the first half of the salts up, in the index first, where it begins a log anew. An index of no log or of an
+/// unrelated one, which has no frames, says that nobody saw any commit of this one: whoever was to begin it was killed, or
+/// failed, before the index knew.
+pub(crate) fn seen_frames((last, salts): (u32, [u8; 8]), log: [u8; 8]) -> SeenFrames {
+    let restarts = be32(&salts, 0).wrapping_sub(be32(&log, 0));
+    let is_behind_log = salts != [0; 8] && (1..=RESTARTS_MAX).contains(&restarts);
+    match last {
+        _ if salts == log => SeenFrames::UpTo(last),
+        0 if !is_behind_log => SeenFrames::UpTo(0),
+        _ => SeenFrames::Unknown,
+    }
+}
+
 /// Where in the wal-index the page number of a frame stands: the region, and the word in it.
 pub(crate) fn index_slot(frame: u32) -> (usize, usize) {
     // In the first region the header takes the place of as many frames.

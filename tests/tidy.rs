@@ -30,12 +30,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     // files: no SQLite
     ("disk", &["error"]),
     ("layout", &["name"]),
+    ("shm", &["disk", "error", "layout", "wal"]),
     // services
     (
         "archive",
         &[
-            "disk", "error", "finding", "layout", "page", "point", "progress", "seekable", "stamps", "time",
-            "wal", "window",
+            "disk", "error", "finding", "layout", "page", "point", "progress", "seekable", "shm", "stamps",
+            "time", "wal", "window",
         ],
     ),
     ("sqlite", &["disk", "error"]),
@@ -45,7 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "catalog",
         &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time", "window"],
     ),
-    ("image", &["disk", "error", "layout", "page", "progress", "size", "vfs", "wal"]),
+    ("image", &["disk", "error", "layout", "page", "progress", "shm", "size", "vfs", "wal"]),
     // operations
     (
         "connect",

@@ -22,6 +22,7 @@ mod segment;
 mod snapshot;
 mod sums;
 mod timeline;
+pub(crate) mod unwritten;
 pub(crate) mod verify;
 
 use std::path::Path;
@@ -36,7 +37,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
-    stamps::Stamps,
+    stamps::{Generation, Stamps},
     time::Timestamp,
     wal::{HEADER_LEN, Header},
 };
@@ -47,6 +48,12 @@ pub(crate) struct Birth {
     pub(crate) at: Timestamp,
     /// Whether its history was never off since.
     pub(crate) is_kept_since: bool,
+}
+
+/// From this instant on whatever was committed before a generation had been, with a stamp or without one.
+const fn all_before(generation: &Generation) -> i64 {
+    let behind = generation.not_before.saturating_add(1);
+    if generation.begun_at > behind { generation.begun_at } else { behind }
 }
 
 /// The stamps in a file; nothing if it is not there.

@@ -2,7 +2,7 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use super::{refusals, salts_of, timeline::Timeline};
+use super::{all_before, refusals, salts_of, timeline::Timeline};
 use crate::{
     error::{ErrorKind, Result},
     layout,
@@ -15,22 +15,19 @@ impl Timeline {
     /// The commits in a range of time in order, and the spans of time that can be restored.
     pub(crate) fn points(&self, range: (Bound<Timestamp>, Bound<Timestamp>)) -> Result<Points> {
         // What is archived stays as it is, but the end moves on, and looks like a gap then. So it is looked at first.
-        // Between two renames the last stamps are not the live ones.
-        let is_current = match self.sequences.last().map(|last| self.stamps(*last)) {
-            Some(Ok(last)) => self.ends_as_it_is(&last).unwrap_or(false),
-            // What is damaged is a gap anyway.
-            Some(Err(_)) | None => true,
-        };
+        let newest = self.sequences.last().and_then(|newest| self.stamps(*newest).ok());
+        let is_current = newest.is_none_or(|newest| self.ends_as_it_is(&newest).unwrap_or(false));
         if !is_current && self.has_moved()? {
             return Err(refusals::moves_too_fast(&self.data));
         }
         let mut points = Vec::new();
         let mut windows: Vec<Window> = Vec::new();
         let mut ended_at = None;
-        let mut is_whole = true;
+        // Whether a snapshot leads to where the history is looked at.
+        let mut is_whole = false;
         for (place, sequence) in self.sequences.iter().enumerate() {
             let stamps = match self.stamps(*sequence) {
-                // What it held is a gap, up to where the history begins anew.
+                // What it held is a gap, and what goes on from it, up to the next snapshot.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     is_whole = false;
                     continue;
@@ -38,13 +35,14 @@ impl Timeline {
                 stamps => stamps?,
             };
             let generation = stamps.generation;
-            is_whole |= generation.begins;
+            let begins = generation.begins || self.retained_from == Some(*sequence);
+            if begins || !is_whole && self.snapshots.contains(sequence) {
+                close(&mut windows, ended_at)?;
+                open(&mut windows, self.known_from(place, &generation)?)?;
+                is_whole = true;
+            }
             if !is_whole {
                 continue;
-            }
-            if generation.begins || place == 0 {
-                close(&mut windows, ended_at)?;
-                windows.push(Window { from: Timestamp::from_micros(self.starts_at(&generation))?, to: None });
             }
             let after = self.after(*sequence).ok().flatten();
             let made = match self.made(&stamps, after.as_ref()) {
@@ -73,10 +71,12 @@ impl Timeline {
                 {
                     let from = match first {
                         Made::Commit(commit) => commit.at,
-                        Made::Lost { .. } => generation.begun_at.max(generation.not_before.saturating_add(1)),
+                        Made::Lost { .. } => all_before(&generation),
                     };
                     close(&mut windows, Some(from))?;
                     is_whole = false;
+                    // None of them can be restored.
+                    continue;
                 }
                 _ => {
                     leave_out_lost(&mut windows, &generation, &made, after.as_ref())?;
@@ -105,12 +105,23 @@ impl Timeline {
                 }
             }
         }
-        if self.sequences.is_empty() && self.is_as_it_was_born() {
+        if self.sequences.is_empty() && self.is_as_it_was_born()? {
             windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
         } else if !(is_whole && is_current) {
             close(&mut windows, ended_at)?;
         }
         Ok(Points { points, windows })
+    }
+
+    /// The first instant that is known where a snapshot leads to the beginning of a generation, whatever leads to what was
+    /// before it.
+    fn known_from(&self, place: usize, generation: &Generation) -> Result<i64> {
+        match self.follows_lost(place, generation) {
+            Ok(false) => Ok(self.starts_at(generation)),
+            Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+            // That may be commits which the snapshot has, and of which nobody knows when they were made.
+            Ok(true) | Err(_) => Ok(all_before(generation)),
+        }
     }
 
     /// Whether the log of a generation that nobody goes on from was not kept.
@@ -121,6 +132,16 @@ impl Timeline {
         let is_live = self.live.as_ref().is_some_and(|live| live.generation == stamps.generation);
         Ok(!is_live || salts_of(&layout::beside(&self.data, "-wal"))? != Some(stamps.generation.salts))
     }
+}
+
+/// Begins a window at an instant, or goes on with the one that ends there.
+fn open(windows: &mut Vec<Window>, from: i64) -> Result<()> {
+    let from = Timestamp::from_micros(from)?;
+    match windows.last_mut() {
+        Some(last) if last.to == Some(from) => last.to = None,
+        _ => windows.push(Window { from, to: None }),
+    }
+    Ok(())
 }
 
 /// Ends the last window before an instant, if it goes on till then.
@@ -155,7 +176,7 @@ fn leave_out_lost(
         };
         if let Some(from) = lost_from.take().filter(|from| *from < at) {
             close(windows, Some(from))?;
-            windows.push(Window { from: Timestamp::from_micros(at)?, to: None });
+            open(windows, at)?;
         }
         known_at = at;
     }

@@ -2,12 +2,13 @@
 
 use std::{fs::File, path::Path};
 
-use super::sums;
+use super::{sums, timeline::Apart};
 use crate::{
     disk::Disk,
     error::Result,
+    shm,
     stamps::LogEnd,
-    wal::{self, FRAME_HEADER_LEN, Frame, HEADER_LEN, Header},
+    wal::{self, FRAME_HEADER_LEN, Frame, HEADER_LEN, Header, SeenFrames},
 };
 
 /// About how much of a log is read at once.
@@ -68,6 +69,40 @@ impl Log {
         log.frames.truncate(committed);
         log.sums.truncate(committed);
         Ok(Some(log))
+    }
+
+    /// The log that SQLite writes to, up to the last commit that anybody has seen, if it has these salts.
+    pub(super) fn open_live(
+        data: &Path,
+        path: &Path,
+        salts: [u8; 8],
+        apart: Apart,
+    ) -> Result<Option<(File, Self)>> {
+        let Some((file, log)) = Self::open(path)?.filter(|(_, log)| log.salts == salts) else {
+            return Ok(None);
+        };
+        let mut seen = Ok(SeenFrames::Unknown);
+        apart(&mut || seen = shm::seen(data, salts))?;
+        match seen? {
+            SeenFrames::UpTo(frame) => log.up_to(frame, &file, path).map(|log| Some((file, log))),
+            SeenFrames::Unknown => Ok(Some((file, log))),
+        }
+    }
+
+    /// The log without the commits behind a frame.
+    fn up_to(mut self, frame: u32, file: &File, path: &Path) -> Result<Self> {
+        if self.frames.len() <= frame as usize {
+            return Ok(self);
+        }
+        self.frames.truncate(frame as usize);
+        self.sums.truncate(frame as usize);
+        self.checksum = [0; 8];
+        if let Some(before) = frame.checked_sub(1) {
+            let at =
+                HEADER_LEN as u64 + u64::from(before) * (FRAME_HEADER_LEN as u64 + u64::from(self.page_size));
+            Disk::read_at(file, path, &mut self.checksum, at + 16)?;
+        }
+        Ok(self)
     }
 
     /// The same of a log at a path; nothing also if it is not there.

@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    Birth, Retained,
+    Birth, Retained, all_before,
     bytes::LogBytes,
     current_stamps, damaged, index, missing,
     past::Past,
     present, read_stamps,
-    refusals::{changed, lost, moves_too_fast, not_kept, outside, uncertain},
+    refusals::{changed, moves_too_fast, outside, uncertain},
     salts_of,
     segment::Log,
 };
@@ -170,7 +170,7 @@ impl Timeline {
         // One that is archived meanwhile is found in its new place. One that a crash left in both may have gone on since.
         let path = layout::beside(&self.data, "-wal");
         if self.is_live(generation)
-            && let Some((file, log)) = Log::open(&path)?.filter(|(_, log)| log.salts == generation.salts)
+            && let Some((file, log)) = Log::open_live(&self.data, &path, generation.salts, self.apart)?
             // Begun anew while it was read, it lost frames that the archive has; and so it did where the power took the header
             // of the one that was begun over it.
             && log.is_still_there(&file, &path)?
@@ -268,12 +268,7 @@ impl Timeline {
     pub(super) fn find(&self, at: Timestamp, now: Timestamp) -> Result<Option<Target>> {
         let (asked, at, now) = (at, at.as_micros(), now.as_micros());
         if self.sequences.is_empty() {
-            return match self.is_as_it_was_born() {
-                true if at < self.born_at => Err(outside(asked, self.born_at)),
-                true => Ok(None),
-                false if self.is_unwritten || self.retained_from.is_some() => Err(not_kept(asked)),
-                false => Err(lost(asked, self.paths.dir())),
-            };
+            return self.check_born(asked).map(|()| None);
         }
         let Some(place) = self.place_of_known(at)? else {
             let first = self.stamps(self.sequences[0])?;
@@ -347,11 +342,6 @@ impl Timeline {
         Ok(Some(Target { sequence, frame, reached }))
     }
 
-    /// Whether a database without a history is what it was when it was created.
-    pub(super) fn is_as_it_was_born(&self) -> bool {
-        self.is_unwritten && self.is_kept_since_birth && self.retained_from.is_none()
-    }
-
     /// The place of the last generation that begins at or before an instant.
     fn place_of(&self, at: i64) -> Result<Option<usize>> {
         let starts = |place: usize| {
@@ -392,19 +382,26 @@ impl Timeline {
     /// the one before, if that has commits without stamps at its end: they were made before or after it.
     fn place_of_known(&self, at: i64) -> Result<Option<usize>> {
         let Some(mut place) = self.place_of(at)? else { return Ok(None) };
-        while let Some(before) = place.checked_sub(1) {
+        loop {
             let generation = self.stamps(self.sequences[place])?.generation;
-            if generation.begins || at >= generation.begun_at.max(generation.not_before.saturating_add(1)) {
-                break;
+            if at >= all_before(&generation) || !self.follows_lost(place, &generation)? {
+                return Ok(Some(place));
             }
-            self.check_follows(before)?;
-            let stamps = self.stamps(self.sequences[before])?;
-            if !matches!(self.made(&stamps, Some(&generation))?.last(), Some(Made::Lost { .. })) {
-                break;
-            }
-            place = before;
+            place -= 1;
         }
-        Ok(Some(place))
+    }
+
+    /// Whether a generation goes on from one that ends with commits without stamps.
+    pub(super) fn follows_lost(&self, place: usize, generation: &Generation) -> Result<bool> {
+        if generation.begins || self.retained_from == Some(generation.sequence) {
+            return Ok(false);
+        }
+        let Some(before) = place.checked_sub(1) else {
+            return Err(missing(&self.paths.file(generation.sequence - 1, ArchiveFile::Stamps)));
+        };
+        self.check_follows(before)?;
+        let stamps = self.stamps(self.sequences[before])?;
+        Ok(matches!(self.made(&stamps, Some(generation))?.last(), Some(Made::Lost { .. })))
     }
 
     /// Makes sure that no generation is missing behind one.

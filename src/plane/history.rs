@@ -47,8 +47,9 @@ impl ControlPlane {
     ///
     /// As for [`database_path`](Self::database_path), and [`ErrorKind::Busy`] for a history that moves on too fast to be
     /// listed. Damage is no error. Where it is in the stamps of commits, what they told of is a gap between two
-    /// [windows](Points::windows), as is a change by another program. Where a log or a snapshot is damaged or missing, the
-    /// windows do not tell, since neither is read to list them: a restore to an instant that needs it is
+    /// [windows](Points::windows), as is a change by another program; where not even the header of these stamps is left, the
+    /// gap is up to the next snapshot, from which the history can be told again. Where a log or a snapshot is damaged or
+    /// missing, the windows do not tell, since neither is read to list them: a restore to an instant that needs it is
     /// [`ErrorKind::Corrupt`] and names the file, so that it can be put back.
     /// [`verify_database`](Self::verify_database) finds either.
     pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
@@ -133,13 +134,27 @@ impl ControlPlane {
     ) -> Result<Restored> {
         let (view, reached) = self.connect_at(name, at, options)?;
         let mut connection = self.connect(name, options)?;
-        if reached.kind == ReachedKind::BeforeFirst && self.points(name, ..)?.points.is_empty() {
+        // Commits without stamps are no points, and are undone like others.
+        if reached.kind == ReachedKind::BeforeFirst && self.is_unwritten(name)? {
             return Ok(Restored { reached, undo: None });
         }
         restore::in_place(&view, &mut connection, options.waits(), watch)?;
         // Stamps never repeat: just before its own, all earlier commits are there and no other is.
         let own = vfs::last_commit_at(&connection).map(|at| Timestamp::from_micros(at - 1)).transpose()?;
         Ok(Restored { reached, undo: own })
+    }
+
+    /// Whether nothing was ever committed to a database.
+    fn is_unwritten(&self, name: &str) -> Result<bool> {
+        let entry = self.0.ready(&name.parse()?)?;
+        let data = self.0.data(&entry);
+        Timeline::ask(
+            Some(&self.0.disk),
+            &data,
+            birth(&entry),
+            vfs::apart,
+            |timeline| Ok(timeline.is_empty()),
+        )
     }
 
     /// Sets how long back the databases of a group can be restored, unless they have a window

@@ -315,6 +315,9 @@ impl ControlPlane {
     /// its configuration blocks, leaving WAL mode) reaches the host as an SQLite error, which
     /// [`explain`](crate::explain) tells apart.
     ///
+    /// While it is open, `data.db-shm` and `archive/live.stamps` are memory that the processes share: a program that cuts
+    /// either of them ends the process with `SIGBUS`. [What a history does not tell](crate::format) says more.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft; [`ErrorKind::Blocked`] if reads are blocked;

@@ -18,6 +18,7 @@ use rusqlite::Connection;
 
 use crate::{
     api::RemoteEncryption,
+    archive::unwritten,
     cipher::{Cipher, EncryptionKey, Nonces},
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
@@ -77,7 +78,7 @@ impl Staged {
 
     /// Notes that nobody has written to the database yet.
     pub(crate) fn mark_unwritten(&self, disk: &Disk) -> Result<()> {
-        disk.create(&layout::unwritten(&self.data())).map(|_| ())
+        unwritten::mark(disk, &self.data())
     }
 
     /// Flushes the directory and its place in staging; the files in it are on the disk already.

@@ -67,7 +67,9 @@ pub(crate) fn write(
         };
         let Some(reached) = reached else {
             // Nobody has ever written to it: it is as it began.
+            let data = source.data;
             fork::write(disk, source, path, target, size_limit, watch)?;
+            check_began(disk, data, instant)?;
             return Ok(Reached { kind: ReachedKind::BeforeFirst, commit: None, next: None });
         };
         fork::check(&staged, source.identity, source.data)?;
@@ -102,7 +104,10 @@ pub(crate) fn write_as_it_was(
 ) -> Result<()> {
     for _ in 0..ATTEMPTS {
         match materialize(disk, data, instant, path, None, watch)? {
-            Some((_, None)) => return fork::write_as_it_is(disk, data, identity, path, watch),
+            Some((_, None)) => {
+                fork::write_as_it_is(disk, data, identity, path, watch)?;
+                return check_began(disk, data, instant);
+            }
             Some((size, Some(_))) => {
                 fork::check(path, identity, data)?;
                 return fork::sync(disk, path, size, watch);
@@ -181,6 +186,14 @@ pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<Past> {
         }
     }
     Err(too_fast(data))
+}
+
+/// Makes sure that a database was still as it began when it was copied.
+fn check_began(disk: &Disk, data: &Path, instant: Instant) -> Result<()> {
+    match find(disk, data, instant, None)? {
+        None => Ok(()),
+        Some(_) => Err(too_fast(data)),
+    }
 }
 
 #[cold]

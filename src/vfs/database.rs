@@ -22,6 +22,7 @@ use super::{
     Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, ffi, neighbours::Neighbours,
     rules::Governed, sealed::Sealed,
 };
+use crate::wal::{self, SeenFrames};
 
 /// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
 const WRITE_LOCK: u32 = 0;
@@ -138,6 +139,12 @@ impl Database {
         Some(capture)
     }
 
+    /// The same where no transaction of this connection has asked for the rules, which may have changed since the last one.
+    pub(super) fn capture_now(&self) -> Result<Option<&Capture>, Refusal> {
+        self.rules.as_ref().map_or(Ok(()), Governed::refresh)?;
+        Ok(self.capture())
+    }
+
     pub(super) fn sealed(&self) -> Option<&Sealed> {
         self.sealed.get()
     }
@@ -164,10 +171,12 @@ impl Database {
         let ending = *self.ending.lock().unwrap_or_else(PoisonError::into_inner);
         let ending =
             ending.filter(|(transaction, _)| *transaction == self.transactions()).map(|(_, last)| last);
-        [self.wal_index.last_commit(), ending]
-            .into_iter()
-            .flatten()
-            .find_map(|(frame, of)| (of == salts).then_some(frame))
+        let said = [self.wal_index.last_commit(), ending].into_iter().flatten();
+        let of_this = said.clone().find(|(_, of)| *of == salts);
+        match wal::seen_frames(of_this.or_else(|| said.clone().next())?, salts) {
+            SeenFrames::UpTo(frame) => Some(frame),
+            SeenFrames::Unknown => None,
+        }
     }
 
     /// SQLite may begin the WAL anew now, or leave the wal-index: what it says is gone then.

@@ -201,7 +201,8 @@ impl WalIndex {
     /// The frame that ended the last commit, and the salts of the WAL.
     pub(super) fn last_commit(&self) -> Option<(u32, [u8; 8])> {
         let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let words = regions.first().copied().flatten()?;
+        // One that nobody has written yet says nothing.
+        let words = regions.first().copied().flatten().filter(|words| words[0].load(Relaxed) != 0)?;
         let mut salts = [0; 8];
         for (bytes, word) in salts.chunks_exact_mut(4).zip(&words[wal::INDEX_SALTS..]) {
             // They stand there as they stand in the file, and so in any machine's byte order.
@@ -1070,20 +1071,27 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir
     let kept = guard(|| {
         // SAFETY: a name is a C string.
         let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()));
-        let database = path.as_os_str().as_bytes().strip_suffix(b"-wal").and_then(|data| {
+        let Some(data) = path.as_os_str().as_bytes().strip_suffix(b"-wal") else {
+            return ffi::SQLITE_NOTFOUND;
+        };
+        // The rules are asked for below, through a database that may be about to be opened.
+        let same: Vec<_> = {
             let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut same = open.values().filter(|database| database.path().as_os_str().as_bytes() == data);
-            same.find(|database| database.capture().is_some()).cloned()
-        });
-        match database.as_ref().and_then(|database| Some((database, database.capture()?))) {
-            None => ffi::SQLITE_NOTFOUND,
-            Some((database, capture)) => database.answer(
-                capture
-                    .end(&|salts| database.last_frame(salts))
-                    .map(|kept| if kept { ffi::SQLITE_OK } else { ffi::SQLITE_NOTFOUND })
-                    .map_err(Refusal::from),
-            ),
+            open.values().filter(|database| database.path().as_os_str().as_bytes() == data).cloned().collect()
+        };
+        for database in &same {
+            let ended = database.capture_now().and_then(|capture| {
+                let last_frame = |salts| database.last_frame(salts);
+                Ok(capture.map(|capture| capture.end(&last_frame)).transpose()?)
+            });
+            match ended {
+                Ok(None) => {}
+                Ok(Some(true)) => return ffi::SQLITE_OK,
+                Ok(Some(false)) => break,
+                Err(refusal) => return database.answer(Err(refusal)),
+            }
         }
+        ffi::SQLITE_NOTFOUND
     });
     if kept != ffi::SQLITE_NOTFOUND {
         return kept;

@@ -70,6 +70,13 @@ impl Live {
         // Another connection may have made room, and used it up.
         while HEADER_LEN + (self.used + 1) * RECORD_LEN > self.map.len() {
             let file = disk.open_to_write(path)?;
+            let mut header = [0; HEADER_LEN];
+            Disk::read_up_to(&file, path, &mut header, 0)?;
+            // Where the database was destroyed, another one of its name may be there.
+            if Stamps::parse(&header).is_some_and(|there| there.generation != self.generation) {
+                let message = "the database was destroyed while this connection had it open";
+                return Err(Error::new(ErrorKind::Destroyed, message));
+            }
             disk.allocate(&file, path, self.map.len() as u64 * 2)?;
             *self = Self::map(&self.generation, &file, path)?;
         }

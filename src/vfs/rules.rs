@@ -79,7 +79,7 @@ impl Governed {
     }
 
     /// Asks for the rules again if they may have changed.
-    fn refresh(&self) -> Result<(), Refusal> {
+    pub(super) fn refresh(&self) -> Result<(), Refusal> {
         // The stamp is read before the rules: a change in between is then seen the next time.
         let stamp = self.governor.stamp();
         if stamp == Some(self.seen.load(Relaxed)) {

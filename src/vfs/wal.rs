@@ -378,7 +378,7 @@ impl Wal {
     /// The WAL is about to be cut to a length.
     pub(super) fn before_truncate(&self, to: u64) -> Result<c_int, Refusal> {
         let last_frame = |salts| self.database.last_frame(salts);
-        self.database.capture().map_or(Ok(()), |capture| capture.cut(to, &last_frame))?;
+        self.database.capture_now()?.map_or(Ok(()), |capture| capture.cut(to, &last_frame))?;
         Ok(SQLITE_OK)
     }
 

@@ -1,14 +1,19 @@
 //! Clocks that step back, stand still, or are far off.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering::SeqCst},
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
 };
 
 use litefleet::{
     ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, ReachedKind, Seed, Timestamp,
     rusqlite::Connection,
 };
+
+use crate::support::contains;
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -145,5 +150,41 @@ fn a_gap_while_the_clock_stands_still_or_steps_back_is_behind_what_was_before() 
         for (stamp, rows) in stamps.iter().zip([1, 2, 4]) {
             assert_eq!(clocked.rows_at(*stamp).unwrap(), (rows, ReachedKind::Exact), "{step}");
         }
+    }
+}
+
+#[test]
+fn what_lost_its_stamp_before_the_clock_stepped_back_is_in_no_instant_before_that() {
+    let start = 1_764_000_000_000_000;
+    let mut clocked = Clocked::new(start);
+    let connection = clocked.connect();
+    for (reading, sql) in [
+        (start + 10, "CREATE TABLE t(a)"),
+        (start + HOUR, "INSERT INTO t VALUES (1)"),
+        (start + 1000, "PRAGMA wal_checkpoint(RESTART)"),
+        (start + 1000, "INSERT INTO t VALUES (2)"),
+    ] {
+        clocked.now.store(reading, SeqCst);
+        connection.execute_batch(sql).unwrap();
+    }
+    assert_eq!(clocked.stamps(), [start + 10, start + HOUR, start + HOUR + 1]);
+    let stamps = clocked.dir.path().join("root/default/orders/archive/000000000001.stamps");
+    let mut bytes = fs::read(&stamps).unwrap();
+    bytes[128..].fill(0);
+    fs::write(&stamps, bytes).unwrap();
+    let windows = clocked.plane.points("orders", ..).unwrap().windows;
+    for (at, rows) in [
+        (start, Some(0)),
+        (start + 10, None),
+        (start + 999, None),
+        // The next log was begun, and what is stamped later had been committed.
+        (start + 1000, None),
+        (start + HOUR - 1, None),
+        (start + HOUR, Some(2)),
+        (start + HOUR + 1, Some(3)),
+    ] {
+        let found = clocked.rows_at(at);
+        assert_eq!(found.as_ref().ok().map(|(rows, _)| *rows), rows, "{at}: {found:?}");
+        assert_eq!(contains(&windows, instant(at)), rows.is_some(), "{at}: {windows:?}");
     }
 }

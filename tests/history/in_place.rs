@@ -1,8 +1,10 @@
 //! Restores in place: one transaction, which can be undone.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{fs, ops::ControlFlow, time::Duration};
 
-use litefleet::{Cipher, DatabaseChanges, ErrorKind, ReachedKind, SizeLimit, unwatched};
+use litefleet::{
+    Cipher, DatabaseChanges, ErrorKind, ReachedKind, SizeLimit, rusqlite::config::DbConfig, unwatched,
+};
 
 use crate::support::{Ledger, contents, now};
 
@@ -106,4 +108,24 @@ fn a_database_that_nobody_wrote_to_is_left_as_it_is() {
     let ledger = Ledger::new(None);
     let restored = ledger.plane.restore_database("orders", now(), &ledger.options(), &mut unwatched).unwrap();
     assert_eq!((restored.reached.kind, restored.undo), (ReachedKind::BeforeFirst, None));
+}
+
+#[test]
+fn commits_whose_stamps_are_lost_are_undone_too() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    drop(connection);
+    let stamps = ledger.place().join("archive/live.stamps");
+    let mut bytes = fs::read(&stamps).unwrap();
+    bytes[128..].fill(0);
+    fs::write(&stamps, bytes).unwrap();
+    assert!(ledger.plane.points("orders", ..).unwrap().points.is_empty());
+    let first = ledger.states[0].clone();
+    let restored =
+        ledger.plane.restore_database("orders", first.from, &ledger.options(), &mut unwatched).unwrap();
+    assert_eq!(restored.reached.kind, ReachedKind::BeforeFirst);
+    assert!(restored.undo.is_some());
+    assert_eq!(contents(&ledger.connect()), first.contents);
 }

@@ -9,6 +9,7 @@ mod clock;
 mod compressed;
 mod crash;
 mod damage;
+mod destroyed;
 #[expect(dead_code, reason = "others use it too, and more of it")]
 #[path = "../beneath/disk.rs"]
 mod disk;
@@ -26,7 +27,10 @@ mod policy;
 mod power;
 mod random;
 mod support;
+mod unseen;
+mod unwritten;
 mod verify;
 mod versions;
 mod view;
 mod wanted;
+mod windows;

@@ -156,6 +156,8 @@ impl Ledger {
         // What is known changes at the borders, and at the commits.
         let borders = windows.iter().flat_map(|window| [Some(window.from), window.to]).flatten();
         let stamps = self.plane.points("orders", ..).unwrap().points.into_iter().map(|point| point.at);
+        let outside = stamps.clone().find(|at| !contains(&windows, *at));
+        assert_eq!(outside, None, "a commit that is in none of {windows:?}");
         let around = borders
             .chain(stamps)
             .flat_map(|at| [-1, 0, 1].map(|more| Timestamp::from_micros(at.as_micros() + more).unwrap()));

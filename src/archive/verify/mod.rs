@@ -383,7 +383,8 @@ impl Run<'_> {
     fn segment(&mut self, stamps: &Stamps, after: Option<&Generation>) -> Result<Option<u32>> {
         let sequence = stamps.generation.sequence;
         // What follows vouches for how it ended.
-        let Some(end) = after.map(|after| after.end_before).or(stamps.end()) else {
+        let end = after.map(|after| after.end_before).or(stamps.end());
+        let Some(end) = end.filter(|end| end.frame > 0) else {
             // Nobody committed in it, or nobody knows how it ended.
             return Ok(None);
         };

@@ -16,22 +16,25 @@ use crate::{
 };
 
 impl Capture {
-    /// The WAL, if it is that of a generation and has commits: how it ends.
-    pub(super) fn end_of(
-        &self,
-        live: &Live,
-        last_frame: &LastFrame<'_>,
-    ) -> Result<Option<(File, u64, Record)>> {
+    /// The WAL, if it is that of a generation.
+    fn wal_of(&self, live: &Live) -> Result<Option<(File, Header)>> {
         if Disk::len(&self.wal)?.is_none() {
             return Ok(None);
         }
         let file = self.disk().open_to_write(&self.wal)?;
         let mut start = [0; wal::HEADER_LEN];
         Disk::read_up_to(&file, &self.wal, &mut start, 0)?;
-        let Some(header) = Header::parse(&start).filter(|header| header.salts() == live.generation().salts)
-        else {
-            return Ok(None);
-        };
+        let header = Header::parse(&start).filter(|header| header.salts() == live.generation().salts);
+        Ok(header.map(|header| (file, header)))
+    }
+
+    /// The WAL, if it is that of a generation and has commits: how it ends.
+    pub(super) fn end_of(
+        &self,
+        live: &Live,
+        last_frame: &LastFrame<'_>,
+    ) -> Result<Option<(File, u64, Record)>> {
+        let Some((file, header)) = self.wal_of(live)? else { return Ok(None) };
         let len = |frame: u32| wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
         let known = last_frame(live.generation().salts);
         if let Some(frame) = known {
@@ -103,6 +106,17 @@ impl Capture {
             self.flush()?;
         }
         Ok(true)
+    }
+
+    /// Notes of a WAL that goes, and of which nobody has seen a commit, that the stamps of it tell of none.
+    pub(super) fn void(&self, live: &mut Live, last_frame: &LastFrame<'_>) -> Result<()> {
+        if self.wal_of(live)?.is_some()
+            && last_frame(live.generation().salts) == Some(0)
+            && !live.stamps()?.made(None).is_empty()
+        {
+            live.append(self.disk(), &self.paths.live_stamps(), Record::End(LogEnd::NONE))?;
+        }
+        Ok(())
     }
 
     /// Notes how an archived log ended whose stamps do not say it any more, since the power took that.

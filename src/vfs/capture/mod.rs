@@ -26,7 +26,7 @@ use super::{
 use crate::{
     archive::{self, Birth, Timeline, present},
     disk::Disk,
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     stamps::{Commit, FileState, Generation, LogEnd, Stamps},
     time::{Clock, Timestamp},
@@ -60,6 +60,8 @@ pub(crate) struct History {
 pub(super) struct Capture {
     history: History,
     data: PathBuf,
+    /// The file that is open, which may be at that path no longer.
+    inode: Option<(u64, u64)>,
     wal: PathBuf,
     paths: ArchivePaths,
     live: Mutex<Option<Live>>,
@@ -129,6 +131,7 @@ impl Capture {
         Self {
             history,
             data: data.to_owned(),
+            inode: Disk::inode(data),
             wal: layout::beside(data, "-wal"),
             paths: ArchivePaths::of(data),
             live: Mutex::default(),
@@ -149,6 +152,20 @@ impl Capture {
 
     fn disk(&self) -> &Disk {
         &self.history.disk
+    }
+
+    /// Whether the database is where it was opened. Where it was destroyed under a transaction, another one of its name may
+    /// be there, whose history this is not.
+    fn is_in_place(&self) -> bool {
+        self.inode.is_some() && Disk::inode(&self.data) == self.inode
+    }
+
+    fn check_place(&self) -> Result<()> {
+        if self.is_in_place() {
+            return Ok(());
+        }
+        let message = "the database was destroyed, or its file replaced, while this connection had it open";
+        Err(Error::new(ErrorKind::Destroyed, message))
     }
 
     /// Takes the rules as they are now. With new ones what was known is looked at anew: in between the history may have
@@ -173,6 +190,7 @@ impl Capture {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
+            self.check_place()?;
             let _held = self.hold()?;
             *live = match self.open_live()? {
                 Some(live) if live.generation().salts == salts && !self.is_pruned(&live)? => Some(live),
@@ -200,6 +218,7 @@ impl Capture {
         beneath: &impl Beneath,
         last_frame: &LastFrame<'_>,
     ) -> Result<bool> {
+        self.check_place()?;
         self.make_dir()?;
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
@@ -220,8 +239,8 @@ impl Capture {
                     self.recover_end(&mut before)?;
                     let stamps = before.stamps()?;
                     match stamps.end() {
+                        _ if stamps.made(None).is_empty() => Was::Unused,
                         Some(_) if self.is_at_rest(&stamps)? => Was::Kept,
-                        None if stamps.made(None).is_empty() => Was::Unused,
                         _ => Was::Lost,
                     }
                 };
@@ -388,14 +407,19 @@ impl Capture {
     pub(super) fn cut(&self, to: u64, last_frame: &LastFrame<'_>) -> Result<()> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
+        if !self.is_in_place() {
+            return Ok(());
+        }
         let _held = self.hold()?;
         let Some(mut newest) = self.open_live()? else { return Ok(()) };
         if self.is_pruned(&newest)? {
             return Ok(());
         }
-        if self.end_of(&newest, last_frame)?.is_some_and(|(_, len, _)| to < len)
-            && self.archive(&mut newest, End::Cut, last_frame)?
-        {
+        let end = self.end_of(&newest, last_frame)?;
+        if end.is_none() && to == 0 {
+            return self.void(&mut newest, last_frame);
+        }
+        if end.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, End::Cut, last_frame)? {
             self.rest(&mut newest)?;
         }
         Ok(())
@@ -405,9 +429,17 @@ impl Capture {
     pub(super) fn end(&self, last_frame: &LastFrame<'_>) -> Result<bool> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
+        self.check_place()?;
         let _held = self.hold()?;
         let Some(mut newest) = self.open_live()? else { return Ok(false) };
-        Ok(!self.is_pruned(&newest)? && self.archive(&mut newest, End::Deleted, last_frame)?)
+        if self.is_pruned(&newest)? {
+            return Ok(false);
+        }
+        let kept = self.archive(&mut newest, End::Deleted, last_frame)?;
+        if !kept {
+            self.void(&mut newest, last_frame)?;
+        }
+        Ok(kept)
     }
 
     /// Whether the database file is what it was when its last WAL ended.

@@ -2,10 +2,10 @@
 
 use super::{Capture, Follows, Live, Relaxed};
 use crate::{
-    archive::{self, Retained},
+    archive::{self, Retained, unwritten},
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
-    layout::{self, ArchiveFile, ArchivePaths},
+    layout::{ArchiveFile, ArchivePaths},
 };
 
 impl Capture {
@@ -106,8 +106,12 @@ impl Capture {
             }
         }
         let sequence = self.next_number()?;
-        let is_born = self.since_birth.load(Relaxed) && Disk::exists(&layout::unwritten(&self.data))?;
-        let after_change = after_change || sequence > 1 || !is_born;
+        let is_as_it_began = || match unwritten::is_as_it_began(&self.data, crate::vfs::apart) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+            is_as_it_began => is_as_it_began,
+        };
+        let is_born = self.since_birth.load(Relaxed) && sequence == 1 && is_as_it_began()? == Some(true);
+        let after_change = after_change || !is_born;
         Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
     }
 }
