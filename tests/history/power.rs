@@ -16,8 +16,8 @@
 //! - **`synchronous=OFF`**: SQLite promises nothing of the database. Its file may be torn, or of another time than its log. So
 //!   the first three hold, with the commit up to which the history goes in the place of the database's own; and only
 //!   where the database is sound and `verify` finds nothing, later commits are answered too. The first commit of all is
-//!   flushed here: that nobody has written to a database is told by a file that it removes, and in this mode nothing else
-//!   waits for that.
+//!   flushed here: that nobody has written to a database is told by a note that it removes, and by the time of change of
+//!   the file, and in this mode neither need be on the disk before what is written.
 
 use std::{
     collections::BTreeSet,
