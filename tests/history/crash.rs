@@ -310,10 +310,12 @@ fn a_snapshot_in_the_middle_of_a_strangers_log_is_on_the_disk_before_the_commit_
     let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
     connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
-    // Behind the stamps of the generation before.
+    // Behind the stamps of the generation before. The snapshot must not outlive the frames that it holds.
     let flushed = seen.lock().unwrap().clone();
     assert!(
-        flushed.ends_with(&["000000000002.db", "000000000002.sum", "live.stamps", "archive"].map(Into::into)),
+        flushed.ends_with(
+            &["data.db-wal", "000000000002.db", "000000000002.sum", "live.stamps", "archive"].map(Into::into)
+        ),
         "{flushed:?}"
     );
     // Only once.

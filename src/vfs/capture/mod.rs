@@ -9,6 +9,7 @@
 //! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::made`]).
 
 mod ending;
+mod flush;
 mod newest;
 
 use std::{
@@ -329,6 +330,8 @@ impl Capture {
                 Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
             }
         };
+        // The snapshot holds the frames that are there, and must not outlive them.
+        self.flush_files([self.wal.clone()])?;
         let live = self.create(&follows, salts, page_size, first_frame)?;
         // No header is written, and so none is flushed before the first frame: that might be there after a power loss, and
         // the snapshot not.
@@ -469,51 +472,6 @@ impl Capture {
         {
             self.flush_later(dir.to_owned());
         }
-        Ok(())
-    }
-
-    /// What another connection may have begun a generation with.
-    fn flush_all_later(&self, generation: &Generation) {
-        for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
-            self.flush_later(self.paths.file(generation.sequence, file));
-        }
-        self.flush_stamps_later(generation);
-    }
-
-    /// The live stamps are those of this generation, and are flushed with the WAL.
-    fn flush_stamps_later(&self, generation: &Generation) {
-        self.flush_later(self.paths.live_stamps());
-        self.made.store(generation.seed(), Relaxed);
-    }
-
-    fn flush_later(&self, path: PathBuf) {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(path);
-    }
-
-    fn flush_files(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
-        for path in paths {
-            if let Some(file) = Disk::open(&path)? {
-                self.disk().sync_file(&file, &path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The WAL is about to be flushed: what it may be written over for is flushed first.
-    pub(super) fn flush(&self) -> Result<()> {
-        self.flushes.store(true, Relaxed);
-        self.flush_unsynced()
-    }
-
-    fn flush_unsynced(&self) -> Result<()> {
-        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-        if unsynced.is_empty() {
-            return Ok(());
-        }
-        self.flush_files(unsynced.iter().cloned())?;
-        self.disk().sync_dir(self.paths.dir())?;
-        self.flushed.store(self.made.load(Relaxed), Relaxed);
-        unsynced.clear();
         Ok(())
     }
 }
