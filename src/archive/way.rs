@@ -55,6 +55,8 @@ impl Past {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     first_error.get_or_insert(error);
                 }
+                // That an older one does not lead there is no news: a newer one does, and is damaged.
+                Err(error) if error.kind() == ErrorKind::OutsideWindow && first_error.is_some() => break,
                 Err(error) => return Err(error),
             }
         }

@@ -288,3 +288,37 @@ fn a_segment_is_on_the_disk_before_its_log_is_cut() {
     let seen = seen.lock().unwrap();
     assert!(seen.len() == 1 && seen[0] > 0, "{seen:?}");
 }
+
+#[test]
+fn a_snapshot_in_the_middle_of_a_strangers_log_is_on_the_disk_before_the_commit_behind_it() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    drop(connection);
+    let strange = stranger(&ledger);
+    strange.execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let seen = Arc::clone(&seen);
+        move |step: Step, path: &Path| {
+            if matches!(step, Step::SyncFile | Step::SyncDir) {
+                seen.lock().unwrap().push(path.file_name().unwrap().to_owned());
+            }
+            Ok(())
+        }
+    };
+    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+    let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
+    connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+    // Behind the stamps of the generation before. The snapshot must not outlive the frames that it holds.
+    let flushed = seen.lock().unwrap().clone();
+    assert!(
+        flushed.ends_with(
+            &["data.db-wal", "000000000002.db", "000000000002.sum", "live.stamps", "archive"].map(Into::into)
+        ),
+        "{flushed:?}"
+    );
+    // Only once.
+    connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+    assert_eq!(*seen.lock().unwrap(), flushed);
+}

@@ -2,9 +2,12 @@
 
 use std::{fs, path::Path, process::Command};
 
-use litefleet::{Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp, rusqlite::config::DbConfig};
+use litefleet::{
+    Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
+    unwatched,
+};
 
-use crate::support::{Ledger, contents, now, stranger};
+use crate::support::{Ledger, contents, files, now, stranger};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
@@ -232,6 +235,15 @@ fn a_log_that_another_program_wrote_away_is_a_gap() {
     let last = ledger.states.last().unwrap().clone();
     assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
     ledger.check_windows();
+    // What is wrong then is the snapshot behind the gap, and not that no older one leads there.
+    drop(connection);
+    let sums = files(&ledger.place().join("archive"))
+        .into_iter()
+        .rfind(|name| Path::new(name).extension().is_some_and(|of| of == "sum"))
+        .unwrap();
+    fs::write(ledger.place().join("archive").join(&sums), "damaged").unwrap();
+    let error = ledger.viewed_at(last.from).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(&sums), "{error}");
 }
 
 /// Takes the last records of a file of stamps, as a power loss does that comes before the system wrote them.
@@ -373,4 +385,48 @@ fn a_log_of_which_the_power_left_an_old_header_takes_nothing_from_the_past() {
             assert_eq!(windows.len(), lost - 1, "{windows:?}");
         }
     }
+}
+
+#[test]
+fn a_log_that_was_begun_for_a_transaction_that_was_rolled_back_has_the_stamps_of_all() {
+    let mut ledger = Ledger::plain();
+    let (one, other) = (ledger.connect(), ledger.connect());
+    one.execute_batch("PRAGMA cache_size=5").unwrap();
+    ledger.commit(&one, "CREATE TABLE t(a)");
+    for _ in 0..2 {
+        // Who has begun a log of its own before begins the next one with the salts that it finds.
+        for writer in [&one, &other] {
+            ledger.commit(writer, "INSERT INTO t VALUES (0)");
+            writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        }
+        // It is larger than the cache, and so the log is begun. The next commit begins the same one once more.
+        let sql = "BEGIN; WITH RECURSIVE k(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM k WHERE i < 50)
+            INSERT INTO t SELECT zeroblob(3000) FROM k; ROLLBACK";
+        one.execute_batch(sql).unwrap();
+        for writer in [&other, &one, &other] {
+            ledger.commit(writer, "INSERT INTO t VALUES (1)");
+        }
+        ledger.check_all();
+    }
+    let commits = ledger.states.len() - 1;
+    assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), commits);
+    drop((one, other));
+    ledger.check_all();
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+    assert_eq!(verified.unwrap().findings, vec![]);
+}
+
+#[test]
+fn what_another_program_changed_where_the_last_stamps_got_their_number_is_in_no_window() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    drop(connection);
+    // A process that is killed between two renames leaves them so.
+    let archive = ledger.place().join("archive");
+    fs::rename(archive.join("live.stamps"), archive.join("000000000001.stamps")).unwrap();
+    ledger.check_windows();
+    stranger(&ledger).execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    assert_eq!(ledger.viewed_at(now()).unwrap_err().kind(), ErrorKind::OutsideWindow);
+    ledger.check_windows();
 }

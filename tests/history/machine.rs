@@ -4,7 +4,7 @@
 //! shared memory, without any call: so what a file holds is read where it matters, and only what is flushed is kept.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
@@ -56,6 +56,7 @@ struct State {
     acknowledged: usize,
     flushed: usize,
     is_durable: bool,
+    kept: BTreeSet<u64>,
 }
 
 type Names = BTreeMap<String, u64>;
@@ -79,6 +80,10 @@ pub(crate) struct Shot {
     /// The last commit that is flushed for sure, and the last that had returned.
     pub(crate) least: usize,
     pub(crate) acknowledged: usize,
+    /// Generations that were in the archive when all was flushed last.
+    pub(crate) kept: BTreeSet<u64>,
+    /// Whether nothing was lost, as where a process is killed.
+    pub(crate) is_whole: bool,
     pub(crate) how: String,
 }
 
@@ -127,6 +132,7 @@ impl Machine {
             acknowledged: 0,
             flushed: 0,
             is_durable,
+            kept: BTreeSet::new(),
         };
         state.look(dir);
         state.flushed_names = state.names.clone();
@@ -142,6 +148,17 @@ impl Machine {
     /// So many commits have returned.
     pub(crate) fn acknowledge(&self, commits: usize) {
         self.with(|state| state.acknowledged = commits);
+    }
+
+    /// The system flushes all that is there, these generations in the archive too.
+    pub(crate) fn flush_all(&self, kept: BTreeSet<u64>) {
+        self.with(|state| {
+            state.look(&self.dir);
+            state.inodes.values_mut().for_each(Inode::flush);
+            state.flushed_names = state.names.clone();
+            state.since.clear();
+            (state.flushed, state.log_is_new, state.kept) = (state.acknowledged, false, kept);
+        });
     }
 
     /// The images that were taken.
@@ -304,7 +321,16 @@ impl State {
         );
         let least = if self.is_durable { self.acknowledged } else { self.flushed };
         let has_archive = names.contains_key("archive");
-        self.shots.push(Shot { files, has_archive, changed_at, least, acknowledged: self.acknowledged, how });
+        self.shots.push(Shot {
+            files,
+            has_archive,
+            changed_at,
+            least,
+            acknowledged: self.acknowledged,
+            kept: self.kept.clone(),
+            is_whole: matches!(loss, Loss::Nothing),
+            how,
+        });
     }
 }
 

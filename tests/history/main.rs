@@ -16,6 +16,7 @@ mod destroyed;
 mod disk;
 mod divided;
 mod full;
+mod image;
 mod in_place;
 mod instants;
 mod killed;

@@ -1,7 +1,26 @@
 //! The power fails at any moment of a database with a history: it is what some commit left, each instant is answered right
 //! or refused, and all goes on.
+//!
+//! What must hold, whatever was lost:
+//!
+//! - **An answer** is what the database was at that instant; where the newest commits were lost, it is the last one that is
+//!   there, the same for all instants behind it. Anything else is an error that names a file or a span of time.
+//! - **What was in the archive when all was flushed last** is answered, until it is pruned: each instant between two commits
+//!   that both stand there. So is, where nothing was lost, all that is in the archive.
+//! - **An instant in a window** that `points` tells is not refused for want of time: what is wrong is a file.
+//! - **A stranger**, who writes to a plain database without this crate's VFS, makes a gap. An instant after its commit and
+//!   before the next one is refused and in no window, unless that commit was lost. The last stamp before it, and what is
+//!   behind the gap, are answered.
+//! - **`synchronous=NORMAL` and `FULL`**: the database is sound, and at some commit: in `FULL` the last one or a later one than
+//!   had returned. More is committed to it, and each later commit is answered.
+//! - **`synchronous=OFF`**: SQLite promises nothing of the database. Its file may be torn, or of another time than its log. So
+//!   the first three hold, with the commit up to which the history goes in the place of the database's own; and only
+//!   where the database is sound and `verify` finds nothing, later commits are answered too. The first commit of all is
+//!   flushed here: that nobody has written to a database is told by a note that it removes, and by the time of change of
+//!   the file, and in this mode neither need be on the disk before what is written.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -14,16 +33,18 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, ControlPlaneBuilder, CreateDatabaseInput, EncryptionKey, Error,
-    ErrorKind, RemoteEncryption, Result, Seed, Synchronous, Timestamp, VerifyOptions, explain,
-    rusqlite::Connection, unwatched,
+    Cipher, ConnectOptions, ControlPlane, ControlPlaneBuilder, CreateDatabaseInput, EncryptionKey,
+    RemoteEncryption, Synchronous, Timestamp,
+    rusqlite::{Connection, config::DbConfig},
+    unwatched,
 };
 
 use crate::{
     disk,
-    machine::{Machine, Shot},
+    image::{self, Image, Moment, copy_dir},
+    machine::Machine,
     random::Random,
-    support::{Contents, State, contains, contents, difference, files, read_contents},
+    support::contents,
 };
 
 /// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
@@ -33,13 +54,20 @@ const ROLE: &str = "LITEFLEET_POWER_CHILD";
 const SECONDS: u64 = 7;
 
 /// What was answered, over all images.
-#[derive(Default)]
-struct Tally {
-    images: u64,
-    right: u64,
-    refused: u64,
-    /// Images that lost a commit that had returned.
-    lost: u64,
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) images: u64,
+    pub(crate) right: u64,
+    pub(crate) refused: u64,
+    /// Images that lost a commit that had returned, not counting those without any flush.
+    pub(crate) lost: u64,
+    /// Answers of which it was certain that they must be given.
+    pub(crate) kept: u64,
+    /// Images with right answers before a stranger's commit and behind it.
+    pub(crate) spanned: u64,
+    /// Of those without any flush: databases that SQLite cannot use any more, and those in which all was well.
+    pub(crate) unsound: u64,
+    pub(crate) went_on: u64,
     /// Generations that were pruned before the power failed, and logs that were compressed.
     pruned: u64,
     compressed: u64,
@@ -47,11 +75,13 @@ struct Tally {
 
 /// What is the same in all images of one database.
 #[derive(Clone)]
-struct Terms {
-    synchronous: Synchronous,
+pub(crate) struct Terms {
+    pub(crate) synchronous: Synchronous,
     cipher: Option<Cipher>,
     /// Whether its logs outgrow it, and are pruned.
-    is_maintained: bool,
+    pub(crate) is_maintained: bool,
+    /// Whether strangers write to it.
+    is_shared: bool,
     /// How much of the past is kept then, and how far the clock is put forward each time, in hours.
     window: &'static str,
     step: i64,
@@ -68,15 +98,11 @@ struct Bench {
     compressed: u64,
     random: Random,
     connections: [Option<Connection>; 2],
+    /// A connection of another program's.
+    stranger: Option<Connection>,
     /// Whether the second connection is in the middle of reading.
     reads: bool,
-    states: Vec<State>,
-}
-
-/// A root to which images of a database are put.
-struct Image {
-    root: PathBuf,
-    template: PathBuf,
+    moments: Vec<Moment>,
 }
 
 /// In microseconds.
@@ -86,21 +112,24 @@ impl Terms {
     fn any(random: &mut Random) -> Self {
         // What is kept for longer is compressed before it is pruned.
         let (window, step) = random.one_of(&[("10m", 1), ("120h", 26)]);
+        let synchronous = random.one_of(&[Synchronous::Normal, Synchronous::Full, Synchronous::Off]);
+        let cipher = random.one_of(&[None, None, None, Some(Cipher::Aegis256)]);
         Self {
             window,
             step,
-            synchronous: random.one_of(&[Synchronous::Normal, Synchronous::Full]),
-            cipher: random.one_of(&[None, None, Some(Cipher::Aegis256)]),
+            synchronous,
+            cipher,
             is_maintained: random.below(2) == 0,
+            is_shared: cipher.is_none() && random.below(2) == 0,
             ahead: Arc::default(),
         }
     }
 
-    fn key(&self) -> Option<EncryptionKey> {
+    pub(crate) fn key(&self) -> Option<EncryptionKey> {
         self.cipher.map(|cipher| EncryptionKey::from_bytes(&vec![7; cipher.key_len()]).unwrap())
     }
 
-    fn options(&self, synchronous: Synchronous) -> ConnectOptions {
+    pub(crate) fn options(&self, synchronous: Synchronous) -> ConnectOptions {
         // Whoever is in the way is on this very thread.
         let options = ConnectOptions::default().synchronous(synchronous).busy_timeout(Duration::ZERO);
         match self.key() {
@@ -114,7 +143,7 @@ impl Terms {
     }
 
     /// The instants are told apart by more than the clock's step.
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         let step = || thread::sleep(Duration::from_micros(20));
         step();
         let now = self.read_clock();
@@ -122,25 +151,13 @@ impl Terms {
         now
     }
 
-    fn builder(&self) -> ControlPlaneBuilder {
+    pub(crate) fn builder(&self) -> ControlPlaneBuilder {
         let terms = self.clone();
         ControlPlane::builder().clock(Arc::new(move || terms.read_clock()))
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(std::result::Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_dir(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
-fn checkpoint(connection: &Connection, mode: &str) {
+pub(crate) fn checkpoint(connection: &Connection, mode: &str) {
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
@@ -156,7 +173,7 @@ impl Bench {
 
     fn commit(&mut self) {
         let which = usize::from(self.connections[1].is_some() && self.random.below(2) == 0);
-        let number = self.states.len();
+        let number = self.moments.len();
         let (len, times) = (self.random.one_of(&[10, 100, 3000, 9000]), self.random.one_of(&[1, 1, 1, 2, 8]));
         let also = self.random.one_of(&[
             "",
@@ -173,13 +190,73 @@ impl Bench {
         if which == 1 {
             self.end_reading();
         }
+        self.commit_sql(which, &sql);
+    }
+
+    fn commit_sql(&mut self, which: usize, sql: &str) {
+        let number = self.moments.len();
         self.connect(which);
-        self.states.last_mut().unwrap().to = self.terms.now();
-        self.connect(which).execute_batch(&sql).unwrap();
+        self.moments.last_mut().unwrap().to = self.terms.now();
+        self.connect(which).execute_batch(sql).unwrap();
         self.machine.acknowledge(number);
         let from = self.terms.now();
         let contents = contents(self.connect(which));
-        self.states.push(State { from, to: from, contents });
+        let generation = image::live(&self.dir());
+        self.moments.push(Moment { from, to: from, contents, generation });
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.plane.root().join("default/orders")
+    }
+
+    /// What another program does.
+    fn intrude(&mut self) {
+        // What it writes in the same tick of the file system's clock as somebody else is not noticed.
+        thread::sleep(Duration::from_millis(12));
+        match self.random.below(8) {
+            0 => self.leave(),
+            1 => {
+                let mode = self.random.one_of(&["PASSIVE", "RESTART", "TRUNCATE"]);
+                checkpoint(self.stranger(), mode);
+            }
+            _ => self.commit_as_a_stranger(),
+        }
+    }
+
+    fn leave(&mut self) {
+        let checkpoints = self.random.below(3) > 0;
+        if let Some(stranger) = self.stranger.take() {
+            stranger.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !checkpoints).unwrap();
+        }
+    }
+
+    fn stranger(&mut self) -> &Connection {
+        let path = self.dir().join("data.db");
+        let synchronous = self.terms.synchronous;
+        self.stranger.get_or_insert_with(|| {
+            let stranger = Connection::open(path).unwrap();
+            stranger.busy_timeout(Duration::ZERO).unwrap();
+            let sql = format!("PRAGMA synchronous={synchronous:?}; PRAGMA wal_autocheckpoint=25");
+            stranger.execute_batch(&sql).unwrap();
+            stranger
+        })
+    }
+
+    fn commit_as_a_stranger(&mut self) {
+        let number = self.moments.len();
+        // Of what lies between two commits, the second of which is a stranger's, only the first one's instant is known.
+        let stamp = self.plane.points("orders", ..).unwrap().points.last().map(|point| point.at);
+        if let [.., before, last] = &mut self.moments[..] {
+            let stamp = stamp.filter(|stamp| *stamp > before.to && last.generation.is_some());
+            last.to = stamp.unwrap_or(last.from);
+        }
+        let len = self.random.one_of(&[10, 3000, 90_000]);
+        let sql = format!("INSERT INTO t(value) VALUES ('{number} strange ' || hex(randomblob({len})))");
+        self.stranger().execute_batch(&sql).unwrap();
+        self.machine.acknowledge(number);
+        let from = self.terms.now();
+        let contents = contents(self.stranger());
+        self.moments.push(Moment { from, to: from, contents, generation: None });
     }
 
     fn end_reading(&mut self) {
@@ -196,7 +273,9 @@ impl Bench {
 
     /// What a host does.
     fn act(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(24) {
+            20 if self.random.below(2) == 0 => self.machine.flush_all(image::archived(&self.dir())),
+            21..24 if self.terms.is_shared => self.intrude(),
             0..3 => {
                 let mode = self.random.one_of(&["PASSIVE", "FULL", "RESTART", "RESTART", "TRUNCATE"]);
                 checkpoint(self.connect(0), mode);
@@ -227,128 +306,6 @@ impl Bench {
             _ => self.commit(),
         }
     }
-}
-
-impl Image {
-    /// Puts an image into a root of its own, and says what each instant is there.
-    fn check(&self, terms: &Terms, shot: &Shot, states: &[State], random: &mut Random, tally: &mut Tally) {
-        if self.root.exists() {
-            fs::remove_dir_all(&self.root).unwrap();
-        }
-        copy_dir(&self.template, &self.root);
-        shot.place(&self.root.join("default/orders"));
-        check_compressed(&self.root.join("default/orders/archive"));
-        let plane = terms.builder().open(&self.root).unwrap();
-        let instants: Vec<(usize, Timestamp)> = (0..)
-            .zip(&states[..=shot.acknowledged])
-            .flat_map(|(number, state)| [(number, state.from), (number, state.to)])
-            .collect();
-        // Before anybody has written to it, and so without any repair.
-        let before: Vec<_> =
-            instants.iter().step_by(3).map(|(number, at)| (*number, *at, view(terms, &plane, *at))).collect();
-        let connection = plane.connect("orders", &terms.options(Synchronous::Off)).unwrap();
-        let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-        assert_eq!(sound, "ok");
-        let found = contents(&connection);
-        let last =
-            states.iter().position(|state| state.contents == found).expect("it is what no commit left");
-        assert!(last >= shot.least, "it is after commit {last}, and {} was flushed", shot.least);
-        tally.lost += u64::from(last < shot.acknowledged);
-        let mut look = |number: usize, at: Timestamp, answer: Result<Contents>, when: &str| {
-            // What was lost was not made, as far as the database is concerned.
-            let wanted = &states[number.min(last)].contents;
-            match answer {
-                Ok(found) => {
-                    tally.right += 1;
-                    assert!(
-                        found == *wanted,
-                        "{when}: state {number} of {last} at {at}: {}",
-                        difference(&found, wanted)
-                    );
-                }
-                Err(error) => {
-                    tally.refused += 1;
-                    assert!(is_a_refusal(&error), "{when}: state {number} at {at}: {error}");
-                }
-            }
-        };
-        for (number, at, answer) in before {
-            look(number, at, answer, "as it was found");
-        }
-        let mut later = vec![];
-        for _ in 0..2 {
-            let sql = "BEGIN; CREATE TABLE IF NOT EXISTS later(a); INSERT INTO later VALUES (1); COMMIT";
-            connection.execute_batch(sql).unwrap();
-            later.push((terms.now(), contents(&connection)));
-            if random.below(2) == 0 {
-                checkpoint(&connection, random.one_of(&["PASSIVE", "RESTART", "TRUNCATE"]));
-            }
-        }
-        if random.below(2) == 0 {
-            drop(connection);
-        }
-        for (at, wanted) in &later {
-            let found =
-                view(terms, &plane, *at).unwrap_or_else(|error| panic!("a later commit at {at}: {error}"));
-            assert!(found == *wanted, "a later commit at {at}: {}", difference(&found, wanted));
-        }
-        let windows = plane.points("orders", ..).unwrap().windows;
-        // There are many of them, and they are large.
-        let every = if terms.is_maintained { 3 } else { 1 };
-        let first = usize::try_from(random.below(every)).unwrap();
-        for (number, at) in instants.iter().skip(first).step_by(usize::try_from(every).unwrap()) {
-            let answer = view(terms, &plane, *at);
-            if let Err(error) = &answer {
-                let is_promised = contains(&windows, *at) && error.kind() == ErrorKind::OutsideWindow;
-                assert!(!is_promised, "state {number} at {at} is in a window: {error}, {windows:?}");
-            }
-            look(*number, *at, answer, "later");
-        }
-        let (number, at) = instants[usize::try_from(random.below(instants.len() as u64)).unwrap()];
-        look(number, at, restore(terms, &plane, at), "restored");
-        plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
-        if let Err(error) = plane.maintain_database("orders", &mut unwatched) {
-            assert!(is_a_refusal(&error), "{error}");
-        }
-        tally.images += 1;
-    }
-}
-
-/// A log goes when it is compressed, and what is compressed is on the disk by then.
-fn check_compressed(archive: &Path) {
-    let names = if archive.exists() { files(archive) } else { Vec::new() };
-    for name in names.iter().filter(|name| name.ends_with(".wal.zst")) {
-        let is_whole = || zstd::decode_all(&fs::read(archive.join(name)).unwrap()[..]).is_ok();
-        assert!(names.iter().any(|log| format!("{log}.zst") == *name) || is_whole(), "{name}");
-    }
-}
-
-/// Whether it says what is missing: a file, or a span of time.
-fn is_a_refusal(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::Corrupt => {
-            [".stamps", ".wal", ".db", ".sum"].iter().any(|file| error.to_string().contains(file))
-        }
-        kind => kind == ErrorKind::OutsideWindow,
-    }
-}
-
-fn view(terms: &Terms, plane: &ControlPlane, at: Timestamp) -> Result<Contents> {
-    let (view, _) = plane.connect_at("orders", at, &terms.options(Synchronous::Off))?;
-    read_contents(&view).map_err(|error| explain(&view, error))
-}
-
-fn restore(terms: &Terms, plane: &ControlPlane, at: Timestamp) -> Result<Contents> {
-    let mut input =
-        CreateDatabaseInput::new("restored", "default").with_seed(Seed::database_at("orders", at));
-    if let Some(key) = terms.key() {
-        input = input.with_encryption(RemoteEncryption::of_source(key));
-    }
-    plane.create_database(input)?;
-    let connection = plane.connect("restored", &terms.options(Synchronous::Off))?;
-    let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(sound, "ok");
-    Ok(contents(&connection))
 }
 
 /// Writes to a database, takes images meanwhile, and checks each.
@@ -384,32 +341,40 @@ fn survive(seed: u64, tally: &mut Tally) {
     };
     let plane = terms.builder().on_step(Arc::new(hook)).open(&root).unwrap();
     let first = plane.connect("orders", &terms.options(synchronous)).unwrap();
-    let states = vec![State { from: terms.now(), to: terms.now(), contents: contents(&first) }];
+    let (now, contents) = (terms.now(), contents(&first));
     drop(first);
-    let connections = [None, None];
-    let mut bench =
-        Bench { plane, machine, terms, pruned: 0, compressed: 0, random, connections, reads: false, states };
-    bench.states[0].to = bench.terms.now();
-    bench.connect(0).execute_batch("CREATE TABLE t(id INTEGER PRIMARY KEY, value)").unwrap();
-    bench.machine.acknowledge(1);
-    let from = bench.terms.now();
-    let contents = contents(bench.connect(0));
-    bench.states.push(State { from, to: from, contents });
+    let mut bench = Bench {
+        plane,
+        machine,
+        terms,
+        pruned: 0,
+        compressed: 0,
+        random,
+        connections: [None, None],
+        stranger: None,
+        reads: false,
+        moments: vec![Moment { from: now, to: now, contents, generation: Some(0) }],
+    };
+    bench.commit_sql(0, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    if synchronous == Synchronous::Off {
+        bench.machine.flush_all(BTreeSet::new());
+    }
     let mut shots = Vec::new();
     let acts = if bench.terms.is_maintained { 40 } else { 10 };
     for _ in 0..acts + bench.random.below(40) {
         bench.act();
     }
     bench.connections = [None, None];
+    bench.leave();
     tally.pruned += bench.pruned;
     tally.compressed += bench.compressed;
     shots.extend(bench.machine.take());
     for (number, shot) in shots.iter().enumerate() {
-        let check = || image.check(&bench.terms, shot, &bench.states, &mut Random::new(seed), tally);
+        let check = || image.check(&bench.terms, shot, &bench.moments, &mut Random::new(seed), tally);
         if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
             eprintln!(
-                "LITEFLEET_SEED={seed}, {synchronous:?}, {:?}, image {number} after commit {}: {}",
-                bench.terms.cipher, shot.acknowledged, shot.how
+                "LITEFLEET_SEED={seed}, {synchronous:?}, {:?}, shared {}, image {number} after commit {}: {}",
+                bench.terms.cipher, bench.terms.is_shared, shot.acknowledged, shot.how
             );
             if env::var_os("LITEFLEET_KEEP").is_some() {
                 eprintln!("kept in {}", temporary.keep().display());
@@ -430,23 +395,23 @@ fn a_power_loss_makes_no_answer_wrong_and_stops_nobody() {
     }
     disk::slide_beneath();
     let soak = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
-    let first = env::var("LITEFLEET_SEED").ok().map_or(160, |seed| seed.parse().unwrap());
+    let first = env::var("LITEFLEET_SEED").ok().map_or(300, |seed| seed.parse().unwrap());
     let mut tally = Tally::default();
     let begin = Instant::now();
     for seed in first.. {
         survive(seed, &mut tally);
+        let Tally { lost, pruned, compressed, kept, spanned, unsound, went_on, .. } = tally;
+        let is_each_there = ![lost, pruned, compressed, kept, spanned, unsound, went_on].contains(&0);
         let is_over = |times| begin.elapsed() > Duration::from_secs(times * soak);
         // On a slow machine a few of them may have nothing in them.
-        if is_over(1) && (tally.lost > 0 && tally.pruned > 0 && tally.compressed > 0 || is_over(10)) {
+        if is_over(1) && (is_each_there || is_over(10)) {
             break;
         }
     }
-    let Tally { images, right, refused, lost, pruned, compressed } = tally;
-    eprintln!(
-        "{images} images, of which {lost} lost commits; {right} answers, {refused} refusals; {pruned} pruned, {compressed} \
-         compressed"
-    );
+    eprintln!("{tally:?}");
+    let Tally { right, refused, lost, pruned, compressed, kept, spanned, unsound, went_on, .. } = tally;
     // Otherwise nothing was put to the test.
     assert!(lost > 0 && refused > 0 && right > refused, "{lost}, {refused}, {right}");
     assert!(pruned > 0 && compressed > 0, "{pruned}, {compressed}");
+    assert!(kept > 0 && spanned > 0 && unsound > 0 && went_on > 0, "{kept}, {spanned}, {unsound}, {went_on}");
 }

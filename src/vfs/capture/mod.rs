@@ -9,6 +9,7 @@
 //! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::made`]).
 
 mod ending;
+mod flush;
 mod newest;
 
 use std::{
@@ -252,6 +253,11 @@ impl Capture {
                         _ => Was::Lost,
                     }
                 };
+                if was == Was::Unused && self.is_begun_again(&before, header)? {
+                    self.flush_all_later(before.generation());
+                    *live = Some(before);
+                    return Ok(false);
+                }
                 self.follow(&before, was)?
             }
         };
@@ -270,6 +276,15 @@ impl Capture {
         {
             page_cache::forget(&file);
         }
+    }
+
+    /// Whether this header was written before, for a transaction that was rolled back. Other connections have the stamps of
+    /// that generation open, and would go on to stamp there if new ones took their place: they tell them by the salts.
+    fn is_begun_again(&self, before: &Live, header: &Header) -> Result<bool> {
+        let generation = before.generation();
+        let is_same = (generation.salts, generation.page_size, generation.first_frame)
+            == (header.salts(), header.page_size(), 0);
+        Ok(is_same && self.is_as(&before.stamps()?, Some(generation.data))?)
     }
 
     /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header
@@ -323,7 +338,13 @@ impl Capture {
                 Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
             }
         };
-        self.create(&follows, salts, page_size, first_frame)
+        // The snapshot holds the frames that are there, and must not outlive them.
+        self.flush_files([self.wal.clone()])?;
+        let live = self.create(&follows, salts, page_size, first_frame)?;
+        // No header is written, and so none is flushed before the first frame: that might be there after a power loss, and
+        // the snapshot not.
+        self.flush_unsynced()?;
+        Ok(live)
     }
 
     /// Makes the stamps of a new generation, and a snapshot before them if the history begins there.
@@ -365,8 +386,7 @@ impl Capture {
         if is_taken {
             self.disk().remove(&self.paths.wanted())?;
         }
-        self.flush_later(self.paths.live_stamps());
-        self.made.store(generation.seed(), Relaxed);
+        self.flush_stamps_later(&generation);
         Live::map(&generation, &file, &self.paths.live_stamps())
     }
 
@@ -460,33 +480,6 @@ impl Capture {
         {
             self.flush_later(dir.to_owned());
         }
-        Ok(())
-    }
-
-    fn flush_later(&self, path: PathBuf) {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(path);
-    }
-
-    fn flush_files(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
-        for path in paths {
-            if let Some(file) = Disk::open(&path)? {
-                self.disk().sync_file(&file, &path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The WAL is about to be flushed: what it may be written over for is flushed first.
-    pub(super) fn flush(&self) -> Result<()> {
-        self.flushes.store(true, Relaxed);
-        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-        if unsynced.is_empty() {
-            return Ok(());
-        }
-        self.flush_files(unsynced.iter().cloned())?;
-        self.disk().sync_dir(self.paths.dir())?;
-        self.flushed.store(self.made.load(Relaxed), Relaxed);
-        unsynced.clear();
         Ok(())
     }
 }
