@@ -151,7 +151,7 @@ impl Wal {
                 // A header that was taken for a rewritten one is that of an append, if its page follows.
                 match pending.or(rewritten) {
                     Some((frame, head)) if frame == place.frame => {
-                        state.append(codec, sealed, frame, head, bytes, beneath, |page, at| {
+                        state.append(codec, sealed, (frame, head), bytes, beneath, |page, at| {
                             self.stamp(page, at)
                         })
                     }
@@ -342,8 +342,7 @@ impl State {
         &mut self,
         codec: &PageCodec,
         sealed: &Sealed,
-        at: u64,
-        head: FrameHeader,
+        (at, head): (u64, FrameHeader),
         plain: &[u8],
         beneath: &impl Beneath,
         stamp: impl FnOnce(&[u8], u64) -> Result<(), Refusal>,
