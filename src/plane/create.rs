@@ -97,7 +97,10 @@ impl Plane {
                     if let Some(key) = key {
                         options = options.encryption_key(key.clone());
                     }
-                    let connection = self.connect_to(source, &options)?;
+                    let connection = match at {
+                        Some(at) => self.connect_to_restore(source, at, &options)?,
+                        None => self.connect_to(source, &options)?,
+                    };
                     let data = self.data(source);
                     let (identity, birth) = (source.identity, birth(source));
                     let source = fork::Source { connection, data: &data, key, identity };

@@ -131,7 +131,10 @@ impl Plane {
         if let Some(key) = &options.key {
             connect = connect.encryption_key(key.clone());
         }
-        let connection = self.connect_to(entry, &connect)?;
+        let connection = match options.at {
+            Some(at) => self.connect_to_restore(entry, at, &connect)?,
+            None => self.connect_to(entry, &connect)?,
+        };
         let identity = entry.identity;
         let source = fork::Source { connection, data: &data, key: options.key.as_ref(), identity };
         match instant {

@@ -4,7 +4,7 @@ use std::ops::RangeBounds;
 
 use rusqlite::Connection;
 
-use super::ControlPlane;
+use super::{ControlPlane, Plane};
 use crate::{
     api::Group,
     archive::{Birth, Maintenance, Timeline},
@@ -12,7 +12,7 @@ use crate::{
     changes::Pair,
     connect::{self, ConnectOptions},
     error::{Error, ErrorKind, Result},
-    name::GroupName,
+    name::{DatabaseName, GroupName},
     point::{Maintained, Points, Reached, ReachedKind, Restored},
     progress::Watch,
     seed::restore,
@@ -24,6 +24,41 @@ use crate::{
 /// What is known of a database's birth.
 pub(super) fn birth(entry: &Entry) -> Birth {
     Birth { at: entry.database.created_at, is_kept_since: !entry.history_paused }
+}
+
+impl Plane {
+    /// Opens a database as it was at an instant.
+    pub(super) fn view(
+        &self,
+        name: &DatabaseName,
+        at: Timestamp,
+        options: &ConnectOptions,
+    ) -> Result<(Connection, Reached)> {
+        let (entry, governor) = self.governed(name, options.key())?;
+        if entry.database.block_reads {
+            return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
+        }
+        let instant = restore::Instant { at, birth: birth(&entry), now: self.clock.now() };
+        let past = restore::view(&self.disk, &self.data(&entry), instant)?;
+        let reached = past.reached;
+        Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
+    }
+
+    /// Opens what a database is restored from to an instant: the database itself, or, where that is damaged or gone, what it
+    /// was then. An error is that of the database.
+    pub(super) fn connect_to_restore(
+        &self,
+        entry: &Entry,
+        at: Timestamp,
+        options: &ConnectOptions,
+    ) -> Result<Connection> {
+        self.connect_to(entry, options).or_else(|error| {
+            let view = self.view(&entry.database.name, at, &options.clone().read_only(true));
+            // Before its first commit it is restored from nothing else than what it is now.
+            let view = view.ok().filter(|(_, reached)| reached.kind != ReachedKind::BeforeFirst);
+            view.map(|(view, _)| view).ok_or(error)
+        })
+    }
 }
 
 impl ControlPlane {
@@ -86,15 +121,7 @@ impl ControlPlane {
         at: Timestamp,
         options: &ConnectOptions,
     ) -> Result<(Connection, Reached)> {
-        let name = name.parse()?;
-        let (entry, governor) = self.0.governed(&name, options.key())?;
-        if entry.database.block_reads {
-            return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
-        }
-        let instant = restore::Instant { at, birth: birth(&entry), now: self.0.clock.now() };
-        let past = restore::view(&self.0.disk, &self.0.data(&entry), instant)?;
-        let reached = past.reached;
-        Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
+        self.0.view(&name.parse()?, at, options)
     }
 
     /// Makes a database what it was at an instant, in one transaction: readers keep what they read, and the restore is

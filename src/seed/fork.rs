@@ -46,7 +46,7 @@ pub(super) enum Way<'a> {
 
 impl<'a> Way<'a> {
     pub(super) fn of(source: &Source<'a>, target: Option<&Target>) -> Self {
-        let seal = vfs::main_database(&source.connection).and_then(|main| main.seal);
+        let seal = vfs::main_seal(&source.connection);
         let (Some(seal), Some(key), Some(target)) = (seal, source.key, target) else {
             return if seal.is_none() && target.is_none() { Self::Copy } else { Self::Anew(target.cloned()) };
         };

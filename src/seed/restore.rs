@@ -55,7 +55,7 @@ pub(crate) fn write(
     watch: &mut Watch<'_>,
 ) -> Result<Reached> {
     let way = Way::of(&source, target);
-    let seal = vfs::main_database(&source.connection).and_then(|main| main.seal);
+    let seal = vfs::main_seal(&source.connection);
     let staged = match way {
         Way::Copy => path.to_owned(),
         Way::PageByPage(..) | Way::Anew(_) => layout::beside(path, "-source"),

@@ -381,6 +381,11 @@ pub(crate) fn main_database(connection: &Connection) -> Option<Main> {
     answer.is_governed.then_some(Main { seal: answer.seal })
 }
 
+/// What a connection's main database is sealed under, be it handed over or as it was at an instant; nothing for a plain one.
+pub(crate) fn main_seal(connection: &Connection) -> Option<Seal> {
+    ffi::ask(connection, "main", rusqlite::ffi::SQLITE_OK).ok()?.seal
+}
+
 /// The instant of the last commit that a connection made to its main database, in microseconds of UTC.
 pub(crate) fn last_commit_at(connection: &Connection) -> Option<i64> {
     ffi::ask(connection, "main", rusqlite::ffi::SQLITE_OK).ok()?.stamped_at

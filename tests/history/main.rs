@@ -20,6 +20,7 @@ mod image;
 mod in_place;
 mod instants;
 mod killed;
+mod lost;
 mod machine;
 mod maintain;
 mod model;
