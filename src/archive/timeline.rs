@@ -271,8 +271,10 @@ impl Timeline {
             return self.check_born(asked).map(|()| None);
         }
         let Some(place) = self.place_of_known(at)? else {
-            let first = self.stamps(self.sequences[0])?;
-            return Err(outside(asked, self.starts_at(&first.generation)));
+            let first = self.stamps(self.sequences[0])?.generation;
+            // Stamps that are missing in front of it told of more.
+            self.follows_lost(0, &first)?;
+            return Err(outside(asked, self.starts_at(&first)));
         };
         let sequence = self.sequences[place];
         let stamps = self.stamps(sequence)?;

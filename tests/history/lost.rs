@@ -64,3 +64,20 @@ fn what_a_database_was_is_had_when_it_is_damaged_or_gone() {
         }
     }
 }
+
+#[test]
+fn an_instant_that_the_first_stamps_told_of_is_refused_by_their_name() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    for _ in 0..2 {
+        connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        ledger.commit(&connection, "INSERT INTO t(value) VALUES (1)");
+    }
+    drop(connection);
+    let stamps = "archive/000000000001.stamps";
+    fs::remove_file(ledger.place().join(stamps)).unwrap();
+    let error = ledger.viewed_at(ledger.states[0].from).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains(stamps), "{error}");
+}
