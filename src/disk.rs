@@ -295,6 +295,11 @@ impl Disk {
         fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
     }
 
+    /// Whether a file that was found to be this one is still at a path.
+    pub(crate) fn is_at(path: &Path, inode: Option<(u64, u64)>) -> bool {
+        inode.is_some() && Self::inode(path) == inode
+    }
+
     /// Whether the file system of a directory has no room for a small file, or no name left for one. What cannot be
     /// asked is not full.
     pub(crate) fn is_full(dir: &Path) -> bool {

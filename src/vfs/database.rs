@@ -22,7 +22,10 @@ use super::{
     Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, ffi, neighbours::Neighbours,
     rules::Governed, sealed::Sealed,
 };
-use crate::wal::{self, SeenFrames};
+use crate::{
+    disk::Disk,
+    wal::{self, SeenFrames},
+};
 
 /// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
 const WRITE_LOCK: u32 = 0;
@@ -45,6 +48,8 @@ pub(super) struct ShmLock {
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
+    /// The file that is open, which may be at that path no longer.
+    inode: Option<(u64, u64)>,
     /// Nothing for a file that SQL opened by its path.
     rules: Option<Governed>,
     /// Nothing where no history is ever kept.
@@ -90,12 +95,14 @@ impl Database {
         if let Some(sealing) = governor.as_ref().and_then(|governor| governor.sealing()) {
             let _first = sealed.set(Sealed::open(path, sealing, beneath)?);
         }
+        let inode = Disk::inode(path);
         Ok(Self {
             path: path.to_owned(),
+            inode,
             capture: governor
                 .as_ref()
                 .and_then(|governor| governor.history())
-                .map(|history| Capture::new(history, path)),
+                .map(|history| Capture::new(history, path, inode)),
             rules: governor.map(Governed::new),
             sealed,
             file: AtomicPtr::new(ptr::null_mut()),
@@ -224,15 +231,23 @@ impl Database {
         self.neighbours.get_or_init(Arc::default)
     }
 
-    /// The file is open, and `others` have it open too.
-    pub(super) fn join(self: &Arc<Self>, others: Option<&Self>) {
-        let neighbours = others.and_then(|other| other.neighbours.get().cloned()).unwrap_or_default();
+    /// The file is open, perhaps by some of these connections too. One at its path may be to another file, which was there
+    /// before this one.
+    pub(super) fn join<'a>(self: &Arc<Self>, open: impl IntoIterator<Item = &'a Arc<Self>>) {
+        let is_same = |other: &&Arc<Self>| self.inode.is_some() && other.inode == self.inode;
+        let same = open.into_iter().find(is_same);
+        let neighbours = same.and_then(|other| other.neighbours.get().cloned()).unwrap_or_default();
         self.neighbours.get_or_init(|| neighbours).lock().push(Arc::clone(self));
     }
 
     /// The file is about to be closed.
     pub(super) fn leave(&self) {
         self.neighbours().lock().retain(|other| !ptr::eq(Arc::as_ptr(other), self));
+    }
+
+    /// Whether the file that is open is still the one at its path.
+    pub(super) fn is_in_place(&self) -> bool {
+        Disk::is_at(&self.path, self.inode)
     }
 
     /// Whether SQLite believes to have the file open, and nothing more.

@@ -286,7 +286,14 @@ impl Real {
     fn follow_wal(self) -> c_int {
         let Some((database, _)) = self.data() else { return ffi::SQLITE_IOERR };
         let _open = database.neighbours().lock();
+        // Where the database was destroyed, the WAL at that path may be another one's.
+        if !database.is_in_place() {
+            return database.answer(Err(Refusal::Destroyed));
+        }
         let code = self.begin_anew();
+        if code == ffi::SQLITE_OK && !database.is_in_place() {
+            return database.answer(Err(Refusal::Destroyed));
+        }
         if code == ffi::SQLITE_OK {
             database.has_wal();
         }
@@ -539,9 +546,7 @@ unsafe extern "C" fn open(
                     if let Handle::Data(database, name) = &handle {
                         database.is_in(file.cast());
                         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-                        database.join(
-                            open.values().find(|other| other.path() == database.path()).map(Arc::as_ref),
-                        );
+                        database.join(open.values());
                         open.insert(*name, Arc::clone(database));
                     }
                     (*file.cast::<File>()).handle = Box::into_raw(Box::new(handle));

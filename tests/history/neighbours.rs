@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use litefleet::{Cipher, VerifyOptions, rusqlite::Connection, unwatched};
+use litefleet::{Cipher, CreateDatabaseInput, VerifyOptions, rusqlite::Connection, unwatched};
 
 use crate::{
     random::Random,
@@ -174,4 +174,39 @@ fn threads_that_read_and_write_while_logs_are_moved_see_whole_commits() {
     assert_eq!(sound, "ok");
     let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
     assert_eq!(verified.unwrap().findings, vec![]);
+}
+
+/// A connection to a database that was destroyed has nothing to do with those to the next one of its name, whose log it would
+/// find at the path of its own.
+#[test]
+fn a_log_is_not_moved_from_under_connections_to_another_database_of_that_name() {
+    let ledger = Ledger::plain();
+    let fill = |connection: &Connection, what: &str| {
+        let sql = format!(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, value);
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+             INSERT INTO t(value) SELECT '{what}' || hex(zeroblob(700)) FROM n"
+        );
+        connection.execute_batch(&sql).unwrap();
+    };
+    let old = ledger.connect();
+    old.execute_batch("PRAGMA cache_size=3").unwrap();
+    fill(&old, "old");
+    old.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+    ledger.plane.destroy_database("orders").unwrap();
+    ledger.plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
+    let [one, two] = [ledger.connect(), ledger.connect()];
+    fill(&one, "new");
+    assert_eq!(count(&two), 300);
+    let log = ledger.place().join("data.db-wal");
+    let before = fs::metadata(&log).unwrap().ino();
+    begin_anew(&one);
+    one.execute_batch("UPDATE t SET value = 'newer' || value").unwrap();
+    assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the log was moved");
+    let seen = old.query_row("SELECT count(*) FROM t WHERE value LIKE 'old%'", [], |row| row.get(0));
+    assert_eq!(seen, Ok(300));
+    drop(old);
+    assert_eq!([&one, &two].map(count), [300; 2]);
+    let sound: String = two.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
 }

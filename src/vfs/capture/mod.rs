@@ -142,11 +142,11 @@ impl Follows {
 }
 
 impl Capture {
-    pub(super) fn new(history: History, data: &Path) -> Self {
+    pub(super) fn new(history: History, data: &Path, inode: Option<(u64, u64)>) -> Self {
         Self {
             history,
             data: data.to_owned(),
-            inode: Disk::inode(data),
+            inode,
             wal: layout::beside(data, "-wal"),
             paths: ArchivePaths::of(data),
             live: Mutex::default(),
@@ -172,7 +172,7 @@ impl Capture {
     /// Whether the database is where it was opened. Where it was destroyed under a transaction, another one of its name may
     /// be there, whose history this is not.
     fn is_in_place(&self) -> bool {
-        self.inode.is_some() && Disk::inode(&self.data) == self.inode
+        Disk::is_at(&self.data, self.inode)
     }
 
     fn check_place(&self) -> Result<()> {
