@@ -116,7 +116,10 @@ const PLACES: &[(&str, &[&str])] = &[
     (
         "std::fs",
         &[
-            "src/disk.rs",
+            "src/disk/copy.rs",
+            "src/disk/dirs.rs",
+            "src/disk/files.rs",
+            "src/disk/look.rs",
             "src/cli/args.rs",
             "src/cli/shell.rs",
             "src/cli/tour.rs",
