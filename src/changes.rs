@@ -70,9 +70,9 @@ impl Changes {
         }
         let map = Disk::open_shared(&path)
             .and_then(|file| MmapOptions::new().len(FILE_LEN).map_raw(&file))
-            .map_err(|error| Error::io(format_args!("mapping {}", path.display()), error))?;
+            .map_err(|error| Error::io_at("mapping", &path, error))?;
         if map.len() != FILE_LEN {
-            return Err(Error::new(ErrorKind::Io, format!("mapping {}: too short", path.display())));
+            return Err(Error::naming(ErrorKind::Io, &path, |file| format!("mapping {file}: too short")));
         }
         Ok(Self { map })
     }

@@ -11,7 +11,7 @@ use crate::{
     changes::{Changes, Pair},
     cipher::{Cipher, EncryptionKey},
     disk::Disk,
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Message, Result},
     id, sqlite,
     time::Clock,
     vfs::{self, Governor, History, Keeping, NotOpened, Refusal, Rules, Sealing, Unruled},
@@ -280,7 +280,7 @@ pub(crate) fn attach(
         return Err(Error::new(ErrorKind::Invalid, message));
     }
     let path_text = path.to_str().ok_or_else(|| {
-        Error::new(ErrorKind::Invalid, format!("{}: a path to attach must be UTF-8", path.display()))
+        Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: a path to attach must be UTF-8"))
     })?;
     vfs::hand_over(Arc::new(governor), || connection.execute("ATTACH ?1 AS ?2", [path_text, schema]))
         .map_err(|not_opened| match not_opened.refusal {
@@ -321,17 +321,18 @@ pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
         Some(Refusal::ReadOnly) => {
             Error::new(ErrorKind::Sql, format!("{error}: {}", Refusal::ReadOnly)).caused_by(error)
         }
-        Some(refusal) => Error::new(kind(&refusal), refusal.to_string()).caused_by(error),
+        Some(refusal) => Error::with(kind(&refusal), refusal.message()).caused_by(error),
     }
 }
 
 /// Why a database was not opened.
 pub(crate) fn explain_open(path: &Path, NotOpened { error, refusal }: NotOpened) -> Error {
     match refusal {
-        None => sqlite::failed(format_args!("opening {}", path.display()), error),
+        None => sqlite::failed_to_open(path, error),
         Some(refusal @ Refusal::WrongKey) => Error::new(kind(&refusal), refusal.to_string()),
         Some(refusal) => {
-            Error::new(kind(&refusal), format!("opening {}: {refusal}", path.display())).caused_by(error)
+            let opening = Message::naming(path, |file| format!("opening {file}: "));
+            Error::with(kind(&refusal), opening.followed_by(&refusal.message())).caused_by(error)
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The one error type: a kind that a caller can act on, and a sentence that a person can act on.
 
-use std::{error::Error as StdError, fmt, io};
+use std::{
+    error::Error as StdError,
+    ffi::OsStr,
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -91,15 +96,87 @@ pub struct Error(Box<Parts>);
 #[error("{message}")]
 struct Parts {
     kind: ErrorKind,
-    message: String,
+    message: Message,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// A sentence that may name a file, in two forms: with the file's path for whoever owns the files, and without it for clients,
+/// who must not learn where the files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    text: Box<str>,
+    /// The file, and the sentence without its path. `None` if the sentence names no file.
+    file: Option<Box<(PathBuf, Box<str>)>>,
+}
+
+impl Message {
+    /// Calls `sentence` with each name of the file in `path`: the path, and the name that clients are shown.
+    pub(crate) fn naming(path: &Path, sentence: impl Fn(&dyn fmt::Display) -> String) -> Self {
+        let without_path = sentence(&name_within_database(path));
+        let file = (path.to_owned(), without_path.into());
+        Self { text: sentence(&path.display()).into(), file: Some(Box::new(file)) }
+    }
+
+    /// Puts the sentence into a longer one.
+    pub(crate) fn map(self, sentence: impl Fn(&str) -> String) -> Self {
+        let file = self.file.map(|file| Box::new((file.0, sentence(&file.1).into())));
+        Self { text: sentence(&self.text).into(), file }
+    }
+
+    /// Appends another sentence, about this file or another one.
+    pub(crate) fn followed_by(self, other: &Self) -> Self {
+        let text = format!("{}{}", self.text, other.text).into();
+        let without_path = format!("{}{}", self.without_path(), other.without_path()).into();
+        let file = self.file.or_else(|| other.file.clone());
+        Self { text, file: file.map(|file| Box::new((file.0, without_path))) }
+    }
+
+    pub(crate) fn without_path(&self) -> &str {
+        self.file.as_ref().map_or(&self.text, |file| &file.1)
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<T: Into<String>> From<T> for Message {
+    fn from(text: T) -> Self {
+        Self { text: text.into().into(), file: None }
+    }
+}
+
+/// The name of a file relative to the directory of its database, or to the root if it belongs to no database.
+fn name_within_database(path: &Path) -> String {
+    let name = path.file_name().map_or_else(|| "a directory".into(), OsStr::to_string_lossy);
+    match path.parent().and_then(Path::file_name).and_then(OsStr::to_str) {
+        Some(dir @ ("archive" | ".staging" | ".trash" | ".http")) => format!("{dir}/{name}"),
+        _ => name.into_owned(),
+    }
 }
 
 impl Error {
     /// An error of `kind` with a sentence for a person.
     #[cold]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::with(kind, message.into())
+    }
+
+    #[cold]
+    pub(crate) fn with(kind: ErrorKind, message: impl Into<Message>) -> Self {
         Self(Box::new(Parts { kind, message: message.into(), source: None }))
+    }
+
+    /// An error about the file in `path`, whose name `sentence` is given.
+    #[cold]
+    pub(crate) fn naming(
+        kind: ErrorKind,
+        path: &Path,
+        sentence: impl Fn(&dyn fmt::Display) -> String,
+    ) -> Self {
+        Self::with(kind, Message::naming(path, sentence))
     }
 
     /// The same error with the one that caused it.
@@ -113,11 +190,18 @@ impl Error {
     /// A failed call of the operating system, in the middle of `doing`.
     #[cold]
     pub(crate) fn io(doing: impl fmt::Display, source: io::Error) -> Self {
-        let kind = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
-            _ => ErrorKind::Io,
-        };
-        Self::new(kind, format!("{doing}: {source}")).caused_by(source)
+        Self::new(io_kind(&source), format!("{doing}: {source}")).caused_by(source)
+    }
+
+    /// A failed call of the operating system on the file in `path`, such as `doing` "reading" it.
+    #[cold]
+    pub(crate) fn io_at(doing: impl fmt::Display, path: &Path, source: io::Error) -> Self {
+        Self::naming(io_kind(&source), path, |file| format!("{doing} {file}: {source}")).caused_by(source)
+    }
+
+    #[cold]
+    pub(crate) fn message(&self) -> Message {
+        self.0.message.clone()
     }
 
     /// What a caller can do about it.
@@ -125,12 +209,32 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
+
+    /// The file that the error is about. `None` if the message names none.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.message.file.as_ref().map(|file| file.0.as_path())
+    }
+
+    /// The message for somebody who must not learn where the files are, such as a client of a server: a file is named
+    /// relative to the directory of its database, as in `archive/000001.wal is damaged`.
+    #[must_use]
+    pub fn without_path(&self) -> &str {
+        self.0.message.without_path()
+    }
+}
+
+fn io_kind(source: &io::Error) -> ErrorKind {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::DiskFull,
+        _ => ErrorKind::Io,
+    }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Error");
-        out.field("kind", &self.0.kind).field("message", &self.0.message);
+        out.field("kind", &self.0.kind).field("message", &self.0.message.text);
         if let Some(source) = &self.0.source {
             out.field("source", source);
         }
@@ -149,6 +253,22 @@ mod tests {
         assert!(error.to_string().starts_with("writing data.db: "), "{error}");
         assert!(error.source().is_some_and(<dyn StdError>::is::<io::Error>));
         assert!(Error::new(ErrorKind::Busy, "later").source().is_none());
+    }
+
+    #[test]
+    fn without_path_names_files_within_their_database() {
+        let path = Path::new("/srv/fleet/g/orders/archive/000001.wal");
+        let error = Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} is missing"));
+        assert_eq!(error.to_string(), "/srv/fleet/g/orders/archive/000001.wal is missing");
+        assert_eq!(error.without_path(), "archive/000001.wal is missing");
+        assert_eq!(error.path(), Some(path));
+        let message = error.message().map(|text| format!("no snapshot, because {text}"));
+        let error = Error::with(ErrorKind::Corrupt, message);
+        assert_eq!(error.without_path(), "no snapshot, because archive/000001.wal is missing");
+        let error = Error::io_at("reading", Path::new("/srv/data.db"), io::ErrorKind::NotFound.into());
+        assert_eq!(error.without_path(), "reading data.db: entity not found");
+        assert_eq!(Error::new(ErrorKind::Busy, "later").without_path(), "later");
+        assert_eq!(Error::new(ErrorKind::Busy, "later").path(), None);
     }
 
     #[test]

@@ -112,19 +112,19 @@ impl Copy<'_> {
             self.disk.remove(&layout::beside(self.target, "-journal"))?;
             self.set_len(&target, 0)?;
         }
-        let source = self.source.display();
-        let message = if locked {
-            format!("{source} is locked by another program; try again when it is not")
-        } else {
-            format!("{source} is being written too fast to be copied; try again when it rests")
-        };
-        Err(Error::new(ErrorKind::Busy, message))
+        Err(Error::naming(ErrorKind::Busy, self.source, |source| {
+            if locked {
+                format!("{source} is locked by another program; try again when it is not")
+            } else {
+                format!("{source} is being written too fast to be copied; try again when it rests")
+            }
+        }))
     }
 
     /// Makes the copy once. Nothing means that the source moved on meanwhile, or is `locked` to be written.
     fn attempt(&self, target: &File, locked: &mut bool, watch: &mut Watch<'_>) -> Result<Option<u64>> {
         let source = Disk::open_regular(self.source)?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("{}: no such file", self.source.display()))
+            Error::naming(ErrorKind::NotFound, self.source, |source| format!("{source}: no such file"))
         })?;
         let (before, header) = self.look(&source)?;
         // Without a log or a journal nothing could undo what is half written.
@@ -197,7 +197,7 @@ impl Copy<'_> {
         // What is wrong with a source that moves may be right a moment later.
         match complaint.filter(|_| whole) {
             Some((kind, complaint)) => {
-                Err(Error::new(kind, format!("{}: {complaint}", self.source.display())))
+                Err(Error::naming(kind, self.source, |source| format!("{source}: {complaint}")))
             }
             None => Ok(whole.then_some(size)),
         }
@@ -217,7 +217,7 @@ impl Copy<'_> {
     }
 
     fn look(&self, source: &File) -> Result<(Surroundings, page::Header)> {
-        let looking = |error| Error::io(format_args!("reading {}", self.source.display()), error);
+        let looking = |error| Error::io_at("reading", self.source, error);
         let found = source.metadata().map_err(looking)?;
         let mut bytes = [0; page::HEADER_LEN];
         let count = read_up_to(source, &mut bytes, 0).map_err(looking)?;
@@ -236,7 +236,7 @@ impl Copy<'_> {
         let mut page = vec![0; overlay.page_size as usize];
         for (number, offset) in &overlay.pages {
             let read = read_up_to(log, &mut page, *offset)
-                .map_err(|error| Error::io(format_args!("reading {}", log_path.display()), error))?;
+                .map_err(|error| Error::io_at("reading", log_path, error))?;
             // A checkpoint truncated it meanwhile.
             if read < page.len() {
                 return Ok(false);
@@ -261,7 +261,7 @@ impl Copy<'_> {
             while done < len {
                 go_on(done)?;
                 let count = read_up_to(source, &mut buffer, done)
-                    .map_err(|error| Error::io(format_args!("reading {}", self.source.display()), error))?;
+                    .map_err(|error| Error::io_at("reading", self.source, error))?;
                 let count = count.min(usize::try_from(len - done).unwrap_or(usize::MAX));
                 if count == 0 {
                     break;
@@ -300,7 +300,7 @@ impl Copy<'_> {
 impl Overlay {
     /// Reads the frames of a WAL that are committed, as far as anybody has seen them; nothing if there are none.
     fn read(log: &File, path: &Path, header: &wal::Header, seen: SeenFrames) -> Result<Option<Self>> {
-        let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
+        let reading = |error| Error::io_at("reading", path, error);
         let mut chain = header.chain();
         let mut frame = vec![0; header.frame_len()];
         let mut overlay =
@@ -363,21 +363,19 @@ fn is_committed_beyond(log: &File, header: &wal::Header, range: Range<u64>) -> s
 /// The inode and the header of a WAL; nothing where it is not there, or has no header that SQLite would take.
 fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
     let Some(log) = Disk::open_regular(path)? else { return Ok(None) };
-    let found =
-        log.metadata().map_err(|error| Error::io(format_args!("reading {}", path.display()), error))?;
+    let found = log.metadata().map_err(|error| Error::io_at("reading", path, error))?;
     Ok(log_header(&log, path)?.map(|header| (found.ino(), header)))
 }
 
 fn log_header(log: &File, path: &Path) -> Result<Option<wal::Header>> {
     let mut bytes = [0; wal::HEADER_LEN];
-    let count = read_up_to(log, &mut bytes, 0)
-        .map_err(|error| Error::io(format_args!("reading {}", path.display()), error))?;
+    let count = read_up_to(log, &mut bytes, 0).map_err(|error| Error::io_at("reading", path, error))?;
     Ok(wal::Header::parse(&bytes).filter(|_| count == bytes.len()))
 }
 
 /// The rollback journal that SQLite would roll back: one whose first byte is not zero.
 fn hot_journal(path: &Path) -> Result<Option<Journal>> {
-    let reading = |error| Error::io(format_args!("reading {}", path.display()), error);
+    let reading = |error| Error::io_at("reading", path, error);
     let Some(journal) = Disk::open_regular(path)? else { return Ok(None) };
     let found = journal.metadata().map_err(reading)?;
     let mut head = [0; 28];

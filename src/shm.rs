@@ -26,8 +26,8 @@ const ATTEMPTS: u32 = 100;
 pub(crate) fn seen(data: &Path, salts: [u8; 8]) -> Result<SeenFrames> {
     let path = layout::beside(data, "-shm");
     let Some(file) = Disk::open_regular(&path)? else { return Ok(SeenFrames::Unknown) };
-    let is_open = Disk::is_locked(&file, OPEN_BYTE, 1)
-        .map_err(|error| Error::io(format_args!("looking at {}", path.display()), error))?;
+    let is_open =
+        Disk::is_locked(&file, OPEN_BYTE, 1).map_err(|error| Error::io_at("looking at", &path, error))?;
     if !is_open {
         return Ok(SeenFrames::Unknown);
     }

@@ -6,7 +6,7 @@ use rusqlite::{Error as SqlError, ErrorCode, ffi};
 
 use crate::{
     disk::Disk,
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Message},
 };
 
 /// The kind of a failure in one of SQLite's calls, on a database at `path` if that is known.
@@ -58,31 +58,54 @@ fn lacks_room(error: &SqlError, path: Option<&Path>) -> bool {
 #[cold]
 pub(crate) fn explained(path: Option<&str>, error: SqlError) -> Error {
     let kind = kind(&error, path.map(Path::new));
-    Error::new(kind, sentence(kind, &error)).caused_by(error)
+    Error::with(kind, sentence(kind, &error)).caused_by(error)
 }
 
 /// An error of SQLite in the middle of `doing`.
 #[cold]
 pub(crate) fn failed(doing: impl Display, error: SqlError) -> Error {
     let kind = kind(&error, None);
-    Error::new(kind, format!("{doing}: {}", sentence(kind, &error))).caused_by(error)
+    Error::with(kind, sentence(kind, &error).map(|text| format!("{doing}: {text}"))).caused_by(error)
 }
 
 /// An error of SQLite in the middle of `doing` something to the database at `path`.
 #[cold]
 pub(crate) fn failed_at(path: Option<&str>, doing: impl Display, error: SqlError) -> Error {
     let explained = explained(path, error);
-    Error::new(explained.kind(), format!("{doing}: {explained}")).caused_by(explained)
+    let message = explained.message().map(|text| format!("{doing}: {text}"));
+    Error::with(explained.kind(), message).caused_by(explained)
 }
 
-fn sentence(kind: ErrorKind, error: &SqlError) -> String {
+/// An error of SQLite in the middle of opening the database at `path`.
+#[cold]
+pub(crate) fn failed_to_open(path: &Path, error: SqlError) -> Error {
+    let kind = kind(&error, Some(path));
+    // The path that SQLite appends is this one.
+    let text = sentence(kind, &error).to_string().replace(&format!(": {}", path.to_string_lossy()), "");
+    Error::naming(kind, path, |file| format!("opening {file}: {text}")).caused_by(error)
+}
+
+fn sentence(kind: ErrorKind, error: &SqlError) -> Message {
     if is_damage(error) {
-        return format!("what was read is damaged or was tampered with: its tag does not fit ({error})");
+        return format!("what was read is damaged or was tampered with: its tag does not fit ({error})")
+            .into();
     }
+    let message = message(error);
     match (kind, error.sqlite_error_code()) {
         (ErrorKind::DiskFull, Some(code)) if code != ErrorCode::DiskFull => {
-            format!("the disk is full: {error}")
+            message.map(|text| format!("the disk is full: {text}"))
         }
-        _ => error.to_string(),
+        _ => message,
+    }
+}
+
+/// What SQLite says. Where it cannot open a file, the path of the file follows a colon.
+fn message(error: &SqlError) -> Message {
+    let text = error.to_string();
+    match text.split_once(": ") {
+        Some((_, path)) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+            Message::naming(Path::new(path), |file| text.replacen(path, &file.to_string(), 1))
+        }
+        _ => text.into(),
     }
 }

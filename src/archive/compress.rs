@@ -120,12 +120,12 @@ impl Maintenance<'_> {
             return Ok(true);
         }
         self.disk.remove(&path)?;
-        let message = format!(
-            "{} was compressed, and what was read back of that is something else: check the disk and the memory of this \
-             machine; the log itself was kept",
-            plain.path.display()
-        );
-        Err(Error::new(ErrorKind::Io, message))
+        Err(Error::naming(ErrorKind::Io, &plain.path, |log| {
+            format!(
+                "{log} was compressed, and what was read back of that is something else: check the disk and the memory of \
+                 this machine; the log itself was kept"
+            )
+        }))
     }
 
     fn write_parts(

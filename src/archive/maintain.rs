@@ -339,9 +339,12 @@ fn first_damaged(timeline: &Timeline, last: u64, generation: &Generation) -> Res
 /// The logs do not lead to where the next snapshot would be.
 #[cold]
 fn no_snapshot(error: &Error, from: Timestamp) -> Error {
-    let message = format!(
-        "no new snapshot can be made, because {error}; the database itself can be read and written, but instants after \
-         {from} may be refused until that file is put back, and up to where the next log is begun: a snapshot is taken there"
-    );
-    Error::new(ErrorKind::Corrupt, message)
+    let message = error.message().map(|error| {
+        format!(
+            "no new snapshot can be made, because {error}; the database itself can be read and written, but instants after \
+             {from} may be refused until that file is put back, and up to where the next log is begun: a snapshot is taken \
+             there"
+        )
+    });
+    Error::with(ErrorKind::Corrupt, message)
 }

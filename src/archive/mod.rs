@@ -77,11 +77,9 @@ pub(crate) fn read_stamps(path: &Path) -> Result<Option<Stamps>> {
 /// Refuses stamps of a newer version, which are not damaged.
 fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
     let Some(version) = Stamps::newer_version(bytes) else { return Ok(()) };
-    let message = format!(
-        "{} has format version {version}, which this litefleet does not know: use a newer one",
-        path.display()
-    );
-    Err(Error::new(ErrorKind::Unsupported, message))
+    Err(Error::naming(ErrorKind::Unsupported, path, |file| {
+        format!("{file} has format version {version}, which this litefleet does not know: use a newer one")
+    }))
 }
 
 /// The stamps of the generation that the WAL is in, or was in last; nothing where there is no history.
@@ -120,13 +118,13 @@ fn salts_of(wal: &Path) -> Result<Option<[u8; 8]>> {
 /// What is said of a file that is not what was written.
 #[cold]
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("{} is damaged: {what}", path.display()))
+    Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} is damaged: {what}"))
 }
 
 /// What is said of a file that is not there.
 #[cold]
 fn missing(path: &Path) -> Error {
-    let message =
-        format!("{} is missing, without which this instant cannot be restored: put it back", path.display());
-    Error::new(ErrorKind::Corrupt, message)
+    Error::naming(ErrorKind::Corrupt, path, |file| {
+        format!("{file} is missing, without which this instant cannot be restored: put it back")
+    })
 }

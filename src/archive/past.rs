@@ -140,12 +140,12 @@ impl Past {
     pub(crate) fn began(data: &Path, apart: Apart) -> Result<Self> {
         let len = Disk::len(data)?.unwrap_or(0);
         if len > BEGAN_MAX {
-            let message = format!(
-                "nothing was ever written to {}: connect to it as it is, or fork it; a view of it has {len} bytes to \
-                 hold in memory, which is more than {BEGAN_MAX}",
-                data.display()
-            );
-            return Err(Error::new(ErrorKind::Unsupported, message));
+            return Err(Error::naming(ErrorKind::Unsupported, data, |data| {
+                format!(
+                    "nothing was ever written to {data}: connect to it as it is, or fork it; a view of it has {len} bytes \
+                     to hold in memory, which is more than {BEGAN_MAX}"
+                )
+            }));
         }
         let mut bytes = Ok(None);
         apart(&mut || bytes = Disk::read(data))?;

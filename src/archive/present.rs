@@ -82,6 +82,6 @@ pub(crate) fn is_at(data: &Path, past: &Past) -> Result<bool> {
 }
 
 fn open(data: &Path) -> Result<File> {
-    let missing = || Error::new(ErrorKind::NotFound, format!("{}: no such file", data.display()));
+    let missing = || Error::naming(ErrorKind::NotFound, data, |data| format!("{data}: no such file"));
     Disk::open_regular(data)?.ok_or_else(missing)
 }

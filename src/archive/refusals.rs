@@ -9,8 +9,9 @@ use crate::{
 
 #[cold]
 pub(super) fn moves_too_fast(data: &Path) -> Error {
-    let message = format!("the history of {} moves on too fast to be read; try again", data.display());
-    Error::new(ErrorKind::Busy, message)
+    Error::naming(ErrorKind::Busy, data, |data| {
+        format!("the history of {data} moves on too fast to be read; try again")
+    })
 }
 
 pub(super) fn shown(micros: i64) -> String {
@@ -37,19 +38,19 @@ pub(super) fn not_kept(at: Timestamp) -> Error {
 /// Commits lie at an instant that nobody knows, perhaps before the one that was asked for and perhaps behind it.
 #[cold]
 pub(super) fn uncertain(at: Timestamp, from: i64, to: i64, damaged: bool, path: &Path) -> Error {
-    let why = if damaged {
-        format!("{} is damaged", path.display())
-    } else {
-        "their stamps were lost with the power, or the history of the database was off".to_owned()
+    let sentence = |why: &str| {
+        format!(
+            "cannot restore to {at}: commits were made between {} and {} at instants that are not known, because {why}; \
+             ask for one of these two",
+            shown(from),
+            shown(to)
+        )
     };
-    let message = format!(
-        "cannot restore to {at}: commits were made between {} and {} at instants that are not known, because {why}; \
-         ask for one of these two",
-        shown(from),
-        shown(to)
-    );
-    let kind = if damaged { ErrorKind::Corrupt } else { ErrorKind::OutsideWindow };
-    Error::new(kind, message)
+    if damaged {
+        return Error::naming(ErrorKind::Corrupt, path, |file| sentence(&format!("{file} is damaged")));
+    }
+    let why = "their stamps were lost with the power, or the history of the database was off";
+    Error::new(ErrorKind::OutsideWindow, sentence(why))
 }
 
 /// Another program changed the database, and nobody knows when.
@@ -67,21 +68,21 @@ pub(super) fn changed(at: Timestamp, from: i64, to: Option<i64>) -> Error {
 /// The log of a generation was not kept.
 #[cold]
 pub(super) fn written_away(archived: &Path) -> Error {
-    let message = format!(
-        "this instant cannot be restored: the log that led there was written over by another program, or while the \
-         history of the database was off, and so {} is not there; ask for an earlier instant, or for a later one",
-        archived.display()
-    );
-    Error::new(ErrorKind::OutsideWindow, message)
+    Error::naming(ErrorKind::OutsideWindow, archived, |log| {
+        format!(
+            "this instant cannot be restored: the log that led there was written over by another program, or while the \
+             history of the database was off, and so {log} is not there; ask for an earlier instant, or for a later one"
+        )
+    })
 }
 
 /// Neither a history nor what stands for none is there.
 #[cold]
 pub(super) fn lost(at: Timestamp, archive: &Path) -> Error {
-    let message = format!(
-        "cannot restore to {at}: the history of the database is gone; put {} back, or write to the database to begin a \
-         new one",
-        archive.display()
-    );
-    Error::new(ErrorKind::OutsideWindow, message)
+    Error::naming(ErrorKind::OutsideWindow, archive, |archive| {
+        format!(
+            "cannot restore to {at}: the history of the database is gone; put {archive} back, or write to the database \
+             to begin a new one"
+        )
+    })
 }

@@ -7,6 +7,7 @@ mod groups;
 mod schema;
 
 use std::{
+    fmt::Display,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -103,9 +104,10 @@ fn check_place(path: &Path) -> Result<()> {
     // SQLite would open it for reading then, and fail in the middle of something.
     for path in [dir, path, &layout::beside(path, "-wal"), &layout::beside(path, "-shm")] {
         if let Some(error) = Disk::not_writable(path) {
-            let message =
-                format!("{}: {error}; a fleet's directory and catalog must be writable", path.display());
-            return Err(Error::new(ErrorKind::Io, message).caused_by(error));
+            let sentence = |file: &dyn Display| {
+                format!("{file}: {error}; a fleet's directory and catalog must be writable")
+            };
+            return Err(Error::naming(ErrorKind::Io, path, sentence).caused_by(error));
         }
     }
     // SQLite would take an empty file for a new database, and throw away the log beside it. A first open that was
@@ -113,11 +115,11 @@ fn check_place(path: &Path) -> Result<()> {
     let left =
         |name: &String| [".staging", ".trash", "control.db", "control.db-journal"].contains(&name.as_str());
     if Disk::len(path)? == Some(0) && !Disk::list(dir)?.iter().all(left) {
-        let message = format!(
-            "{} is empty, but its directory is not: put a copy of it back, or remove it to begin a new fleet there",
-            path.display()
-        );
-        return Err(Error::new(ErrorKind::Corrupt, message));
+        return Err(Error::naming(ErrorKind::Corrupt, path, |file| {
+            format!(
+                "{file} is empty, but its directory is not: put a copy of it back, or remove it to begin a new fleet there"
+            )
+        }));
     }
     Ok(())
 }
@@ -130,8 +132,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     };
-    open()
-        .map_err(|error| sqlite::failed_at(path.to_str(), format_args!("opening {}", path.display()), error))
+    open().map_err(|error| sqlite::failed_to_open(path, error))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,7 @@
 //! Directories: making, listing, flushing and locking them.
 
 use std::{
+    fmt::Display,
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -102,11 +103,10 @@ impl Disk {
 fn not_made(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            let message = format!(
-                "making the directory {}: {error}; the directory above it must be writable",
-                path.display()
-            );
-            Error::new(ErrorKind::Io, message).caused_by(error)
+            let sentence = |dir: &dyn Display| {
+                format!("making the directory {dir}: {error}; the directory above it must be writable")
+            };
+            Error::naming(ErrorKind::Io, path, sentence).caused_by(error)
         }
         _ => failed("making the directory", path, error),
     }

@@ -42,7 +42,7 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("looking at", path, error)),
             Ok(found) if found.is_file() => Self::open(path),
-            Ok(_) => Err(Error::new(ErrorKind::Invalid, format!("{}: not a file", path.display()))),
+            Ok(_) => Err(Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: not a file"))),
         }
     }
 
@@ -110,13 +110,12 @@ impl Disk {
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.step(Step::Rename, from, || fs::rename(from, to)).map_err(|error| match error.kind() {
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => {
-                let message = format!(
-                    "{} is in the way, and belongs to nothing in the fleet: move it elsewhere",
-                    to.display()
-                );
-                Error::new(ErrorKind::Io, message).caused_by(error)
+                Error::naming(ErrorKind::Io, to, |to| {
+                    format!("{to} is in the way, and belongs to nothing in the fleet: move it elsewhere")
+                })
+                .caused_by(error)
             }
-            _ => Error::io(format_args!("renaming {} to {}", from.display(), to.display()), error),
+            _ => failed("renaming to", to, error),
         })
     }
 
@@ -134,7 +133,7 @@ impl Disk {
         });
         renamed.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
-                Error::new(ErrorKind::AlreadyExists, format!("{} is there already", to.display()))
+                Error::naming(ErrorKind::AlreadyExists, to, |to| format!("{to} is there already"))
             }
             _ => failed("renaming to", to, error),
         })

@@ -85,5 +85,5 @@ fn no_such_way(error: &io::Error) -> bool {
 
 #[cold]
 fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
-    Error::io(format_args!("{doing} {}", path.display()), error)
+    Error::io_at(doing, path, error)
 }

@@ -144,7 +144,7 @@ fn failed(error: rusqlite::Error) -> Error {
 }
 
 fn io_failed(path: &Path, error: io::Error) -> Error {
-    Error::new(ErrorKind::Io, format!("{}: {error}", path.display())).caused_by(error)
+    Error::naming(ErrorKind::Io, path, |file| format!("{file}: {error}")).caused_by(error)
 }
 
 /// Writes a file that nobody but its owner can read, whole or not at all.

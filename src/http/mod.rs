@@ -110,7 +110,7 @@ impl HttpApi {
             asks_for_tokens: true,
             patience: PATIENCE,
             has_page: false,
-            work: Arc::new(Work::new(plane.root())),
+            work: Arc::default(),
             plane,
             sessions: Arc::default(),
         }

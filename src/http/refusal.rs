@@ -1,6 +1,4 @@
-//! What a client is told instead of what it asked for: a status, and the API's error body.
-
-use std::path::Path;
+//! What a client is told instead of what it asked for: a status, and the API's error body. No path of the server is in it.
 
 use axum::{
     Json,
@@ -17,6 +15,8 @@ pub(super) struct Refusal {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// The message with the path of a file, for the log of the server. `None` if it is that of the client.
+    logged: Option<String>,
     /// After how many seconds it is worth to try again.
     retry_after: Option<u32>,
 }
@@ -30,7 +30,7 @@ pub(super) type Answer<T> = Result<T, Refusal>;
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+        Self { status, code, message: message.into(), logged: None, retry_after: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -51,13 +51,10 @@ impl Refusal {
         Self { retry_after: Some(retry_after), ..refusal }
     }
 
-    /// The same without the directory of the fleet, which is nothing that clients need to know.
-    pub(super) fn within(self, root: &Path) -> Self {
-        if self.status != StatusCode::INTERNAL_SERVER_ERROR {
-            return self;
-        }
-        let message = self.message.replace(&format!("{}/", root.display()), "");
-        Self { message, ..self }
+    /// An error of the library under a status of the caller's own.
+    pub(super) fn with_status(status: StatusCode, error: &Error) -> Self {
+        let logged = error.path().map(|_| error.to_string());
+        Self { logged, ..Self::new(status, error.kind().as_str(), error.without_path()) }
     }
 
     /// The same for those who ask again when nothing can change any more: clients repeat what a 5xx answers.
@@ -99,13 +96,13 @@ impl From<Error> for Refusal {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
-        Self { retry_after, ..Self::new(status, kind.as_str(), error.to_string()) }
+        Self { retry_after, ..Self::with_status(status, &error) }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let sentence = Sentence(self.message.clone());
+        let sentence = Sentence(self.logged.unwrap_or_else(|| self.message.clone()));
         let body = Json(ErrorBody { error: self.message, code: self.code });
         let mut response = (self.status, body).into_response();
         response.extensions_mut().insert(sentence);

@@ -35,7 +35,7 @@ impl Certificate {
     /// TLS 1.2 and 1.3 with this certificate, for HTTP/1.1.
     pub(super) fn load(&self) -> Result<Arc<ServerConfig>> {
         let failed = |what: &str, path: &PathBuf, error: &dyn Display| {
-            Error::new(ErrorKind::Invalid, format!("{what} {}: {error}", path.display()))
+            Error::naming(ErrorKind::Invalid, path, |file| format!("{what} {file}: {error}"))
         };
         let chain = CertificateDer::pem_file_iter(&self.chain)
             .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)

@@ -144,7 +144,7 @@ pub(super) fn write(
 /// A damaged file is the client's, not the server's.
 fn invalid_file(error: crate::Error) -> Refusal {
     match error.kind() {
-        crate::ErrorKind::Corrupt => Refusal::new(StatusCode::BAD_REQUEST, "corrupt", error.to_string()),
+        crate::ErrorKind::Corrupt => Refusal::with_status(StatusCode::BAD_REQUEST, &error),
         _ => error.into(),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     ops::ControlFlow,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -58,15 +57,11 @@ pub(super) struct Work {
     sessions: Arc<Semaphore>,
     waiting: AtomicUsize,
     stopped: Arc<AtomicBool>,
-    /// The directory of the fleet, which no client is told.
-    root: PathBuf,
 }
 
-impl Work {
-    /// For the calls of the fleet in `root`.
-    pub(super) fn new(root: &Path) -> Self {
+impl Default for Work {
+    fn default() -> Self {
         Self {
-            root: root.to_owned(),
             quick: Arc::new(Semaphore::new(QUICK_MAX)),
             long: Arc::new(Semaphore::new(LONG_MAX)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
@@ -133,11 +128,10 @@ impl Work {
             let _permit = permit;
             span.in_scope(|| call(going))
         });
-        let answer = running.await.unwrap_or_else(|_| {
+        running.await.unwrap_or_else(|_| {
             let message = "this call failed in a way that was not foreseen; its changes are settled when the fleet is opened again";
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message))
-        });
-        answer.map_err(|refusal| refusal.within(&self.root))
+        })
     }
 
     /// Waits for a place among the calls of this load.

@@ -92,8 +92,9 @@ impl Plane {
         }
         let target = options.target(&entry.database)?;
         if Disk::exists(path)? {
-            let message = format!("{} is there already; export to another file", path.display());
-            return Err(Error::new(ErrorKind::AlreadyExists, message));
+            return Err(Error::naming(ErrorKind::AlreadyExists, path, |file| {
+                format!("{file} is there already; export to another file")
+            }));
         }
         let suffix = format!(".{}.partial", id::new_id(Timestamp::now()));
         let staged = layout::beside(path, &suffix);

@@ -119,15 +119,16 @@ fn layout_of(entry: &Entry, data: &Path, key: Option<&EncryptionKey>) -> Result<
             Err(found) => _ = error.get_or_insert(found),
         }
     }
-    Err(error.unwrap_or_else(|| Error::new(ErrorKind::NotFound, format!("{}: no such file", data.display()))))
+    Err(error
+        .unwrap_or_else(|| Error::naming(ErrorKind::NotFound, data, |data| format!("{data}: no such file"))))
 }
 
 fn header(path: &Path) -> Result<Header> {
     let file = Disk::open_regular(path)?
-        .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("{} is gone", path.display())))?;
+        .ok_or_else(|| Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} is gone")))?;
     let mut head = [0; HEADER_LEN];
     if Disk::read_up_to(&file, path, &mut head, 0)? < HEADER_LEN {
-        return Err(Error::new(ErrorKind::Corrupt, format!("{}: shorter than a header", path.display())));
+        return Err(Error::naming(ErrorKind::Corrupt, path, |file| format!("{file}: shorter than a header")));
     }
     Header::parse(&head)
 }

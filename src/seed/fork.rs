@@ -132,16 +132,14 @@ pub(super) fn check(copy: &Path, identity: Option<Identity>, data: &Path) -> Res
     if super::identity(copy)? == identity {
         return Ok(());
     }
-    let message = format!(
-        "{} is not the file that this database was made with; put back the one that was here",
-        data.display()
-    );
-    Err(Error::new(ErrorKind::Corrupt, message))
+    Err(Error::naming(ErrorKind::Corrupt, data, |data| {
+        format!("{data} is not the file that this database was made with; put back the one that was here")
+    }))
 }
 
 fn header(bytes: &[u8], data: &Path) -> Result<Header> {
     let header = bytes.first_chunk().ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, format!("{}: shorter than a header", data.display()))
+        Error::naming(ErrorKind::Corrupt, data, |data| format!("{data}: shorter than a header"))
     })?;
     Header::parse(header)
 }

@@ -91,8 +91,8 @@ impl Staged {
 /// What a database file is told from others by; nothing for a plain one. No connection of this process may have it open.
 fn identity(data: &Path) -> Result<Option<Identity>> {
     let mut head = [0; page::HEADER_LEN];
-    let file =
-        Disk::open(data)?.ok_or_else(|| Error::new(ErrorKind::Io, format!("{} is gone", data.display())))?;
+    let file = Disk::open(data)?
+        .ok_or_else(|| Error::naming(ErrorKind::Io, data, |data| format!("{data} is gone")))?;
     Disk::read_at(&file, data, &mut head, 0)?;
     Ok(Header::parse(&head)?.seal.map(|seal| seal.identity()))
 }

@@ -161,10 +161,9 @@ fn failed(fault: PageFault) -> Error {
 /// A path as it stands in a URI.
 fn encoded(path: &Path) -> Result<String> {
     let text = path.to_str().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Invalid,
-            format!("{}: the path of an encrypted fleet must be UTF-8", path.display()),
-        )
+        Error::naming(ErrorKind::Invalid, path, |file| {
+            format!("{file}: the path of an encrypted fleet must be UTF-8")
+        })
     })?;
     let mut uri = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -199,8 +199,9 @@ fn check_began(disk: &Disk, data: &Path, instant: Instant) -> Result<()> {
 
 #[cold]
 fn too_fast(data: &Path) -> Error {
-    let message = format!("{} is being written too fast to be restored; try again", data.display());
-    Error::new(ErrorKind::Busy, message)
+    Error::naming(ErrorKind::Busy, data, |data| {
+        format!("{data} is being written too fast to be restored; try again")
+    })
 }
 
 /// Writes the pages as they were, which are not flushed: their size, and what the instant came to. The inner nothing

@@ -595,7 +595,7 @@ impl Kind {
             Self::Wal(database) => Handle::Wal(Box::new(Wal::new(database))),
             Self::Journal(database) => Handle::Journal(Journal::new(database)),
             Self::Temp | Self::Foreign => {
-                let temp = Temp::new().map_err(|error| Refusal::Unreadable(error.to_string()))?;
+                let temp = Temp::new().map_err(|error| Refusal::Unreadable(error.message()))?;
                 Handle::Temp(Arc::new(temp))
             }
         })

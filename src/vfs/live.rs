@@ -35,12 +35,11 @@ pub(super) struct Live {
 impl Live {
     /// Maps a file of stamps with this header.
     pub(super) fn map(generation: &Generation, file: &File, path: &Path) -> Result<Self> {
-        let map = MmapOptions::new()
-            .map_raw(file)
-            .map_err(|error| Error::io(format_args!("mapping {}", path.display()), error))?;
+        let map = MmapOptions::new().map_raw(file).map_err(|error| Error::io_at("mapping", path, error))?;
         if map.len() < HEADER_LEN {
-            let message = format!("{} is damaged: it is cut off", path.display());
-            return Err(Error::new(ErrorKind::Corrupt, message));
+            return Err(Error::naming(ErrorKind::Corrupt, path, |file| {
+                format!("{file} is damaged: it is cut off")
+            }));
         }
         // None before the generation began, so that no instant before that is part of it.
         let last = generation.begun_at.saturating_sub(1).max(generation.not_before);

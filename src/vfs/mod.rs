@@ -39,7 +39,8 @@ pub(crate) use scratch::{Scratch, ScratchFile};
 use crate::{
     archive::Past,
     cipher::{Cipher, EncryptionKey},
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Message, Result},
+    layout::beside,
     page::{Identity, PageFault, PageFormat, Seal},
     size::SizeLimit,
 };
@@ -204,7 +205,7 @@ pub(crate) enum Refusal {
     /// The connection's lock of the file, which it gave up for a moment, could not be taken again.
     LostLock,
     /// The rules could not be read, for the reason that stands here.
-    NoRules(String),
+    NoRules(Message),
     /// The key is not the one that the file is sealed under.
     WrongKey,
     /// The file is not sealed as it should be, as the reason says.
@@ -225,17 +226,40 @@ pub(crate) enum Refusal {
     /// A page that is to be sealed has another size or another number of reserved bytes than the file.
     Layout,
     /// It could not be read what is needed, for the reason that stands here.
-    Unreadable(String),
+    Unreadable(Message),
     /// A file of the history is damaged, as the reason says.
-    PastDamaged(String),
+    PastDamaged(Message),
     /// What was to be kept for the history could not be, for the reason that stands here.
-    NotKept(ErrorKind, String),
+    NotKept(ErrorKind, Message),
 }
 
 impl Refusal {
     /// The VFS beneath could not read what is needed, and says so by `code`.
     fn unreadable(code: c_int) -> Self {
-        Self::Unreadable(format!("SQLite's result code {code}"))
+        Self::Unreadable(format!("SQLite's result code {code}").into())
+    }
+
+    /// The sentence for a person.
+    pub(crate) fn message(&self) -> Message {
+        match self {
+            Self::Damaged { path, place, page } => Message::naming(&beside(path, place), |file| {
+                format!("page {page} in {file} is damaged or was tampered with: its tag does not fit")
+            }),
+            Self::Unfit { path, place, why } => Message::naming(&beside(path, place), |file| {
+                format!("{file} is damaged or was tampered with: {why}")
+            }),
+            Self::NoRules(why) => {
+                why.clone().map(|why| format!("the database's configuration could not be read: {why}"))
+            }
+            Self::Unreadable(why) => {
+                why.clone().map(|why| format!("what sealing needs could not be read: {why}"))
+            }
+            Self::PastDamaged(why) => why.clone(),
+            Self::NotKept(_, why) => {
+                why.clone().map(|why| format!("the history of the database could not be kept: {why}"))
+            }
+            named => named.to_string().into(),
+        }
     }
 
     /// The primary result code that SQLite, and so the host, is given.
@@ -276,32 +300,26 @@ impl fmt::Display for Refusal {
             Self::LostLock => f.write_str(
                 "the lock of the database file was lost to a program that kept it to itself: close the connection and open it again",
             ),
-            Self::NoRules(why) => write!(f, "the database's configuration could not be read: {why}"),
             Self::WrongKey => f.write_str("this is not the key that the database is encrypted under"),
             Self::NotSealed(why) => {
                 write!(f, "the file is not encrypted as it should be: {why}; put back the one that was here")
             }
-            Self::Damaged { path, place, page } => write!(
-                f,
-                "page {page} in {}{place} is damaged or was tampered with: its tag does not fit",
-                path.display()
-            ),
-            Self::Unfit { path, place, why } => {
-                write!(f, "{}{place} is damaged or was tampered with: {why}", path.display())
-            }
+            Self::Damaged { .. }
+            | Self::Unfit { .. }
+            | Self::NoRules(_)
+            | Self::Unreadable(_)
+            | Self::PastDamaged(_)
+            | Self::NotKept(..) => self.message().fmt(f),
             Self::Layout => f.write_str(
                 "a page with another size or number of reserved bytes cannot be sealed here; create the database through the control plane",
             ),
-            Self::Unreadable(why) => write!(f, "what sealing needs could not be read: {why}"),
-            Self::PastDamaged(why) => f.write_str(why),
-            Self::NotKept(_, why) => write!(f, "the history of the database could not be kept: {why}"),
         }
     }
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self::NotKept(error.kind(), error.to_string())
+        Self::NotKept(error.kind(), error.message())
     }
 }
 

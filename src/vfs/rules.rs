@@ -92,7 +92,7 @@ impl Governed {
                 self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
             }
             // Without rules nothing is allowed: a database that may be blocked is not to be read.
-            Err(error) => return Err(Refusal::NoRules(error.to_string())),
+            Err(error) => return Err(Refusal::NoRules(error.message())),
         }
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Governed {
             return Ok(());
         }
         Err(SizeLimit::from_bytes(limit)
-            .map_or_else(|error| Refusal::NoRules(error.to_string()), Refusal::OverLimit))
+            .map_or_else(|error| Refusal::NoRules(error.message()), Refusal::OverLimit))
     }
 
     /// Whether every commit is kept.

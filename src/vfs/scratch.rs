@@ -77,10 +77,9 @@ impl<'a> ScratchFile<'a> {
         match (code, self.failed.take()) {
             (ffi::SQLITE_OK, _) => Ok(()),
             (_, Some(error)) => Err(error),
-            (code, None) => {
-                let message = format!("{}: SQLite's result code {code}", self.path.display());
-                Err(Error::new(ErrorKind::Io, message))
-            }
+            (code, None) => Err(Error::naming(ErrorKind::Io, self.path, |file| {
+                format!("{file}: SQLite's result code {code}")
+            })),
         }
     }
 

@@ -90,7 +90,7 @@ impl Sealed {
     /// Takes up the sealing of a file. One without a byte is to become sealed; any other must be so already, under this
     /// cipher and this key.
     pub(super) fn open(path: &Path, sealing: Sealing, beneath: &impl Beneath) -> Result<Self, Refusal> {
-        let nonces = Nonces::new().map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        let nonces = Nonces::new().map_err(|error| Refusal::Unreadable(error.message()))?;
         let len = beneath.len().map_err(Refusal::unreadable)?;
         let sealed = |sealing, codec| Self {
             path: path.to_owned(),

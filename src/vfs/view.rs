@@ -106,8 +106,8 @@ impl Beneath for PastFile {
             let (part, rest) = left.split_at_mut(count);
             if let Err(error) = self.read_part(page, part, inside) {
                 let refusal = match error.kind() {
-                    ErrorKind::Corrupt => Refusal::PastDamaged(error.to_string()),
-                    _ => Refusal::Unreadable(error.to_string()),
+                    ErrorKind::Corrupt => Refusal::PastDamaged(error.message()),
+                    _ => Refusal::Unreadable(error.message()),
                 };
                 let code = refusal.result();
                 *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);

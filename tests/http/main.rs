@@ -13,5 +13,6 @@ mod openapi;
 mod operation;
 mod page;
 mod pasted;
+mod paths;
 mod server;
 mod uploads;

@@ -209,12 +209,16 @@ pub(crate) fn send_to(
     read_answer(&mut stream)
 }
 
+/// Reads one answer up to the end of the connection. No failure names a path of the server, whose files are in the directory
+/// for temporary files.
 pub(crate) fn read_answer(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     // A connection that is reset after the answer came has still brought it.
     let _until_here = stream.read_to_end(&mut bytes);
-    let text = String::from_utf8(bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let is_failure = status >= 400;
+    assert!(!is_failure || !body.contains(std::env::temp_dir().to_str().unwrap()), "{body}");
     Answer { status, head: head.to_ascii_lowercase(), text: body.to_owned() }
 }

@@ -202,7 +202,8 @@ impl Run<'_> {
                     self.found(Finding::new(&path, message));
                 }
                 Some(Some(_)) if known.contains_key(sequence) => {
-                    let message = format!("{} is of the same generation", self.paths.live_stamps().display());
+                    let message =
+                        format!("{} is of the same generation", file_name(&self.paths.live_stamps()));
                     self.found(Finding::new(&path, message));
                 }
                 Some(Some(stamps)) => {
@@ -254,7 +255,7 @@ impl Run<'_> {
             let path =
                 if is_behind { self.paths.live_stamps() } else { self.file(*sequence, ArchiveFile::Stamps) };
             let of = self.file(*sequence, *file);
-            let message = format!("it is missing, and {} is nothing without it", of.display());
+            let message = format!("it is missing, and {} is nothing without it", file_name(&of));
             self.found(Finding::new(path, message));
         }
     }
@@ -349,7 +350,7 @@ impl Run<'_> {
             && log.salts != newest.generation.salts
             && !log.frames.is_empty()
         {
-            let message = format!("it is missing, or another program began {}", path.display());
+            let message = format!("it is missing, or another program began {}", file_name(&path));
             self.found(Finding::new(self.paths.live_stamps(), message));
         }
         Ok(())
@@ -455,9 +456,14 @@ impl Run<'_> {
     /// A restore would fail: that is told if nothing was found that says why.
     fn unless_told(&mut self, error: &Error, path: &Path) {
         if self.verified.findings.is_empty() {
-            self.found(Finding::new(path, error.to_string()));
+            self.found(Finding::new(path, error.without_path()));
         }
     }
+}
+
+/// The name under which a finding mentions another file than its own.
+fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
 }
 
 /// The end of a generation's part that ends with a frame.

@@ -95,8 +95,9 @@ impl Capture {
         if self.disk().clone_file(&file, &copy, &beside)? {
             self.disk().set_len(&copy, &beside, len)?;
         } else if self.disk().copy(&file, &copy, &beside, len, |_| true)? < len {
-            let message = format!("{} was cut while it was copied", self.wal.display());
-            return Err(Error::new(ErrorKind::Io, message));
+            return Err(Error::naming(ErrorKind::Io, &self.wal, |wal| {
+                format!("{wal} was cut while it was copied")
+            }));
         }
         self.disk().rename(&beside, &segment)?;
         self.flush_later(segment);
@@ -150,7 +151,7 @@ impl Capture {
         }
         self.disk().rename(segment, &self.wal)?;
         let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
-        Err(Error::new(ErrorKind::Io, format!("beginning {} anew: {error}", self.wal.display())))
+        Err(Error::naming(ErrorKind::Io, &self.wal, |wal| format!("beginning {wal} anew: {error}")))
     }
 
     /// Notes how the database file is, in which the whole WAL stands by now.

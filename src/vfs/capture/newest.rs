@@ -35,8 +35,9 @@ impl Capture {
             self.disk().rename(&numbered, &path)?;
         }
         if stamps.generation.database != self.history.database {
-            let message = format!("{} is of another database: remove its directory", path.display());
-            return Err(Error::new(ErrorKind::Corrupt, message));
+            return Err(Error::naming(ErrorKind::Corrupt, &path, |file| {
+                format!("{file} is of another database: remove its directory")
+            }));
         }
         let file = self.disk().open_to_write(&path)?;
         Live::map(&stamps.generation, &file, &path).map(Some)

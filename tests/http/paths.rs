@@ -1,0 +1,99 @@
+//! Errors: no client learns where the files of the fleet are, whatever is damaged or missing.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use litefleet::{ConnectOptions, Timestamp};
+use serde_json::{Value, json};
+
+use crate::server::Server;
+
+/// Ways to damage a file, and the directory that takes its place.
+const DAMAGES: [fn(&Path); 4] = [
+    |file| fs::remove_file(file).unwrap(),
+    |file| fs::write(file, "").unwrap(),
+    |file| {
+        let mut bytes = fs::read(file).unwrap();
+        for byte in &mut bytes {
+            *byte ^= 0x5a;
+        }
+        fs::write(file, bytes).unwrap();
+    },
+    |file| {
+        fs::remove_file(file).unwrap();
+        fs::create_dir(file).unwrap();
+    },
+];
+
+/// Asks for everything that reads the files of database `a`, and returns the failures.
+fn failures(server: &Server, at: Timestamp) -> Vec<String> {
+    let fork = |seed: Value| json!({ "name": "fork", "group": "default", "seed": seed });
+    let calls = [
+        ("GET", "/databases/a/usage".to_owned(), Value::Null),
+        ("GET", "/databases/a/points".to_owned(), Value::Null),
+        ("GET", "/databases/a/export".to_owned(), Value::Null),
+        ("GET", format!("/databases/a/export?timestamp={at}"), Value::Null),
+        ("POST", "/databases".to_owned(), fork(json!({ "type": "database", "name": "a" }))),
+        ("POST", "/databases".to_owned(), fork(json!({ "type": "database", "name": "a", "timestamp": at }))),
+        ("POST", "/databases/a/restore".to_owned(), json!({ "timestamp": at })),
+    ];
+    let mut failures = Vec::new();
+    for (method, path, body) in calls {
+        let answer = server.ask(method, &path, &body);
+        if answer.status >= 400 {
+            failures.push(answer.text);
+        } else if path == "/databases" {
+            server.done("DELETE", "/databases/fork", &Value::Null);
+        }
+    }
+    failures
+}
+
+#[test]
+fn no_error_names_a_path_of_the_server() {
+    let server = Server::new();
+    server.create("a");
+    let mut at = Timestamp::now();
+    for round in 0..3 {
+        let connection = server.plane().connect("a", &ConnectOptions::default()).unwrap();
+        connection
+            .execute_batch("CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES (randomblob(9000))")
+            .unwrap();
+        drop(connection);
+        if round == 0 {
+            at = Timestamp::now();
+        }
+    }
+    let dir = server.root().join("default/a");
+    let pristine = server.dir.path().join("pristine");
+    let copy = |from: &Path, to: &Path| {
+        let _not_there = fs::remove_dir_all(to);
+        let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+        assert!(copied.success());
+    };
+    copy(&dir, &pristine);
+    let archived = fs::read_dir(dir.join("archive")).unwrap().map(|file| file.unwrap().path());
+    let files: Vec<_> = archived.chain([dir.join("data.db")]).collect();
+    assert!(files.len() > 6, "{files:?}");
+    let (root, mut told) = (server.root().canonicalize().unwrap(), BTreeSet::new());
+    for file in &files {
+        for damage in DAMAGES {
+            damage(file);
+            told.extend(failures(&server, at));
+            fs::remove_dir_all(&dir).unwrap();
+            copy(&pristine, &dir);
+        }
+    }
+    // The history is gone, and the database itself.
+    fs::remove_dir_all(dir.join("archive")).unwrap();
+    told.extend(failures(&server, at));
+    fs::remove_dir_all(&dir).unwrap();
+    told.extend(failures(&server, at));
+    for text in &told {
+        assert!(!text.contains(server.dir.path().to_str().unwrap()), "{text}");
+        assert!(!text.contains(root.to_str().unwrap()), "{text}");
+    }
+    // A client is told which file of its database it is.
+    for named in ["archive/000000000001.stamps is missing", "data.db"] {
+        assert!(told.iter().any(|text| text.contains(named)), "{named} is not in {told:#?}");
+    }
+}
