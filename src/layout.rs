@@ -77,6 +77,11 @@ pub(crate) fn unwritten(data: &Path) -> PathBuf {
     data.with_file_name("unwritten")
 }
 
+/// Where the archive of another database is put that stood in the place of a database's own.
+pub(crate) fn archive_aside(data: &Path, number: u32) -> PathBuf {
+    data.with_file_name(format!("archive.foreign-{number}"))
+}
+
 /// The file that SQLite keeps beside a database under the same name with a suffix: `-wal` or `-journal`.
 pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
     let mut path = data.as_os_str().to_owned();

@@ -7,7 +7,7 @@ use super::{
     past::Past,
     timeline::{Apart, Target, Timeline},
 };
-use crate::{disk::Disk, error::Result, time::Timestamp};
+use crate::{disk::Disk, error::Result};
 
 /// How often the way is looked for anew while the history moves on.
 const ATTEMPTS: u32 = 10;
@@ -17,8 +17,7 @@ const ATTEMPTS: u32 = 10;
 pub(super) struct Detour {
     disk: Option<Disk>,
     data: PathBuf,
-    born_at: i64,
-    is_kept_since_birth: bool,
+    birth: Birth,
     apart: Apart,
     /// Not an instant: what was committed since may be stamped before that.
     target: Target,
@@ -32,8 +31,7 @@ impl Detour {
         Self {
             disk: timeline.disk.clone(),
             data: timeline.data.clone(),
-            born_at: timeline.born_at,
-            is_kept_since_birth: timeline.is_kept_since_birth,
+            birth: timeline.birth,
             apart: timeline.apart,
             target: *target,
             below,
@@ -47,13 +45,12 @@ impl Detour {
     }
 
     fn find(&self) -> Result<Option<Past>> {
-        let born_at = Timestamp::from_micros(self.born_at)?;
-        let birth = Birth { at: born_at, is_kept_since: self.is_kept_since_birth };
         for _ in 0..ATTEMPTS {
             // Logs may have come into the archive since the first way was found. Nothing was removed from there.
-            let mut past = Timeline::ask(self.disk.as_ref(), &self.data, birth, self.apart, |timeline| {
-                Past::with(timeline, &self.target, Some(self.below))
-            })?;
+            let mut past =
+                Timeline::ask(self.disk.as_ref(), &self.data, self.birth, self.apart, |timeline| {
+                    Past::with(timeline, &self.target, Some(self.below))
+                })?;
             let held = past.hold();
             if past.is_still_there()? {
                 return held.map(|()| Some(past));

@@ -33,7 +33,7 @@ use std::{collections::BTreeSet, ops::Bound, path::Path};
 use super::{
     Birth, Past, Retained,
     compress::alone,
-    live_stamps, read_stamps,
+    foreign, live_stamps, read_stamps,
     snapshot::Snapshot,
     timeline::{Apart, Timeline},
 };
@@ -104,6 +104,8 @@ impl Maintenance<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let paths = ArchivePaths::of(self.data);
+        // Fails for the history of another database, of which nothing may be removed.
+        self.ask(|_| Ok(()))?;
         let at_first = window()?;
         let mut from = None;
         let mut failed = Ok(());
@@ -226,10 +228,14 @@ impl Maintenance<'_> {
         };
         let Some(newest) = newest.map(|newest| newest.generation) else { return Ok(()) };
         let Some(from) = from.or(all.then_some(newest.sequence + 1)) else { return Ok(()) };
-        if Retained::read(paths)?.is_some_and(|retained| retained.from >= from) {
+        let database = self.birth.database;
+        if newest.database != database {
+            return Err(foreign(paths.dir()));
+        }
+        if Retained::read(paths, database)?.is_some_and(|retained| retained.from >= from) {
             return Ok(());
         }
-        Retained { from, database: newest.database }.write(self.disk, paths)
+        Retained { from, database }.write(self.disk, paths)
     }
 
     /// Removes what calls left that went no further. Nobody else reads the archive, or adds to it.
@@ -246,7 +252,8 @@ impl Maintenance<'_> {
                 && !files.contains(&(*sequence, ArchiveFile::Sum))
                 && let Some(stamps) = read_stamps(&paths.file(*sequence, ArchiveFile::Stamps))?
                 && !stamps.generation.begins
-                && Retained::read(paths)?.is_none_or(|retained| retained.from != *sequence)
+                && Retained::read(paths, self.birth.database)?
+                    .is_none_or(|retained| retained.from != *sequence)
             {
                 self.remove(&paths.file(*sequence, ArchiveFile::Snapshot), done)?;
             }
@@ -256,7 +263,7 @@ impl Maintenance<'_> {
 
     /// Removes the files of generations that are pruned, which nobody looks at.
     fn remove_pruned(&self, paths: &ArchivePaths, done: &mut Maintained) -> Result<()> {
-        let Some(retained) = Retained::read(paths)? else { return Ok(()) };
+        let Some(retained) = Retained::read(paths, self.birth.database)? else { return Ok(()) };
         let mut pruned = BTreeSet::new();
         for (sequence, file) in files(paths)?.range(..(retained.from, ArchiveFile::Segment)) {
             self.remove(&paths.file(*sequence, *file), done)?;

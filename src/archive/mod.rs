@@ -45,14 +45,20 @@ use crate::{
     wal::{HEADER_LEN, Header},
 };
 
+/// Why the archive of another database is refused.
+const FOREIGN: &str =
+    "the files in it are the history of another database; put the directory of this database there";
+
 /// The lower half of the checksum of a page, by which a stamp tells the frame that it means.
 pub(crate) fn low_sum(page: &[u8]) -> u32 {
     parts(sums::of(page)).0
 }
 
-/// When a database was created.
+/// The database that a history must belong to, and when it was created.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Birth {
+    /// The id of the database in the catalog.
+    pub(crate) database: u128,
     pub(crate) at: Timestamp,
     /// Whether its history was never off since.
     pub(crate) is_kept_since: bool,
@@ -103,7 +109,8 @@ fn before(paths: &ArchivePaths, live: &Stamps, salts: [u8; 8]) -> Option<Stamps>
         return None;
     }
     let before = read_stamps(&paths.file(generation.sequence - 1, ArchiveFile::Stamps)).ok()??;
-    let is_it = (before.generation.salts, before.generation.sequence) == (salts, generation.sequence - 1);
+    let is_it = (before.generation.salts, before.generation.sequence, before.generation.database)
+        == (salts, generation.sequence - 1, generation.database);
     is_it.then_some(before)
 }
 
@@ -119,6 +126,12 @@ fn salts_of(wal: &Path) -> Result<Option<[u8; 8]>> {
 #[cold]
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} is damaged: {what}"))
+}
+
+/// The error for an archive whose newest stamps carry the id of another database.
+#[cold]
+fn foreign(archive: &Path) -> Error {
+    Error::naming(ErrorKind::Corrupt, archive, |dir| format!("{dir}: {FOREIGN}"))
 }
 
 /// What is said of a file that is not there.

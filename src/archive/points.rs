@@ -106,7 +106,7 @@ impl Timeline {
             }
         }
         if self.sequences.is_empty() && self.is_as_it_was_born()? {
-            windows.push(Window { from: Timestamp::from_micros(self.born_at)?, to: None });
+            windows.push(Window { from: self.birth.at, to: None });
         } else if !(is_whole && is_current) {
             close(&mut windows, ended_at)?;
         }

@@ -23,14 +23,20 @@ pub(crate) struct Retained {
 }
 
 impl Retained {
-    /// What a history retains; nothing where it was never pruned.
-    pub(crate) fn read(paths: &ArchivePaths) -> Result<Option<Self>> {
+    /// What the history of a database retains; `None` if it was never pruned.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`](crate::error::ErrorKind::Corrupt) if the file is damaged or belongs to another database.
+    pub(crate) fn read(paths: &ArchivePaths, database: u128) -> Result<Option<Self>> {
         let path = paths.retained();
         match sums::read(&path)?.as_deref() {
             None => Ok(None),
             // The two halves of the id come last.
             Some(&[MAGIC, from, low, high]) => {
-                Ok(Some(Self { from, database: u128::from(low) | u128::from(high) << 64 }))
+                let found = Self { from, database: u128::from(low) | u128::from(high) << 64 };
+                let is_own = found.database == database;
+                is_own.then_some(Some(found)).ok_or_else(|| damaged(&path, "it is that of another database"))
             }
             Some(_) => Err(damaged(&path, "it holds something else")),
         }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     Birth, Retained, all_before,
     bytes::LogBytes,
-    current_stamps, damaged, index, missing,
+    current_stamps, damaged, foreign, index, missing,
     past::Past,
     present, read_stamps,
     refusals::{changed, moves_too_fast, outside, uncertain},
@@ -34,11 +34,9 @@ const ATTEMPTS: u32 = 100;
 pub(crate) struct Timeline {
     pub(super) paths: ArchivePaths,
     pub(super) data: PathBuf,
-    /// When the database was created, in microseconds of UTC.
-    pub(super) born_at: i64,
+    pub(super) birth: Birth,
     /// Whether nobody has ever written to the database, as long as no generation is there.
     pub(super) is_unwritten: bool,
-    pub(super) is_kept_since_birth: bool,
     /// The first generation that is retained, where the history was pruned.
     pub(super) retained_from: Option<u64>,
     pub(super) live: Option<Stamps>,
@@ -87,7 +85,7 @@ impl Timeline {
         // Before what it is taken away for.
         let is_unwritten = Disk::exists(&layout::unwritten(data))?;
         let held = Disk::share_dir(paths.dir())?.map(Arc::new);
-        let retained = Retained::read(&paths)?;
+        let retained = Retained::read(&paths, birth.database)?;
         let from = retained.map_or(0, |retained| retained.from);
         for attempt in 1..=ATTEMPTS {
             let (mut current, mut damaged_live) = match current_stamps(&paths, data) {
@@ -114,8 +112,8 @@ impl Timeline {
             }
             let live = current.map(|(live, _)| live);
             if let Some(live) = &live {
-                if retained.is_some_and(|retained| retained.database != live.generation.database) {
-                    return Err(damaged(&paths.retained(), "it is that of another database"));
+                if live.generation.database != birth.database {
+                    return Err(foreign(paths.dir()));
                 }
                 sequences.retain(|sequence| *sequence < live.generation.sequence);
                 sequences.push(live.generation.sequence);
@@ -124,13 +122,20 @@ impl Timeline {
                 sequences.push(sequences.last().map_or(1, |last| last + 1).max(from));
             }
             sequences.retain(|sequence| *sequence >= from);
+            // Without live stamps the newest numbered ones tell whose history this is.
+            if live.is_none()
+                && let Some(newest) = sequences.last()
+                && let Ok(Some(newest)) = read_stamps(&paths.file(*newest, ArchiveFile::Stamps))
+                && newest.generation.database != birth.database
+            {
+                return Err(foreign(paths.dir()));
+            }
             let snapshots = of(ArchiveFile::Sum).filter(|sequence| *sequence >= from).collect();
             return Ok(Self {
                 paths,
                 data: data.to_owned(),
-                born_at: birth.at.as_micros(),
+                birth,
                 is_unwritten,
-                is_kept_since_birth: birth.is_kept_since,
                 retained_from: retained.map(|retained| retained.from),
                 live: live.filter(|live| live.generation.sequence >= from),
                 seen,
@@ -161,6 +166,9 @@ impl Timeline {
         let stamps = read_stamps(&path)?.ok_or_else(|| missing(&path))?;
         if stamps.generation.sequence != sequence {
             return Err(damaged(&path, "it is that of another generation"));
+        }
+        if stamps.generation.database != self.birth.database {
+            return Err(damaged(&path, "it is that of another database"));
         }
         Ok(stamps)
     }
@@ -199,7 +207,7 @@ impl Timeline {
         match generation {
             // What came before it is not there to tell where its last commit lies.
             Generation { sequence, begun_at, .. } if self.retained_from == Some(*sequence) => *begun_at,
-            Generation { begins: true, after_change: false, sequence: 1, .. } => self.born_at,
+            Generation { begins: true, after_change: false, sequence: 1, .. } => self.birth.at.as_micros(),
             Generation { begins: true, begun_at, .. } => *begun_at,
             Generation { not_before, .. } => *not_before,
         }

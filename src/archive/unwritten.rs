@@ -77,18 +77,18 @@ fn sum_of(data: &Path, len: u64) -> Result<Word> {
 impl Timeline {
     /// Whether a database without a history is what it was when it was created.
     pub(super) fn is_as_it_was_born(&self) -> Result<bool> {
-        Ok(self.is_kept_since_birth
+        Ok(self.birth.is_kept_since
             && self.retained_from.is_none()
             && is_as_it_began(&self.data, self.apart)? == Some(true))
     }
 
     /// Makes sure that a database without a history is at an instant as it is now.
     pub(super) fn check_born(&self, at: Timestamp) -> Result<()> {
-        let is_born = self.is_unwritten && self.is_kept_since_birth && self.retained_from.is_none();
+        let is_born = self.is_unwritten && self.birth.is_kept_since && self.retained_from.is_none();
         match is_born {
-            true if at.as_micros() < self.born_at => Err(outside(at, self.born_at)),
+            true if at < self.birth.at => Err(outside(at, self.birth.at.as_micros())),
             true if self.is_as_it_was_born()? => Ok(()),
-            true => Err(changed(at, self.born_at, None)),
+            true => Err(changed(at, self.birth.at.as_micros(), None)),
             false if self.is_unwritten || self.retained_from.is_some() => Err(not_kept(at)),
             false => Err(lost(at, self.paths.dir())),
         }

@@ -67,7 +67,7 @@ impl Past {
     pub(super) fn from_snapshot(timeline: &Timeline, first: u64, target: &Target) -> Result<Self> {
         let paths = &timeline.paths;
         let mut stamps = timeline.stamps(first)?;
-        let Generation { page_size, database, .. } = stamps.generation;
+        let page_size = stamps.generation.page_size;
         let snapshot_path = paths.file(first, ArchiveFile::Snapshot);
         let snapshot = Snapshot::find(paths, first, stamps.generation.seed(), page_size)?
             .ok_or_else(|| damaged(&snapshot_path, "it belongs to another history"))?;
@@ -83,9 +83,9 @@ impl Past {
             }
             let is_last = sequence == target.sequence;
             let upto = is_last.then_some(target.frame);
-            if stamps.generation.database != database || stamps.generation.page_size != page_size {
+            if stamps.generation.page_size != page_size {
                 let path = paths.file(sequence, ArchiveFile::Stamps);
-                return Err(damaged(&path, "it is that of another database"));
+                return Err(damaged(&path, "its pages have another size than those before them"));
             }
             // What follows vouches for how it ended. Where that is damaged, a commit that has its stamp is known still.
             let after = match timeline.after(sequence) {

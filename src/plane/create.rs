@@ -102,7 +102,7 @@ impl Plane {
                         None => self.connect_to(source, &options)?,
                     };
                     let data = self.data(source);
-                    let (identity, birth) = (source.identity, birth(source));
+                    let (identity, birth) = (source.identity, birth(source)?);
                     let source = fork::Source { connection, data: &data, key, identity };
                     let (disk, path, target) = (&self.disk, staged.data(), target.as_ref());
                     let Some(at) = at else {

@@ -121,7 +121,8 @@ impl Plane {
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         let data = self.data(entry);
-        let instant = options.at.map(|at| Instant { at, birth: birth(entry), now: self.clock.now() });
+        let birth = birth(entry)?;
+        let instant = options.at.map(|at| Instant { at, birth, now: self.clock.now() });
         if entry.database.cipher.is_some() && options.key.is_none() {
             if let Some(instant) = instant {
                 return restore::write_as_it_was(&self.disk, &data, entry.identity, instant, staged, watch);

@@ -12,6 +12,7 @@ use crate::{
     changes::Pair,
     connect::{self, ConnectOptions},
     error::{Error, ErrorKind, Result},
+    id,
     name::{DatabaseName, GroupName},
     point::{Maintained, Points, Reached, ReachedKind, Restored},
     progress::Watch,
@@ -21,9 +22,13 @@ use crate::{
     window::HistoryWindow,
 };
 
-/// What is known of a database's birth.
-pub(super) fn birth(entry: &Entry) -> Birth {
-    Birth { at: entry.database.created_at, is_kept_since: !entry.history_paused }
+/// What the catalog says of a database, which its history is held to.
+pub(super) fn birth(entry: &Entry) -> Result<Birth> {
+    Ok(Birth {
+        database: id::number(&entry.database.id)?,
+        at: entry.database.created_at,
+        is_kept_since: !entry.history_paused,
+    })
 }
 
 impl Plane {
@@ -38,7 +43,7 @@ impl Plane {
         if entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
-        let instant = restore::Instant { at, birth: birth(&entry), now: self.clock.now() };
+        let instant = restore::Instant { at, birth: birth(&entry)?, now: self.clock.now() };
         let past = restore::view(&self.disk, &self.data(&entry), instant)?;
         let reached = past.reached;
         Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
@@ -91,7 +96,9 @@ impl ControlPlane {
         let entry = self.0.ready(&name.parse()?)?;
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
         let data = self.0.data(&entry);
-        Timeline::ask(Some(&self.0.disk), &data, birth(&entry), vfs::apart, |timeline| timeline.points(range))
+        Timeline::ask(Some(&self.0.disk), &data, birth(&entry)?, vfs::apart, |timeline| {
+            timeline.points(range)
+        })
     }
 
     /// Opens a read-only connection to a database as it was at an instant, and says what the instant came to. Nothing is
@@ -175,13 +182,9 @@ impl ControlPlane {
     fn is_unwritten(&self, name: &str) -> Result<bool> {
         let entry = self.0.ready(&name.parse()?)?;
         let data = self.0.data(&entry);
-        Timeline::ask(
-            Some(&self.0.disk),
-            &data,
-            birth(&entry),
-            vfs::apart,
-            |timeline| Ok(timeline.is_empty()),
-        )
+        Timeline::ask(Some(&self.0.disk), &data, birth(&entry)?, vfs::apart, |timeline| {
+            Ok(timeline.is_empty())
+        })
     }
 
     /// Sets how long back the databases of a group can be restored, unless they have a window
@@ -246,7 +249,7 @@ impl ControlPlane {
         let maintenance = Maintenance {
             disk: &self.0.disk,
             data: &self.0.data(&entry),
-            birth: birth(&entry),
+            birth: birth(&entry)?,
             apart: vfs::apart,
             is_plain: entry.database.cipher.is_none(),
             now: self.0.clock.now(),

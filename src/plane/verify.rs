@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ControlPlane, Plane};
+use super::{ControlPlane, Plane, history};
 use crate::{
     archive::verify::{self, Subject},
     catalog::Entry,
@@ -10,7 +10,6 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     finding::Verified,
-    id,
     layout::{ArchiveFile, ArchivePaths},
     name::DatabaseName,
     page::{self, HEADER_LEN, Header, PageCodec},
@@ -75,7 +74,7 @@ impl Plane {
     ) -> Result<Verified> {
         let entry = self.ready(name)?;
         let data = self.data(&entry);
-        let database = id::number(&entry.database.id)?;
+        let birth = history::birth(&entry)?;
         let key = options.key.as_ref().filter(|_| entry.database.cipher.is_some());
         let (teller, listener) = progress::line();
         let run = || {
@@ -88,8 +87,7 @@ impl Plane {
                 None => true,
             };
             let tag = codec.is_some().then_some(&is_authentic as &verify::Tag<'_>);
-            let born_at = entry.database.created_at;
-            let subject = Subject { data: &data, database, born_at, page_size, tag, apart: vfs::apart };
+            let subject = Subject { data: &data, birth, page_size, tag, apart: vfs::apart };
             verify::verify(&subject, &mut |progress| teller.tell(progress))
         };
         vfs::apart_and(run, || listener.listen(watch))?

@@ -15,6 +15,7 @@ mod destroyed;
 #[path = "../beneath/disk.rs"]
 mod disk;
 mod divided;
+mod foreign;
 mod full;
 mod image;
 mod in_place;

@@ -41,6 +41,26 @@ struct Versions {
 }
 
 impl Run<'_> {
+    /// Checks the tag of every page of the database file, without comparing it with a history.
+    pub(super) fn tags(&mut self) -> Result<()> {
+        let path = self.subject.data;
+        let Some(file) = Disk::open_regular(path)? else {
+            self.found(Finding::new(path, "it is missing"));
+            return Ok(());
+        };
+        let mut bad = BTreeSet::new();
+        if self.subject.tag.is_some() {
+            self.all_tags(&file, &mut bad)?;
+        }
+        self.settle_all(&file, None, &mut Off::new(), &mut bad)?;
+        let mut told = log::Told::default();
+        for page in bad {
+            told.add(self, log::tag_finding(path, page));
+        }
+        told.finish(self, path, "pages");
+        Ok(())
+    }
+
     /// Compares the database file with the end of the history, and checks the tag of every page in it.
     pub(super) fn data(&mut self, timeline: &Timeline, look: &Look, is_written_to: bool) -> Result<()> {
         let path = self.subject.data;
@@ -68,15 +88,7 @@ impl Run<'_> {
         if self.subject.tag.is_some() {
             self.all_tags(&file, &mut bad)?;
         }
-        for attempt in 0..ATTEMPTS {
-            if off.is_empty() && bad.is_empty() {
-                return Ok(());
-            }
-            thread::sleep(PAUSE * attempt);
-            if self.settle(&file, generation, &mut off, &mut bad)? && attempt > 2 {
-                break;
-            }
-        }
+        self.settle_all(&file, generation, &mut off, &mut bad)?;
         let mut told = log::Told::default();
         if !off.is_empty() && look.live.is_none() {
             let message = "it is missing, or another program changed the database: that is not what its history ends with";
@@ -165,6 +177,26 @@ impl Run<'_> {
         }
     }
 
+    /// Looks at pages that are not what they should be until they are, or nothing changes any more that could explain one.
+    fn settle_all(
+        &mut self,
+        file: &File,
+        generation: Option<Generation>,
+        off: &mut Off,
+        bad: &mut BTreeSet<u32>,
+    ) -> Result<()> {
+        for attempt in 0..ATTEMPTS {
+            if off.is_empty() && bad.is_empty() {
+                break;
+            }
+            thread::sleep(PAUSE * attempt);
+            if self.settle(file, generation, off, bad)? && attempt > 2 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Looks again at pages that are not what they should be, and keeps those that are still not. Says whether nothing
     /// changed since that could explain one.
     fn settle(
@@ -175,7 +207,7 @@ impl Run<'_> {
         bad: &mut BTreeSet<u32>,
     ) -> Result<bool> {
         let (path, page_size) = (self.subject.data, self.subject.page_size as usize);
-        let before = Look::take(path, self.paths)?;
+        let before = Look::take(path, self.paths, self.subject.birth.database)?;
         let mut page = vec![0; page_size];
         let mut now: BTreeMap<u32, Option<u64>> = BTreeMap::new();
         for number in off.keys().copied().chain(std::mem::take(bad)) {
@@ -204,7 +236,7 @@ impl Run<'_> {
             };
             !fits && !versions.unknown.contains(number)
         });
-        Ok(Look::take(path, self.paths)?.is_as(&before))
+        Ok(Look::take(path, self.paths, self.subject.birth.database)?.is_as(&before))
     }
 
     /// What the frames of the logs from a generation on have for some pages.

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     archive,
     disk::Disk,
-    error::Result,
+    error::{Error, ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     stamps::Stamps,
     wal::{self, Header},
@@ -26,12 +26,18 @@ pub(super) struct Look {
     pub(super) current: Option<(PathBuf, Stamps)>,
     /// The header of the WAL, as far as it goes.
     pub(super) wal: Vec<u8>,
+    /// Whether the newest stamps carry the id of another database.
+    pub(super) is_foreign: bool,
+    /// The first generation that is retained, if the history was pruned.
+    pub(super) retained_from: Option<u64>,
+    /// Why that cannot be told.
+    pub(super) retained_fault: Option<Error>,
     /// The length and time of the database file.
     data: Option<(u64, i64)>,
 }
 
 impl Look {
-    pub(super) fn take(data: &Path, paths: &ArchivePaths) -> Result<Self> {
+    pub(super) fn take(data: &Path, paths: &ArchivePaths, database: u128) -> Result<Self> {
         // Stamps that are given their number meanwhile are found under that.
         let live = Disk::read(&paths.live_stamps())?;
         archive::check_version(&paths.live_stamps(), live.as_deref().unwrap_or_default())?;
@@ -50,18 +56,37 @@ impl Look {
                 None => (paths.live_stamps(), live),
             }
         });
+        // What comes before is being removed.
+        let (retained, retained_fault) = match archive::Retained::read(paths, database) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => (None, Some(error)),
+            retained => (retained?, None),
+        };
+        let retained_from = retained.map(|retained| retained.from);
+        let from = retained_from.unwrap_or(0);
+        // Pruning leaves the newest stamps in their place, where the next writer finds the instant of the last commit.
+        let current = current.filter(|(_, live)| live.generation.sequence >= from);
         // A list is not of one instant: what comes about while it is made may be in it, or a part of that.
         let newest = current.as_ref().map(|(_, live)| live.generation.sequence);
         let files = names.iter().filter_map(|name| ArchivePaths::parse(name));
-        // What comes before is being removed.
-        let from = archive::Retained::read(paths)?.map_or(0, |retained| retained.from);
         let files = files.filter(|(sequence, file)| {
             *file != ArchiveFile::Index
                 && *sequence >= from
                 && newest.is_none_or(|newest| *sequence <= newest)
         });
-        let files = files.collect();
-        Ok(Self { files, live, current, wal: header, data: Disk::last_change(data)? })
+        let files: BTreeSet<_> = files.collect();
+        let is_foreign = match &current {
+            Some((_, live)) => live.generation.database != database,
+            None if live.is_some() => false,
+            None => {
+                let stamps = files.iter().rev().find(|(_, file)| *file == ArchiveFile::Stamps);
+                let newest =
+                    stamps.map(|(sequence, file)| archive::read_stamps(&paths.file(*sequence, *file)));
+                let newest = newest.and_then(|newest| newest.ok().flatten());
+                newest.is_some_and(|newest| newest.generation.database != database)
+            }
+        };
+        let data = Disk::last_change(data)?;
+        Ok(Self { files, live, current, wal: header, is_foreign, retained_from, retained_fault, data })
     }
 
     pub(super) fn has(&self, sequence: u64, file: ArchiveFile) -> bool {

@@ -19,6 +19,7 @@ use std::{
 use look::Look;
 
 use super::{
+    Birth,
     bytes::LogBytes,
     index,
     segment::Log,
@@ -32,7 +33,6 @@ use crate::{
     point::{Reached, ReachedKind},
     progress::{self, Phase, Watch},
     stamps::{Generation, Made, Record, Slot, Stamps},
-    time::Timestamp,
     wal::{self, Header},
 };
 
@@ -47,9 +47,7 @@ pub(crate) type Tag<'a> = dyn Fn(u32, &mut [u8]) -> bool + Sync + 'a;
 pub(crate) struct Subject<'a> {
     /// The database file.
     pub(crate) data: &'a Path,
-    /// The id of the database.
-    pub(crate) database: u128,
-    pub(crate) born_at: Timestamp,
+    pub(crate) birth: Birth,
     /// The size of a page in bytes.
     pub(crate) page_size: u32,
     /// Nothing where no tags are checked.
@@ -69,10 +67,12 @@ pub(crate) fn verify(subject: &Subject<'_>, watch: &mut Watch<'_>) -> Result<Ver
         Run { subject, paths: &paths, watch, done: BTreeSet::new(), bytes: 0, verified: Verified::default() };
     for attempt in 0..ATTEMPTS {
         thread::sleep(PAUSE * attempt);
-        let look = Look::take(subject.data, &paths)?;
+        let look = Look::take(subject.data, &paths, subject.birth.database)?;
         run.verified = Verified { tags: subject.tag.is_some(), ..Verified::default() };
         run.look_through(&look)?;
-        if run.verified.findings.is_empty() || Look::take(subject.data, &paths)?.is_as(&look) {
+        if run.verified.findings.is_empty()
+            || Look::take(subject.data, &paths, subject.birth.database)?.is_as(&look)
+        {
             return Ok(run.finish());
         }
     }
@@ -119,6 +119,14 @@ impl Run<'_> {
     }
 
     fn look_through(&mut self, look: &Look) -> Result<()> {
+        if look.is_foreign {
+            // Nothing in it says anything about this database.
+            self.found(Finding::new(self.paths.dir(), super::FOREIGN));
+            return self.tags();
+        }
+        if let Some(fault) = &look.retained_fault {
+            self.found(Finding::new(self.paths.retained(), fault.to_string()));
+        }
         // What moves on is looked at first.
         let live = look.current.as_ref().map(|(path, live)| (path.as_path(), live));
         self.live_stamps(look);
@@ -127,9 +135,8 @@ impl Run<'_> {
         let timeline = Timeline {
             paths: self.paths.clone(),
             data: self.subject.data.to_owned(),
-            born_at: self.subject.born_at.as_micros(),
-            is_kept_since_birth: true,
-            retained_from: super::Retained::read(self.paths)?.map(|retained| retained.from),
+            birth: Birth { is_kept_since: true, ..self.subject.birth },
+            retained_from: look.retained_from,
             held: None,
             is_unwritten: Disk::exists(&layout::unwritten(self.subject.data))?,
             live: live.map(|(_, live)| live.clone()),
@@ -217,7 +224,7 @@ impl Run<'_> {
 
     /// The records of a file of stamps.
     fn slots(&mut self, path: &Path, stamps: &Stamps) {
-        if stamps.generation.database != self.subject.database {
+        if stamps.generation.database != self.subject.birth.database {
             self.found(Finding::new(path, "it is that of another database"));
         }
         for (place, slot) in (1..).zip(&stamps.slots) {

@@ -200,8 +200,8 @@ impl Capture {
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
             self.check_place()?;
-            let _held = self.hold()?;
-            *live = match self.open_live()? {
+            let (_held, newest) = self.open()?;
+            *live = match newest {
                 Some(live) if live.generation().salts == salts && !self.is_pruned(&live)? => Some(live),
                 _ => None,
             };
@@ -231,9 +231,8 @@ impl Capture {
         self.make_dir()?;
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
-        let _held = self.hold()?;
         let old_salts = old.map(Header::salts);
-        let before = self.open_live()?;
+        let (_held, before) = self.open()?;
         let mut moved = Alone::No;
         let follows = match before {
             None => self.begins(false)?,
@@ -331,8 +330,8 @@ impl Capture {
     /// A history that begins in the middle of a WAL, which somebody else began.
     fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
         self.make_dir()?;
-        let _held = self.hold()?;
-        let follows = match self.open_live()? {
+        let (_held, before) = self.open()?;
+        let follows = match before {
             None => self.begins(true)?,
             Some(before) => {
                 Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
@@ -421,8 +420,8 @@ impl Capture {
         if !self.is_in_place() {
             return Ok(());
         }
-        let _held = self.hold()?;
-        let Some(mut newest) = self.open_live()? else { return Ok(()) };
+        let (_held, newest) = self.open_own()?;
+        let Some(mut newest) = newest else { return Ok(()) };
         if self.is_pruned(&newest)? {
             return Ok(());
         }
@@ -441,8 +440,8 @@ impl Capture {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         *live = None;
         self.check_place()?;
-        let _held = self.hold()?;
-        let Some(mut newest) = self.open_live()? else { return Ok(false) };
+        let (_held, newest) = self.open_own()?;
+        let Some(mut newest) = newest else { return Ok(false) };
         if self.is_pruned(&newest)? {
             return Ok(false);
         }
@@ -465,7 +464,8 @@ impl Capture {
         if state.is_some() && archive::state_of(&self.data)? == state {
             return Ok(true);
         }
-        let birth = Birth { at: Timestamp::from_micros(0)?, is_kept_since: false };
+        let database = self.history.database;
+        let birth = Birth { database, at: Timestamp::from_micros(0)?, is_kept_since: false };
         match Timeline::read(Some(self.disk()), &self.data, birth, super::apart) {
             // What is damaged cannot be gone on from.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
