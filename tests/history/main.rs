@@ -29,6 +29,7 @@ mod neighbours;
 mod policy;
 mod power;
 mod random;
+mod released;
 mod support;
 mod unseen;
 mod unwritten;
