@@ -288,8 +288,13 @@ pub(crate) fn attach(
             None => explain(connection, not_opened.error),
         })?;
     into_wal(connection, schema).inspect_err(|_| {
-        let _still_attached = connection.execute("DETACH ?1", [schema]);
+        let _still_attached = detach(connection, schema);
     })
+}
+
+/// Detaches what is attached to a connection as `schema`.
+pub(crate) fn detach(connection: &Connection, schema: &str) -> rusqlite::Result<()> {
+    connection.execute("DETACH ?1", [schema]).map(|_| ())
 }
 
 /// Says what an SQL error on a connection of the fleet means, in this crate's terms.

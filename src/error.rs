@@ -32,7 +32,7 @@ pub enum ErrorKind {
     Blocked,
     /// The size limit of the database does not admit this much data.
     TooLarge,
-    /// The database of this open connection was destroyed.
+    /// The database of this call or open connection was destroyed. Another one may have its name by now.
     Destroyed,
     /// The instant is not one that the database can be restored to. The message names those that are.
     OutsideWindow,

@@ -63,7 +63,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, Verified};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
-pub use plane::{ControlPlane, ControlPlaneBuilder, ExportOptions, VerifyOptions};
+pub use plane::{
+    ControlPlane, ControlPlaneBuilder, DatabaseRef, ExportOptions, GroupChanges, GroupRef, VerifyOptions,
+};
 pub use point::{Maintained, Point, Points, Reached, ReachedKind, Restored, Window};
 pub use progress::{Phase, Progress, Watch, unwatched};
 pub use rusqlite;

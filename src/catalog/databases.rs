@@ -106,7 +106,7 @@ fn failed(error: rusqlite::Error) -> Error {
 }
 
 /// The documented answer to the name of a database that is not there.
-pub(crate) fn not_found(name: &DatabaseName) -> Error {
+fn not_found(name: &DatabaseName) -> Error {
     Error::new(ErrorKind::NotFound, format!("could not find database with name {name}: record not found"))
 }
 
@@ -185,9 +185,9 @@ impl Rows<'_> {
         )
     }
 
-    /// The rows of a group, whatever their states.
-    pub(crate) fn entries_of_group(&self, group: &GroupName) -> Result<Vec<Entry>> {
-        self.select(&format!("{SELECT} WHERE g.name = ?1"), &[&group.as_str()])
+    /// The rows of the group with this id, whatever their states.
+    pub(crate) fn entries_of_group(&self, uuid: &str) -> Result<Vec<Entry>> {
+        self.select(&format!("{SELECT} WHERE g.uuid = ?1"), &[&uuid])
     }
 
     /// The databases that are drafts or ready, by name.

@@ -2,11 +2,11 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Rows, databases};
+use super::Rows;
 use crate::{
     api::Group,
     error::{Error, ErrorKind, Result},
-    name::{DatabaseName, GroupDir, GroupName},
+    name::{GroupDir, GroupName},
     sqlite,
     time::Timestamp,
     window::HistoryWindow,
@@ -67,21 +67,17 @@ impl Rows<'_> {
             .ok_or_else(not_found)?
     }
 
-    /// The group that a database is in, if neither is being created or deleted.
-    pub(crate) fn group_of(&self, database: &DatabaseName) -> Result<Group> {
+    /// The group with this id, if it is not being deleted.
+    pub(crate) fn group_by_id(&self, uuid: &str) -> Result<Group> {
         self.connection
-            .prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM groups WHERE state = 'ready'
-                    AND id = (SELECT in_group FROM databases WHERE name = ?1 AND state IN ('draft', 'ready'))"
-            ))
-            .and_then(|mut select| select.query_row([database.as_str()], |row| Ok(read(row))).optional())
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM groups WHERE uuid = ?1 AND state = 'ready'"))
+            .and_then(|mut select| select.query_row([uuid], |row| Ok(read(row))).optional())
             .map_err(failed)?
-            .ok_or_else(|| databases::not_found(database))?
+            .ok_or_else(not_found)?
     }
 
     /// Gives a group another name. Its directory, and what is in it, stays where it is.
-    pub(crate) fn rename_group(&self, name: &GroupName, new: &GroupName) -> Result<Group> {
-        let group = self.group(name)?;
+    pub(crate) fn rename_group(&self, group: Group, new: &GroupName) -> Result<Group> {
         let renamed = self
             .connection
             .execute(
@@ -120,38 +116,32 @@ impl Rows<'_> {
         rows.map(|row| row.map_err(failed)?).collect()
     }
 
-    pub(crate) fn set_group_protection(&self, name: &GroupName, protect: bool) -> Result<()> {
-        let changed = self
-            .connection
+    /// Changes the configuration of a group that is not being deleted.
+    pub(crate) fn configure_group(
+        &self,
+        uuid: &str,
+        delete_protection: Option<bool>,
+        history_window: Option<HistoryWindow>,
+    ) -> Result<()> {
+        let window = history_window.and_then(window_column);
+        self.connection
             .execute(
-                "UPDATE groups SET delete_protection = ?2 WHERE name = ?1 AND state = 'ready'",
-                params![name.as_str(), protect],
+                "UPDATE groups SET
+                    delete_protection = ifnull(?2, delete_protection),
+                    history_window_seconds = ifnull(?3, history_window_seconds)
+                 WHERE uuid = ?1 AND state = 'ready'",
+                params![uuid, delete_protection, window],
             )
-            .map_err(failed)?;
-        if changed == 0 { Err(not_found()) } else { Ok(()) }
-    }
-
-    /// Sets how long back the databases of a group can be restored that have no window of their own.
-    pub(crate) fn set_group_history_window(&self, name: &GroupName, window: HistoryWindow) -> Result<()> {
-        let changed = self
-            .connection
-            .execute(
-                "UPDATE groups SET history_window_seconds = ?2 WHERE name = ?1 AND state = 'ready'",
-                params![name.as_str(), window_column(window)],
-            )
-            .map_err(failed)?;
-        if changed == 0 {
-            return Err(not_found());
-        }
+            .map_err(|error| sqlite::failed("changing a group", error))?;
         self.connection
             .execute(
                 "UPDATE databases SET history_paused = 1
                  WHERE history_window_seconds IS NULL
-                    AND in_group = (SELECT id FROM groups WHERE name = ?1 AND history_window_seconds = 0)",
-                [name.as_str()],
+                    AND in_group = (SELECT id FROM groups WHERE uuid = ?1 AND history_window_seconds = 0)",
+                [uuid],
             )
             .map(|_| ())
-            .map_err(failed)
+            .map_err(|error| sqlite::failed("changing a group", error))
     }
 
     /// Marks a group as being deleted, and so every database in it, or takes that back.

@@ -19,15 +19,16 @@ pub(super) fn one(plane: &ControlPlane, name: &str, output: Output) -> Result<()
 /// Maintains all databases. What fails with one does not keep the others from it.
 pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
     let databases = plane.list_databases(&ListDatabases::default())?;
-    let names = databases.iter().filter(|database| database.state == DatabaseState::Ready);
+    let ready = databases.iter().filter(|database| database.state == DatabaseState::Ready);
     let mut bar = Bar::new("Maintaining")?;
     let mut results = Vec::new();
-    for name in names.map(|database| database.name.as_str()) {
-        let done = plane.maintain_database(name, &mut |progress| bar.show(progress));
+    for database in ready {
+        let name = database.name.as_str();
+        let done = plane.maintain_database(database, &mut |progress| bar.show(progress));
         let stop = done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled);
         // One that was destroyed meanwhile needs none.
-        let gone = plane.get_database(name).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        if !(done.is_err() && gone) {
+        let is_gone = done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Destroyed);
+        if !is_gone {
             results.push((name, done));
         }
         if stop {

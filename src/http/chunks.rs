@@ -145,8 +145,7 @@ async fn take(shared: &State, bearer: Bearer, to: To, headers: &HeaderMap, body:
     let begin = |place, file, encryption: Option<_>, fate| {
         let (work, plane) = (Arc::clone(&shared.work), shared.plane.clone());
         chunked::run(fate, async move {
-            let name = database.name;
-            let call = move |going| write(&plane, name.as_str(), encryption.as_ref(), file, &going);
+            let call = move |going| write(&plane, &database, encryption.as_ref(), file, &going);
             work.run_admitted(place, call).await
         });
     };

@@ -212,7 +212,7 @@ pub(super) async fn usage(
             let database = plane.get_database(&name)?;
             let mut figures = UsageFigures::default();
             if database.state == DatabaseState::Ready {
-                figures.storage_bytes = plane.database_size(&name)?;
+                figures.storage_bytes = plane.database_size(&database)?;
             }
             let instances = [InstanceUsage { uuid: database.id.clone(), usage: figures }];
             let usage = Usage { uuid: database.id, instances, usage: figures, total: figures };

@@ -31,7 +31,7 @@ use super::{
     upload,
     work::{Going, Load},
 };
-use crate::{ControlPlane, Error, ErrorKind, ExportOptions};
+use crate::{ControlPlane, Database, Error, ErrorKind, ExportOptions};
 
 /// How much is read at once.
 const PART_LEN: u64 = 256 << 10;
@@ -78,7 +78,7 @@ pub(super) async fn export(
                 options = options.encryption_key(key);
             }
             let is_sealed = database.cipher.is_some() && !query.decrypt;
-            let file = written(plane, database.name.as_str(), &options, going)?;
+            let file = written(plane, &database, &options, going)?;
             let len = file.metadata().map_err(failed)?.len();
             Ok((file, head(database.name.as_str(), is_sealed, len)?))
         })
@@ -105,12 +105,17 @@ fn head(name: &str, is_sealed: bool, len: u64) -> Answer<HeaderMap> {
 }
 
 /// The exported file, which has no name any more.
-fn written(plane: &ControlPlane, name: &str, options: &ExportOptions, going: &Going) -> Answer<File> {
+fn written(
+    plane: &ControlPlane,
+    database: &Database,
+    options: &ExportOptions,
+    going: &Going,
+) -> Answer<File> {
     let dir = plane.root().join(".http/exports");
     DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(failed)?;
     let _held = hold(&dir).map_err(failed)?;
     let path = dir.join(format!("{}.db", uuid::Uuid::now_v7()));
-    plane.export_database(name, &path, options, &mut *going.watch())?;
+    plane.export_database(database, &path, options, &mut *going.watch())?;
     let file = File::open(&path);
     std::fs::remove_file(&path).and(file).map_err(failed)
 }

@@ -13,7 +13,7 @@ use super::{
     refusal::{Answer, Refusal},
     request::{Bearer, JsonBody, Place},
 };
-use crate::{ControlPlane, Group, HistoryWindow};
+use crate::{ControlPlane, Group, GroupChanges};
 
 /// Lists groups.
 #[utoipa::path(
@@ -76,7 +76,7 @@ pub(super) async fn destroy(
 ) -> Answer<Json<GroupAnswer>> {
     one(&shared, bearer, &organization, Access::Full, move |plane| {
         let group = plane.get_group(&name)?;
-        plane.destroy_group(&name)?;
+        plane.destroy_group(&group)?;
         Ok(group)
     })
     .await
@@ -172,16 +172,12 @@ pub(super) async fn configure(
     body: JsonBody,
 ) -> Answer<Json<GroupConfiguration>> {
     let GroupConfigurationChanges { delete_protection, history_window } = body.read()?;
-    let window = history_window.map(|window| window.parse::<HistoryWindow>()).transpose()?;
+    let mut changes = GroupChanges::default();
+    changes.delete_protection = delete_protection;
+    changes.history_window = history_window.map(|window| window.parse()).transpose()?;
     shared
         .quick(bearer, &organization, Access::Full, move |plane| {
-            if let Some(protect) = delete_protection {
-                plane.protect_group(&name, protect)?;
-            }
-            if let Some(window) = window {
-                plane.set_group_history_window(&name, window)?;
-            }
-            Ok(configuration_of(&plane.get_group(&name)?))
+            Ok(configuration_of(&plane.configure_group(&name, changes)?))
         })
         .await
 }

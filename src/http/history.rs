@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{ConnectOptions, ControlPlane, Database, Point, Timestamp};
 
-/// A database, if the caller may do this with it.
+/// A database, if the caller may do this with it. What is done with it then must be done by its id, which the token was
+/// checked against: the name may be another database's by then.
 pub(super) fn database_for(
     plane: &ControlPlane,
     caller: &Caller,
@@ -24,7 +25,7 @@ pub(super) fn database_for(
     access: Access,
 ) -> Answer<Database> {
     let database = plane.get_database(name)?;
-    caller.may_with(&database, &plane.group_of_database(name)?, access)?;
+    caller.may_with(&database, &plane.group_of_database(&database)?, access)?;
     Ok(database)
 }
 
@@ -45,8 +46,8 @@ pub(super) async fn points(
     let to = instant("to", span.to.as_deref())?.map_or(Bound::Unbounded, Bound::Included);
     shared
         .run(Load::Long, bearer, move |plane, caller, _| {
-            database_for(plane, caller, &name, Access::ReadOnly)?;
-            let found = plane.points(&name, (from, to))?;
+            let database = database_for(plane, caller, &name, Access::ReadOnly)?;
+            let found = plane.points(&database, (from, to))?;
             let (points, pagination) = match span.limit {
                 Some(limit) => latest(found.points, limit)?,
                 None => (found.points, None),
@@ -86,12 +87,12 @@ pub(super) async fn restore(
     let Restore { timestamp, remote_encryption } = body.read()?;
     shared
         .run(Load::Long, bearer, move |plane, caller, going| {
-            database_for(plane, caller, &name, Access::Full)?;
+            let database = database_for(plane, caller, &name, Access::Full)?;
             let mut options = ConnectOptions::default();
             if let Some(encryption) = &remote_encryption {
                 options = options.encryption_key(encryption.key().clone());
             }
-            let restored = plane.restore_database(&name, timestamp, &options, &mut *going.watch())?;
+            let restored = plane.restore_database(&database, timestamp, &options, &mut *going.watch())?;
             Ok(Json(restored.into()))
         })
         .await

@@ -104,7 +104,7 @@ async fn receive(
         // One in chunks that nobody goes on with would be in its way.
         Handle::current().block_on(sessions.end_of(&database.id))?;
         let _still_asked_for = admitted.send(());
-        write(plane, database.name.as_str(), encryption.as_ref(), file, going)
+        write(plane, &database, encryption.as_ref(), file, going)
     });
     // Nothing is read for a call that waits for its turn: its body would wait in memory, and the turn come for clients that
     // are gone since.
@@ -128,15 +128,15 @@ async fn receive(
 /// Completes a draft with what comes through `file`.
 pub(super) fn write(
     plane: &ControlPlane,
-    name: &str,
+    database: &Database,
     encryption: Option<&RemoteEncryption>,
     mut file: Parts,
     going: &Going,
 ) -> Answer<()> {
     let (upload, watch) = (Upload::Reader(&mut file), &mut *going.watch());
     let done = match encryption {
-        Some(encryption) => plane.upload_encrypted_database(name, upload, encryption, None, watch),
-        None => plane.upload_database_watched(name, upload, watch),
+        Some(encryption) => plane.upload_encrypted_database(database, upload, encryption, None, watch),
+        None => plane.upload_database_watched(database, upload, watch),
     };
     done.map_err(invalid_file)
 }

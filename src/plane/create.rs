@@ -13,7 +13,11 @@
 //! `draft` where a create's is `creating`, and stays so if the upload fails. The row of step 2 and that of step 6
 //! are not flushed: the sweep finds the directory of the one without it, and carries the other on from step 5.
 
-use super::{Plane, history::birth};
+use super::{
+    DatabaseRef, Plane,
+    history::birth,
+    resolve::{self, Resolved, Wanted},
+};
 use crate::{
     api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, RemoteEncryption, Seed},
     catalog::{Durability, Entry, InGroup, NewDatabase, State},
@@ -23,11 +27,14 @@ use crate::{
     error::{Error, ErrorKind, Result},
     id,
     name::{DatabaseName, GroupDir, GroupName},
+    point::Reached,
     progress::Watch,
     seed::{
         self, Staged, Target, fork, restore,
         upload::{self, Upload},
     },
+    size::SizeLimit,
+    time::Timestamp,
 };
 
 impl Plane {
@@ -46,22 +53,22 @@ impl Plane {
                 let message = "a database is created from another one or from a file, not from both";
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
-            Some(Seed::Database { name, .. }) => Some(self.source(&name.parse()?, group.as_ref())?),
+            Some(Seed::Database { name, .. }) => Some(self.source(name.into(), group.as_ref())?),
             Some(Seed::DatabaseUpload) | None => None,
         };
         let group = match (group, &source) {
             // It may be renamed at any time, and the fork is to be in the same one all the same.
-            (_, Some(source)) => InGroup::Same(source.group_id.clone()),
+            (_, Some(source)) => InGroup::Same(source.entry.group_id.clone()),
             (Some(group), None) => InGroup::Named(group),
             (None, None) => return Err(Error::new(ErrorKind::Invalid, "group is required")),
         };
-        let source_cipher = source.as_ref().and_then(|source| source.database.cipher);
+        let source_cipher = source.as_ref().and_then(|source| source.entry.database.cipher);
         let target = Target::of(remote_encryption.as_ref(), source_cipher)?;
         if let (Some(cipher), None, Some(source)) = (source_cipher, &target, &source) {
-            return Err(connect::key_required(&source.database, cipher));
+            return Err(connect::key_required(&source.entry.database, cipher));
         }
         let now = self.clock.now();
-        let inherited = source.as_ref().and_then(|source| source.database.size_limit);
+        let inherited = source.as_ref().and_then(|source| source.entry.database.size_limit);
         let new = NewDatabase {
             id: id::new_id(now),
             name,
@@ -71,8 +78,8 @@ impl Plane {
             size_limit: size_limit.or(inherited),
             cipher: target.as_ref().map(|target| target.cipher),
             parent: source.as_ref().map(|source| Parent {
-                id: source.database.id.clone(),
-                name: source.database.name.clone(),
+                id: source.entry.database.id.clone(),
+                name: source.entry.database.name.clone(),
                 branched_at: now,
             }),
         };
@@ -97,20 +104,9 @@ impl Plane {
                     if let Some(key) = key {
                         options = options.encryption_key(key.clone());
                     }
-                    let connection = match at {
-                        Some(at) => self.connect_to_restore(source, at, &options)?,
-                        None => self.connect_to(source, &options)?,
-                    };
-                    let data = self.data(source);
-                    let (identity, birth) = (source.identity, birth(source)?);
-                    let source = fork::Source { connection, data: &data, key, identity };
-                    let (disk, path, target) = (&self.disk, staged.data(), target.as_ref());
-                    let Some(at) = at else {
-                        return fork::write(disk, source, &path, target, limit, watch);
-                    };
-                    let instant = restore::Instant { at, birth, now: self.clock.now() };
-                    let written = restore::write(disk, source, instant, &path, target, limit, watch);
-                    written.map(|what| reached = Some(what))
+                    // Its pages are copied by path. What was copied is its own if it is still there.
+                    let copied = self.fork(source, &options, at, staged, target.as_ref(), limit, watch);
+                    self.hold(source, copied).map(|what| reached = what)
                 }
                 (None, Some(upload)) => {
                     let keys = upload::Keys { target: target.as_ref(), file: source_encryption_key.as_ref() };
@@ -122,15 +118,43 @@ impl Plane {
         Ok(CreateDatabaseOutput { reached, ..self.output(&new.id)? })
     }
 
+    /// Writes a source into a staged directory, as it is or as it was at an instant, and says what the instant came to.
+    #[expect(clippy::too_many_arguments, reason = "what a fork is of, and what it is to be")]
+    fn fork(
+        &self,
+        source: &Resolved,
+        options: &ConnectOptions,
+        at: Option<Timestamp>,
+        staged: &Staged,
+        target: Option<&Target>,
+        limit: Option<SizeLimit>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<Reached>> {
+        let connection = match at {
+            Some(at) => self.connect_to_restore(source, at, options)?,
+            None => self.connect(source, options)?,
+        };
+        let data = self.data(&source.entry);
+        let (identity, birth) = (source.entry.identity, birth(&source.entry)?);
+        let source = fork::Source { connection, data: &data, key: options.key(), identity };
+        let Some(at) = at else {
+            fork::write(&self.disk, source, &staged.data(), target, limit, watch)?;
+            return Ok(None);
+        };
+        let instant = restore::Instant { at, birth, now: self.clock.now() };
+        restore::write(&self.disk, source, instant, &staged.data(), target, limit, watch).map(Some)
+    }
+
     pub(super) fn upload(
         &self,
-        name: &DatabaseName,
+        wanted: &Wanted<'_>,
         upload: Upload<'_>,
         encryption: Option<&RemoteEncryption>,
         file_key: Option<&EncryptionKey>,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        let entry = self.catalog.read(|rows| rows.settled_entry(name))?;
+        let Resolved { entry, .. } = self.resolve(wanted)?;
+        let name = &wanted.name;
         if entry.state != State::Draft {
             let message =
                 format!("database {name} already has its contents; a file can be uploaded to a draft only");
@@ -155,8 +179,10 @@ impl Plane {
             Ok(Some(entry)) if entry.state == State::Draft => entry,
             other => {
                 let _swept_later = self.disk.remove(&staged.dir);
-                other?;
-                let message = format!("database {name} was completed or destroyed by another call");
+                if other?.is_none_or(|entry| entry.state.is_unsettled()) {
+                    return Err(resolve::destroyed(name));
+                }
+                let message = format!("database {name} was completed by another call");
                 return Err(Error::new(ErrorKind::AlreadyExists, message));
             }
         };
@@ -174,16 +200,18 @@ impl Plane {
     }
 
     /// The database to be forked, if it may be forked into `group`.
-    fn source(&self, name: &DatabaseName, group: Option<&GroupName>) -> Result<Entry> {
-        let source = self.ready(name)?;
-        if let Some(group) = group.filter(|group| **group != source.database.group) {
+    fn source(&self, source: DatabaseRef<'_>, group: Option<&GroupName>) -> Result<Resolved> {
+        let source = self.ready(source)?;
+        let database = &source.entry.database;
+        if let Some(group) = group.filter(|group| **group != database.group) {
             self.catalog.read(|rows| rows.group(group))?;
             let message = format!(
-                "can only fork databases within the same group: database {name} is not part of group {group}"
+                "can only fork databases within the same group: database {} is not part of group {group}",
+                database.name
             );
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        if source.database.block_reads {
+        if database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
         Ok(source)
@@ -192,7 +220,7 @@ impl Plane {
     fn output(&self, id: &str) -> Result<CreateDatabaseOutput> {
         let entry = self.catalog.read(|rows| rows.entry_by_id(id))?;
         let database = entry.map(|entry| entry.database).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "the database was destroyed as soon as it was created")
+            Error::new(ErrorKind::Destroyed, "the database was destroyed as soon as it was created")
         })?;
         Ok(CreateDatabaseOutput {
             id: database.id,
@@ -283,7 +311,7 @@ impl Plane {
             let moved = rows.set_publishing(&staged.id, from, identity.as_ref())?;
             // A group that is being destroyed takes its databases with it, whatever their own rows say.
             entry.filter(|entry| moved && entry.state == from).ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, "the database was destroyed while it was being created")
+                Error::new(ErrorKind::Destroyed, "the database was destroyed while it was being created")
             })
         })?;
         self.put_in_place(staged, &entry)?;

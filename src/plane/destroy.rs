@@ -6,21 +6,23 @@
 
 use std::path::Path;
 
-use super::Plane;
+use super::{
+    Plane,
+    resolve::{Wanted, WantedGroup},
+};
 use crate::{
     catalog::{Durability, State},
-    changes::Pair,
     disk::Disk,
     error::{Error, ErrorKind, Result},
     id,
-    name::{DatabaseName, GroupName},
     time::Timestamp,
 };
 
 impl Plane {
-    pub(super) fn destroy(&self, name: &DatabaseName) -> Result<()> {
+    pub(super) fn destroy(&self, wanted: &Wanted<'_>) -> Result<()> {
+        let name = &wanted.name;
         let (id, was, place) = self.change(|rows| {
-            let entry = rows.settled_entry(name)?;
+            let entry = wanted.settled_entry(rows)?;
             if entry.database.delete_protection {
                 return Err(protected("database", name));
             }
@@ -73,62 +75,52 @@ impl Plane {
             })
     }
 
-    pub(super) fn destroy_group(&self, name: &GroupName) -> Result<()> {
-        match self.try_destroy_group(name) {
+    pub(super) fn destroy_group(&self, wanted: &WantedGroup<'_>) -> Result<()> {
+        let group = self.catalog.read(|rows| wanted.group(rows))?;
+        match self.try_destroy_group(&group.uuid) {
             // Whoever is creating a database in it may have died.
             Err(busy) if busy.kind() == ErrorKind::Busy => {
                 self.settle()?;
-                self.try_destroy_group(name)
+                self.try_destroy_group(&group.uuid)
             }
             done => done,
         }
     }
 
-    fn try_destroy_group(&self, name: &GroupName) -> Result<()> {
-        let (mut pairs, mut begun) = (Vec::new(), Vec::new());
-        let marked = self.catalog.write(Durability::Full, |rows| {
-            let group = rows.group(name)?;
+    fn try_destroy_group(&self, uuid: &str) -> Result<()> {
+        self.change_all(|rows, begun| {
+            let group = rows.group_by_id(uuid)?;
             if group.delete_protection {
-                return Err(protected("group", name));
+                return Err(protected("group", &group.name));
             }
-            for entry in rows.entries_of_group(name)? {
+            let entries = rows.entries_of_group(uuid)?;
+            for entry in &entries {
                 if entry.database.delete_protection {
                     return Err(protected("database", &entry.database.name));
                 }
                 if matches!(entry.state, State::Creating | State::Publishing) {
                     let message =
-                        format!("database {} is being created in group {name}", entry.database.name);
+                        format!("database {} is being created in group {}", entry.database.name, group.name);
                     return Err(Error::new(ErrorKind::Busy, message));
                 }
-                pairs.push(Pair::of(&entry.database.name));
             }
-            pairs.sort_unstable();
-            pairs.dedup();
-            rows.mark_group_deleting(&group.uuid, true)?;
-            begun.extend(pairs.iter().map(|pair| self.changes.begin(*pair)));
-            Ok(group.uuid)
-        });
-        // Whether or not it was committed: what is not finished makes every reader look again each time.
-        for change in &begun {
-            self.changes.finish(change);
-        }
-        let uuid = marked?;
-        self.finish_destroy_group(&uuid).inspect_err(|_| {
-            let mut begun = Vec::new();
-            let _swept_later = self.catalog.write(Durability::Full, |rows| {
-                // A sweep may have carried on meanwhile, and others may have the name by now.
-                let Some(dir) = rows.deleting_group_dir(&uuid)? else { return Ok(()) };
+            rows.mark_group_deleting(uuid, true)?;
+            self.begin_all(&entries, begun);
+            Ok(())
+        })?;
+        self.finish_destroy_group(uuid).inspect_err(|_| {
+            let _swept_later = self.change_all(|rows, begun| {
+                // A sweep may have carried on meanwhile.
+                let Some(dir) = rows.deleting_group_dir(uuid)? else { return Ok(()) };
                 // Once its directory is in the trash there is no way back: the next sweep carries on.
-                let has_files = rows.entries_of_group(name)?.iter().any(|entry| entry.has_files);
+                let entries = rows.entries_of_group(uuid)?;
+                let has_files = entries.iter().any(|entry| entry.has_files);
                 if !has_files || Disk::exists(&self.layout.group(&dir))? {
-                    rows.mark_group_deleting(&uuid, false)?;
-                    begun.extend(pairs.iter().map(|pair| self.changes.begin(*pair)));
+                    rows.mark_group_deleting(uuid, false)?;
+                    self.begin_all(&entries, begun);
                 }
                 Ok(())
             });
-            for change in &begun {
-                self.changes.finish(change);
-            }
         })
     }
 

@@ -2,16 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Plane, history::birth};
+use super::{DatabaseRef, Plane, history::birth, resolve::Resolved};
 use crate::{
     api::Database,
-    catalog::Entry,
     cipher::EncryptionKey,
     connect::{self, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     id, layout,
-    name::DatabaseName,
     page::PageFormat,
     progress::Watch,
     seed::{
@@ -81,12 +79,13 @@ impl ExportOptions {
 impl Plane {
     pub(super) fn export(
         &self,
-        name: &DatabaseName,
+        database: DatabaseRef<'_>,
         path: &Path,
         options: &ExportOptions,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        let entry = self.ready(name)?;
+        let database = self.ready(database)?;
+        let entry = &database.entry;
         if entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
@@ -98,7 +97,8 @@ impl Plane {
         }
         let suffix = format!(".{}.partial", id::new_id(Timestamp::now()));
         let staged = layout::beside(path, &suffix);
-        let written = self.write_export(&entry, &staged, target.as_ref(), options, watch).and_then(|()| {
+        let written = self.write_export(&database, &staged, target.as_ref(), options, watch);
+        let written = self.hold(&database, written).and_then(|()| {
             self.disk.rename_new(&staged, path)?;
             self.disk.sync_dir(&directory(path))
         });
@@ -114,12 +114,13 @@ impl Plane {
 
     fn write_export(
         &self,
-        entry: &Entry,
+        database: &Resolved,
         staged: &Path,
         target: Option<&Target>,
         options: &ExportOptions,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
+        let entry = &database.entry;
         let data = self.data(entry);
         let birth = birth(entry)?;
         let instant = options.at.map(|at| Instant { at, birth, now: self.clock.now() });
@@ -134,8 +135,8 @@ impl Plane {
             connect = connect.encryption_key(key.clone());
         }
         let connection = match options.at {
-            Some(at) => self.connect_to_restore(entry, at, &connect)?,
-            None => self.connect_to(entry, &connect)?,
+            Some(at) => self.connect_to_restore(database, at, &connect)?,
+            None => self.connect(database, &connect)?,
         };
         let identity = entry.identity;
         let source = fork::Source { connection, data: &data, key: options.key.as_ref(), identity };

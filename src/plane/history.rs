@@ -4,22 +4,21 @@ use std::ops::RangeBounds;
 
 use rusqlite::Connection;
 
-use super::{ControlPlane, Plane};
+use super::{
+    ControlPlane, DatabaseRef, Plane,
+    resolve::{self, Resolved},
+};
 use crate::{
-    api::Group,
     archive::{Birth, Maintenance, Timeline},
-    catalog::{Durability, Entry},
-    changes::Pair,
+    catalog::{Entry, State},
     connect::{self, ConnectOptions},
     error::{Error, ErrorKind, Result},
     id,
-    name::{DatabaseName, GroupName},
     point::{Maintained, Points, Reached, ReachedKind, Restored},
     progress::Watch,
     seed::restore,
     time::Timestamp,
     vfs,
-    window::HistoryWindow,
 };
 
 /// What the catalog says of a database, which its history is held to.
@@ -35,34 +34,66 @@ impl Plane {
     /// Opens a database as it was at an instant.
     pub(super) fn view(
         &self,
-        name: &DatabaseName,
+        database: &Resolved,
         at: Timestamp,
         options: &ConnectOptions,
     ) -> Result<(Connection, Reached)> {
-        let (entry, governor) = self.governed(name, options.key())?;
+        let entry = &database.entry;
+        let governor = self.governor(database, options.key())?;
         if entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
-        let instant = restore::Instant { at, birth: birth(&entry)?, now: self.clock.now() };
-        let past = restore::view(&self.disk, &self.data(&entry), instant)?;
-        let reached = past.reached;
-        Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
+        let instant = restore::Instant { at, birth: birth(entry)?, now: self.clock.now() };
+        let view = restore::view(&self.disk, &self.data(entry), instant).and_then(|past| {
+            let reached = past.reached;
+            Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
+        });
+        self.hold(database, view)
     }
 
     /// Opens what a database is restored from to an instant: the database itself, or, where that is damaged or gone, what it
     /// was then. An error is that of the database.
     pub(super) fn connect_to_restore(
         &self,
-        entry: &Entry,
+        database: &Resolved,
         at: Timestamp,
         options: &ConnectOptions,
     ) -> Result<Connection> {
-        self.connect_to(entry, options).or_else(|error| {
-            let view = self.view(&entry.database.name, at, &options.clone().read_only(true));
+        self.connect(database, options).or_else(|error| {
+            let view = self.view(database, at, &options.clone().read_only(true));
             // Before its first commit it is restored from nothing else than what it is now.
             let view = view.ok().filter(|(_, reached)| reached.kind != ReachedKind::BeforeFirst);
             view.map(|(view, _)| view).ok_or(error)
         })
+    }
+
+    /// Makes a database what it was at an instant.
+    fn restore(
+        &self,
+        database: &Resolved,
+        at: Timestamp,
+        options: &ConnectOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<Restored> {
+        let (view, reached) = self.view(database, at, options)?;
+        let mut connection = self.connect(database, options)?;
+        // Commits without stamps are no points, and are undone like others.
+        if reached.kind == ReachedKind::BeforeFirst && self.is_unwritten(database)? {
+            return Ok(Restored { reached, undo: None });
+        }
+        restore::in_place(&view, &mut connection, options.waits(), watch)?;
+        // Stamps never repeat: just before its own, all earlier commits are there and no other is.
+        let own = vfs::last_commit_at(&connection).map(|at| Timestamp::from_micros(at - 1)).transpose()?;
+        Ok(Restored { reached, undo: own })
+    }
+
+    /// Whether nothing was ever committed to a database.
+    fn is_unwritten(&self, database: &Resolved) -> Result<bool> {
+        let data = self.data(&database.entry);
+        let birth = birth(&database.entry)?;
+        let answer =
+            Timeline::ask(Some(&self.disk), &data, birth, vfs::apart, |timeline| Ok(timeline.is_empty()));
+        self.hold(database, answer)
     }
 }
 
@@ -92,13 +123,17 @@ impl ControlPlane {
     /// missing, the windows do not tell, since neither is read to list them: a restore to an instant that needs it is
     /// [`ErrorKind::Corrupt`] and names the file, so that it can be put back.
     /// [`verify_database`](Self::verify_database) finds either.
-    pub fn points(&self, name: &str, range: impl RangeBounds<Timestamp>) -> Result<Points> {
-        let entry = self.0.ready(&name.parse()?)?;
+    pub fn points<'a>(
+        &self,
+        database: impl Into<DatabaseRef<'a>>,
+        range: impl RangeBounds<Timestamp>,
+    ) -> Result<Points> {
+        let database = self.0.ready(database.into())?;
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        let data = self.0.data(&entry);
-        Timeline::ask(Some(&self.0.disk), &data, birth(&entry)?, vfs::apart, |timeline| {
-            timeline.points(range)
-        })
+        let (data, birth) = (self.0.data(&database.entry), birth(&database.entry)?);
+        let disk = Some(&self.0.disk);
+        let points = Timeline::ask(disk, &data, birth, vfs::apart, |timeline| timeline.points(range));
+        self.0.hold(&database, points)
     }
 
     /// Opens a read-only connection to a database as it was at an instant, and says what the instant came to. Nothing is
@@ -122,13 +157,13 @@ impl ControlPlane {
     ///
     /// As for [`connect`](Self::connect), [`ErrorKind::OutsideWindow`] for an instant that cannot be restored, and
     /// [`ErrorKind::Corrupt`] where the history that leads there is damaged.
-    pub fn connect_at(
+    pub fn connect_at<'a>(
         &self,
-        name: &str,
+        database: impl Into<DatabaseRef<'a>>,
         at: Timestamp,
         options: &ConnectOptions,
     ) -> Result<(Connection, Reached)> {
-        self.0.view(&name.parse()?, at, options)
+        self.0.view(&self.0.ready(database.into())?, at, options)
     }
 
     /// Makes a database what it was at an instant, in one transaction: readers keep what they read, and the restore is
@@ -159,61 +194,16 @@ impl ControlPlane {
     /// As for [`connect_at`](Self::connect_at); [`ErrorKind::Blocked`] if writes are; [`ErrorKind::TooLarge`] where the
     /// size limit does not admit what the database was; [`ErrorKind::Busy`] where another connection writes for longer
     /// than the busy timeout; [`ErrorKind::Cancelled`]. Whichever it is, nothing has changed.
-    pub fn restore_database(
+    pub fn restore_database<'a>(
         &self,
-        name: &str,
+        database: impl Into<DatabaseRef<'a>>,
         at: Timestamp,
         options: &ConnectOptions,
         watch: &mut Watch<'_>,
     ) -> Result<Restored> {
-        let (view, reached) = self.connect_at(name, at, options)?;
-        let mut connection = self.connect(name, options)?;
-        // Commits without stamps are no points, and are undone like others.
-        if reached.kind == ReachedKind::BeforeFirst && self.is_unwritten(name)? {
-            return Ok(Restored { reached, undo: None });
-        }
-        restore::in_place(&view, &mut connection, options.waits(), watch)?;
-        // Stamps never repeat: just before its own, all earlier commits are there and no other is.
-        let own = vfs::last_commit_at(&connection).map(|at| Timestamp::from_micros(at - 1)).transpose()?;
-        Ok(Restored { reached, undo: own })
-    }
-
-    /// Whether nothing was ever committed to a database.
-    fn is_unwritten(&self, name: &str) -> Result<bool> {
-        let entry = self.0.ready(&name.parse()?)?;
-        let data = self.0.data(&entry);
-        Timeline::ask(Some(&self.0.disk), &data, birth(&entry)?, vfs::apart, |timeline| {
-            Ok(timeline.is_empty())
-        })
-    }
-
-    /// Sets how long back the databases of a group can be restored, unless they have a window
-    /// [of their own](crate::DatabaseChanges::history_window), and returns what the group is now. Connections that are open
-    /// follow from their next transaction on, in every process.
-    ///
-    /// With a window of zero no commit is kept any more; what is kept so far can be restored until
-    /// [`maintain_database`](Self::maintain_database) removes it. Turned on again, a new history begins with the next commit.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`]: `group not found`.
-    pub fn set_group_history_window(&self, name: &str, window: HistoryWindow) -> Result<Group> {
-        let name: GroupName = name.parse()?;
-        let mut begun = Vec::new();
-        let set = self.0.catalog.write(Durability::Full, |rows| {
-            rows.set_group_history_window(&name, window)?;
-            let entries = rows.entries_of_group(&name)?;
-            let mut pairs: Vec<_> = entries.iter().map(|entry| Pair::of(&entry.database.name)).collect();
-            pairs.sort_unstable();
-            pairs.dedup();
-            begun.extend(pairs.into_iter().map(|pair| self.0.changes.begin(pair)));
-            rows.group(&name)
-        });
-        // Whether or not it was committed: what is not finished makes every reader look again each time.
-        for change in &begun {
-            self.0.changes.finish(change);
-        }
-        set
+        let database = self.0.ready(database.into())?;
+        let restored = self.0.restore(&database, at, options, watch);
+        self.0.hold(&database, restored)
     }
 
     /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the
@@ -243,24 +233,27 @@ impl ControlPlane {
     /// As for [`database_path`](Self::database_path), [`ErrorKind::Corrupt`] where the history is damaged, which keeps all
     /// that may still be of use, and has the next log begin with a new snapshot, [`ErrorKind::Cancelled`], and what the disk
     /// may answer.
-    pub fn maintain_database(&self, name: &str, watch: &mut Watch<'_>) -> Result<Maintained> {
-        let entry = self.0.ready(&name.parse()?)?;
-        let id = &entry.database.id;
+    pub fn maintain_database<'a>(
+        &self,
+        database: impl Into<DatabaseRef<'a>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Maintained> {
+        let database = self.0.ready(database.into())?;
+        let entry = &database.entry;
         let maintenance = Maintenance {
             disk: &self.0.disk,
-            data: &self.0.data(&entry),
-            birth: birth(&entry)?,
+            data: &self.0.data(entry),
+            birth: birth(entry)?,
             apart: vfs::apart,
             is_plain: entry.database.cipher.is_none(),
             now: self.0.clock.now(),
         };
         let window = || {
-            let now = self.0.catalog.read(|rows| rows.entry_by_id(id))?;
-            now.map(|entry| entry.database.history_window).ok_or_else(|| {
-                let message = format!("database {} was destroyed meanwhile", entry.database.name);
-                Error::new(ErrorKind::NotFound, message)
-            })
+            let now = self.0.catalog.read(|rows| rows.entry_by_id(&entry.database.id))?;
+            let now = now.filter(|now| now.state == State::Ready);
+            now.map(|now| now.database.history_window).ok_or_else(|| resolve::destroyed(&entry.database.name))
         };
-        maintenance.run(&window, watch)
+        let maintained = maintenance.run(&window, watch);
+        self.0.hold(&database, maintained)
     }
 }

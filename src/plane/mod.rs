@@ -5,6 +5,7 @@ mod destroy;
 mod export;
 mod groups;
 mod history;
+mod resolve;
 mod settle;
 mod verify;
 
@@ -17,13 +18,16 @@ use std::{
 use rusqlite::Connection;
 
 pub use export::ExportOptions;
+pub use groups::GroupChanges;
+use resolve::Resolved;
+pub use resolve::{DatabaseRef, GroupRef};
 pub use verify::VerifyOptions;
 
 use crate::{
     api::{
         CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, ListDatabases, RemoteEncryption,
     },
-    catalog::{Catalog, Durability, Entry, State},
+    catalog::{Catalog, Durability, Entry},
     changes::{Changes, Pair},
     cipher::EncryptionKey,
     connect::{self, CatalogGovernor, ConnectOptions},
@@ -220,8 +224,12 @@ impl ControlPlane {
     ///
     /// As for [`import_database`](Self::import_database), and [`ErrorKind::AlreadyExists`] for a database that is
     /// not a draft.
-    pub fn upload_database(&self, name: &str, mut reader: impl Read) -> Result<()> {
-        self.0.upload(&name.parse()?, Upload::Reader(&mut reader), None, None, &mut unwatched)
+    pub fn upload_database<'a>(
+        &self,
+        database: impl Into<DatabaseRef<'a>>,
+        mut reader: impl Read,
+    ) -> Result<()> {
+        self.0.upload(&database.into().parse()?, Upload::Reader(&mut reader), None, None, &mut unwatched)
     }
 
     /// Like [`upload_database`](Self::upload_database), from a file or a reader, telling `watch` how far it has come.
@@ -229,13 +237,13 @@ impl ControlPlane {
     /// # Errors
     ///
     /// As there, and [`ErrorKind::Cancelled`].
-    pub fn upload_database_watched<'a>(
+    pub fn upload_database_watched<'a, 'u>(
         &self,
-        name: &str,
-        upload: impl Into<Upload<'a>>,
+        database: impl Into<DatabaseRef<'a>>,
+        upload: impl Into<Upload<'u>>,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        self.0.upload(&name.parse()?, upload.into(), None, None, watch)
+        self.0.upload(&database.into().parse()?, upload.into(), None, None, watch)
     }
 
     /// Completes a draft that was created with a cipher: the key of `encryption` seals its pages. A file that is encrypted
@@ -245,25 +253,25 @@ impl ControlPlane {
     ///
     /// As for [`upload_database_watched`](Self::upload_database_watched), [`ErrorKind::WrongKey`] for a file that is
     /// encrypted under another key, [`ErrorKind::Unsupported`] for one whose rows cannot be laid out anew.
-    pub fn upload_encrypted_database<'a>(
+    pub fn upload_encrypted_database<'a, 'u>(
         &self,
-        name: &str,
-        upload: impl Into<Upload<'a>>,
+        database: impl Into<DatabaseRef<'a>>,
+        upload: impl Into<Upload<'u>>,
         encryption: &RemoteEncryption,
         file_key: Option<&EncryptionKey>,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        self.0.upload(&name.parse()?, upload.into(), Some(encryption), file_key, watch)
+        self.0.upload(&database.into().parse()?, upload.into(), Some(encryption), file_key, watch)
     }
 
-    /// The database `name`.
+    /// The database with this name or id.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`]: `could not find database with name <name>: record not found`.
-    pub fn get_database(&self, name: &str) -> Result<Database> {
-        let name: DatabaseName = name.parse()?;
-        self.0.catalog.read(|rows| Ok(rows.settled_entry(&name)?.database))
+    pub fn get_database<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<Database> {
+        let wanted = database.into().parse()?;
+        self.0.catalog.read(|rows| Ok(wanted.settled_entry(rows)?.database))
     }
 
     /// The databases, by name: all of them, those of a group, the forks of a database, or a page of these.
@@ -289,14 +297,19 @@ impl ControlPlane {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`].
-    pub fn configure_database(&self, name: &str, changes: DatabaseChanges) -> Result<Database> {
-        let name: DatabaseName = name.parse()?;
+    pub fn configure_database<'a>(
+        &self,
+        database: impl Into<DatabaseRef<'a>>,
+        changes: DatabaseChanges,
+    ) -> Result<Database> {
+        let wanted = database.into().parse()?;
         self.0.change(|rows| {
-            let entry = rows.settled_entry(&name)?;
-            rows.configure(&entry.database.id, &changes)?;
-            Ok((entry.database.name, ()))
-        })?;
-        self.get_database(name.as_str())
+            let id = wanted.settled_entry(rows)?.database.id;
+            rows.configure(&id, &changes)?;
+            // It is there: this transaction has just read it.
+            let changed = rows.entry_by_id(&id)?.ok_or_else(|| resolve::destroyed(&wanted.name))?;
+            Ok((wanted.name, changed.database))
+        })
     }
 
     /// Destroys a database. Connections that are open to it fail from then on. Forks of it stay.
@@ -305,8 +318,8 @@ impl ControlPlane {
     ///
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Protected`] if it or its group is:
     /// `database <name> is delete-protected and cannot be deleted`, or `group <name>` and so on.
-    pub fn destroy_database(&self, name: &str) -> Result<()> {
-        self.0.destroy(&name.parse()?)
+    pub fn destroy_database<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<()> {
+        self.0.destroy(&database.into().parse()?)
     }
 
     /// Opens a connection to a database.
@@ -323,8 +336,12 @@ impl ControlPlane {
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft; [`ErrorKind::Blocked`] if reads are blocked;
     /// [`ErrorKind::KeyRequired`] for an encrypted database without [a key](ConnectOptions::encryption_key),
     /// [`ErrorKind::WrongKey`] with another one, [`ErrorKind::Corrupt`] if its file is not encrypted as it was.
-    pub fn connect(&self, name: &str, options: &ConnectOptions) -> Result<Connection> {
-        Ok(self.0.connect(&name.parse()?, options)?.1)
+    pub fn connect<'a>(
+        &self,
+        database: impl Into<DatabaseRef<'a>>,
+        options: &ConnectOptions,
+    ) -> Result<Connection> {
+        self.0.connect(&self.0.ready(database.into())?, options)
     }
 
     /// Writes a database, as it is at one commit, to a file that is not there yet, while it may be in use. An encrypted
@@ -334,14 +351,14 @@ impl ControlPlane {
     ///
     /// [`ErrorKind::AlreadyExists`] if the file is there; [`ErrorKind::NotFound`], [`ErrorKind::Blocked`] if reads are;
     /// [`ErrorKind::KeyRequired`] and [`ErrorKind::WrongKey`] where the pages are to be opened; [`ErrorKind::Cancelled`].
-    pub fn export_database(
+    pub fn export_database<'a>(
         &self,
-        name: &str,
+        database: impl Into<DatabaseRef<'a>>,
         path: impl AsRef<Path>,
         options: &ExportOptions,
         watch: &mut Watch<'_>,
     ) -> Result<()> {
-        self.0.export(&name.parse()?, path.as_ref(), options, watch)
+        self.0.export(database.into(), path.as_ref(), options, watch)
     }
 
     /// Attaches a database of this fleet to a connection, as `schema`, under its own configuration. An encrypted one
@@ -350,15 +367,23 @@ impl ControlPlane {
     /// # Errors
     ///
     /// As for [`connect`](Self::connect), and what SQLite has against the schema's name.
-    pub fn attach(
+    pub fn attach<'a>(
         &self,
         connection: &Connection,
-        name: &str,
+        database: impl Into<DatabaseRef<'a>>,
         schema: &str,
         key: Option<&EncryptionKey>,
     ) -> Result<()> {
-        let (entry, governor) = self.0.governed(&name.parse()?, key)?;
-        connect::attach(connection, &self.0.data(&entry), governor, schema)
+        let database = self.0.ready(database.into())?;
+        let governor = self.0.governor(&database, key)?;
+        let attached = connect::attach(connection, &self.0.data(&database.entry), governor, schema);
+        let is_attached = attached.is_ok();
+        self.0.hold(&database, attached).inspect_err(|_| {
+            if is_attached {
+                // Where it stays attached, its rules refuse each statement.
+                let _detached = connect::detach(connection, schema);
+            }
+        })
     }
 
     /// The file of a database. It is a SQLite database; while it is in use, part of its rows stand in the `-wal`
@@ -367,8 +392,8 @@ impl ControlPlane {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft.
-    pub fn database_path(&self, name: &str) -> Result<PathBuf> {
-        Ok(self.0.data(&self.0.ready(&name.parse()?)?))
+    pub fn database_path<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<PathBuf> {
+        Ok(self.0.data(&self.0.ready(database.into())?.entry))
     }
 
     /// The bytes that a database takes on the disk now, its log included.
@@ -376,24 +401,16 @@ impl ControlPlane {
     /// # Errors
     ///
     /// As for [`database_path`](Self::database_path).
-    pub fn database_size(&self, name: &str) -> Result<u64> {
-        let data = self.database_path(name)?;
-        let log = layout::beside(&data, "-wal");
-        Ok(Disk::len(&data)?.unwrap_or(0) + Disk::len(&log)?.unwrap_or(0))
+    pub fn database_size<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<u64> {
+        let database = self.0.ready(database.into())?;
+        let data = self.0.data(&database.entry);
+        let len = |path: &Path| Ok(Disk::len(path)?.unwrap_or(0));
+        let size = len(&data).and_then(|size| Ok(size + len(&layout::beside(&data, "-wal"))?));
+        self.0.hold(&database, size)
     }
 }
 
 impl Plane {
-    /// The row of a database that can be used.
-    fn ready(&self, name: &DatabaseName) -> Result<Entry> {
-        let entry = self.catalog.read(|rows| rows.settled_entry(name))?;
-        if entry.state == State::Draft {
-            let message = format!("database {name} is a draft: upload a file to it first");
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        Ok(entry)
-    }
-
     fn place(&self, entry: &Entry) -> PathBuf {
         self.layout.database(&entry.group_dir, &entry.database.name)
     }
@@ -402,38 +419,19 @@ impl Plane {
         layout::data(&self.place(entry))
     }
 
-    /// What governs the connections to a database that can be used, under its key if it is encrypted, and its row.
-    fn governed(&self, name: &DatabaseName, key: Option<&EncryptionKey>) -> Result<(Entry, CatalogGovernor)> {
-        let stamp = self.changes.stamp(Pair::of(name));
-        let entry = self.ready(name)?;
+    /// What governs the connections to a database that can be used, under its key if it is encrypted.
+    fn governor(&self, database: &Resolved, key: Option<&EncryptionKey>) -> Result<CatalogGovernor> {
         let (catalog, changes) = (Arc::clone(&self.catalog), Arc::clone(&self.changes));
-        let governor = CatalogGovernor::new((&self.disk, &self.clock), catalog, changes, &entry, stamp, key)?;
-        Ok((entry, governor))
+        let Resolved { entry, stamp } = database;
+        CatalogGovernor::new((&self.disk, &self.clock), catalog, changes, entry, *stamp, key)
     }
 
-    fn connect(&self, name: &DatabaseName, options: &ConnectOptions) -> Result<(Entry, Connection)> {
-        let (entry, governor) = self.governed(name, options.key())?;
-        if entry.database.block_reads {
+    fn connect(&self, database: &Resolved, options: &ConnectOptions) -> Result<Connection> {
+        let governor = self.governor(database, options.key())?;
+        if database.entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
-        match connect::open(&self.data(&entry), governor, options) {
-            Ok(connection) => Ok((entry, connection)),
-            // It may have been destroyed since its row was read.
-            Err(error) => match self.ready(name) {
-                Err(gone) if gone.kind() == ErrorKind::NotFound => Err(gone),
-                _ => Err(error),
-            },
-        }
-    }
-
-    /// Opens the database whose row was read before, and no other that has taken its name since.
-    fn connect_to(&self, entry: &Entry, options: &ConnectOptions) -> Result<Connection> {
-        let (now, connection) = self.connect(&entry.database.name, options)?;
-        if now.database.id == entry.database.id {
-            return Ok(connection);
-        }
-        let message = format!("database {} was destroyed meanwhile", entry.database.name);
-        Err(Error::new(ErrorKind::NotFound, message))
+        self.hold(database, connect::open(&self.data(&database.entry), governor, options))
     }
 
     /// Changes a database's row, and lets every open connection know. `change` names the database.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ControlPlane, Plane, history};
+use super::{ControlPlane, DatabaseRef, Plane, history};
 use crate::{
     archive::verify::{self, Subject},
     catalog::Entry,
@@ -11,7 +11,6 @@ use crate::{
     error::{Error, ErrorKind, Result},
     finding::Verified,
     layout::{ArchiveFile, ArchivePaths},
-    name::DatabaseName,
     page::{self, HEADER_LEN, Header, PageCodec},
     progress::{self, Watch},
     vfs,
@@ -55,31 +54,27 @@ impl ControlPlane {
     /// As for [`database_path`](Self::database_path); [`ErrorKind::WrongKey`]; [`ErrorKind::Busy`] for a database that is
     /// written too fast to be compared; [`ErrorKind::Cancelled`]. What is damaged is no error but a
     /// [finding](Verified::findings).
-    pub fn verify_database(
+    pub fn verify_database<'a>(
         &self,
-        name: &str,
+        database: impl Into<DatabaseRef<'a>>,
         options: &VerifyOptions,
         watch: &mut Watch<'_>,
     ) -> Result<Verified> {
-        self.0.verify(&name.parse()?, options, watch)
+        let database = self.0.ready(database.into())?;
+        let verified = self.0.verify(&database.entry, options, watch);
+        self.0.hold(&database, verified)
     }
 }
 
 impl Plane {
-    fn verify(
-        &self,
-        name: &DatabaseName,
-        options: &VerifyOptions,
-        watch: &mut Watch<'_>,
-    ) -> Result<Verified> {
-        let entry = self.ready(name)?;
-        let data = self.data(&entry);
-        let birth = history::birth(&entry)?;
+    fn verify(&self, entry: &Entry, options: &VerifyOptions, watch: &mut Watch<'_>) -> Result<Verified> {
+        let data = self.data(entry);
+        let birth = history::birth(entry)?;
         let key = options.key.as_ref().filter(|_| entry.database.cipher.is_some());
         let (teller, listener) = progress::line();
         let run = || {
             let teller = teller;
-            let (page_size, codec) = layout_of(&entry, &data, key)?;
+            let (page_size, codec) = layout_of(entry, &data, key)?;
             let lock_page = page::lock_page(page_size as usize);
             let is_authentic = |number: u32, page: &mut [u8]| match &codec {
                 // SQLite's lock bytes stand there, and nothing else.

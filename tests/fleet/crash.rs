@@ -82,7 +82,7 @@ fn operate(plane: &ControlPlane, file: &Path, random: &mut Random) {
         }),
     };
     if let Err(error) = answer {
-        let expected = [ErrorKind::AlreadyExists, ErrorKind::NotFound, ErrorKind::Busy];
+        let expected = [ErrorKind::AlreadyExists, ErrorKind::NotFound, ErrorKind::Destroyed, ErrorKind::Busy];
         assert!(expected.contains(&error.kind()), "{error:?}");
     }
 }

@@ -15,6 +15,7 @@ mod lists;
 mod model;
 mod outside;
 mod rename;
+mod resolved;
 mod root;
 mod support;
 mod upload;

@@ -1,0 +1,309 @@
+//! A name that goes to another database in the middle of a call: the call keeps to the database that it resolved.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use litefleet::{
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, ErrorKind,
+    ExportOptions, GroupChanges, RemoteEncryption, Seed, Timestamp, VerifyOptions, rusqlite::Connection,
+    unwatched,
+};
+
+use crate::support::{Fleet, count};
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// A plane over the root of a fleet. What is put into `next` runs once, when a call next reads the clock: after it has
+/// resolved its database, and before it opens the files.
+fn interrupted(fleet: &Fleet) -> (ControlPlane, Arc<Mutex<Option<Action>>>) {
+    let next = Arc::<Mutex<Option<Action>>>::default();
+    let waiting = Arc::clone(&next);
+    let clock = Arc::new(move || {
+        let action = waiting.lock().unwrap().take();
+        if let Some(action) = action {
+            thread::spawn(action).join().unwrap();
+        }
+        Timestamp::now()
+    });
+    (ControlPlane::builder().clock(clock).open(fleet.plane.root()).unwrap(), next)
+}
+
+/// Destroys `x` and creates another one, with rows of its own.
+fn replace(plane: &ControlPlane) {
+    plane.destroy_database("x").unwrap();
+    plane.create_database(CreateDatabaseInput::new("x", "default")).unwrap();
+    let connection = plane.connect("x", &Default::default()).unwrap();
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES ('new')").unwrap();
+}
+
+fn first_row(plane: &ControlPlane) -> String {
+    let connection = plane.connect("x", &Default::default()).unwrap();
+    connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap()
+}
+
+/// A fleet with a database `x`, and an instant at which that had a row.
+fn with_a_row() -> (Fleet, Timestamp) {
+    let fleet = Fleet::new();
+    fleet.create("x");
+    fleet.run("x", "CREATE TABLE t(a); INSERT INTO t VALUES ('old')");
+    let at = Timestamp::now();
+    fleet.run("x", "UPDATE t SET a = 'later'");
+    (fleet, at)
+}
+
+#[test]
+fn restore_in_place_leaves_a_database_that_took_the_name_alone() {
+    let (fleet, at) = with_a_row();
+    let (plane, next) = interrupted(&fleet);
+    let other = fleet.plane.clone();
+    *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
+    let error = plane.restore_database("x", at, &Default::default(), &mut unwatched).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Destroyed, "{error}");
+    assert_eq!(first_row(&fleet.plane), "new");
+}
+
+#[test]
+fn calls_fail_as_destroyed_where_another_database_takes_the_name() {
+    type Call = fn(&ControlPlane, Timestamp, &Path) -> litefleet::Result<()>;
+    let calls: [Call; 5] = [
+        |plane, at, _| plane.connect_at("x", at, &Default::default()).map(|_| ()),
+        |plane, at, path| plane.export_database("x", path, &ExportOptions::default().at(at), &mut unwatched),
+        |plane, at, _| {
+            let input = CreateDatabaseInput::new("y", "default").with_seed(Seed::database_at("x", at));
+            plane.create_database(input).map(|_| ())
+        },
+        |plane, _, _| plane.create_database(CreateDatabaseInput::fork("y", "x")).map(|_| ()),
+        |plane, _, _| plane.maintain_database("x", &mut unwatched).map(|_| ()),
+    ];
+    for (at, call) in calls.iter().enumerate() {
+        let (fleet, instant) = with_a_row();
+        let (plane, next) = interrupted(&fleet);
+        let other = fleet.plane.clone();
+        *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
+        let path = fleet.dir.path().join("exported.db");
+        let error = call(&plane, instant, &path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Destroyed, "call {at}: {error}");
+        assert!(!path.exists(), "call {at}");
+        assert_eq!(fleet.plane.get_database("y").unwrap_err().kind(), ErrorKind::NotFound, "call {at}");
+        assert_eq!(first_row(&fleet.plane), "new", "call {at}");
+        fleet.assert_no_debris();
+    }
+}
+
+#[test]
+fn a_call_by_id_never_acts_on_a_database_that_took_the_name() {
+    let (fleet, at) = with_a_row();
+    let plane = &fleet.plane;
+    let old = plane.get_database("x").unwrap();
+    replace(plane);
+    let path = fleet.dir.path().join("exported.db");
+    let main = fleet.connect("x");
+    let errors = [
+        plane.get_database(&old).unwrap_err(),
+        plane.group_of_database(&old).unwrap_err(),
+        plane.configure_database(&old, DatabaseChanges::default().block_writes(true)).unwrap_err(),
+        plane.connect(&old, &Default::default()).unwrap_err(),
+        plane.connect_at(&old, at, &Default::default()).unwrap_err(),
+        plane.attach(&main, &old, "other", None).unwrap_err(),
+        plane.points(&old, ..).unwrap_err(),
+        plane.restore_database(&old, at, &Default::default(), &mut unwatched).unwrap_err(),
+        plane.verify_database(&old, &VerifyOptions::default(), &mut unwatched).unwrap_err(),
+        plane.maintain_database(&old, &mut unwatched).unwrap_err(),
+        plane.export_database(&old, &path, &ExportOptions::default(), &mut unwatched).unwrap_err(),
+        plane.upload_database(&old, &b""[..]).unwrap_err(),
+        plane.database_path(&old).unwrap_err(),
+        plane.database_size(&old).unwrap_err(),
+        plane.destroy_database(&old).unwrap_err(),
+    ];
+    for (at, error) in errors.iter().enumerate() {
+        assert_eq!(error.kind(), ErrorKind::Destroyed, "call {at}: {error}");
+    }
+    assert!(!path.exists());
+    assert_eq!(first_row(plane), "new");
+    assert!(!plane.get_database("x").unwrap().block_writes);
+    plane.destroy_database(&plane.get_database("x").unwrap()).unwrap();
+}
+
+#[test]
+fn a_group_by_id_is_the_same_under_another_name() {
+    let fleet = Fleet::new();
+    let group = fleet.plane.get_group("default").unwrap();
+    fleet.plane.rename_group(&group, "first").unwrap();
+    fleet.plane.create_group("default").unwrap();
+    let changes = GroupChanges::default().delete_protection(true).history_window("7d".parse().unwrap());
+    assert_eq!(fleet.plane.configure_group(&group, changes).unwrap().name.as_str(), "first");
+    assert!(fleet.plane.get_group("first").unwrap().delete_protection);
+    assert!(!fleet.plane.get_group("default").unwrap().delete_protection);
+    assert_eq!(fleet.plane.destroy_group(&group).unwrap_err().kind(), ErrorKind::Protected);
+    fleet.plane.protect_group(&group, false).unwrap();
+    fleet.plane.destroy_group(&group).unwrap();
+    assert_eq!(fleet.plane.get_group(&group).unwrap_err().kind(), ErrorKind::NotFound);
+    fleet.plane.get_group("default").unwrap();
+}
+
+#[test]
+fn a_groups_configuration_changes_as_a_whole() {
+    let fleet = Fleet::new();
+    let windows = ["1d".parse().unwrap(), "2d".parse().unwrap()];
+    let change = |turn: usize| {
+        let changes = GroupChanges::default().delete_protection(turn == 1).history_window(windows[turn]);
+        fleet.plane.configure_group("default", changes).unwrap();
+    };
+    change(0);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for turn in 0..60 {
+                change(turn % 2);
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        while !is_over.load(Ordering::SeqCst) {
+            let group = fleet.plane.get_group("default").unwrap();
+            assert_eq!(group.history_window, windows[usize::from(group.delete_protection)]);
+        }
+    });
+}
+
+/// A plain database, or one that is encrypted under a key.
+fn input(name: &str, key: Option<&EncryptionKey>) -> CreateDatabaseInput {
+    let input = CreateDatabaseInput::new(name, "default");
+    match key {
+        Some(key) => input.with_encryption(RemoteEncryption::new(key.clone(), Cipher::Aegis256).unwrap()),
+        None => input,
+    }
+}
+
+/// Runs every call while databases of one name come and go, each of which has its own number in all of its rows.
+fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
+    const ROUNDS: usize = 12;
+    let fleet = Fleet::new();
+    let options =
+        key.map_or_else(ConnectOptions::default, |key| ConnectOptions::default().encryption_key(key.clone()));
+    let create = |number: usize| {
+        fleet.plane.create_database(input("x", key)).unwrap();
+        let connection = fleet.plane.connect("x", &options).unwrap();
+        connection.execute_batch(&format!("CREATE TABLE t(a); INSERT INTO t VALUES ({number})")).unwrap();
+        connection.execute_batch(&format!("INSERT INTO t VALUES ({number})")).unwrap();
+    };
+    create(0);
+    let is_over = AtomicBool::new(false);
+    let check_one = |connection: &Connection| {
+        // A table that is not there yet, and statements of a connection whose database is gone.
+        if let Ok(numbers) =
+            connection.query_row("SELECT count(DISTINCT a) FROM t", [], |row| row.get::<_, i64>(0))
+        {
+            assert!(numbers <= 1, "rows of {numbers} databases");
+        }
+    };
+    let main = {
+        fleet.plane.create_database(input("main", key)).unwrap();
+        fleet.plane.connect("main", &options).unwrap()
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0;
+            while !is_over.load(Ordering::SeqCst) {
+                number += 1;
+                fleet.plane.destroy_database("x").unwrap();
+                create(number);
+            }
+        });
+        let gone = |call: &str, result: litefleet::Result<()>| {
+            if let Err(error) = result {
+                // The instant of a restore may lie before the birth of the database that has the name now.
+                let is_gone = matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Destroyed | ErrorKind::OutsideWindow | ErrorKind::Busy
+                );
+                assert!(is_gone, "{call}: {:?}: {error}", error.kind());
+            }
+        };
+        let plane = &fleet.plane;
+        for round in 0..ROUNDS {
+            let name = format!("fork-{round}");
+            let path = fleet.dir.path().join(&name);
+            gone("connect", plane.connect("x", &options).map(|connection| check_one(&connection)));
+            gone("attach", plane.attach(&main, "x", "other", key));
+            let _detached = main.execute_batch("DETACH other");
+            gone("points", plane.points("x", ..).map(|_| ()));
+            let now = Timestamp::now();
+            gone("view", plane.connect_at("x", now, &options).map(|(connection, _)| check_one(&connection)));
+            gone("restore", plane.restore_database("x", now, &options, &mut unwatched).map(|_| ()));
+            gone("maintain", plane.maintain_database("x", &mut unwatched).map(|_| ()));
+            let verify = key.map_or_else(VerifyOptions::default, |key| {
+                VerifyOptions::default().encryption_key(key.clone())
+            });
+            gone(
+                "verify",
+                plane.verify_database("x", &verify, &mut unwatched).map(|verified| {
+                    assert!(verified.findings.is_empty(), "{:?}", verified.findings);
+                }),
+            );
+            for at in [None, Some(now)] {
+                let mut export = ExportOptions::default().decrypt(key.is_some());
+                if let Some(key) = key {
+                    export = export.encryption_key(key.clone());
+                }
+                if let Some(at) = at {
+                    export = export.at(at);
+                }
+                let exported = plane.export_database("x", &path, &export, &mut unwatched);
+                gone(
+                    "export",
+                    exported.map(|()| {
+                        check_one(&Connection::open(&path).unwrap());
+                        fs::remove_file(&path).unwrap();
+                    }),
+                );
+                let seed = at.map_or_else(|| Seed::database("x"), |at| Seed::database_at("x", at));
+                let fork = input(&name, key).with_seed(seed);
+                gone(
+                    "fork",
+                    plane.create_database(fork).map(|made| {
+                        check_one(&plane.connect(&made, &options).unwrap());
+                        plane.destroy_database(&made).unwrap();
+                    }),
+                );
+            }
+        }
+        is_over.store(true, Ordering::SeqCst);
+    });
+    let connection = fleet.plane.connect("x", &options).unwrap();
+    assert_eq!(count(&connection, "SELECT count(DISTINCT a) FROM t"), 1);
+}
+
+#[test]
+fn calls_on_plain_databases_that_come_and_go_fail_as_gone_only() {
+    calls_among_databases_that_come_and_go(None);
+}
+
+#[test]
+fn calls_on_encrypted_databases_that_come_and_go_fail_as_gone_only() {
+    calls_among_databases_that_come_and_go(Some(&EncryptionKey::from_bytes(&[7; 32]).unwrap()));
+}
+
+#[test]
+fn an_upload_to_a_draft_that_was_replaced_fails_as_destroyed() {
+    let fleet = Fleet::new();
+    let draft = || {
+        let input = CreateDatabaseInput::new("x", "default").with_seed(Seed::DatabaseUpload);
+        fleet.plane.create_database(input).unwrap()
+    };
+    let first = draft();
+    fleet.plane.destroy_database(&first).unwrap();
+    let second = draft();
+    let path = fleet.dir.path().join("some.db");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+    let error = fleet.plane.upload_database(&first, fs::File::open(&path).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Destroyed, "{error}");
+    fleet.plane.upload_database(&second, fs::File::open(&path).unwrap()).unwrap();
+    assert_eq!(count(&fleet.connect("x"), "SELECT count(*) FROM t"), 0);
+}
