@@ -48,6 +48,9 @@ pub enum ErrorKind {
     DiskFull,
     /// The operating system refused.
     Io,
+    /// The directory of the control plane, or its catalog, is not the one that was opened: it was replaced or removed. Open
+    /// the control plane again.
+    Replaced,
     /// SQLite refused a statement, for a reason that is not one of the above.
     Sql,
 }
@@ -73,6 +76,7 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::DiskFull => "disk_full",
             Self::Io => "io",
+            Self::Replaced => "replaced",
             Self::Sql => "sql",
         }
     }
@@ -197,6 +201,14 @@ impl Error {
     #[cold]
     pub(crate) fn io_at(doing: impl fmt::Display, path: &Path, source: io::Error) -> Self {
         Self::naming(io_kind(&source), path, |file| format!("{doing} {file}: {source}")).caused_by(source)
+    }
+
+    /// The root of a fleet or its catalog, in `path`, is not what was opened.
+    #[cold]
+    pub(crate) fn replaced(path: &Path) -> Self {
+        Self::naming(ErrorKind::Replaced, path, |file| {
+            format!("{file} was replaced or removed after it was opened; open the control plane again")
+        })
     }
 
     #[cold]

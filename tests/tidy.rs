@@ -69,7 +69,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wal",
         ],
     ),
-    ("changes", &["disk", "error", "layout", "name", "vfs"]),
+    ("changes", &["disk", "error", "layout", "name", "time"]),
     (
         "catalog",
         &["api", "cipher", "disk", "error", "layout", "name", "page", "size", "sqlite", "time", "window"],
@@ -124,6 +124,7 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/cli/shell.rs",
             "src/cli/tour.rs",
             "src/http/access.rs",
+            "src/http/dir.rs",
             "src/http/export.rs",
         ],
     ),

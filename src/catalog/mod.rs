@@ -26,6 +26,9 @@ use crate::{
 /// How long a transaction waits for another process's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The permissions of a new catalog, from which the umask is taken away: those that SQLite gives.
+const FILE_MODE: u32 = 0o644;
+
 /// Connections for reading that are kept open.
 const READERS_MAX: usize = 8;
 
@@ -40,7 +43,10 @@ pub(crate) enum Durability {
 
 #[derive(Debug)]
 pub(crate) struct Catalog {
+    disk: Disk,
     path: PathBuf,
+    /// The file that is open, which may be at that path no longer.
+    inode: Option<(u64, u64)>,
     domain: String,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
@@ -48,15 +54,37 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     /// Opens the catalog at `path`, and makes it if there is none. Databases get host names in `domain`.
-    pub(crate) fn open(path: PathBuf, domain: String) -> Result<Self> {
+    pub(crate) fn open(disk: &Disk, path: PathBuf, domain: String) -> Result<Self> {
         check_place(&path)?;
+        if Disk::len(&path)?.is_none() {
+            // SQLite would leave it with root where root opens the fleet of another user first.
+            disk.create_with(&path, FILE_MODE)?;
+        }
         let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         schema::prepare(&writer)?;
-        Ok(Self { path, domain, writer: Mutex::new(writer), readers: Mutex::default() })
+        let inode = Disk::inode(&path);
+        Ok(Self {
+            disk: disk.clone(),
+            path,
+            inode,
+            domain,
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+        })
+    }
+
+    /// Fails with [`ErrorKind::Replaced`] if the catalog is not the file that was opened, in the directory that was opened.
+    fn check(&self) -> Result<()> {
+        self.disk.check_root()?;
+        if Disk::is_at(&self.path, self.inode) {
+            return Ok(());
+        }
+        Err(Error::replaced(&self.path))
     }
 
     /// Runs `run`, which sees each row as it is when it is read.
     pub(crate) fn read<T>(&self, run: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
+        self.check()?;
         // No lock is held while `run` runs: it may be called by the VFS in the middle of a host's own transaction.
         let pooled = lock(&self.readers).pop();
         let connection = match pooled {
@@ -85,7 +113,10 @@ impl Catalog {
         };
         writer.prepare_cached(synchronous).and_then(|mut pragma| pragma.execute([])).map_err(failed)?;
         let transaction = Transaction::new(&mut writer, TransactionBehavior::Immediate).map_err(failed)?;
+        // What is decided here acts on files. Nobody may act on those of another fleet by the word of a catalog that is gone.
+        self.check()?;
         let result = run(&Rows { connection: &transaction, domain: &self.domain })?;
+        self.check()?;
         transaction.commit().map_err(failed)?;
         Ok(result)
     }
@@ -146,7 +177,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     fn open(path: PathBuf) -> Result<Catalog> {
-        Catalog::open(path, "localhost".into())
+        Catalog::open(&Disk::default(), path, "localhost".into())
     }
 
     #[test]

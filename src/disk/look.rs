@@ -34,6 +34,11 @@ impl Disk {
         }
     }
 
+    /// The size of an open file.
+    pub(crate) fn len_of(file: &File, path: &Path) -> Result<u64> {
+        file.metadata().map(|found| found.len()).map_err(|error| failed("looking at", path, error))
+    }
+
     /// The size of a file, found without opening it; nothing if it is not there.
     pub(crate) fn len(path: &Path) -> Result<Option<u64>> {
         match fs::metadata(path) {

@@ -8,6 +8,8 @@ mod copy;
 mod dirs;
 mod files;
 mod look;
+mod owner;
+mod root;
 
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -15,6 +17,7 @@ use rustix::io::Errno;
 
 pub(crate) use dirs::DirLock;
 pub(crate) use look::identity;
+use root::Root;
 
 use crate::error::Error;
 
@@ -45,17 +48,18 @@ pub type Hook = dyn Fn(Step, &Path) -> io::Result<()> + Send + Sync;
 #[derive(Clone, Default)]
 pub(crate) struct Disk {
     hook: Option<Arc<Hook>>,
+    root: Option<Arc<Root>>,
 }
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Disk").field("hooked", &self.hook.is_some()).finish()
+        f.debug_struct("Disk").field("hooked", &self.hook.is_some()).field("root", &self.root).finish()
     }
 }
 
 impl Disk {
     pub(crate) fn with_hook(hook: Arc<Hook>) -> Self {
-        Self { hook: Some(hook) }
+        Self { hook: Some(hook), root: None }
     }
 
     /// Runs one step, unless the hook lets it fail.
@@ -85,5 +89,6 @@ fn no_such_way(error: &io::Error) -> bool {
 
 #[cold]
 fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
-    Error::io_at(doing, path, error)
+    // What a path inside the root leads to may be this crate's own reason.
+    error.downcast::<Error>().unwrap_or_else(|error| Error::io_at(doing, path, error))
 }

@@ -105,8 +105,7 @@ impl Plane {
                 }
             }
             rows.mark_group_deleting(uuid, true)?;
-            self.begin_all(&entries, begun);
-            Ok(())
+            self.begin_all(&entries, begun)
         })?;
         self.finish_destroy_group(uuid).inspect_err(|_| {
             let _swept_later = self.change_all(|rows, begun| {
@@ -117,7 +116,7 @@ impl Plane {
                 let has_files = entries.iter().any(|entry| entry.has_files);
                 if !has_files || Disk::exists(&self.layout.group(&dir))? {
                     rows.mark_group_deleting(uuid, false)?;
-                    self.begin_all(&entries, begun);
+                    self.begin_all(&entries, begun)?;
                 }
                 Ok(())
             });

@@ -139,7 +139,7 @@ impl ControlPlane {
             rows.configure_group(&group.uuid, changes.delete_protection, changes.history_window)?;
             // Whether it is protected is not known to connections.
             if changes.history_window.is_some() {
-                self.0.begin_all(&rows.entries_of_group(&group.uuid)?, begun);
+                self.0.begin_all(&rows.entries_of_group(&group.uuid)?, begun)?;
             }
             rows.group_by_id(&group.uuid)
         })
@@ -205,10 +205,13 @@ impl Plane {
     }
 
     /// Begins a change of each of these databases.
-    pub(super) fn begin_all(&self, entries: &[Entry], begun: &mut Vec<Begun>) {
+    pub(super) fn begin_all(&self, entries: &[Entry], begun: &mut Vec<Begun>) -> Result<()> {
         let mut pairs: Vec<_> = entries.iter().map(|entry| Pair::of(&entry.database.name)).collect();
         pairs.sort_unstable();
         pairs.dedup();
-        begun.extend(pairs.into_iter().map(|pair| self.changes.begin(pair)));
+        for pair in pairs {
+            begun.push(self.changes.begin(pair)?);
+        }
+        Ok(())
     }
 }

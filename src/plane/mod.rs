@@ -77,21 +77,19 @@ impl ControlPlaneBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] if a newer version of this crate wrote the root, [`ErrorKind::Invalid`] if
-    /// something else lies there, and what the disk may answer.
+    /// something else lies there, [`ErrorKind::Io`] if a symbolic link is in the place of a directory of the root, and what
+    /// the disk may answer.
     pub fn open(self, root: impl AsRef<Path>) -> Result<ControlPlane> {
-        let disk = self.disk;
-        disk.make_dirs(root.as_ref())?;
+        self.disk.make_dirs(root.as_ref())?;
         let layout = Layout::new(Disk::canonical(root.as_ref())?);
+        let disk = self.disk.within(layout.root())?;
         // One process at a time opens a root, so that only one makes what is not there yet.
         let opening = Disk::wait_for_dir(layout.root())?;
         disk.make_dir(&layout.staging())?;
         disk.make_dir(&layout.trash())?;
-        let catalog = Catalog::open(layout.control(), self.domain)?;
+        let catalog = Catalog::open(&disk, layout.control(), self.domain)?;
         let changes = Changes::open(&disk, &layout, &id::new_id(Timestamp::now()))?;
-        catalog.write(Durability::Lazy, |_| {
-            changes.settle();
-            Ok(())
-        })?;
+        catalog.write(Durability::Lazy, |_| changes.settle())?;
         disk.sync_dir(layout.root())?;
         drop(opening);
         let plane = ControlPlane(Arc::new(Plane {
@@ -110,6 +108,9 @@ impl ControlPlaneBuilder {
 ///
 /// It is cheap to clone, and may be used from any number of threads. Any number of processes may open the same
 /// directory at once.
+///
+/// If the directory or its catalog is replaced or removed meanwhile, every call fails with [`ErrorKind::Replaced`] and changes
+/// no file. Connections that are open keep the file that they have, and the configuration that they know.
 ///
 /// Every call that changes something is done, and on the disk, when it returns; one that fails leaves nothing
 /// behind. What a killed process left half done is settled by the next [`open`](Self::open).
@@ -442,7 +443,7 @@ impl Plane {
         let mut begun = None;
         let result = self.catalog.write(Durability::Full, |rows| {
             let (name, result) = change(rows)?;
-            begun = Some(self.changes.begin(Pair::of(&name)));
+            begun = Some(self.changes.begin(Pair::of(&name))?);
             Ok(result)
         });
         if let Some(begun) = &begun {

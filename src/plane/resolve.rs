@@ -149,6 +149,7 @@ impl Plane {
             let message = format!("database {name} is a draft: upload a file to it first");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
+        self.disk.check_own(&self.data(&resolved.entry))?;
         Ok(resolved)
     }
 
@@ -157,7 +158,7 @@ impl Plane {
     pub(super) fn hold<T>(&self, database: &Resolved, result: Result<T>) -> Result<T> {
         let Resolved { entry, stamp } = database;
         let name = &entry.database.name;
-        // Reading two words of shared memory: the row is as it was read.
+        // Reading two counters: the row is as it was read.
         if result.is_ok() && stamp.is_some() && *stamp == self.changes.stamp(Pair::of(name)) {
             return result;
         }
