@@ -144,6 +144,11 @@ impl ArchivePaths {
         &self.dir
     }
 
+    /// The database file, whose owner and mode the files of its history have.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.with_file_name("data.db")
+    }
+
     pub(crate) fn live_stamps(&self) -> PathBuf {
         self.dir.join("live.stamps")
     }

@@ -136,7 +136,7 @@ impl Maintenance<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<()> {
         self.disk.remove(path)?;
-        let file = self.disk.create(path)?;
+        let file = self.disk.create_like(path, self.data)?;
         let mut frames = Frames::new().map_err(failed)?;
         let mut table = SeekTable::default();
         let (mut buffer, mut written) = (Vec::new(), Vec::new());

@@ -41,7 +41,8 @@ pub(super) fn log(
     if let Some(disk) = disk.filter(|_| log.salts == generation.salts) {
         // A name that no other generation's file has while it is written.
         let beside = paths.dir().join(format!("index-{}.new", generation.sequence));
-        let _read_again_next_time = sums::write(disk, &path, &beside, &encode(&log, generation));
+        let _read_again_next_time =
+            sums::write(disk, &path, &beside, &encode(&log, generation), &paths.data());
     }
     Ok(Some(log))
 }
@@ -69,7 +70,7 @@ pub(super) fn note_does_not_shrink(
         // A reader may be writing the same index.
         let beside = paths.dir().join(format!("shrinks-{}.new", generation.sequence));
         let path = paths.file(generation.sequence, ArchiveFile::Index);
-        let _found_again_next_time = sums::write(disk, &path, &beside, &words);
+        let _found_again_next_time = sums::write(disk, &path, &beside, &words, &paths.data());
     }
     Ok(())
 }

@@ -146,7 +146,7 @@ impl Maintenance<'_> {
                 // The database itself has what the logs do not lead to, whenever a log has ended.
                 let wanted = ArchivePaths::of(self.data).wanted();
                 if !Disk::exists(&wanted)? {
-                    self.disk.create(&wanted)?;
+                    self.disk.create_like(&wanted, self.data)?;
                 }
                 Err(no_snapshot(&error, Timestamp::from_micros(from)?))
             }
@@ -188,7 +188,7 @@ impl Maintenance<'_> {
         let paths = ArchivePaths::of(self.data);
         let beside = paths.dir().join("maintained.new");
         self.disk.remove(&beside)?;
-        let file = self.disk.create(&beside)?;
+        let file = self.disk.create_like(&beside, self.data)?;
         let written = past.read_all(watch, |bytes, at| self.disk.write_at(&file, &beside, bytes, at));
         if let Err(error) = written.and_then(|()| self.disk.sync_file(&file, &beside)) {
             let _removed_next_time = self.disk.remove(&beside);

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &Generation) -> Result<()> {
     let beside = paths.dir().join("snapshot.new");
     disk.remove(&beside)?;
-    let target = disk.create(&beside)?;
+    let target = disk.create_like(&beside, data)?;
     let source = open(data)?;
     let len = Disk::len(data)?.unwrap_or(0);
     if !disk.clone_file(&source, &target, &beside)?

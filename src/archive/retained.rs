@@ -46,7 +46,7 @@ impl Retained {
     pub(super) fn write(&self, disk: &Disk, paths: &ArchivePaths) -> Result<()> {
         let words = [MAGIC, self.from, low(self.database), low(self.database >> 64)];
         let (path, beside) = (paths.retained(), paths.dir().join("retained.new"));
-        let file = sums::write_beside(disk, &beside, &words)?;
+        let file = sums::write_beside(disk, &beside, &words, &paths.data())?;
         disk.sync_file(&file, &beside)?;
         disk.rename(&beside, &path)?;
         disk.sync_dir(paths.dir())

@@ -118,6 +118,6 @@ impl Snapshot {
         }
         disk.remove(&sum_path)?;
         disk.rename(written, &path)?;
-        sums::write(disk, &sum_path, &layout::beside(written, "-sum"), &words)
+        sums::write(disk, &sum_path, &layout::beside(written, "-sum"), &words, &paths.data())
     }
 }

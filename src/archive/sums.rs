@@ -30,18 +30,18 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<Word>>> {
 }
 
 /// Puts a file of words in its place, whole.
-pub(super) fn write(disk: &Disk, path: &Path, beside: &Path, words: &[Word]) -> Result<()> {
-    write_beside(disk, beside, words)?;
+pub(super) fn write(disk: &Disk, path: &Path, beside: &Path, words: &[Word], data: &Path) -> Result<()> {
+    write_beside(disk, beside, words, data)?;
     disk.rename(beside, path)
 }
 
-/// Writes a file of words, which is not in its place yet.
-pub(super) fn write_beside(disk: &Disk, beside: &Path, words: &[Word]) -> Result<File> {
+/// Writes a file of words, which is not in its place yet, with the owner and the mode of the database file `data`.
+pub(super) fn write_beside(disk: &Disk, beside: &Path, words: &[Word], data: &Path) -> Result<File> {
     let mut bytes = stamps::bytes(words);
     let sum = xxh3_64(&bytes);
     bytes.extend(sum.to_le_bytes());
     disk.remove(beside)?;
-    let file = disk.create(beside)?;
+    let file = disk.create_like(beside, data)?;
     disk.write_at(&file, beside, &bytes, 0)?;
     Ok(file)
 }

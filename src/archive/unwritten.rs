@@ -32,7 +32,7 @@ pub(crate) fn mark(disk: &Disk, data: &Path) -> Result<()> {
     let path = layout::unwritten(data);
     let state = state_of(data)?.unwrap_or(FileState { len: 0, changed_at: 0 });
     let words = [MAGIC, state.len, state.changed_at.cast_unsigned(), sum_of(data, state.len)?];
-    let file = sums::write_beside(disk, &path, &words)?;
+    let file = sums::write_beside(disk, &path, &words, data)?;
     disk.sync_file(&file, &path)
 }
 

@@ -7,9 +7,9 @@
 //! | `read-only-token` | one that is good for looking only |
 
 use std::{
-    fs::{DirBuilder, OpenOptions, Permissions},
+    fs::{OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{
     body::Claims,
+    dir::PrivateDir,
     refusal::{Answer, Refusal},
 };
 use crate::{Database, Error, ErrorKind, Group, Result, Timestamp};
@@ -130,12 +131,12 @@ pub(super) struct Tokens {
     signing: EncodingKey,
     checking: DecodingKey,
     rotations: Mutex<Connection>,
-    dir: PathBuf,
+    dir: PrivateDir,
 }
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Tokens").field("dir", &self.dir.path).finish_non_exhaustive()
     }
 }
 
@@ -148,11 +149,12 @@ fn io_failed(path: &Path, error: io::Error) -> Error {
 }
 
 /// Writes a file that nobody but its owner can read, whole or not at all.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+fn write_private(dir: &PrivateDir, path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     // A file that was left there may be open to others.
     file.set_permissions(Permissions::from_mode(0o600))?;
+    dir.give(&file)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&new, path)?;
@@ -162,15 +164,15 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 impl Tokens {
     /// Those of the fleet in `root`. Its secret is made if there is none.
     pub(super) fn open(root: &Path) -> Result<Self> {
-        let dir = root.join(".http");
-        DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(|error| io_failed(&dir, error))?;
-        let path = dir.join("access.db");
+        let dir = PrivateDir::of(root)?;
+        let path = dir.path.join("access.db");
         // Only one that is new: closing a file that SQLite has open elsewhere in this process would drop its locks.
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(io_failed(&path, error));
             }
-            _ => {}
+            Err(_) => {}
+            Ok(file) => dir.give(&file).map_err(|error| io_failed(&path, error))?,
         }
         let connection = Connection::open(&path).map_err(failed)?;
         connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
@@ -204,7 +206,7 @@ impl Tokens {
 
     /// The file with a token of the organization, which is made if there is none that is good.
     pub(super) fn organization_token_file(&self, access: Access) -> Result<PathBuf> {
-        let path = self.dir.join(match access {
+        let path = self.dir.path.join(match access {
             Access::ReadOnly => "read-only-token",
             Access::Full => "token",
         });
@@ -212,7 +214,8 @@ impl Tokens {
         let caller = self.claims(held.trim()).and_then(|claims| self.caller(claims));
         if !caller.is_ok_and(|caller| caller.access == access) {
             let token = self.mint(&Subject::Organization, access, None)?;
-            write_private(&path, &format!("{token}\n")).map_err(|error| io_failed(&path, error))?;
+            write_private(&self.dir, &path, &format!("{token}\n"))
+                .map_err(|error| io_failed(&path, error))?;
         }
         Ok(path)
     }

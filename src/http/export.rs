@@ -5,9 +5,8 @@
 //! is swept by the next that finds the directory unused.
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::File,
     io::{self, Read},
-    os::unix::fs::DirBuilderExt,
     path::Path,
     time::Duration,
 };
@@ -24,6 +23,7 @@ use super::{
     access::Access,
     body::{ExportQuery, KeyHeader},
     databases::instant,
+    dir::PrivateDir,
     history::database_for,
     openapi::{Conflict, Missing, NoRoom, Refused},
     refusal::{Answer, Refusal},
@@ -111,10 +111,9 @@ fn written(
     options: &ExportOptions,
     going: &Going,
 ) -> Answer<File> {
-    let dir = plane.root().join(".http/exports");
-    DirBuilder::new().mode(0o700).recursive(true).create(&dir).map_err(failed)?;
-    let _held = hold(&dir).map_err(failed)?;
-    let path = dir.join(format!("{}.db", uuid::Uuid::now_v7()));
+    let dir = PrivateDir::of(plane.root())?.inner("exports")?;
+    dir.hold().map_err(failed)?;
+    let path = dir.path.join(format!("{}.db", uuid::Uuid::now_v7()));
     plane.export_database(database, &path, options, &mut *going.watch())?;
     let file = File::open(&path);
     std::fs::remove_file(&path).and(file).map_err(failed)
@@ -123,20 +122,7 @@ fn written(
 /// Removes what dead processes left, if nobody writes an export now.
 pub(super) fn sweep(root: &Path) {
     // What cannot be removed now keeps nobody from serving.
-    let _swept_later = hold(&root.join(".http/exports"));
-}
-
-/// Holds the directory for one who writes there, together with all others who do. Who is alone sweeps it first.
-fn hold(dir: &Path) -> io::Result<File> {
-    let held = File::open(dir)?;
-    if held.try_lock().is_ok() {
-        for left in std::fs::read_dir(dir)? {
-            std::fs::remove_file(left?.path())?;
-        }
-        held.unlock()?;
-    }
-    held.lock_shared()?;
-    Ok(held)
+    let _swept_later = PrivateDir::of(root).and_then(|dir| dir.inner("exports")).map(|dir| dir.hold());
 }
 
 /// Passes a file on, part by part, for as long as somebody takes them.

@@ -41,6 +41,7 @@ mod body;
 mod chunked;
 mod chunks;
 mod databases;
+mod dir;
 mod expiration;
 mod export;
 mod groups;

@@ -86,7 +86,7 @@ impl From<Error> for Refusal {
             ErrorKind::NotFound | ErrorKind::Destroyed => StatusCode::NOT_FOUND,
             ErrorKind::AlreadyExists | ErrorKind::Protected | ErrorKind::Blocked => StatusCode::CONFLICT,
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorKind::Busy | ErrorKind::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Busy | ErrorKind::Cancelled | ErrorKind::Replaced => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
             ErrorKind::Invalid
             | ErrorKind::KeyRequired

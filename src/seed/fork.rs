@@ -82,7 +82,7 @@ pub(crate) fn write(
             reseal::finish(disk, path, Some(&target), size_limit, watch)
         }
         Way::Anew(target) => {
-            reseal::vacuum_into(source.connection, path, target.as_ref(), watch)?;
+            reseal::vacuum_into(disk, source.connection, path, target.as_ref(), watch)?;
             reseal::finish(disk, path, target.as_ref(), size_limit, watch)
         }
     }

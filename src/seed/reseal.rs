@@ -25,6 +25,7 @@ const PAGES_A_TICK: u32 = 4096;
 
 /// Writes all rows of the database that `source` is open on into a new file, sealed as `target` says or plain.
 pub(crate) fn vacuum_into(
+    disk: &Disk,
     source: Connection,
     path: &Path,
     target: Option<&Target>,
@@ -36,6 +37,8 @@ pub(crate) fn vacuum_into(
     });
     // `reserve` is known to `VACUUM INTO` alone.
     let uri = format!("file:{}?reserve={reserved}", encoded(path)?);
+    // SQLite writes into an empty file, and would leave one that it makes itself with root.
+    disk.create(path)?;
     let (source, done) = watched(source, Phase::Copy, watch, |source| {
         source
             .set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)

@@ -83,7 +83,7 @@ pub(crate) fn write(
                 reseal::finish(disk, path, Some(&target), size_limit, watch)?;
             }
             Way::Anew(target) => {
-                lay_out_anew(&staged, seal.zip(source.key), path, target.as_ref(), watch)?;
+                lay_out_anew(disk, &staged, seal.zip(source.key), path, target.as_ref(), watch)?;
                 disk.remove(&staged)?;
                 reseal::finish(disk, path, target.as_ref(), size_limit, watch)?;
             }
@@ -257,6 +257,7 @@ fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Resul
 
 /// Has SQLite lay the rows of a staged file out anew.
 fn lay_out_anew(
+    disk: &Disk,
     staged: &Path,
     sealed: Option<(Seal, &EncryptionKey)>,
     path: &Path,
@@ -268,5 +269,5 @@ fn lay_out_anew(
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let connection = vfs::open(staged, flags, Arc::new(Unruled::reading(sealing)))
         .map_err(|not_opened| connect::explain_open(staged, not_opened))?;
-    reseal::vacuum_into(connection, path, target, watch)
+    reseal::vacuum_into(disk, connection, path, target, watch)
 }

@@ -122,7 +122,7 @@ pub(crate) fn write(
     } else {
         // Another connection: the check may have taught the first to take any collation for a plain one, and what would
         // be sorted by that is lost.
-        reseal::vacuum_into(open()?, path, Some(target), watch)?;
+        reseal::vacuum_into(disk, open()?, path, Some(target), watch)?;
     }
     drop(pages);
     drop(file);

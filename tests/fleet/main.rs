@@ -15,6 +15,7 @@ mod links;
 mod lists;
 mod model;
 mod outside;
+mod owner;
 mod rename;
 mod replaced;
 mod resolved;

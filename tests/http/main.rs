@@ -14,5 +14,6 @@ mod operation;
 mod page;
 mod pasted;
 mod paths;
+mod private;
 mod server;
 mod uploads;

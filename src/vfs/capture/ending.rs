@@ -91,7 +91,7 @@ impl Capture {
         }
         let beside = self.paths.dir().join("segment.new");
         self.disk().remove(&beside)?;
-        let copy = self.disk().create(&beside)?;
+        let copy = self.disk().create_like(&beside, &self.data)?;
         if self.disk().clone_file(&file, &copy, &beside)? {
             self.disk().set_len(&copy, &beside, len)?;
         } else if self.disk().copy(&file, &copy, &beside, len, |_| true)? < len {

@@ -376,7 +376,7 @@ impl Capture {
         let is_taken = self.is_snapshot_wanted(&generation)? && self.take_snapshot(&generation).is_ok();
         let beside = self.paths.dir().join("live.new");
         self.disk().remove(&beside)?;
-        let file = self.disk().create(&beside)?;
+        let file = self.disk().create_like(&beside, &self.data)?;
         self.disk().allocate(&file, &beside, FILE_LEN)?;
         self.disk().write_at(&file, &beside, &crate::stamps::bytes(&generation.encode()), 0)?;
         self.disk().rename(&beside, &self.paths.live_stamps())?;
@@ -475,7 +475,7 @@ impl Capture {
 
     /// Makes the directory of the archive, if there is none.
     fn make_dir(&self) -> Result<()> {
-        if self.disk().make_dir(self.paths.dir())?
+        if self.disk().make_dir_like(self.paths.dir(), &self.data)?
             && let Some(dir) = self.data.parent()
         {
             self.flush_later(dir.to_owned());
