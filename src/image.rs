@@ -96,6 +96,26 @@ struct Overlay {
     damaged: Option<u64>,
 }
 
+impl Surroundings {
+    /// The bytes of the file that belong to the database: those that its header counts and, for an interrupted transaction,
+    /// those that it had before. All other pages are in the log.
+    fn database_len(&self, header: &page::Header) -> u64 {
+        let (file_len, ..) = self.data;
+        let before = self.journal.as_ref().map_or(0, Journal::database_len);
+        file_len.min(header.database_len(file_len).max(before))
+    }
+}
+
+impl Journal {
+    /// The size of the database before the transaction, which rolling back cuts it to; 0 if the journal does not tell.
+    fn database_len(&self) -> u64 {
+        if !self.head.starts_with(&page::JOURNAL_MAGIC) {
+            return 0;
+        }
+        u64::from(page::be32(&self.head, 16)) * u64::from(page::be32(&self.head, 24))
+    }
+}
+
 impl Copy<'_> {
     /// Makes the copy, which is not flushed to the disk, and returns its size in bytes.
     ///
@@ -133,11 +153,15 @@ impl Copy<'_> {
         if *locked {
             return Ok(None);
         }
-        let (len, ..) = before.data;
+        let (file_len, ..) = before.data;
+        let len = before.database_len(&header);
         self.admit(len)?;
         let mut go_on = |done| progress::tell(watch, Phase::Copy, done, Some(len));
         if self.copy(&source, target, len, &mut go_on)? < len {
             return Ok(None);
+        }
+        if len < file_len {
+            self.set_len(target, len)?;
         }
         progress::tell(watch, Phase::Copy, len, Some(len))?;
         let mut size = len;
@@ -360,17 +384,29 @@ fn is_committed_beyond(log: &File, header: &wal::Header, range: Range<u64>) -> s
     Ok(false)
 }
 
-/// The inode and the header of a WAL; nothing where it is not there, or has no header that SQLite would take.
+/// The inode and the header of a WAL. `None` if there is no WAL, or SQLite ignores it for its header.
 fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
     let Some(log) = Disk::open_regular(path)? else { return Ok(None) };
     let found = log.metadata().map_err(|error| Error::io_at("reading", path, error))?;
     Ok(log_header(&log, path)?.map(|header| (found.ino(), header)))
 }
 
+/// The header of a WAL. Fails with [`ErrorKind::Unsupported`] if it has a format version that SQLite does not read.
 fn log_header(log: &File, path: &Path) -> Result<Option<wal::Header>> {
     let mut bytes = [0; wal::HEADER_LEN];
     let count = read_up_to(log, &mut bytes, 0).map_err(|error| Error::io_at("reading", path, error))?;
-    Ok(wal::Header::parse(&bytes).filter(|_| count == bytes.len()))
+    if count < bytes.len() {
+        return Ok(None);
+    }
+    if let Some(version) = wal::unknown_version(&bytes) {
+        return Err(Error::naming(ErrorKind::Unsupported, path, |log| {
+            format!(
+                "{log} has the format version {version}, which SQLite cannot read; checkpoint it with the program that \
+                 wrote it"
+            )
+        }));
+    }
+    Ok(wal::Header::parse(&bytes))
 }
 
 /// The rollback journal that SQLite would roll back: one whose first byte is not zero.

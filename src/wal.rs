@@ -48,9 +48,21 @@ impl Words {
     }
 }
 
+/// The format version of a WAL whose header is otherwise valid, if SQLite refuses to open a database for it. `None` for a
+/// version that SQLite reads, and for an invalid header, with which SQLite ignores the log.
+pub(crate) fn unknown_version(header: &[u8; HEADER_LEN]) -> Option<u32> {
+    let version = be32(header, 4);
+    (version != FORMAT_VERSION && Header::parse_any(header).is_some()).then_some(version)
+}
+
 impl Header {
     /// Reads a header. A header that SQLite would not accept is none.
     pub(crate) fn parse(bytes: &[u8; HEADER_LEN]) -> Option<Self> {
+        Self::parse_any(bytes).filter(|_| be32(bytes, 4) == FORMAT_VERSION)
+    }
+
+    /// Reads a header of any format version.
+    fn parse_any(bytes: &[u8; HEADER_LEN]) -> Option<Self> {
         let words = match be32(bytes, 0) {
             MAGIC => Words::LittleEndian,
             magic if magic == MAGIC | 1 => Words::BigEndian,
@@ -58,8 +70,7 @@ impl Header {
         };
         let page_size = be32(bytes, 8);
         let checksum = words.checksum([0, 0], &bytes[..24]);
-        let valid = be32(bytes, 4) == FORMAT_VERSION
-            && page_size.is_power_of_two()
+        let valid = page_size.is_power_of_two()
             && (512..=65_536).contains(&page_size)
             && checksum == [be32(bytes, 24), be32(bytes, 28)];
         let mut salts = [0; 8];

@@ -35,6 +35,29 @@ const OPEN_MAX: usize = 128;
 /// The most that is held in memory of a database that has no history yet, in bytes.
 const BEGAN_MAX: u64 = 256 << 20;
 
+/// The page size and the pages of a database that nothing was ever written to.
+fn read_all(data: &Path) -> Result<(u32, Vec<u8>)> {
+    let file = Disk::open_regular(data)?.ok_or_else(|| missing(data))?;
+    let mut head = [0; page::HEADER_LEN];
+    if Disk::read_up_to(&file, data, &mut head, 0)? < head.len() {
+        return Err(damaged(data, "it is cut off"));
+    }
+    let header = page::Header::parse(&head)?;
+    let len = header.database_len(Disk::len(data)?.unwrap_or(0));
+    if len > BEGAN_MAX {
+        return Err(Error::naming(ErrorKind::Unsupported, data, |data| {
+            format!(
+                "nothing was ever written to {data}: connect to it as it is, or fork it; a view of it has {len} bytes \
+                 to hold in memory, which is more than {BEGAN_MAX}"
+            )
+        }));
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+    let count = Disk::read_up_to(&file, data, &mut bytes, 0)?;
+    bytes.truncate(count);
+    Ok((header.page_size, bytes))
+}
+
 /// The pages of a database at one commit.
 #[derive(Debug)]
 pub(crate) struct Past {
@@ -138,20 +161,9 @@ impl Past {
 
     /// The pages of a database that has no history and is as it began, in memory.
     pub(crate) fn began(data: &Path, apart: Apart) -> Result<Self> {
-        let len = Disk::len(data)?.unwrap_or(0);
-        if len > BEGAN_MAX {
-            return Err(Error::naming(ErrorKind::Unsupported, data, |data| {
-                format!(
-                    "nothing was ever written to {data}: connect to it as it is, or fork it; a view of it has {len} bytes \
-                     to hold in memory, which is more than {BEGAN_MAX}"
-                )
-            }));
-        }
-        let mut bytes = Ok(None);
-        apart(&mut || bytes = Disk::read(data))?;
-        let bytes = bytes?.ok_or_else(|| missing(data))?;
-        let header = bytes.first_chunk().ok_or_else(|| damaged(data, "it is cut off"))?;
-        let page_size = page::Header::parse(header)?.page_size;
+        let mut read = Ok((0, Vec::new()));
+        apart(&mut || read = read_all(data))?;
+        let (page_size, bytes) = read?;
         let held: HashMap<u32, Vec<u8>> =
             (1..).zip(bytes.chunks_exact(page_size as usize).map(<[u8]>::to_vec)).collect();
         let pages = u32::try_from(held.len()).unwrap_or(u32::MAX);

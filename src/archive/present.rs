@@ -12,6 +12,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchivePaths},
+    page::{HEADER_LEN, Header},
     stamps::Generation,
 };
 
@@ -24,11 +25,16 @@ pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &
     disk.remove(&beside)?;
     let target = disk.create_like(&beside, data)?;
     let source = open(data)?;
-    let len = Disk::len(data)?.unwrap_or(0);
+    let file_len = Disk::len(data)?.unwrap_or(0);
+    let len = database_len(&source, data)?;
+    let copied = len.min(file_len);
     if !disk.clone_file(&source, &target, &beside)?
-        && disk.copy(&source, &target, &beside, len, |_| true)? < len
+        && disk.copy(&source, &target, &beside, copied, |_| true)? < copied
     {
         return Err(damaged(data, "it was cut while it was copied"));
+    }
+    if len != file_len {
+        disk.set_len(&target, &beside, len)?;
     }
     if generation.first_frame > 0 {
         let wal = layout::beside(data, "-wal");
@@ -66,10 +72,10 @@ fn lay_over(
 ///
 /// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors).
 pub(crate) fn is_at(data: &Path, past: &Past) -> Result<bool> {
-    if Disk::len(data)? != Some(past.len()) {
+    let file = open(data)?;
+    if database_len(&file, data)? != past.len() || Disk::len(data)?.is_none_or(|len| len < past.len()) {
         return Ok(false);
     }
-    let file = open(data)?;
     let mut same = true;
     let mut there = Vec::new();
     past.read_all(&mut crate::progress::unwatched, |bytes, at| {
@@ -79,6 +85,16 @@ pub(crate) fn is_at(data: &Path, past: &Past) -> Result<bool> {
         Ok(())
     })?;
     Ok(same)
+}
+
+/// The size in bytes of the database in a file, without what its log adds: see [`Header::database_len`]. A file whose
+/// header is damaged counts whole.
+pub(super) fn database_len(file: &File, path: &Path) -> Result<u64> {
+    let file_len = Disk::len(path)?.unwrap_or(0);
+    let mut head = [0; HEADER_LEN];
+    let is_whole = Disk::read_up_to(file, path, &mut head, 0)? == head.len();
+    let header = Header::parse(&head).ok().filter(|_| is_whole);
+    Ok(header.map_or(file_len, |header| header.database_len(file_len)))
 }
 
 fn open(data: &Path) -> Result<File> {

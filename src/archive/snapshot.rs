@@ -26,6 +26,12 @@ pub(crate) struct Snapshot {
     sums: Vec<u64>,
 }
 
+/// Whether a file of `len` bytes holds a snapshot of so many pages. Less than a page may follow the last one: that is what
+/// a snapshot of a file with bytes beyond its last page used to be.
+pub(super) fn is_len_of(len: u64, pages: usize, page_size: u32) -> bool {
+    len / u64::from(page_size) == pages as u64
+}
+
 impl Snapshot {
     /// The snapshot before the first commit of a generation, of which the check of its header is given; nothing if there
     /// is none that was finished.
@@ -39,7 +45,7 @@ impl Snapshot {
         let path = paths.file(sequence, ArchiveFile::Snapshot);
         match Disk::len(&path)? {
             None => Err(missing(&path)),
-            Some(len) if len != sums.len() as u64 * u64::from(page_size) => {
+            Some(len) if !is_len_of(len, sums.len(), page_size) => {
                 Err(damaged(&path, "its length is not what it was"))
             }
             Some(_) => Ok(Some(Self { path, sums })),

@@ -19,6 +19,7 @@ pub(crate) const PAGE_SIZE: u16 = 4096;
 
 pub(super) const PAGE_SIZE_AT: usize = 16;
 const WRITE_VERSION_AT: usize = 18;
+const READ_VERSION_AT: usize = 19;
 pub(super) const RESERVED_AT: usize = 20;
 const CHANGE_COUNTER_AT: usize = 24;
 const PAGE_COUNT_AT: usize = 28;
@@ -34,6 +35,9 @@ const _: () = assert!(EXPANSION.start + SALT_LEN <= EXPANSION.end);
 const ROLLBACK_VERSION: u8 = 1;
 const WAL_VERSION: u8 = 2;
 
+/// The value of both in the journal mode `mvcc` of Turso's engine.
+const MVCC_VERSION: u8 = 255;
+
 /// The fields of a database header that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -41,6 +45,9 @@ pub(crate) struct Header {
     pub(crate) page_size: u32,
     /// Whether the database is in WAL mode.
     pub(crate) wal: bool,
+    /// The format versions that a program must know to write and to read the file. SQLite knows those up to
+    /// [`WAL_VERSION`].
+    pub(crate) versions: Versions,
     /// Counts the transactions of rollback mode.
     pub(crate) change_counter: u32,
     /// The size of the database in pages, or nothing where a program older than SQLite 3.7.0 wrote last.
@@ -72,11 +79,49 @@ impl Header {
         Ok(Self {
             page_size,
             wal: bytes[WRITE_VERSION_AT] == WAL_VERSION,
+            versions: Versions { write: bytes[WRITE_VERSION_AT], read: bytes[READ_VERSION_AT] },
             change_counter,
             page_count: counted.then_some(page_count),
             reserved: bytes[RESERVED_AT],
             seal,
         })
+    }
+
+    /// The size in bytes of the database in a file of `file_len` bytes that no log adds to.
+    ///
+    /// SQLite trusts the page count in the header if the change counter vouches for it, and takes it from the size of the
+    /// file otherwise, rounded up to a whole page. Bytes beyond that are no part of the database. The result exceeds
+    /// `file_len` for a truncated file.
+    pub(crate) fn database_len(&self, file_len: u64) -> u64 {
+        let page_size = u64::from(self.page_size);
+        match self.page_count {
+            Some(count) => u64::from(count) * page_size,
+            None => file_len.next_multiple_of(page_size),
+        }
+    }
+}
+
+/// The format versions in a database header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Versions {
+    pub(crate) write: u8,
+    pub(crate) read: u8,
+}
+
+impl Versions {
+    /// Whether SQLite reads the file.
+    pub(crate) fn is_readable(self) -> bool {
+        self.read <= WAL_VERSION
+    }
+
+    /// Whether SQLite writes to the file.
+    pub(crate) fn is_writable(self) -> bool {
+        self.write <= WAL_VERSION
+    }
+
+    /// Whether the file is in the journal mode `mvcc` of Turso's engine.
+    pub(crate) fn is_mvcc(self) -> bool {
+        self.write == MVCC_VERSION || self.read == MVCC_VERSION
     }
 }
 
@@ -149,6 +194,7 @@ mod tests {
         let header = Header {
             page_size: 4096,
             wal: true,
+            versions: Versions { write: 2, read: 2 },
             change_counter: 1,
             page_count: Some(1),
             reserved: 0,

@@ -1,16 +1,21 @@
 //! A database from a SQLite file that came from outside: taken with what stands beside it, checked, and made fit
 //! for the fleet. The file it came from is only read.
 //!
-//! A file from outside may be made to do harm. Nothing in it is run: it is opened in SQLite's defensive mode, with
-//! its schema untrusted, triggers and views off and nothing to attach, and only the integrity check looks at it.
+//! A file from outside may be made to do harm. It is opened in SQLite's defensive mode, with its schema untrusted, triggers
+//! and views off and nothing to attach, and only [the check](super::check) looks at it.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig, functions::FunctionFlags, limits::Limit};
+use rusqlite::{Connection, OpenFlags};
 use zeroize::Zeroizing;
 
 use super::{
     Target,
+    check::{self, failed},
     reseal::{self, Pages},
 };
 use crate::{
@@ -22,7 +27,6 @@ use crate::{
     page::{self, PageCodec, PageFormat},
     progress::{self, Phase, Watch},
     size::SizeLimit,
-    sqlite,
     vfs::{Scratch, ScratchFile},
 };
 
@@ -32,8 +36,9 @@ const DUMP: &[u8] = b"PRAGMA foreign_keys=OFF;";
 /// Pages that are opened between two looks at whether to go on.
 const UNSEAL_TICK: u32 = 4096;
 
-/// Functions that are stood in for in one file.
-const FUNCTIONS_MAX: usize = 100;
+/// How the log of Turso's engine in journal mode `mvcc` begins, and the size of its header.
+const MVCC_LOG: &[u8] = b"2LML";
+const MVCC_HEADER_LEN: u64 = 56;
 
 /// A SQLite file to make a database of.
 pub enum Upload<'a> {
@@ -68,7 +73,7 @@ pub(crate) struct Keys<'a> {
     pub(crate) file: Option<&'a EncryptionKey>,
 }
 
-/// Writes the database that `upload` holds to `path`, on the disk.
+/// Writes the database that `upload` holds to `path`, on the disk. Returns the parts that could not be checked.
 pub(crate) fn write(
     disk: &Disk,
     upload: Upload<'_>,
@@ -76,7 +81,7 @@ pub(crate) fn write(
     keys: Keys<'_>,
     size_limit: Option<SizeLimit>,
     watch: &mut Watch<'_>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let name = match &upload {
         Upload::Path(path) => path.display().to_string(),
         Upload::Reader(_) => "the uploaded file".to_owned(),
@@ -90,11 +95,15 @@ pub(crate) fn write(
             );
             return Err(Error::new(ErrorKind::KeyRequired, message));
         }
-        check_length(&name, &header, Disk::len(path)?.unwrap_or(0), path)?;
+        let len = Disk::len(path)?.unwrap_or(0);
+        check_length(&name, &header, len, path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(&name, error))?;
-        settle(&name, check(&name, fenced(&name, connection)?, watch)?)?;
-        return reseal::finish(disk, path, None, size_limit, watch);
+        let open = || Connection::open_with_flags(path, flags).map_err(|error| failed(&name, error));
+        let unchecked = check::check(&name, len, &open, watch)?;
+        settle(&name, fenced(&name, open()?)?)?;
+        trim(disk, path)?;
+        reseal::finish(disk, path, None, size_limit, watch)?;
+        return Ok(unchecked);
     };
     // What is uploaded stands here until it is sealed under its own key, sealed under one that nobody keeps.
     let staged = layout::beside(path, "-source");
@@ -110,24 +119,19 @@ pub(crate) fn write(
         pages.unseal(&codec, page_count, &name, watch)?;
     }
     pages.leave_wal()?;
-    let open = || {
-        let connection = scratch.open(&staged).map_err(|not_opened| failed(&name, not_opened.error))?;
-        fenced(&name, connection)
-    };
-    let checked = check(&name, open()?, watch)?;
-    checked.close().map_err(|(_, error)| failed(&name, error))?;
+    let open = || scratch.open(&staged).map_err(|not_opened| failed(&name, not_opened.error));
+    let unchecked = check::check(&name, scratch.len(), &open, watch)?;
     // An uploaded file that is sealed already keeps no format of its own unless it is asked to.
     if header.reserved == target.cipher.reserved_bytes() {
         reseal::seal_pages(disk, &mut pages, page_count, header.page_size, path, target, watch)?;
     } else {
-        // Another connection: the check may have taught the first to take any collation for a plain one, and what would
-        // be sorted by that is lost.
-        reseal::vacuum_into(disk, open()?, path, Some(target), watch)?;
+        reseal::vacuum_into(disk, fenced(&name, open()?)?, scratch.len(), path, Some(target), watch)?;
     }
     drop(pages);
     drop(file);
     disk.remove(&staged)?;
-    reseal::finish(disk, path, Some(target), size_limit, watch)
+    reseal::finish(disk, path, Some(target), size_limit, watch)?;
+    Ok(unchecked)
 }
 
 /// Writes an upload as it is to `staged`, if it looks like a SQLite file: through a scratch, or plain.
@@ -142,12 +146,12 @@ fn receive(
 ) -> Result<(page::Header, File)> {
     let file = match upload {
         Upload::Path(source) => {
-            let inspect = |bytes: &[u8], len| inspect(name, bytes, len);
             // SQLite follows symbolic links before it names a log or a journal.
             if !Disk::exists(source)? {
                 return Err(Error::new(ErrorKind::NotFound, format!("{name}: no such file")));
             }
             let source = &Disk::canonical(source)?;
+            let inspect = |bytes: &[u8], len| inspect(name, Some(source), bytes, len);
             let copy = Copy { disk, source, target: staged, scratch, size_limit, inspect: &inspect };
             super::copy_and(&copy, watch, |_, _| Ok(()))?;
             disk.open_to_write(staged)?
@@ -155,8 +159,11 @@ fn receive(
         Upload::Reader(reader) => {
             let file = disk.create(staged)?;
             let on = ScratchFile::new(disk, &file, staged);
+            let mut kept = Kept::default();
             let write = |bytes: &[u8], at: u64| {
-                if let Some(limit) = size_limit.filter(|limit| !limit.admits(at + bytes.len() as u64)) {
+                let bytes = kept.of(bytes, at);
+                let end = at + bytes.len() as u64;
+                if let Some(limit) = size_limit.filter(|limit| !limit.admits(end) && !bytes.is_empty()) {
                     return Err(Error::new(
                         ErrorKind::TooLarge,
                         format!("{name} is larger than the size limit of {limit} bytes"),
@@ -164,6 +171,7 @@ fn receive(
                 }
                 progress::tell(watch, Phase::Copy, at, None)?;
                 match scratch {
+                    _ if bytes.is_empty() => Ok(()),
                     Some(scratch) => scratch.write_at(&on, bytes, at),
                     None => disk.write_at(&file, staged, bytes, at),
                 }
@@ -183,8 +191,32 @@ fn receive(
         }
         None => Disk::read_at(&file, staged, &mut bytes, 0)?,
     }
-    let header = inspect(name, &bytes, len)?;
+    let header = inspect(name, None, &bytes, len)?;
     Ok((header, file))
+}
+
+/// Which bytes of a stream belong to the database: those of the pages that its header counts.
+#[derive(Default)]
+struct Kept {
+    head: Vec<u8>,
+    /// `None` while the header is not there yet, or if it does not tell.
+    len: Option<u64>,
+}
+
+impl Kept {
+    /// The part of `bytes`, which follow `at` bytes of the stream, that belongs to the database.
+    fn of<'a>(&mut self, bytes: &'a [u8], at: u64) -> &'a [u8] {
+        let missing = page::HEADER_LEN - self.head.len();
+        if missing > 0 {
+            self.head.extend_from_slice(&bytes[..missing.min(bytes.len())]);
+            let header = self.head.first_chunk().and_then(|head| page::Header::parse(head).ok());
+            self.len = header.and_then(|header| {
+                header.page_count.map(|count| u64::from(count) * u64::from(header.page_size))
+            });
+        }
+        let left = self.len.map_or(u64::MAX, |len| len.saturating_sub(at));
+        &bytes[..usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()))]
+    }
 }
 
 /// The pages of an upload that stands in a scratch.
@@ -239,7 +271,7 @@ impl Pages for ScratchPages<'_> {
 }
 
 /// Says what a file is, by its first bytes and its length, if it is not a SQLite database.
-fn inspect(name: &str, bytes: &[u8], len: u64) -> Result<page::Header> {
+fn inspect(name: &str, source: Option<&Path>, bytes: &[u8], len: u64) -> Result<page::Header> {
     let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, message));
     if len == 0 {
         return invalid(format!("{name} is empty, not a sqlite3 database"));
@@ -261,8 +293,64 @@ fn inspect(name: &str, bytes: &[u8], len: u64) -> Result<page::Header> {
     };
     match page::Header::parse(header) {
         Err(error) if error.kind() == ErrorKind::Invalid => not_one(),
-        parsed => parsed.map_err(|error| Error::new(error.kind(), format!("{name}: {error}"))),
+        parsed => {
+            let header = parsed.map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
+            check_versions(name, source, &header)?;
+            Ok(header)
+        }
     }
+}
+
+/// Refuses a file that SQLite would not open to read and write, or from which it would miss commits.
+fn check_versions(name: &str, source: Option<&Path>, header: &page::Header) -> Result<()> {
+    const REMEDY: &str = "run PRAGMA journal_mode=wal with that engine, then import it again";
+    let versions = header.versions;
+    let log = source.and_then(|source| mvcc_log(source, versions.is_mvcc()));
+    let (kind, message) = if let Some(log) = log {
+        let log = log.display();
+        (
+            ErrorKind::Unsupported,
+            format!(
+                "{log} has commits to {name} that Turso's engine made in journal mode mvcc, and SQLite cannot read \
+                     them; {REMEDY}"
+            ),
+        )
+    } else if versions.is_mvcc() {
+        let message =
+            format!("{name} is in journal mode mvcc of Turso's engine, which SQLite does not open; {REMEDY}");
+        (ErrorKind::Unsupported, message)
+    } else if !versions.is_readable() {
+        let version = versions.read;
+        let message = format!(
+            "{name} is not a sqlite3 database that this version can read: it has the read version {version}"
+        );
+        (ErrorKind::Invalid, message)
+    } else if !versions.is_writable() {
+        let version = versions.write;
+        let message = format!(
+            "{name} has the write version {version}, with which SQLite opens it to be read only; VACUUM it INTO a file with \
+             the sqlite3 shell, then import that"
+        );
+        (ErrorKind::Unsupported, message)
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(kind, message))
+}
+
+/// The log that Turso's engine keeps beside a database in journal mode `mvcc`, if commits are in it. That engine replaces
+/// the extension of the file's name; the log of another file may therefore have the name of one that is `in_mvcc`.
+fn mvcc_log(source: &Path, in_mvcc: bool) -> Option<PathBuf> {
+    let replaced = in_mvcc.then(|| source.with_extension("db-log"));
+    let mut logs = [layout::beside(source, "-log")].into_iter().chain(replaced);
+    logs.find(|log| {
+        let mut magic = [0; MVCC_LOG.len()];
+        let is_log = Disk::open_regular(log)
+            .ok()
+            .flatten()
+            .is_some_and(|file| Disk::read_up_to(&file, log, &mut magic, 0).is_ok() && magic == *MVCC_LOG);
+        is_log && Disk::len(log).ok().flatten().is_some_and(|len| len > MVCC_HEADER_LEN)
+    })
 }
 
 /// Says so if a staged file is shorter than its header says. SQLite's own check speaks of a malformed image then.
@@ -278,31 +366,6 @@ fn check_length(name: &str, header: &page::Header, len: u64, staged: &Path) -> R
     Ok(())
 }
 
-/// An error of SQLite in the middle of a check.
-fn failed(name: &str, error: rusqlite::Error) -> Error {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => Error::new(
-            ErrorKind::Invalid,
-            format!("{name} is not a sqlite3 database that this version can read"),
-        )
-        .caused_by(error),
-        Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
-            Error::new(ErrorKind::Corrupt, format!("{name} is damaged: {error}")).caused_by(error)
-        }
-        _ => sqlite::failed(format_args!("checking {name}"), error),
-    }
-}
-
-/// Checks the integrity of a staged database, on a fenced connection.
-fn check(name: &str, connection: Connection, watch: &mut Watch<'_>) -> Result<Connection> {
-    let (connection, finding) = super::watched(connection, Phase::Check, watch, first_finding)?;
-    if let Some(finding) = finding.map_err(|error| failed(name, error))? {
-        let finding = finding.trim_start_matches("*** in database main ***").trim();
-        return Err(Error::new(ErrorKind::Corrupt, format!("{name} is damaged: {finding}")));
-    }
-    Ok(connection)
-}
-
 /// Leaves a staged file alone and in WAL mode.
 fn settle(name: &str, connection: Connection) -> Result<()> {
     let failed = |error| failed(name, error);
@@ -315,65 +378,18 @@ fn settle(name: &str, connection: Connection) -> Result<()> {
     connection.close().map_err(|(_, error)| failed(error))
 }
 
-/// Makes sure that nothing in the file is run, and that checking it costs no more flushing than needed.
+/// Cuts off what follows the last page: an interrupted transaction that was rolled back may have left something there.
+fn trim(disk: &Disk, path: &Path) -> Result<()> {
+    let file = disk.open_to_write(path)?;
+    let mut head = [0; page::HEADER_LEN];
+    Disk::read_at(&file, path, &mut head, 0)?;
+    let file_len = Disk::len(path)?.unwrap_or(0);
+    let len = page::Header::parse(&head)?.database_len(file_len);
+    if len < file_len { disk.set_len(&file, path, len) } else { Ok(()) }
+}
+
+/// Keeps what the schema of a checked file says from being run.
 fn fenced(name: &str, connection: Connection) -> Result<Connection> {
-    fence(&connection).map_err(|error| failed(name, error))?;
+    check::fence(&connection).map_err(|error| failed(name, error))?;
     Ok(connection)
-}
-
-fn fence(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    connection.execute_batch("PRAGMA synchronous=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0")
-}
-
-/// The first thing that SQLite finds wrong, if anything.
-///
-/// Users' files have collations and functions of their programs, which SQLite does not know here. Where the whole
-/// check stops at one, all is checked but the entries of indexes and CHECK constraints.
-fn first_finding(connection: &Connection) -> rusqlite::Result<Option<String>> {
-    // A finding may quote a name that is not UTF-8.
-    let ask = |pragma| {
-        connection.query_row(pragma, [], |row| {
-            Ok(String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned())
-        })
-    };
-    let mut answer = ask("PRAGMA integrity_check(1)");
-    if answer.as_ref().is_err_and(is_refused) {
-        connection.collation_needed(|connection, name| {
-            connection.create_collation(name, |a: &str, b: &str| a.cmp(b))
-        })?;
-        connection.execute_batch("PRAGMA ignore_check_constraints=ON")?;
-        answer = ask("PRAGMA quick_check(1)");
-    }
-    // Generated columns that are not stored call their functions even now.
-    for _ in 0..FUNCTIONS_MAX {
-        let Err(error) = &answer else { break };
-        let Some(name) = unknown_function(error) else { break };
-        let flags = FunctionFlags::SQLITE_UTF8
-            | FunctionFlags::SQLITE_DETERMINISTIC
-            | FunctionFlags::SQLITE_INNOCUOUS;
-        // Zero fits a column of any type but BLOB, and one that is NOT NULL.
-        connection.create_scalar_function(name, -1, flags, |_| Ok(0))?;
-        answer = ask("PRAGMA quick_check(1)");
-    }
-    Ok(Some(answer?).filter(|answer| answer != "ok"))
-}
-
-/// Whether SQLite could not prepare a statement, which says nothing about the file's bytes.
-fn is_refused(error: &rusqlite::Error) -> bool {
-    matches!(error, rusqlite::Error::SqlInputError { .. })
-        || error.sqlite_error_code() == Some(rusqlite::ErrorCode::Unknown)
-}
-
-/// The name of the function that SQLite does not know, if that is what it says.
-fn unknown_function(error: &rusqlite::Error) -> Option<&str> {
-    let (rusqlite::Error::SqlInputError { msg, .. } | rusqlite::Error::SqliteFailure(_, Some(msg))) = error
-    else {
-        return None;
-    };
-    msg.strip_prefix("unknown function: ")?.strip_suffix("()")
 }

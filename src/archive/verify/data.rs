@@ -16,6 +16,7 @@ use super::{ATTEMPTS, Look, PAUSE, Run, log, target};
 use crate::{
     archive::{
         past::Past,
+        present,
         segment::{self, Log},
         snapshot::STEP,
         timeline::Timeline,
@@ -152,18 +153,27 @@ impl Run<'_> {
             }
             Ok(())
         })?;
-        let len = Disk::len(path)?.unwrap_or(0);
+        let len = self.data_len(file)?;
         let pages = u32::try_from(len.div_ceil(u64::from(base.page_size))).unwrap_or(u32::MAX);
         off.extend((base.page_count + 1..=pages).map(|page| (page, None)));
         self.read(len)
+    }
+
+    /// The bytes of the database file that belong to the database.
+    fn data_len(&self, file: &File) -> Result<u64> {
+        let path = self.subject.data;
+        let file_len = Disk::len(path)?.unwrap_or(0);
+        Ok(present::database_len(file, path)?.min(file_len))
     }
 
     fn all_tags(&mut self, file: &File, bad: &mut BTreeSet<u32>) -> Result<()> {
         let (path, page_size) = (self.subject.data, self.subject.page_size as usize);
         let mut buffer = vec![0; (STEP / page_size).max(1) * page_size];
         let mut at = 0;
+        let len = self.data_len(file)?;
         loop {
-            let count = Disk::read_up_to(file, path, &mut buffer, at)?;
+            let left = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
+            let count = Disk::read_up_to(file, path, &mut buffer, at)?.min(left);
             for (page_number, page) in (number(at, page_size)..).zip(buffer[..count].chunks_mut(page_size)) {
                 if !log::is_authentic(self.subject.tag, page_number, page) {
                     bad.insert(page_number);

@@ -6,7 +6,7 @@ use super::{Known, Look, Run, log, target};
 use crate::{
     archive::{
         past::Past,
-        snapshot::{STEP, Snapshot},
+        snapshot::{STEP, Snapshot, is_len_of},
         sums,
         timeline::Timeline,
     },
@@ -69,7 +69,7 @@ impl Run<'_> {
     /// The pages of a snapshot: their checksums and tags, and how many there are.
     fn pages(&mut self, path: &Path, page_size: u32, sums: &[u64]) -> Result<()> {
         let Some(file) = Disk::open_regular(path)? else { return Ok(()) };
-        if Disk::len(path)? != Some(sums.len() as u64 * u64::from(page_size)) {
+        if !Disk::len(path)?.is_some_and(|len| is_len_of(len, sums.len(), page_size)) {
             self.found(Finding::new(path, "it is damaged: its length is not what it was"));
         }
         let page_size = page_size as usize;
@@ -144,7 +144,7 @@ impl Run<'_> {
             told.add(self, Finding::new(path, "it is not what the history before it leads to").page(page));
         }
         told.finish(self, path, "pages");
-        if Disk::len(path)?.is_some_and(|len| len > past.len()) {
+        if Disk::len(path)?.is_some_and(|len| len >= past.len() + page_size as u64) {
             self.found(Finding::new(path, "it is longer than what the history before it leads to"));
         }
         Ok(())
