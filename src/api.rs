@@ -269,6 +269,19 @@ pub struct CreateDatabaseOutput {
     /// What the instant came to that it was to be restored to. The API's body does not have it.
     #[serde(skip)]
     pub reached: Option<Reached>,
+    /// The parts of an imported file that could not be checked, each with the reason: see [`Uploaded::unchecked`]. The API's
+    /// body does not have it.
+    #[serde(skip)]
+    pub unchecked: Vec<String>,
+}
+
+/// What is to be known of a file that completed a draft.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Uploaded {
+    /// The parts of the file that could not be checked, each with the reason: they need a collation, a function, a module or
+    /// a tokenizer of the program that made the file, which is unknown here. Empty if everything was checked.
+    pub unchecked: Vec<String>,
 }
 
 macro_rules! serde_as_text {

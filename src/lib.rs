@@ -54,7 +54,7 @@ pub mod internals;
 
 pub use api::{
     CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, Group,
-    ListDatabases, Parent, RemoteEncryption, Seed,
+    ListDatabases, Parent, RemoteEncryption, Seed, Uploaded,
 };
 pub use cipher::{Cipher, EncryptionKey};
 pub use connect::{ConnectOptions, Synchronous, explain};

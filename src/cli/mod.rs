@@ -145,8 +145,8 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
                 None => plane.upload_database_watched(&name, upload, &mut watch),
             };
             bar.clear();
-            uploaded?;
-            output.say(&plane.get_database(&name)?, || format!("Uploaded to database {name}."))
+            let unchecked = uploaded?.unchecked;
+            output.uploaded(&plane.get_database(&name)?, &unchecked)
         }
         DbCommand::Export { name, file, decrypt, page_format, timestamp, key } => {
             let mut options = ExportOptions::default().decrypt(decrypt);

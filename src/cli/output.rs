@@ -69,15 +69,28 @@ impl Output {
 
     /// What was created, and what an instant came to.
     pub(crate) fn created(self, made: &CreateDatabaseOutput) -> Result<()> {
-        let Some(reached) = &made.reached else {
-            return self.say(made, || format!("Created database {}.", made.name));
-        };
         if self.json {
             let mut value = serde_json::to_value(made).map_err(unprintable)?;
-            value["reached"] = reached_value(reached);
-            return json_line(&value);
+            if let Some(reached) = &made.reached {
+                value["reached"] = reached_value(reached);
+            }
+            return json_line(&with_unchecked(value, &made.unchecked));
         }
-        print(&format!("Created database {}, {}.", made.name, reached_words(reached)))
+        let words = made.reached.as_ref().map(|reached| format!(", {}", reached_words(reached)));
+        print(&format!("Created database {}{}.", made.name, words.unwrap_or_default()))?;
+        print_unchecked(&made.unchecked);
+        Ok(())
+    }
+
+    /// The database that an uploaded file completed.
+    pub(crate) fn uploaded(self, database: &Database, unchecked: &[String]) -> Result<()> {
+        if self.json {
+            let value = serde_json::to_value(database).map_err(unprintable)?;
+            return json_line(&with_unchecked(value, unchecked));
+        }
+        print(&format!("Uploaded to database {}.", database.name))?;
+        print_unchecked(unchecked);
+        Ok(())
     }
 
     /// What a restore in place did.
@@ -188,6 +201,20 @@ impl Output {
 }
 
 /// What an instant came to, for programs.
+/// Adds the parts of a file that could not be checked, if there are any.
+fn with_unchecked(mut value: Value, unchecked: &[String]) -> Value {
+    if !unchecked.is_empty() {
+        value["unchecked"] = json!(unchecked);
+    }
+    value
+}
+
+fn print_unchecked(unchecked: &[String]) {
+    for part in unchecked {
+        eprintln!("not checked: {}", escaped(part));
+    }
+}
+
 fn reached_value(reached: &Reached) -> Value {
     json!({
         "kind": reached.kind.as_str(),

@@ -19,7 +19,7 @@ use super::{
     resolve::{self, Resolved, Wanted},
 };
 use crate::{
-    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, RemoteEncryption, Seed},
+    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, RemoteEncryption, Seed, Uploaded},
     catalog::{Durability, Entry, InGroup, NewDatabase, State},
     cipher::{Cipher, EncryptionKey},
     connect::{self, ConnectOptions},
@@ -93,7 +93,7 @@ impl Plane {
             Some(Seed::Database { timestamp, .. }) => timestamp,
             _ => None,
         };
-        let mut reached = None;
+        let (mut reached, mut unchecked) = (None, Vec::new());
         let source_key = source_encryption_key.as_ref().or(target.as_ref().map(|target| &target.key));
         self.build(&new, |staged| {
             self.keep_private(staged, target.as_ref())?;
@@ -110,12 +110,13 @@ impl Plane {
                 }
                 (None, Some(upload)) => {
                     let keys = upload::Keys { target: target.as_ref(), file: source_encryption_key.as_ref() };
-                    upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)
+                    unchecked = upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)?;
+                    Ok(())
                 }
                 (None, None) => seed::empty(&self.disk, &staged.data(), target.as_ref()),
             }
         })?;
-        Ok(CreateDatabaseOutput { reached, ..self.output(&new.id)? })
+        Ok(CreateDatabaseOutput { reached, unchecked, ..self.output(&new.id)? })
     }
 
     /// Writes a source into a staged directory, as it is or as it was at an instant, and says what the instant came to.
@@ -152,7 +153,7 @@ impl Plane {
         encryption: Option<&RemoteEncryption>,
         file_key: Option<&EncryptionKey>,
         watch: &mut Watch<'_>,
-    ) -> Result<()> {
+    ) -> Result<Uploaded> {
         let Resolved { entry, .. } = self.resolve(wanted)?;
         let name = &wanted.name;
         if entry.state != State::Draft {
@@ -187,11 +188,14 @@ impl Plane {
             }
         };
         let limit = entry.database.size_limit;
+        let mut unchecked = Vec::new();
         self.whole_or_nothing(&staged, State::Draft, || {
             self.keep_private(&staged, target.as_ref())?;
             let keys = upload::Keys { target: target.as_ref(), file: file_key };
-            upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)
-        })
+            unchecked = upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)?;
+            Ok(())
+        })?;
+        Ok(Uploaded { unchecked })
     }
 
     /// Others cannot decrypt an encrypted database, but what remains visible of it need not be visible to them.
@@ -227,6 +231,7 @@ impl Plane {
             hostname: database.hostname,
             name: database.name.as_str().to_owned(),
             reached: None,
+            unchecked: Vec::new(),
         })
     }
 

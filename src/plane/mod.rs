@@ -25,7 +25,8 @@ pub use verify::VerifyOptions;
 
 use crate::{
     api::{
-        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, ListDatabases, RemoteEncryption,
+        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, ListDatabases,
+        RemoteEncryption, Uploaded,
     },
     catalog::{Catalog, Durability, Entry},
     changes::{Changes, Pair},
@@ -177,7 +178,9 @@ impl ControlPlane {
 
     /// Creates a database from a SQLite file, in one step and without a draft.
     ///
-    /// Any page size, journal mode, text encoding and reserve is taken. The file is checked whole, and is only read.
+    /// Any page size, journal mode, text encoding and reserve is taken. The file is checked whole, and is only read; what
+    /// could not be checked is named in the [output](CreateDatabaseOutput::unchecked). CHECK constraints are not evaluated,
+    /// so a row may violate one. Expressions of indexes and generated columns are evaluated within bounds.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -196,7 +199,8 @@ impl ControlPlane {
     /// As for [`create_database`](Self::create_database), and [`ErrorKind::Invalid`] for a file that is not a
     /// SQLite database, [`ErrorKind::Corrupt`] with the first finding for a damaged one, [`ErrorKind::TooLarge`] for
     /// one larger than the size limit, [`ErrorKind::NotFound`] for a missing one, [`ErrorKind::Busy`] for one that
-    /// is written too fast to be copied.
+    /// is written too fast to be copied, [`ErrorKind::Unsupported`] for one that exceeds a bound on what is evaluated, and for
+    /// one with commits that SQLite cannot read.
     pub fn import_database<'a>(
         &self,
         input: CreateDatabaseInput,
@@ -229,7 +233,7 @@ impl ControlPlane {
         &self,
         database: impl Into<DatabaseRef<'a>>,
         mut reader: impl Read,
-    ) -> Result<()> {
+    ) -> Result<Uploaded> {
         self.0.upload(&database.into().parse()?, Upload::Reader(&mut reader), None, None, &mut unwatched)
     }
 
@@ -243,7 +247,7 @@ impl ControlPlane {
         database: impl Into<DatabaseRef<'a>>,
         upload: impl Into<Upload<'u>>,
         watch: &mut Watch<'_>,
-    ) -> Result<()> {
+    ) -> Result<Uploaded> {
         self.0.upload(&database.into().parse()?, upload.into(), None, None, watch)
     }
 
@@ -261,7 +265,7 @@ impl ControlPlane {
         encryption: &RemoteEncryption,
         file_key: Option<&EncryptionKey>,
         watch: &mut Watch<'_>,
-    ) -> Result<()> {
+    ) -> Result<Uploaded> {
         self.0.upload(&database.into().parse()?, upload.into(), Some(encryption), file_key, watch)
     }
 

@@ -45,19 +45,23 @@ pub(super) enum Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    pub(super) fn of(source: &Source<'a>, target: Option<&Target>) -> Self {
+    /// Fails with [`ErrorKind::Invalid`] if the copy keeps the page format of the source, and that does not know its cipher.
+    pub(super) fn of(source: &Source<'a>, target: Option<&Target>) -> Result<Self> {
         let seal = vfs::main_seal(&source.connection);
         let (Some(seal), Some(key), Some(target)) = (seal, source.key, target) else {
-            return if seal.is_none() && target.is_none() { Self::Copy } else { Self::Anew(target.cloned()) };
+            let is_plain = seal.is_none() && target.is_none();
+            return Ok(if is_plain { Self::Copy } else { Self::Anew(target.cloned()) });
         };
-        let target = Target { format: target.format.or(Some(seal.format)), ..target.clone() };
-        if *key == target.key && seal.cipher == target.cipher && Some(seal.format) == target.format {
+        let format = target.format.unwrap_or(seal.format);
+        format.check(target.cipher)?;
+        let target = Target { format: Some(format), ..target.clone() };
+        Ok(if *key == target.key && seal.cipher == target.cipher && seal.format == format {
             Self::Copy
         } else if seal.cipher.reserved_bytes() == target.cipher.reserved_bytes() {
             Self::PageByPage(seal, key, target)
         } else {
             Self::Anew(Some(target))
-        }
+        })
     }
 }
 
@@ -70,7 +74,7 @@ pub(crate) fn write(
     size_limit: Option<SizeLimit>,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    match Way::of(&source, target) {
+    match Way::of(&source, target)? {
         Way::Copy => {
             copy(disk, &source, path, size_limit, watch, |size, watch| sync(disk, path, size, watch))
         }
@@ -82,10 +86,16 @@ pub(crate) fn write(
             reseal::finish(disk, path, Some(&target), size_limit, watch)
         }
         Way::Anew(target) => {
-            reseal::vacuum_into(disk, source.connection, path, target.as_ref(), watch)?;
+            let len = size(source.data)?;
+            reseal::vacuum_into(disk, source.connection, len, path, target.as_ref(), watch)?;
             reseal::finish(disk, path, target.as_ref(), size_limit, watch)
         }
     }
+}
+
+/// The bytes of a database file and of its log.
+fn size(data: &Path) -> Result<u64> {
+    Ok(Disk::len(data)?.unwrap_or(0) + Disk::len(&layout::beside(data, "-wal"))?.unwrap_or(0))
 }
 
 /// Seals the pages of a staged file anew into `path`, and removes that file.

@@ -1,7 +1,10 @@
 //! The ways to begin a database. All of them end in one staged directory, whole and on the disk, which the plane
 //! then moves to its place.
 
+mod bounds;
+mod check;
 pub(crate) mod fork;
+mod functions;
 pub(crate) mod reseal;
 pub(crate) mod restore;
 pub(crate) mod upload;
@@ -14,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::Connection;
+use bounds::Bounds;
 
 use crate::{
     api::RemoteEncryption,
@@ -152,39 +155,37 @@ pub(crate) fn empty(disk: &Disk, data: &Path, target: Option<&Target>) -> Result
 /// How often the caller is asked whether a statement is to go on.
 const STATEMENT_TICK: Duration = Duration::from_millis(100);
 
-/// Runs `run` on a thread of its own, so that the caller's can be asked meanwhile whether to go on. If not, the statement
-/// that runs is interrupted.
+/// Runs `run` on a thread of its own, so that the caller's can be asked meanwhile whether to go on. If not, what runs under
+/// `bounds` ends.
 fn watched<T: Send>(
-    connection: Connection,
     phase: Phase,
+    bounds: &Bounds,
     watch: &mut Watch<'_>,
-    run: impl FnOnce(&Connection) -> T + Send,
-) -> Result<(Connection, T)> {
+    run: impl FnOnce() -> T + Send,
+) -> Result<T> {
     progress::tell(watch, phase, 0, None)?;
-    let interrupt = connection.get_interrupt_handle();
-    let (connection, result, stopped) = thread::scope(|scope| {
+    let (done, is_done) = mpsc::channel::<()>();
+    let (result, stopped) = thread::scope(|scope| {
         let mut stopped = None;
-        let (done, is_done) = mpsc::channel::<()>();
         let running = scope.spawn(move || {
-            let result = run(&connection);
+            let result = run();
             drop(done);
-            (connection, result)
+            result
         });
         while is_done.recv_timeout(STATEMENT_TICK) == Err(RecvTimeoutError::Timeout) {
             if stopped.is_none() {
                 stopped = progress::tell(watch, phase, 0, None).err();
             }
-            // Again each time: an interrupt that comes before SQLite begins is lost.
             if stopped.is_some() {
-                interrupt.interrupt();
+                bounds.stop();
             }
         }
-        let (connection, result) = running.join().unwrap_or_else(|panic| resume_unwind(panic));
-        (connection, result, stopped)
+        let result = running.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (result, stopped)
     });
     match stopped {
         Some(cancelled) => Err(cancelled),
-        None => Ok((connection, result)),
+        None => Ok(result),
     }
 }
 

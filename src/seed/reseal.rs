@@ -7,7 +7,7 @@ use std::{fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, limits::Limit};
 
-use super::{Target, watched};
+use super::{Target, bounds::Bounds, watched};
 use crate::{
     cipher::Nonces,
     connect,
@@ -23,10 +23,13 @@ use crate::{
 /// Pages that are sealed between two looks at whether to go on.
 const PAGES_A_TICK: u32 = 4096;
 
-/// Writes all rows of the database that `source` is open on into a new file, sealed as `target` says or plain.
+/// Writes all rows of the database of `len` bytes that `source` is open on into a new file, sealed as `target` says or plain.
+///
+/// The expressions of its indexes are evaluated, within [bounds](super::bounds): another party may have written them.
 pub(crate) fn vacuum_into(
     disk: &Disk,
-    source: Connection,
+    mut source: Connection,
+    len: u64,
     path: &Path,
     target: Option<&Target>,
     watch: &mut Watch<'_>,
@@ -39,24 +42,66 @@ pub(crate) fn vacuum_into(
     let uri = format!("file:{}?reserve={reserved}", encoded(path)?);
     // SQLite writes into an empty file, and would leave one that it makes itself with root.
     disk.create(path)?;
-    let (source, done) = watched(source, Phase::Copy, watch, |source| {
-        source
-            .set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)
-            .map_err(|error| NotOpened { error, refusal: None })?;
-        vfs::hand_over(Arc::new(Unruled::making(sealing)), || source.execute("VACUUM INTO ?1", [&uri]))
+    let bounds = Bounds::of(len);
+    let (source, done) = watched(Phase::Copy, &bounds, watch, || {
+        let done = prepare(&mut source, &bounds)
+            .map_err(|error| NotOpened { error, refusal: None })
+            .and_then(|()| {
+                let making = Arc::new(Unruled::making(sealing));
+                vfs::hand_over(making, || source.execute("VACUUM INTO ?1", [&uri]))
+            });
+        (source, done)
     })?;
-    done.map(|_| ()).map_err(|NotOpened { error, refusal }| match (refusal, &error) {
-        (Some(refusal), _) => connect::explain_open(path, NotOpened { error, refusal: Some(refusal) }),
-        // Functions, collations and modules of the program that made the file.
-        (None, rusqlite::Error::SqliteFailure(cause, _)) if cause.code == rusqlite::ErrorCode::Unknown => {
-            let message = format!(
-                "the database needs what SQLite does not have here, so its rows cannot be laid out anew ({error}); \\
-                 give it {reserved} reserved bytes a page with the program that made it, and VACUUM it there"
-            );
-            Error::new(ErrorKind::Unsupported, message).caused_by(error)
+    done.map(|_| ()).map_err(|NotOpened { error, refusal }| {
+        if let Some(exceeded) = bounds.explain("the database", &source, &error) {
+            return exceeded.caused_by(error);
         }
-        (None, _) => connect::explain(&source, error),
+        match (refusal, &error) {
+            (Some(refusal), _) => connect::explain_open(path, NotOpened { error, refusal: Some(refusal) }),
+            // Functions and collations of the program that made the file.
+            (None, rusqlite::Error::SqliteFailure(cause, _)) if cause.code == rusqlite::ErrorCode::Unknown => {
+                let index = index_in_the_way(&source, &error).map_or_else(String::new, |index| format!("{index}: "));
+                let message = format!(
+                    "the database needs what SQLite does not have here, so its rows cannot be laid out anew \
+                     ({index}{error}); give it {reserved} reserved bytes a page with the program that made it, and \
+                     VACUUM it there"
+                );
+                Error::new(ErrorKind::Unsupported, message).caused_by(error)
+            }
+            (None, _) => connect::explain(&source, error),
+        }
     })
+}
+
+/// Holds a connection that is about to lay rows out anew to `bounds`.
+fn prepare(source: &mut Connection, bounds: &Bounds) -> rusqlite::Result<()> {
+    /// The longest value where it cannot be found out how much a row takes.
+    const LENGTH: i32 = 1 << 20;
+    bounds.hold(source)?;
+    source.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+    // The declarations of virtual tables are copied as they are.
+    vfs::drop_modules(source);
+    let length = bounds.measure(source);
+    let length = if bounds.is_exceeded() { length? } else { length.unwrap_or(Some(LENGTH)) };
+    bounds.limit(source, length)
+}
+
+/// The index that needs what SQLite says is missing, and its table.
+fn index_in_the_way(source: &Connection, missing: &rusqlite::Error) -> Option<String> {
+    const OF_COLLATION: &str = "
+        SELECT i.name, t.name FROM pragma_table_list AS t, pragma_index_list(t.name, t.schema) AS i,
+               pragma_index_xinfo(i.name, t.schema) AS x
+        WHERE t.schema = 'main' AND t.type IN ('table', 'shadow') AND x.key AND x.coll = ?1 COLLATE NOCASE";
+    const OF_FUNCTION: &str = "
+        SELECT name, tbl_name FROM sqlite_schema WHERE type = 'index' AND instr(lower(sql), lower(?1)) > 0";
+    let missing = missing.to_string();
+    let name = missing.rsplit(": ").next()?.trim_end_matches("()");
+    let find = |sql, name: &str| {
+        let found = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+        source.query_row(sql, [name], found).ok()
+    };
+    let (index, table) = find(OF_COLLATION, name).or_else(|| find(OF_FUNCTION, name))?;
+    Some(format!("index {index} of table {table}"))
 }
 
 /// Where plain pages come from.

@@ -54,7 +54,7 @@ pub(crate) fn write(
     size_limit: Option<SizeLimit>,
     watch: &mut Watch<'_>,
 ) -> Result<Reached> {
-    let way = Way::of(&source, target);
+    let way = Way::of(&source, target)?;
     let seal = vfs::main_seal(&source.connection);
     let staged = match way {
         Way::Copy => path.to_owned(),
@@ -269,5 +269,6 @@ fn lay_out_anew(
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let connection = vfs::open(staged, flags, Arc::new(Unruled::reading(sealing)))
         .map_err(|not_opened| connect::explain_open(staged, not_opened))?;
-    reseal::vacuum_into(disk, connection, path, target, watch)
+    let len = Disk::len(staged)?.unwrap_or(0);
+    reseal::vacuum_into(disk, connection, len, path, target, watch)
 }

@@ -1141,3 +1141,10 @@ pass_vfs! {
     fn get_last_error = xGetLastError(len: c_int, message: *mut c_char) -> c_int, else 0;
     fn current_time_int64 = xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, else ffi::SQLITE_ERROR;
 }
+
+/// Removes the modules of virtual tables from a connection: a table of one is then passed over, as one of an unknown module is.
+pub(crate) fn drop_modules(connection: &Connection) {
+    // SAFETY: the handle is that of a connection that is open for as long as this borrows it. SQLite documents the null
+    // pointer as a list of modules to keep that is empty.
+    unsafe { ffi::sqlite3_drop_modules(connection.handle(), ptr::null_mut()) };
+}

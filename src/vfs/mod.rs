@@ -34,6 +34,7 @@ use std::{cell::RefCell, ffi::c_int, fmt, path::PathBuf, sync::Arc};
 use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use capture::History;
+pub(crate) use ffi::drop_modules;
 pub(crate) use scratch::{Scratch, ScratchFile};
 
 use crate::{

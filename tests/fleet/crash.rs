@@ -70,7 +70,7 @@ fn operate(plane: &ControlPlane, file: &Path, random: &mut Random) {
         2 => plane.create_database(CreateDatabaseInput::fork(&name, "bank")).map(|_| ()),
         3 => plane.import_database(new(&name), file).map(|_| ()),
         4 => plane.create_database(new(&name).with_seed(Seed::DatabaseUpload)).map(|_| ()),
-        5 => plane.upload_database(&name, fs::File::open(file).unwrap()),
+        5 => plane.upload_database(&name, fs::File::open(file).unwrap()).map(drop),
         6 | 7 => plane.destroy_database(&name),
         _ => plane.connect("bank", &Default::default()).map(|bank| {
             let (from, to) = (random.below(100) + 1, random.below(100) + 1);
@@ -231,7 +231,7 @@ fn call(plane: &ControlPlane, operation: &str, file: &Path) -> litefleet::Result
         "create" => plane.create_database(new("x")).map(|_| ()),
         "fork" => plane.create_database(CreateDatabaseInput::fork("x", "bank")).map(|_| ()),
         "import" => plane.import_database(new("x"), file).map(|_| ()),
-        "upload" => plane.upload_database("x", fs::File::open(file).unwrap()),
+        "upload" => plane.upload_database("x", fs::File::open(file).unwrap()).map(drop),
         "destroy" => plane.destroy_database("x"),
         "destroy-renamed-group" => plane.destroy_group("renamed"),
         _ => plane.destroy_group("other"),

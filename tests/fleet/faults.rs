@@ -121,7 +121,7 @@ fn an_import_that_fails_at_any_step_leaves_nothing() {
         .unwrap();
     each_step_fails_once(
         &fleet,
-        |plane| plane.upload_database("b", fs::File::open(&path).unwrap()),
+        |plane| plane.upload_database("b", fs::File::open(&path).unwrap()).map(drop),
         |plane| assert_eq!(plane.connect("b", &Default::default()).unwrap_err().kind(), ErrorKind::Invalid),
     );
     assert_eq!(contents(&fleet.connect("a")), contents(&fleet.connect("b")));

@@ -413,7 +413,7 @@ fn a_hostile_file_runs_nothing() {
     connection
         .execute_batch(
             "PRAGMA writable_schema=ON;
-             INSERT INTO sqlite_schema VALUES ('table', 'ghost', 'ghost', 0, 'CREATE VIRTUAL TABLE ghost USING nothing(a)');
+             INSERT INTO sqlite_schema VALUES ('table', 'ghost', 'ghost', 0, 'CREATE VIRTUAL TABLE ghost USING absent(a)');
              PRAGMA writable_schema=OFF",
         )
         .unwrap();

@@ -6,8 +6,10 @@
 mod border;
 mod crash;
 mod create;
+mod evaluation;
 mod faults;
 mod filesystem;
+mod foreign;
 mod fork;
 mod import;
 mod limits;
@@ -21,4 +23,5 @@ mod replaced;
 mod resolved;
 mod root;
 mod support;
+mod trailing;
 mod upload;

@@ -185,7 +185,9 @@ fn call(plane: &ControlPlane, file: &std::path::Path, operation: &Operation) -> 
         Operation::Draft(id, group) => {
             plane.create_database(new(id, group).with_seed(Seed::DatabaseUpload)).map(|_| ())
         }
-        Operation::Upload(id) => plane.upload_database(&name(id), std::fs::File::open(file).unwrap()),
+        Operation::Upload(id) => {
+            plane.upload_database(&name(id), std::fs::File::open(file).unwrap()).map(drop)
+        }
         Operation::Destroy(id) => plane.destroy_database(&name(id)),
         Operation::Protect(id, on) => {
             plane.configure_database(&name(id), changes().delete_protection(on)).map(|_| ())

@@ -33,7 +33,7 @@ fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
         ("draft", plane.create_database(new().with_seed(Seed::DatabaseUpload)).map(drop)),
         ("fork", plane.create_database(CreateDatabaseInput::fork("new", "orders")).map(drop)),
         ("import_database", plane.import_database(new(), file).map(drop)),
-        ("upload_database", plane.upload_database("draft", fs::File::open(file).unwrap())),
+        ("upload_database", plane.upload_database("draft", fs::File::open(file).unwrap()).map(drop)),
         ("connect", plane.connect("orders", &connect).map(drop)),
         ("connect_at", plane.connect_at("orders", at, &connect).map(drop)),
         ("restore_database", plane.restore_database("orders", at, &connect, &mut unwatched).map(drop)),

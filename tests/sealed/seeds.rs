@@ -136,6 +136,7 @@ fn what_is_refused_leaves_nothing() {
     .unwrap();
     let (kind, text) = refused(plane.import_database(input(), fleet.dir.path().join("odd.sqlite").as_path()));
     assert!(kind == ErrorKind::Unsupported && text.contains("32 reserved bytes"), "{kind}: {text}");
+    assert!(text.contains("index i of table t") && !text.contains(['\n', '\\']), "{text:?}");
     assert_no_debris(&plane);
 }
 
@@ -184,6 +185,29 @@ fn a_fork_keeps_its_key_or_gets_another() {
         assert!(!holds(plane.root(), NEEDLE));
         assert_no_debris(&plane);
     }
+}
+
+/// A fork keeps the page format of its source, unless it asks for another.
+#[test]
+fn a_fork_to_a_cipher_that_its_page_format_does_not_know_is_invalid() {
+    let fleet = Fleet::new();
+    let (from, to) = (Cipher::Aegis256, Cipher::ChaCha20Poly1305);
+    fleet.create_sealed("source", from, PageFormat::Turso);
+    fleet.unlock("source", from).execute_batch("CREATE TABLE t(a)").unwrap();
+    let encryption = RemoteEncryption::new(another_key(to), to).unwrap();
+    let fork = CreateDatabaseInput::fork("a", "source").with_source_key(key(from));
+    let at = fork.clone().with_seed(Seed::database_at("source", litefleet::Timestamp::now()));
+    for input in [fork.clone(), at] {
+        let (kind, text) = refused(fleet.plane.create_database(input.with_encryption(encryption.clone())));
+        assert_eq!(kind, ErrorKind::Invalid, "{text}");
+        fleet.assert_no_debris();
+    }
+    let native = encryption.with_page_format(PageFormat::Native);
+    fleet.plane.create_database(fork.with_encryption(native)).unwrap();
+    assert_eq!(
+        count(&fleet.plane.connect("a", &with_key(another_key(to))).unwrap(), "SELECT count(*) FROM t"),
+        0
+    );
 }
 
 #[test]
