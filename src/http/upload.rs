@@ -138,7 +138,11 @@ pub(super) fn write(
         Some(encryption) => plane.upload_encrypted_database(database, upload, encryption, None, watch),
         None => plane.upload_database_watched(database, upload, watch),
     };
-    done.map_err(invalid_file)
+    let uploaded = done.map_err(invalid_file)?;
+    for part in uploaded.unchecked {
+        tracing::warn!(part, "a part of the uploaded file could not be checked");
+    }
+    Ok(())
 }
 
 /// A damaged file is the client's, not the server's.

@@ -91,28 +91,44 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Asks a long call to go on until the server is to stop.
+/// Asks a long call to go on until the server is to stop, or nobody waits for its answer that must.
 #[derive(Clone, Debug)]
-pub(super) struct Going(Arc<AtomicBool>);
+pub(super) struct Going {
+    stopped: Arc<AtomicBool>,
+    abandoned: Arc<AtomicBool>,
+}
+
+/// Ends a call when it is dropped: its client is gone.
+struct Awaited(Arc<AtomicBool>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Going {
     pub(super) fn watch(&self) -> Box<Watch<'static>> {
-        let stopped = Arc::clone(&self.0);
+        let Self { stopped, abandoned } = self.clone();
         Box::new(move |_: Progress| {
-            if stopped.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let is_over = stopped.load(Ordering::Relaxed) || abandoned.load(Ordering::Relaxed);
+            if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     }
 }
 
 impl Work {
-    /// Runs a call where it may block. It goes on when the client that asked for it is gone.
+    /// Runs a call where it may block. It goes on when the client that asked for it is gone, unless it is an upload in one
+    /// piece: that is cancelled, and leaves its draft as it was.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         load: Load,
         call: impl FnOnce(Going) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
         let permit = self.admit(load).await?;
-        self.run_admitted(permit, call).await
+        let abandoned = Arc::default();
+        let _awaited = (load == Load::Upload).then(|| Awaited(Arc::clone(&abandoned)));
+        self.run_until(abandoned, permit, call).await
     }
 
     /// The same for a call that is admitted already.
@@ -121,7 +137,16 @@ impl Work {
         permit: Permit,
         call: impl FnOnce(Going) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
-        let going = Going(Arc::clone(&self.stopped));
+        self.run_until(Arc::default(), permit, call).await
+    }
+
+    async fn run_until<T: Send + 'static>(
+        &self,
+        abandoned: Arc<AtomicBool>,
+        permit: Permit,
+        call: impl FnOnce(Going) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let going = Going { stopped: Arc::clone(&self.stopped), abandoned };
         let span = tracing::Span::current();
         let running = tokio::task::spawn_blocking(move || {
             // Held until the call is over, whether or not somebody still waits for it.

@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod checks;
 mod chunks;
 mod client;
 mod crash;
