@@ -89,6 +89,11 @@ pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
+/// The files that SQLite reads together with the database file `data` if they exist: log, journal, and the index of the log.
+pub(crate) fn companions(data: &Path) -> [PathBuf; 3] {
+    ["-wal", "-journal", "-shm"].map(|suffix| beside(data, suffix))
+}
+
 /// The files of a database's history, in the directory of the database.
 ///
 /// ```text

@@ -123,6 +123,10 @@ impl Snapshot {
             }
         }
         disk.remove(&sum_path)?;
+        // SQLite would read a log or a journal of that name as the snapshot's, which has none yet.
+        while let Some(left) = Disk::first_present(layout::companions(&path))? {
+            disk.remove(&left)?;
+        }
         disk.rename(written, &path)?;
         sums::write(disk, &sum_path, &layout::beside(written, "-sum"), &words, &paths.data())
     }

@@ -9,6 +9,7 @@ mod dirs;
 mod files;
 mod look;
 mod owner;
+mod partial;
 mod root;
 
 use std::{fmt, io, path::Path, sync::Arc};

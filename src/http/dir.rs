@@ -6,7 +6,10 @@
 use std::{
     fs::{File, Metadata},
     io,
-    os::unix::fs::{MetadataExt, fchown},
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, fchown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -81,16 +84,30 @@ impl PrivateDir {
     /// first.
     pub(super) fn hold(&self) -> io::Result<()> {
         if self.file.try_lock().is_ok() {
-            for left in unix::Dir::read_from(&self.file)? {
-                let left = left?;
-                if ![c".", c".."].contains(&left.file_name()) {
-                    unix::unlinkat(&self.file, left.file_name(), AtFlags::empty())?;
-                }
-            }
+            clear(&self.file)?;
             self.file.unlock()?;
         }
         self.file.lock_shared()
     }
+}
+
+/// Removes all that is in a directory. An export that was not finished is a directory itself.
+fn clear(dir: impl AsFd) -> io::Result<()> {
+    for left in unix::Dir::read_from(&dir)? {
+        let left = left?;
+        let name = left.file_name();
+        if [c".", c".."].contains(&name) {
+            continue;
+        }
+        match unix::unlinkat(&dir, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                clear(unix::openat(&dir, name, FLAGS, Mode::empty())?)?;
+                unix::unlinkat(&dir, name, AtFlags::REMOVEDIR)?;
+            }
+            removed => removed?,
+        }
+    }
+    Ok(())
 }
 
 /// Gives what root has just made to an owner, if the system lets it.

@@ -1,15 +1,13 @@
 //! Exporting: a database as one file of its own, somewhere else.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::{DatabaseRef, Plane, history::birth, resolve::Resolved};
+use super::{DatabaseRef, Plane, history::birth, partial::Partial, resolve::Resolved};
 use crate::{
     api::Database,
     cipher::EncryptionKey,
     connect::{self, ConnectOptions},
-    disk::Disk,
     error::{Error, ErrorKind, Result},
-    id, layout,
     page::PageFormat,
     progress::Watch,
     seed::{
@@ -90,25 +88,10 @@ impl Plane {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
         let target = options.target(&entry.database)?;
-        if Disk::exists(path)? {
-            return Err(Error::naming(ErrorKind::AlreadyExists, path, |file| {
-                format!("{file} is there already; export to another file")
-            }));
-        }
-        let suffix = format!(".{}.partial", id::new_id(Timestamp::now()));
-        let staged = layout::beside(path, &suffix);
-        let written = self.write_export(&database, &staged, target.as_ref(), options, watch);
-        let written = self.hold(&database, written).and_then(|()| {
-            self.disk.rename_new(&staged, path)?;
-            self.disk.sync_dir(&directory(path))
-        });
-        if written.is_err() {
-            for left in
-                [staged.clone(), layout::beside(&staged, "-source"), layout::beside(&staged, "-journal")]
-            {
-                let _nothing_left = self.disk.remove(&left);
-            }
-        }
+        let partial = Partial::begin(&self.disk, path)?;
+        let written = self.write_export(&database, &partial.data(), target.as_ref(), options, watch);
+        let written = self.hold(&database, written).and_then(|()| partial.publish(&self.disk, path));
+        partial.remove(&self.disk);
         written
     }
 
@@ -146,13 +129,5 @@ impl Plane {
             }
             None => fork::write(&self.disk, source, staged, target, None, watch),
         }
-    }
-}
-
-/// The directory of a file.
-fn directory(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => ".".into(),
     }
 }

@@ -5,6 +5,7 @@ mod destroy;
 mod export;
 mod groups;
 mod history;
+mod partial;
 mod resolve;
 mod settle;
 mod verify;

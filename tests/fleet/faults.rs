@@ -3,15 +3,19 @@
 use std::{
     fs,
     io::{Error as IoError, ErrorKind as IoErrorKind},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use litefleet::{ControlPlane, CreateDatabaseInput, ErrorKind, Hook, Seed, Step, rusqlite::Connection};
+use litefleet::{
+    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, Hook, Seed, Step, rusqlite::Connection,
+    unwatched,
+};
 
-use crate::support::{Fleet, assert_no_debris, contents};
+use crate::support::{Fleet, assert_no_debris, contents, names};
 
 /// A plane over the root of another, whose n-th step fails, counted from when it is armed.
 struct Faulty {
@@ -126,6 +130,34 @@ fn an_import_that_fails_at_any_step_leaves_nothing() {
     );
     assert_eq!(contents(&fleet.connect("a")), contents(&fleet.connect("b")));
     assert_no_debris(&fleet.plane);
+}
+
+#[test]
+fn an_export_that_fails_at_any_step_leaves_nothing_for_long() {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    fleet.run("a", "CREATE TABLE t AS SELECT randomblob(50000) AS a");
+    let dir = fleet.dir.path().join("exports");
+    fs::create_dir(&dir).unwrap();
+    let (target, other) = (dir.join("out.db"), dir.join("other.db"));
+    let export = |plane: &ControlPlane, path: &Path| {
+        plane.export_database("a", path, &ExportOptions::default(), &mut unwatched)
+    };
+    let steps = each_step_fails_once(
+        &fleet,
+        |plane| {
+            export(plane, &target)?;
+            fs::remove_file(&target).unwrap();
+            Ok(())
+        },
+        |plane| {
+            assert!(!target.exists());
+            export(plane, &other).unwrap();
+            assert_eq!(names(&dir), ["other.db"]);
+            fs::remove_file(&other).unwrap();
+        },
+    );
+    assert!(steps >= 7, "{steps}");
 }
 
 #[test]

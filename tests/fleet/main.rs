@@ -7,6 +7,7 @@ mod border;
 mod crash;
 mod create;
 mod evaluation;
+mod export;
 mod faults;
 mod filesystem;
 mod foreign;

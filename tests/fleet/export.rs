@@ -1,0 +1,215 @@
+//! Exports: what stands beside the target, what an export that died leaves, and several at once.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use litefleet::{
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, ExportOptions,
+    PageFormat, RemoteEncryption, Step, Timestamp,
+    rusqlite::{self, Connection},
+    unwatched,
+};
+
+use crate::support::{Fleet, contents, count, names, refused};
+
+const SUFFIXES: [&str; 3] = ["-wal", "-journal", "-shm"];
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+fn export(plane: &ControlPlane, path: &Path) -> litefleet::Result<()> {
+    plane.export_database("a", path, &ExportOptions::default(), &mut unwatched)
+}
+
+/// A fleet with the database `a`, and a directory for exports.
+fn fleet() -> (Fleet, PathBuf) {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    fleet.run("a", "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)");
+    let dir = fleet.dir.path().join("exports");
+    fs::create_dir(&dir).unwrap();
+    (fleet, dir)
+}
+
+/// A log with committed rows of another database, as a killed process leaves it.
+fn foreign_log(dir: &Path) -> Vec<u8> {
+    let path = dir.join("foreign.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES (-999)")
+        .unwrap();
+    let log = fs::read(beside(&path, "-wal")).unwrap();
+    drop(connection);
+    fs::remove_file(path).unwrap();
+    log
+}
+
+#[test]
+fn export_refuses_leftover_log_journal_and_index() {
+    let (fleet, dir) = fleet();
+    let key = EncryptionKey::generate(Cipher::Aegis256).unwrap();
+    let encryption = RemoteEncryption::new(key.clone(), Cipher::Aegis256).unwrap();
+    fleet
+        .plane
+        .create_database(CreateDatabaseInput::new("sealed", "default").with_encryption(encryption))
+        .unwrap();
+    let with_key = ExportOptions::default().encryption_key(key);
+    let ways = [
+        ("a", ExportOptions::default()),
+        ("a", ExportOptions::default().at(Timestamp::now())),
+        ("sealed", ExportOptions::default()),
+        ("sealed", with_key.clone().decrypt(true)),
+        ("sealed", with_key.page_format(PageFormat::Turso)),
+    ];
+    let log = foreign_log(&dir);
+    for suffix in SUFFIXES {
+        for &(name, ref options) in &ways {
+            let target = dir.join("out.db");
+            let left = beside(&target, suffix);
+            fs::write(&left, &log).unwrap();
+            let exported = fleet.plane.export_database(name, &target, options, &mut unwatched);
+            let (kind, message) = refused(exported);
+            assert_eq!(kind, ErrorKind::AlreadyExists, "{message}");
+            assert!(message.starts_with(left.to_str().unwrap()), "{message}");
+            assert_eq!(names(&dir), [format!("out.db{suffix}")]);
+            assert_eq!(fs::read(&left).unwrap(), log);
+            fs::remove_file(&left).unwrap();
+            fleet.plane.export_database(name, &target, options, &mut unwatched).unwrap();
+            fs::remove_file(&target).unwrap();
+        }
+        // SQLite would follow it when it makes the file.
+        let left = beside(&dir.join("out.db"), suffix);
+        symlink("nowhere", &left).unwrap();
+        assert_eq!(refused(export(&fleet.plane, &dir.join("out.db"))).0, ErrorKind::AlreadyExists);
+        fs::remove_file(&left).unwrap();
+    }
+    symlink("nowhere", dir.join("out.db")).unwrap();
+    assert_eq!(refused(export(&fleet.plane, &dir.join("out.db"))).0, ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn vacuum_into_removes_leftover_log_and_journal() {
+    let (fleet, dir) = fleet();
+    let log = foreign_log(&dir);
+    let source = fleet.connect("a");
+    for suffix in ["-wal", "-journal"] {
+        let target = dir.join("vacuumed.db");
+        fs::write(beside(&target, suffix), &log).unwrap();
+        source.execute("VACUUM INTO ?1", [target.to_str().unwrap()]).unwrap();
+        assert_eq!(contents(&Connection::open(&target).unwrap()), contents(&source));
+        fs::remove_file(&target).unwrap();
+    }
+}
+
+/// A plane whose `hook` is called before each step on a path.
+fn hooked(fleet: &Fleet, hook: impl Fn(Step, &Path) + Send + Sync + 'static) -> ControlPlane {
+    let hook = move |step: Step, path: &Path| {
+        hook(step, path);
+        Ok(())
+    };
+    ControlPlane::builder().on_step(Arc::new(hook)).open(fleet.plane.root()).unwrap()
+}
+
+#[test]
+fn export_is_withdrawn_if_a_log_appears_before_it_has_its_name() {
+    let (fleet, dir) = fleet();
+    let target = dir.join("out.db");
+    let (log, wal) = (foreign_log(&dir), beside(&target, "-wal"));
+    // While it stands there under its name, and is about to be withdrawn, no connection reads it.
+    let (reached, is_reached) = mpsc::channel();
+    let (answer, answered) = mpsc::channel();
+    let answered = Mutex::new(answered);
+    let (withdrawn, renamed) = (target.clone(), wal.clone());
+    let plane = hooked(&fleet, move |step, path| match step {
+        Step::Rename if path.ends_with("data.db") => fs::write(&renamed, &log).unwrap(),
+        Step::Remove if path == withdrawn => {
+            reached.send(()).unwrap();
+            answered.lock().unwrap().recv().unwrap();
+        }
+        _ => {}
+    });
+    let read = thread::scope(|scope| {
+        let exporting = scope.spawn(|| refused(export(&plane, &target)));
+        is_reached.recv_timeout(Duration::from_secs(60)).unwrap();
+        let connection = Connection::open(&target).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        let read = connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+        answer.send(()).unwrap();
+        let (kind, message) = exporting.join().unwrap();
+        assert_eq!(kind, ErrorKind::AlreadyExists);
+        assert!(message.starts_with(wal.to_str().unwrap()), "{message}");
+        read
+    });
+    assert_eq!(read.unwrap_err().sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
+    assert_eq!(names(&dir), ["out.db-wal"]);
+}
+
+#[test]
+fn next_export_removes_what_dead_exports_left_and_nothing_else() {
+    let (fleet, dir) = fleet();
+    let id = |number: u8| format!("litefleet-019a0000-0000-7000-8000-0000000000{number:02}.partial");
+    let partial = |number: u8, files: &[&str]| {
+        let partial = dir.join(id(number));
+        fs::create_dir(&partial).unwrap();
+        for file in files {
+            fs::write(partial.join(file), "x").unwrap();
+        }
+        partial
+    };
+    partial(0, &[]);
+    partial(1, &["data.db", "data.db-journal", "data.db-source"]);
+    partial(2, &["data.db", "notes.txt"]);
+    let running = fs::File::open(partial(3, &["data.db"])).unwrap();
+    running.lock().unwrap();
+    let elsewhere = fleet.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("data.db"), "precious").unwrap();
+    symlink(&elsewhere, dir.join(id(4))).unwrap();
+    fs::write(dir.join(id(5)), "a file").unwrap();
+    fs::create_dir(dir.join("litefleet-mine.partial")).unwrap();
+
+    export(&fleet.plane, &dir.join("out.db")).unwrap();
+    let mut left: Vec<_> = [2, 3, 4, 5].map(id).into();
+    left.extend(["litefleet-mine.partial", "out.db"].map(str::to_owned));
+    assert_eq!(names(&dir), left);
+    assert_eq!(names(&dir.join(id(2))), ["notes.txt"]);
+    assert_eq!(names(&dir.join(id(3))), ["data.db"]);
+    assert_eq!(fs::read(elsewhere.join("data.db")).unwrap(), b"precious");
+}
+
+#[test]
+fn one_of_several_exports_to_a_file_succeeds() {
+    let (fleet, dir) = fleet();
+    for round in 0..5 {
+        let target = dir.join(format!("out-{round}.db"));
+        let done = thread::scope(|scope| {
+            let exports: Vec<_> = (0..4).map(|_| scope.spawn(|| export(&fleet.plane, &target))).collect();
+            exports.into_iter().map(|export| export.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(done.iter().filter(|done| done.is_ok()).count(), 1, "{done:?}");
+        for refused in done.into_iter().filter_map(Result::err) {
+            assert_eq!(refused.kind(), ErrorKind::AlreadyExists, "{refused}");
+        }
+        assert_eq!(count(&Connection::open(&target).unwrap(), "SELECT sum(a) FROM t"), 3);
+    }
+    assert_eq!(names(&dir), (0..5).map(|round| format!("out-{round}.db")).collect::<Vec<_>>());
+}
+
+#[test]
+fn export_that_is_cancelled_leaves_nothing() {
+    let (fleet, dir) = fleet();
+    let mut cancel = |_| std::ops::ControlFlow::Break(());
+    let cancelled =
+        fleet.plane.export_database("a", dir.join("out.db"), &ExportOptions::default(), &mut cancel);
+    assert_eq!(refused(cancelled).0, ErrorKind::Cancelled);
+    assert_eq!(names(&dir), Vec::<String>::new());
+}
