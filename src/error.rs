@@ -90,14 +90,15 @@ impl fmt::Display for ErrorKind {
 
 /// An error of this crate: a [kind](ErrorKind), a message, and the error beneath it if there is one.
 ///
+/// [`Display`](fmt::Display) prints a message that is complete by itself: it contains what the error beneath says, where that
+/// helps. [`source`](StdError::source) therefore leaves out errors whose text is in the message already, and is the first
+/// beneath them that says more. So a report that prints the whole chain says nothing twice. The error beneath is always
+/// available from [`get_ref`](Self::get_ref).
+///
 /// Messages that Turso's Platform API documents are used word for word, such as `group not found`. Messages
 /// never hold an encryption key.
-#[derive(thiserror::Error)]
-#[error(transparent)]
 pub struct Error(Box<Parts>);
 
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
 struct Parts {
     kind: ErrorKind,
     message: Message,
@@ -183,7 +184,7 @@ impl Error {
         Self::with(kind, Message::naming(path, sentence))
     }
 
-    /// The same error with the one that caused it.
+    /// The same error with the one that caused it, whose text may be a part of the message or not.
     #[must_use]
     #[cold]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -234,6 +235,46 @@ impl Error {
     pub fn without_path(&self) -> &str {
         self.0.message.without_path()
     }
+
+    /// The error beneath, such as an [`io::Error`] or a [`rusqlite::Error`], whether or not its text is in the message.
+    ///
+    /// ```
+    /// use litefleet::{Error, ErrorKind};
+    ///
+    /// let cause = std::io::Error::other("no carrier");
+    /// let error = Error::new(ErrorKind::Io, format!("sending: {cause}")).caused_by(cause);
+    /// assert!(std::error::Error::source(&error).is_none());
+    /// assert!(error.get_ref().is_some_and(|cause| cause.is::<std::io::Error>()));
+    /// ```
+    #[must_use]
+    pub fn get_ref(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.0.source.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.message.fmt(f)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let mut next = self.get_ref().map(|source| source as &(dyn StdError + 'static));
+        while let Some(error) = next {
+            let text = error.to_string();
+            // Some errors of other crates only repeat the one beneath.
+            let is_repeated = error.source().is_some_and(|beneath| beneath.to_string() == text);
+            // Its parts may stand in another order: SQLite puts the path of a file last.
+            let is_shown = text.split(": ").all(|part| self.0.message.text.contains(part));
+            if !is_repeated && !is_shown {
+                break;
+            }
+            // Beneath what SQLite says of an error stands what it says of the result code in general.
+            next = error.source().filter(|_| !(is_shown && error.is::<rusqlite::Error>()));
+        }
+        next
+    }
 }
 
 fn io_kind(source: &io::Error) -> ErrorKind {
@@ -263,8 +304,47 @@ mod tests {
         let error = Error::io("writing data.db", io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(error.kind(), ErrorKind::DiskFull);
         assert!(error.to_string().starts_with("writing data.db: "), "{error}");
-        assert!(error.source().is_some_and(<dyn StdError>::is::<io::Error>));
-        assert!(Error::new(ErrorKind::Busy, "later").source().is_none());
+        let source = error.get_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::StorageFull));
+        assert!(Error::new(ErrorKind::Busy, "later").get_ref().is_none());
+    }
+
+    /// What a report prints that shows the whole chain.
+    fn chain(error: &Error) -> Vec<String> {
+        std::iter::successors(Some(error as &dyn StdError), |&error| error.source())
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_chain_says_nothing_twice() {
+        /// An error of another crate whose text is that of the error beneath.
+        #[derive(Debug)]
+        struct Transparent(Error);
+        impl fmt::Display for Transparent {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+        impl StdError for Transparent {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                Some(&self.0)
+            }
+        }
+
+        let io = || io::Error::other("no carrier");
+        assert_eq!(chain(&Error::io("reading a.db", io())), ["reading a.db: no carrier"]);
+        let inner = Error::io("reading a.db", io());
+        let outer = Error::new(inner.kind(), format!("opening: {inner}")).caused_by(inner);
+        assert_eq!(chain(&outer), ["opening: reading a.db: no carrier"]);
+        let reordered = io::Error::other("cannot open: /srv/a.db");
+        let reordered = Error::new(ErrorKind::Io, "opening /srv/a.db: cannot open").caused_by(reordered);
+        assert_eq!(chain(&reordered), ["opening /srv/a.db: cannot open"]);
+        let separate = Error::new(ErrorKind::Busy, "the database is in use").caused_by(io());
+        assert_eq!(chain(&separate), ["the database is in use", "no carrier"]);
+        let partly = Error::new(ErrorKind::Busy, "the database is in use: wait");
+        let partly = Error::new(ErrorKind::Io, "no carrier").caused_by(Transparent(partly));
+        assert_eq!(chain(&partly), ["no carrier", "the database is in use: wait"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Exports: what stands beside the target, what an export that died leaves, and several at once.
 
 use std::{
+    error::Error as _,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -212,4 +213,45 @@ fn export_that_is_cancelled_leaves_nothing() {
         fleet.plane.export_database("a", dir.join("out.db"), &ExportOptions::default(), &mut cancel);
     assert_eq!(refused(cancelled).0, ErrorKind::Cancelled);
     assert_eq!(names(&dir), Vec::<String>::new());
+}
+
+#[test]
+fn no_error_chain_says_a_sentence_twice() {
+    let (fleet, dir) = fleet();
+    let connection = fleet.connect("a");
+    let explained = |sql: &str| litefleet::explain(&connection, connection.execute_batch(sql).unwrap_err());
+    fs::write(dir.join("junk.db"), [b'x'; 4096]).unwrap();
+    let import = |file: &str| {
+        let input = CreateDatabaseInput::new("imported", "default");
+        fleet.plane.import_database(input, dir.join(file).as_path()).unwrap_err()
+    };
+    let mut errors = vec![
+        explained("SELECT nonsense"),
+        explained("CREATE TABLE u(a UNIQUE); INSERT INTO u VALUES (1), (1)"),
+        explained("PRAGMA journal_mode=DELETE"),
+        export(&fleet.plane, Path::new("/dev/null/out.db")).unwrap_err(),
+        export(&fleet.plane, &dir.join("none/out.db")).unwrap_err(),
+        import("junk.db"),
+        import("none.db"),
+        ControlPlane::open("/dev/null/root").unwrap_err(),
+        "yesterday".parse::<Timestamp>().unwrap_err(),
+    ];
+    let file = fleet.plane.database_path("a").unwrap();
+    drop(connection);
+    fs::write(&file, "no database").unwrap();
+    errors.push(fleet.plane.connect("a", &ConnectOptions::default()).unwrap_err());
+    fs::remove_file(&file).unwrap();
+    errors.push(fleet.plane.connect("a", &ConnectOptions::default()).unwrap_err());
+    for error in errors {
+        let texts: Vec<_> =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |&error| error.source())
+                .map(ToString::to_string)
+                .collect();
+        for (at, text) in texts.iter().enumerate() {
+            for other in &texts[..at] {
+                assert!(!other.contains(text.as_str()), "{texts:#?}");
+            }
+        }
+        assert!(error.source().is_none() || error.get_ref().is_some());
+    }
 }
