@@ -25,7 +25,7 @@ pub(crate) fn new_id(now: Timestamp) -> String {
 /// The number that an id is.
 pub(crate) fn number(id: &str) -> Result<u128> {
     Uuid::parse_str(id).map(|id| id.as_u128()).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, format!("control.db has the id {id:?}, which is none ({error})"))
+        Error::new(ErrorKind::Corrupt, format!("control.db holds the invalid id {id:?}: {error}"))
     })
 }
 
