@@ -458,7 +458,7 @@ impl DatabaseChanges {
 pub struct ListDatabases {
     /// Only those of this group.
     pub group: Option<String>,
-    /// Only forks of the database with this id.
+    /// Only forks of this database, given by its id or its name. A destroyed database is known by its id while it has forks.
     pub parent: Option<String>,
     /// Only those whose name comes after this one: the last name of the page before.
     pub after: Option<String>,
@@ -473,7 +473,7 @@ impl ListDatabases {
         Self { group: Some(group.into()), ..self }
     }
 
-    /// Only forks of the database with the id `parent`.
+    /// Only forks of the database with the id or the name `parent`.
     #[must_use]
     pub fn parent(self, parent: impl Into<String>) -> Self {
         Self { parent: Some(parent.into()), ..self }

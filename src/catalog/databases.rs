@@ -190,12 +190,13 @@ impl Rows<'_> {
         self.select(&format!("{SELECT} WHERE g.uuid = ?1"), &[&uuid])
     }
 
-    /// The databases that are drafts or ready, by name.
-    pub(crate) fn list(&self, which: &ListDatabases) -> Result<Vec<Database>> {
+    /// The rows of the databases that are drafts or ready, by name.
+    pub(crate) fn list(&self, which: &ListDatabases) -> Result<Vec<Entry>> {
+        let parent = which.parent.as_deref().map(|parent| self.id_of_parent(parent)).transpose()?;
         let mut sql = format!("{SELECT} WHERE d.state IN ('draft', 'ready') AND g.state = 'ready'");
         let mut values: Vec<&dyn ToSql> = Vec::new();
         for (value, condition) in
-            [(&which.group, "g.name = ?"), (&which.parent, "d.parent_uuid = ?"), (&which.after, "d.name > ?")]
+            [(&which.group, "g.name = ?"), (&parent, "d.parent_uuid = ?"), (&which.after, "d.name > ?")]
         {
             if let Some(value) = value {
                 values.push(value);
@@ -204,7 +205,7 @@ impl Rows<'_> {
             }
         }
         // One plan for each: a page is read from the index in order, never sorted.
-        sql += match (&which.group, &which.parent) {
+        sql += match (&which.group, &parent) {
             (_, Some(_)) | (None, None) => " ORDER BY d.name",
             (Some(_), None) => " ORDER BY d.in_group, d.name",
         };
@@ -212,7 +213,25 @@ impl Rows<'_> {
             values.push(limit);
             sql += " LIMIT ?";
         }
-        Ok(self.select(&sql, &values)?.into_iter().map(|entry| entry.database).collect())
+        self.select(&sql, &values)
+    }
+
+    /// The id of the database whose forks are listed, from its id or its name. The id of a destroyed one is known as long as
+    /// it has forks.
+    fn id_of_parent(&self, parent: &str) -> Result<String> {
+        let is_settled = |entry: &Entry| !entry.state.is_unsettled();
+        let is_id = self.entry_by_id(parent)?.as_ref().is_some_and(is_settled) || self.has_forks(parent)?;
+        if is_id {
+            return Ok(parent.to_owned());
+        }
+        Ok(self.settled_entry(&parent.parse()?)?.database.id)
+    }
+
+    fn has_forks(&self, id: &str) -> Result<bool> {
+        self.connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM databases WHERE parent_uuid = ?1)")
+            .and_then(|mut select| select.query_row([id], |row| row.get(0)))
+            .map_err(failed)
     }
 
     /// Moves a row on, if it is still there and in the state `from`, and says whether it was.

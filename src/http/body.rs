@@ -89,7 +89,7 @@ pub(super) struct Pagination {
 pub(super) struct DatabasesQuery {
     /// Only those of this group.
     pub(super) group: Option<String>,
-    /// Only forks of the database with this id.
+    /// Only forks of the database with this id or name.
     pub(super) parent: Option<String>,
     /// At most so many. Without it all are listed.
     #[param(format = Int64, maximum = 4_294_967_295_u32)]

@@ -5,6 +5,7 @@ mod destroy;
 mod export;
 mod groups;
 mod history;
+mod list;
 mod partial;
 mod resolve;
 mod settle;
@@ -26,8 +27,7 @@ pub use verify::VerifyOptions;
 
 use crate::{
     api::{
-        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, ListDatabases,
-        RemoteEncryption, Uploaded,
+        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, RemoteEncryption, Uploaded,
     },
     catalog::{Catalog, Durability, Entry},
     changes::{Changes, Pair},
@@ -37,7 +37,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     id, layout,
     layout::Layout,
-    name::{DatabaseName, GroupName},
+    name::DatabaseName,
     progress::{Watch, unwatched},
     seed::upload::Upload,
     time::{Clock, ReadClock, Timestamp},
@@ -278,21 +278,6 @@ impl ControlPlane {
     pub fn get_database<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<Database> {
         let wanted = database.into().parse()?;
         self.0.catalog.read(|rows| Ok(wanted.settled_entry(rows)?.database))
-    }
-
-    /// The databases, by name: all of them, those of a group, the forks of a database, or a page of these.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] for a group that is not there.
-    pub fn list_databases(&self, which: &ListDatabases) -> Result<Vec<Database>> {
-        let group = which.group.as_deref().map(str::parse::<GroupName>).transpose()?;
-        self.0.catalog.read(|rows| {
-            if let Some(group) = &group {
-                rows.group(group)?;
-            }
-            rows.list(which)
-        })
     }
 
     /// Changes the configuration of a database, and returns what it is now. Connections that are open to it follow
