@@ -65,6 +65,13 @@ impl Plane {
         let source_cipher = source.as_ref().and_then(|source| source.entry.database.cipher);
         let target = Target::of(remote_encryption.as_ref(), source_cipher)?;
         if let (Some(cipher), None, Some(source)) = (source_cipher, &target, &source) {
+            if source_encryption_key.is_some() {
+                let message = format!(
+                    "database {} is encrypted under {cipher}: besides its key, the fork {name} needs an encryption key of its own",
+                    source.entry.database.name
+                );
+                return Err(Error::new(ErrorKind::KeyRequired, message));
+            }
             return Err(connect::key_required(&source.entry.database, cipher));
         }
         let now = self.clock.now();

@@ -89,10 +89,11 @@ pub(crate) fn write(
     let Some(target) = keys.target else {
         let (header, _) = receive(disk, upload, &name, path, None, size_limit, watch)?;
         if let Some(seal) = header.seal {
-            let message = format!(
-                "{name} is encrypted under {}: import it with its encryption key, as an encrypted database",
-                seal.cipher
-            );
+            let remedy = match keys.file {
+                None => "import it with its encryption key, as an encrypted database",
+                Some(_) => "besides its key, the database needs a cipher and an encryption key of its own",
+            };
+            let message = format!("{name} is encrypted under {}: {remedy}", seal.cipher);
             return Err(Error::new(ErrorKind::KeyRequired, message));
         }
         let len = Disk::len(path)?.unwrap_or(0);
