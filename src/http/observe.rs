@@ -33,7 +33,8 @@ pub(super) async fn observe(metrics: Arc<Metrics>, request: Request, next: Next)
         let mut response = next.run(request).await;
         let (status, took) = (response.status(), begun.elapsed());
         metrics.count(method, &route, status.as_u16(), took);
-        tell(status, took.as_secs_f64() * 1_000.0, response.extensions().get());
+        // To the microsecond.
+        tell(status, (took.as_secs_f64() * 1e6).round() / 1e3, response.extensions().get());
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
