@@ -16,7 +16,7 @@ use litefleet::{
 };
 use tempfile::TempDir;
 
-use crate::support::{Contents, contents, now};
+use crate::support::{Contents, contents, now, skipped};
 
 /// A small file system in memory, where the machine lets us have one.
 struct Mounted(TempDir);
@@ -29,7 +29,7 @@ impl Mounted {
         if mount.status().is_ok_and(|status| status.success()) {
             return Some(Self(dir));
         }
-        eprintln!("not checked: this machine does not let us mount a file system");
+        skipped("this machine does not let us mount a file system");
         None
     }
 }

@@ -6,8 +6,9 @@ use std::process::Command;
 use crate::server::Server;
 
 #[test]
+#[ignore = "needs @tursodatabase/api 2.0.5: set LITEFLEET_TURSO_CLIENT to a directory that has it"]
 fn tursos_own_client_works_unchanged() {
-    let Some(packages) = std::env::var_os("LITEFLEET_TURSO_CLIENT") else { return };
+    let packages = std::env::var_os("LITEFLEET_TURSO_CLIENT").expect("LITEFLEET_TURSO_CLIENT is set");
     let server = Server::new();
     // A module is looked for beside the script.
     let script = std::path::Path::new(&packages).join("litefleet-client.mjs");

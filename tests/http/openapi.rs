@@ -86,8 +86,9 @@ fn a_request_without_a_token_is_refused_before_its_body_is_read() {
 }
 
 #[test]
+#[ignore = "needs schemathesis 4.32.5: set LITEFLEET_SCHEMATHESIS to its program"]
 fn whatever_the_document_allows_is_answered_as_it_says() {
-    let Some(program) = std::env::var_os("LITEFLEET_SCHEMATHESIS") else { return };
+    let program = std::env::var_os("LITEFLEET_SCHEMATHESIS").expect("LITEFLEET_SCHEMATHESIS is set");
     let server = Server::new();
     let dir = tempfile::tempdir().unwrap();
     // Names that are there, for the calls behind them to be reached.

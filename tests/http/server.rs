@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    fs::OpenOptions,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::PathBuf,
@@ -14,6 +15,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) const API: &str = "/v1/organizations/me";
+
+/// The file beside the root that a server logs to.
+const LOG: &str = "log";
 
 pub(crate) struct Server {
     running: Child,
@@ -53,7 +57,9 @@ impl Server {
     }
 
     pub(crate) fn start(dir: TempDir, arguments: &[&str]) -> Self {
-        Self::started(dir, arguments, Stdio::inherit())
+        // What it logs is shown if the test fails.
+        let log = OpenOptions::new().append(true).create(true).open(dir.path().join(LOG)).unwrap();
+        Self::started(dir, arguments, log.into())
     }
 
     /// One whose log is kept, for [`Server::ended_log`].
@@ -178,6 +184,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _gone_already = self.running.kill();
         let _waited_for = self.running.wait();
+        if std::thread::panicking() {
+            eprint!("{}", std::fs::read_to_string(self.dir.path().join(LOG)).unwrap_or_default());
+        }
     }
 }
 

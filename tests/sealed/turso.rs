@@ -37,8 +37,9 @@ fn turso(python: &str, file: &Path, cipher: Cipher, statements: &[&str]) -> Stri
 }
 
 #[test]
+#[ignore = "needs pyturso 0.8.3: set LITEFLEET_PYTURSO to a Python that has it"]
 fn turso_reads_what_we_write_and_we_read_what_it_writes() {
-    let Some(python) = std::env::var_os("LITEFLEET_PYTURSO") else { return };
+    let python = std::env::var_os("LITEFLEET_PYTURSO").expect("LITEFLEET_PYTURSO is set");
     let python = python.to_str().unwrap();
     for cipher in Cipher::ALL.iter().copied().filter(|cipher| formats(*cipher).len() == 2) {
         let fleet = Fleet::new();
