@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             cli::output::print_error(&error, json);
+            cli::interrupt::end_if_cancelled(&error);
             ExitCode::FAILURE
         }
     }

@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::{BufReader, Read, Write},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -106,6 +107,134 @@ fn an_import_and_an_upload_are_cancelled() {
     assert_eq!(left[0].state, DatabaseState::Draft);
 }
 
+/// The directories of exports that are not finished.
+fn partials(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial")).collect()
+}
+
+fn send(signal: &str, running: &Child) {
+    let status = Command::new("kill").args([signal, &running.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Sends signals to an export while its file is being written, and returns how it ended. `None` if it was too fast.
+fn signalled(root: &Path, target: &Path, signals: &[&str], prelude: &str) -> Option<Output> {
+    let export = format!(
+        "{prelude} exec {} --json --root {} db export big {}",
+        env!("CARGO_BIN_EXE_litefleet"),
+        root.display(),
+        target.display()
+    );
+    let mut running = Command::new("sh")
+        .args(["-c", &export])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let dir = target.parent().unwrap();
+    let begun =
+        || partials(dir).iter().any(|dir| fs::metadata(dir.join("data.db")).is_ok_and(|file| file.len() > 0));
+    wait_until("it never begins", || begun() || running.try_wait().unwrap().is_some());
+    // It stands still until the signals are there.
+    send("-STOP", &running);
+    let is_writing = begun();
+    if is_writing {
+        signals.iter().for_each(|signal| send(signal, &running));
+    }
+    send("-CONT", &running);
+    let output = running.wait_with_output().unwrap();
+    is_writing.then_some(output)
+}
+
+#[test]
+fn an_export_that_is_told_to_end_leaves_nothing_behind() {
+    let (dir, root) = root();
+    let plane = ControlPlane::open(&root).unwrap();
+    plane.create_database(CreateDatabaseInput::new("big", "default")).unwrap();
+    let connection = plane.connect("big", &litefleet::ConnectOptions::default()).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE t(a);
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+             INSERT INTO t SELECT zeroblob(1000000) FROM n",
+        )
+        .unwrap();
+    drop(connection);
+    let exports = dir.path().join("exports");
+    fs::create_dir(&exports).unwrap();
+    let target = exports.join("out.db");
+    let left = || fs::read_dir(&exports).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let nothing = Vec::<std::ffi::OsString>::new();
+    // Whether the signal comes before the export looks for the last time is a race.
+    let cancelled = |signal: &str, number: i32| {
+        for _ in 0..20 {
+            let output = signalled(&root, &target, &[signal], "");
+            if let Some(output) = output.filter(|output| !output.status.success()) {
+                let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+                assert_eq!(error["kind"], "cancelled", "{error}");
+                let status = output.status;
+                assert_eq!(status.signal().or(status.code().map(|code| -code)), Some(number), "{signal}");
+                assert_eq!(left(), nothing, "{signal}");
+                return;
+            }
+            let _may_not_be_there = fs::remove_file(&target);
+        }
+        panic!("{signal} never comes in time");
+    };
+    cancelled("-TERM", 15);
+    cancelled("-HUP", 1);
+    cancelled("-INT", -1);
+
+    // One that the parent ignores, as `nohup` does, does not end it.
+    let finished = (0..20).find_map(|_| {
+        let output = signalled(&root, &target, &["-HUP"], "trap '' HUP;");
+        assert!(target.exists());
+        fs::remove_file(&target).unwrap();
+        output
+    });
+    assert!(finished.unwrap().status.success());
+
+    // What a killed one leaves is removed by the next, to whatever file.
+    let killed = (0..20).find_map(|_| {
+        let output = signalled(&root, &target, &["-KILL"], "").filter(|_| !target.exists());
+        let _may_not_be_there = fs::remove_file(&target);
+        output
+    });
+    assert_eq!(killed.unwrap().status.signal(), Some(9));
+    assert_eq!(partials(&exports).len(), 1);
+    plane
+        .export_database("big", exports.join("other.db"), &Default::default(), &mut litefleet::unwatched)
+        .unwrap();
+    assert_eq!(left(), ["other.db"]);
+}
+
+#[test]
+fn a_table_is_not_wrapped_on_a_terminal_of_unknown_width() {
+    let (_dir, root) = root();
+    let plane = ControlPlane::open(&root).unwrap();
+    plane.create_database(CreateDatabaseInput::new("a", "default")).unwrap();
+    let shell = format!(
+        "stty cols 0 rows 0; exec {} --root {} db shell a \"select 'one long text' as x, 'another one' as y\"",
+        env!("CARGO_BIN_EXE_litefleet"),
+        root.display()
+    );
+    let script =
+        Command::new("script").args(["-q", "-e", "-c", &shell, "/dev/null"]).stdin(Stdio::null()).output();
+    let Ok(output) = script else { return skipped("script is not on this machine") };
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<_> =
+        printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(rows, ["x y", "one long text another one"], "{printed:?}");
+}
+
+/// Reports a test that cannot run here, also where the output of tests that pass is not shown.
+fn skipped(reason: &str) {
+    let test = thread::current();
+    let _reported_or_not =
+        writeln!(std::io::stderr(), "{}: skipped: {reason}", test.name().unwrap_or_default());
+}
+
 /// The shell on a terminal of its own, which `script` makes.
 struct Terminal {
     script: Child,
@@ -129,7 +258,7 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn();
         let Ok(mut script) = script else {
-            eprintln!("not checked: script is not on this machine");
+            skipped("script is not on this machine");
             return None;
         };
         let (sender, shown) = std::sync::mpsc::channel();

@@ -121,6 +121,7 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/disk/files.rs",
             "src/disk/look.rs",
             "src/cli/args.rs",
+            "src/cli/interrupt.rs",
             "src/cli/shell.rs",
             "src/cli/tour.rs",
             "src/http/access.rs",

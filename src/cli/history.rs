@@ -1,10 +1,16 @@
 //! The commands that look into the past of a database.
 
-use std::ops::Bound;
+use std::{ffi::OsString, ops::Bound};
 
 use litefleet::{ConnectOptions, ControlPlane, Result, Timestamp};
 
-use super::{args::KeyArguments, key_for, output::Output, progress};
+use super::{
+    args::{KEY_FILE_PLACEHOLDER, KeyArguments},
+    key_for,
+    output::Output,
+    paste::{program, quoted},
+    progress,
+};
 
 pub(super) fn points(
     plane: &ControlPlane,
@@ -34,5 +40,22 @@ pub(super) fn restore(
     let mut bar = progress::Bar::new("Restoring")?;
     let restored = plane.restore_database(name, at, &options, &mut |progress| bar.show(progress));
     bar.clear();
-    output.restored(name, &restored?)
+    let restored = restored?;
+    let undo = restored.undo.map(|at| undo(plane, name, at, key));
+    output.restored(name, &restored, undo)
+}
+
+/// The command that undoes a restore, quoted for the shell. It works from any directory.
+fn undo(plane: &ControlPlane, name: &str, at: Timestamp, key: &KeyArguments) -> String {
+    let root = plane.root().as_os_str().to_owned();
+    let mut words: Vec<OsString> = vec![program(), "--root".into(), root];
+    words.extend(["db", "restore", name, "--timestamp", &at.to_string()].map(Into::into));
+    words.extend(key.again().into_iter().flatten());
+    let command = quoted(&words);
+    match words.last() {
+        Some(last) if last == KEY_FILE_PLACEHOLDER => {
+            format!("{command}\n({KEY_FILE_PLACEHOLDER} stands for a file that holds the key, as base64)")
+        }
+        _ => command,
+    }
 }

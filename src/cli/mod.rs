@@ -2,14 +2,16 @@
 
 pub(crate) mod args;
 mod history;
-mod interrupt;
+pub(crate) mod interrupt;
 mod maintain;
 pub(crate) mod output;
+mod paste;
 mod progress;
 #[cfg(feature = "http")]
 mod serve;
 mod shell;
 mod sql;
+mod statements;
 mod tour;
 
 use std::{
@@ -21,8 +23,9 @@ use std::{
 use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand, KeyArguments};
 use clap::CommandFactory;
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, DatabaseChanges, EncryptionKey,
-    Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload, VerifyOptions,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges,
+    EncryptionKey, Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload,
+    VerifyOptions,
 };
 use output::Output;
 
@@ -45,8 +48,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             group(&ControlPlane::open(&arguments.root)?, command, output)
         }
         Command::Group(command) => group(&plane()?, command, output),
-        Command::Db(DbCommand::Verify { name, key }) => return verify(&plane()?, &name, &key, output),
-        Command::Db(command) => db(&plane()?, command, output),
+        Command::Db(DbCommand::Verify { name, key }) => {
+            return verify(&plane()?, &name, &key, output).map_err(|error| key.explain(error));
+        }
+        Command::Db(command) => {
+            let key = command.key().cloned();
+            let done = db(&plane()?, command, output);
+            done.map_err(|error| match key {
+                Some(key) => key.explain(error),
+                None => error,
+            })
+        }
         #[cfg(feature = "http")]
         Command::Serve(options) => serve::run(&arguments.root, options, output),
         Command::Tour => tour::run(),
@@ -64,8 +76,8 @@ fn there(root: &Path) -> Result<()> {
     if root.join("control.db").try_exists().unwrap_or(true) {
         return Ok(());
     }
-    let root = root.display();
-    let message = format!("no fleet at {root}; make one with: litefleet --root {root} group create NAME");
+    let command = paste::quoted(&["litefleet".as_ref(), "--root".as_ref(), root.as_os_str()]);
+    let message = format!("no fleet at {}; make one with: {command} group create NAME", root.display());
     Err(Error::new(ErrorKind::NotFound, message))
 }
 
@@ -104,23 +116,18 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
 fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
     match command {
         DbCommand::Create(arguments) => {
-            let made = create(plane, &arguments)?;
+            let made = create(plane, &arguments).map_err(|error| arguments.explain_key(error))?;
             output.created(&made)
         }
         DbCommand::List { group, parent, limit, after } => {
             let mut which = ListDatabases::default();
             which.group = group;
-            which.parent =
-                parent.map(|parent| plane.get_database(&parent).map(|parent| parent.id)).transpose()?;
+            which.parent = parent;
             which.limit = limit;
             which.after = after;
-            output.databases(&plane.list_databases(&which)?)
+            output.databases(&plane.list_databases_with_size(&which)?)
         }
-        DbCommand::Show { name } => {
-            let database = plane.get_database(&name)?;
-            let size = plane.database_size(&name).ok();
-            output.database(&database, size)
-        }
+        DbCommand::Show { name } => show(plane, &plane.get_database(&name)?, output),
         DbCommand::Config(arguments) => config(plane, &arguments, output),
         DbCommand::Destroy { name, yes } => {
             let database = plane.get_database(&name)?;
@@ -134,8 +141,10 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             let mut stdin = io::stdin().lock();
             let upload =
                 if file.as_os_str() == STDIN { Upload::Reader(&mut stdin) } else { Upload::Path(&file) };
-            let encryption = match plane.get_database(&name)?.cipher.zip(key.key()?) {
-                Some((cipher, key)) => Some(RemoteEncryption::new(key, cipher)?),
+            let encryption = match plane.get_database(&name)?.cipher {
+                Some(cipher) => {
+                    key.key_for(cipher)?.map(|key| RemoteEncryption::new(key, cipher)).transpose()?
+                }
                 None => None,
             };
             let uploaded = match &encryption {
@@ -187,12 +196,7 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             match sql {
                 Some(sql) => sql::run(&connection, &sql, output),
                 None if io::stdin().is_terminal() && !output.json => shell::run(&connection, &name),
-                None => {
-                    let sql = io::read_to_string(io::stdin().lock()).map_err(|error| {
-                        Error::new(ErrorKind::Io, format!("reading standard input: {error}"))
-                    })?;
-                    sql::run(&connection, &sql, output)
-                }
+                None => sql::run_stream(&connection, io::stdin().lock(), output),
             }
         }
     }
@@ -215,7 +219,7 @@ fn verify(plane: &ControlPlane, name: &str, key: &KeyArguments, output: Output) 
 /// The key for a database, if it is encrypted: a key in the environment is not meant for the plain ones.
 fn key_for(plane: &ControlPlane, name: &str, key: &KeyArguments) -> Result<Option<EncryptionKey>> {
     match plane.get_database(name)?.cipher {
-        Some(_) => key.key(),
+        Some(cipher) => key.key_for(cipher),
         None => Ok(None),
     }
 }
@@ -228,14 +232,19 @@ fn encryption(plane: &ControlPlane, arguments: &CreateArguments) -> Result<Optio
         None => None,
     };
     if cipher.is_none() && of_source.is_none() {
-        let message = "remote encryption cipher must be provided when remote encryption key is set";
+        let message = "remote encryption cipher must be provided when remote encryption key is set; name one with \
+             --remote-encryption-cipher";
         // A key in the environment is not meant for every database.
         if arguments.key.is_given() || arguments.page_format.is_some() {
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         return Ok(None);
     }
-    let Some(key) = arguments.key.key()? else {
+    let key = match cipher.or(of_source) {
+        Some(cipher) => arguments.key.key_for(cipher)?,
+        None => arguments.key.key()?,
+    };
+    let Some(key) = key else {
         if cipher.is_none() {
             return Ok(None);
         }
@@ -254,7 +263,10 @@ fn encryption(plane: &ControlPlane, arguments: &CreateArguments) -> Result<Optio
 
 fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDatabaseOutput> {
     let mut input = CreateDatabaseInput::new(&arguments.name, "");
-    input.group.clone_from(&arguments.group);
+    input.group = match &arguments.group {
+        None if arguments.from_db.is_none() => Some(only_group(plane)?),
+        group => group.clone(),
+    };
     if let Some(limit) = &arguments.size_limit {
         input.size_limit = Some(limit.parse()?);
     }
@@ -286,6 +298,27 @@ fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDat
     made
 }
 
+/// The group of a fleet that has only one.
+fn only_group(plane: &ControlPlane) -> Result<String> {
+    /// How many groups an error names.
+    const NAMED_MAX: usize = 5;
+    let groups = plane.list_groups()?;
+    match groups.as_slice() {
+        [group] => Ok(group.name.to_string()),
+        [] => Err(Error::new(
+            ErrorKind::NotFound,
+            "there is no group yet; make one with: litefleet group create NAME",
+        )),
+        groups => {
+            let names: Vec<_> = groups.iter().take(NAMED_MAX).map(|group| group.name.as_str()).collect();
+            let more = if groups.len() > NAMED_MAX { " and others" } else { "" };
+            let message =
+                format!("group is required: choose one with --group, out of {}{more}", names.join(", "));
+            Err(Error::new(ErrorKind::Invalid, message))
+        }
+    }
+}
+
 fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> Result<()> {
     let mut changes = DatabaseChanges::default();
     changes.size_limit = match arguments.size_limit.as_deref() {
@@ -306,7 +339,12 @@ fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> 
     } else {
         plane.configure_database(&arguments.name, changes)?
     };
-    output.database(&database, plane.database_size(&arguments.name).ok())
+    show(plane, &database, output)
+}
+
+fn show(plane: &ControlPlane, database: &Database, output: Output) -> Result<()> {
+    let name = database.name.as_str();
+    output.database(database, plane.database_path(name).ok().as_deref(), plane.database_size(name).ok())
 }
 
 /// Asks before something is destroyed. Nobody is asked where nobody can answer: there `--yes` must be said.

@@ -3,9 +3,11 @@
 use std::{
     fmt::Write as _,
     io::{self, IsTerminal, Write},
+    path::Path,
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::HumanBytes;
 use litefleet::{
     CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Maintained, Point, Points,
     Reached, Restored, Result, SizeLimit, Verified, Window,
@@ -49,18 +51,29 @@ impl Output {
         if self.json { json_line(&group) } else { self.groups(&[group]) }
     }
 
-    pub(crate) fn databases(self, databases: &[Database]) -> Result<()> {
+    /// Databases, each with the bytes that it takes on the disk unless it is a draft.
+    pub(crate) fn databases(self, databases: &[(Database, Option<u64>)]) -> Result<()> {
         if self.json {
-            return json_line(databases);
+            let values = databases.iter().map(|(database, size)| {
+                let mut value = serde_json::to_value(database).map_err(unprintable)?;
+                value["size_bytes"] = json!(size);
+                Ok(value)
+            });
+            return json_line(&values.collect::<Result<Vec<_>>>()?);
         }
-        let mut table = table(&["NAME", "GROUP", "STATE", "CREATED", "LIMIT", "FORK OF"]);
-        for database in databases {
+        let mut table =
+            table(&["NAME", "GROUP", "STATE", "SIZE", "LIMIT", "ENCRYPTION", "CREATED", "FORK OF"]);
+        for (database, size) in databases {
             table.add_row([
                 database.name.to_string(),
                 database.group.to_string(),
                 state(database),
+                size.map_or_else(|| "-".to_owned(), |size| HumanBytes(size).to_string()),
+                database
+                    .size_limit
+                    .map_or_else(|| "none".to_owned(), |limit| HumanBytes(limit.bytes()).to_string()),
+                cipher(database),
                 database.created_at.to_string(),
-                limit(database.size_limit),
                 database.parent.as_ref().map_or_else(String::new, |parent| parent.name.to_string()),
             ]);
         }
@@ -93,16 +106,16 @@ impl Output {
         Ok(())
     }
 
-    /// What a restore in place did.
-    pub(crate) fn restored(self, name: &str, restored: &Restored) -> Result<()> {
-        let undo = restored.undo.map(|at| at.to_string());
+    /// What a restore in place did, and the command that undoes it.
+    pub(crate) fn restored(self, name: &str, restored: &Restored, undo: Option<String>) -> Result<()> {
         if self.json {
+            let undo = restored.undo.map(|at| at.to_string());
             return json_line(
                 &json!({"name": name, "reached": reached_value(&restored.reached), "undo": undo}),
             );
         }
         let undo = match undo {
-            Some(at) => format!("To undo it: litefleet db restore {name} --timestamp {at}"),
+            Some(command) => format!("To undo it: {command}"),
             None => "It was so already, and nothing was written.".to_owned(),
         };
         print(&format!("Restored database {name}, {}.\n{undo}", reached_words(&restored.reached)))
@@ -168,11 +181,12 @@ impl Output {
         Ok(())
     }
 
-    /// A database and the bytes that it takes.
-    pub(crate) fn database(self, database: &Database, size: Option<u64>) -> Result<()> {
+    /// A database, the file that it is in and the bytes that it takes; a draft has neither.
+    pub(crate) fn database(self, database: &Database, path: Option<&Path>, size: Option<u64>) -> Result<()> {
         if self.json {
             let mut value = serde_json::to_value(database).map_err(unprintable)?;
             value["size_bytes"] = json!(size);
+            value["path"] = json!(path.map(Path::to_string_lossy));
             return json_line(&value);
         }
         let mut table = table::<&str>(&[]);
@@ -185,11 +199,12 @@ impl Output {
         row("group", database.group.to_string());
         row("state", state(database));
         row("created", database.created_at.to_string());
-        row("size", size.map_or_else(|| "-".to_owned(), |size| format!("{size} bytes")));
+        row("path", path.map_or_else(|| "-".to_owned(), |path| escaped(&path.to_string_lossy())));
+        row("size", size.map_or_else(|| "-".to_owned(), bytes));
         row("size limit", limit(database.size_limit));
         let of_group = if database.inherits_history_window { ", as its group" } else { "" };
         row("history window", format!("{}{of_group}", database.history_window));
-        row("encryption", database.cipher.map_or_else(|| "none".to_owned(), |cipher| cipher.to_string()));
+        row("encryption", cipher(database));
         row("block reads", yes(database.block_reads));
         row("block writes", yes(database.block_writes));
         row("delete protection", yes(database.delete_protection));
@@ -260,7 +275,7 @@ fn windows(windows: &[Window]) -> Vec<Value> {
 
 /// Where the API is served, and which file holds the token for it.
 #[cfg(feature = "http")]
-pub(crate) fn served(url: &str, token_file: Option<&std::path::Path>) -> Result<()> {
+pub(crate) fn served(url: &str, token_file: Option<&Path>) -> Result<()> {
     json_line(&json!({ "url": url, "token_file": token_file }))
 }
 
@@ -332,7 +347,8 @@ pub(crate) fn print_usage_error(wrong: &clap::Error) {
 pub(crate) fn table<T: AsRef<str>>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if io::stdout().is_terminal() {
+    // A terminal whose width is not known says 0: those of `docker`, `expect` and `ssh -tt`.
+    if io::stdout().is_terminal() && table.width().is_some_and(|width| width > 0) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     if !header.is_empty() {
@@ -354,7 +370,16 @@ fn state(database: &Database) -> String {
 }
 
 fn limit(limit: Option<SizeLimit>) -> String {
-    limit.map_or_else(|| "none".to_owned(), |limit| format!("{limit} bytes"))
+    limit.map_or_else(|| "none".to_owned(), |limit| bytes(limit.bytes()))
+}
+
+/// A size for people, and exactly.
+fn bytes(size: u64) -> String {
+    format!("{size} bytes ({})", HumanBytes(size))
+}
+
+fn cipher(database: &Database) -> String {
+    database.cipher.map_or_else(|| "none".to_owned(), |cipher| cipher.to_string())
 }
 
 /// A JSON value for each of SQLite's, in the way that the README documents.

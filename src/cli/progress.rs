@@ -7,9 +7,6 @@ use litefleet::{Phase, Progress, Result};
 
 use super::interrupt;
 
-/// What a program exits with that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
-
 #[derive(Debug)]
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -17,14 +14,9 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// A bar for what `verb` says, which Ctrl-C cancels. Where standard error is no terminal, none is drawn.
+    /// A bar for what `verb` says, which Ctrl-C, SIGTERM and SIGHUP cancel. Where standard error is no terminal, none is drawn.
     pub(crate) fn new(verb: &'static str) -> Result<Self> {
-        // The work may wait for its input, which nothing interrupts: a second Ctrl-C does not wait for it.
-        interrupt::listen(|again| {
-            if again {
-                std::process::exit(INTERRUPTED);
-            }
-        })?;
+        interrupt::cancel_on_signals()?;
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         Ok(Self { bar, verb })
     }

@@ -17,6 +17,7 @@ use super::{
     interrupt,
     output::{self, Output},
     sql,
+    statements::Statements,
 };
 
 const HELP: &str = "\
@@ -29,12 +30,12 @@ Everything else is SQL, and runs at its semicolon.";
 
 /// Waits for more lines while a statement is not complete.
 #[derive(Completer, Helper, Highlighter, Hinter)]
-struct Statements;
+struct UntilComplete;
 
-impl Validator for Statements {
+impl Validator for UntilComplete {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let input = context.input();
-        Ok(if input.trim_start().starts_with('.') || sql::is_complete(input) {
+        Ok(if input.trim_start().starts_with('.') || Statements::is_complete(input) {
             ValidationResult::Valid(None)
         } else {
             ValidationResult::Incomplete
@@ -45,14 +46,14 @@ impl Validator for Statements {
 /// Reads and runs statements until the input ends.
 pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
     let failed = |error: ReadlineError| Error::new(ErrorKind::Io, format!("reading the terminal: {error}"));
-    let mut editor: Editor<Statements, FileHistory> = Editor::new().map_err(failed)?;
-    editor.set_helper(Some(Statements));
+    let mut editor: Editor<UntilComplete, FileHistory> = Editor::new().map_err(failed)?;
+    editor.set_helper(Some(UntilComplete));
     let history = history_file();
     if let Some(history) = &history {
         let _there_is_none_yet = editor.load_history(history);
     }
     let running = connection.get_interrupt_handle();
-    interrupt::listen(move |_| running.interrupt())?;
+    interrupt::on_interrupt(move || running.interrupt())?;
     println!("SQLite {}, database {name}. Enter .help for help.", litefleet::rusqlite::version());
     let mut output = Output { json: false };
     loop {

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
+mod keys;
+mod lists;
+mod stream;
+
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
@@ -19,17 +23,21 @@ impl Shell {
         shell
     }
 
-    fn run(&self, arguments: &[&str], input: &str) -> Output {
-        let mut running = Command::new(env!("CARGO_BIN_EXE_litefleet"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+        command
             .arg("--root")
             .arg(self.0.path().join("root"))
             .args(arguments)
             .current_dir(self.0.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str], input: &str) -> Output {
+        let mut running = self.command(arguments).spawn().unwrap();
         let _not_read = running.stdin.take().unwrap().write_all(input.as_bytes());
         running.wait_with_output().unwrap()
     }
@@ -184,7 +192,14 @@ fn json_is_json_whatever_goes_wrong() {
         shell.0.path().join("root").display()
     );
     let script = Command::new("script").args(["-q", "-c", &run, "/dev/null"]).stdin(Stdio::null()).output();
-    let Ok(output) = script else { return eprintln!("not checked: script is not on this machine") };
+    let Ok(output) = script else {
+        // Past the capture of what a test prints that passes.
+        return writeln!(
+            std::io::stderr(),
+            "json_is_json_whatever_goes_wrong: skipped in part: no `script` here"
+        )
+        .unwrap();
+    };
     let error: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(error, json!({"error": "near \"from\": syntax error at line 1, column 9", "kind": "sql"}));
 }

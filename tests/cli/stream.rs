@@ -1,0 +1,43 @@
+//! `db shell` reads standard input statement by statement.
+
+use std::io::{BufRead, BufReader, Write};
+
+use serde_json::json;
+
+use crate::Shell;
+
+#[test]
+fn shell_runs_each_statement_of_standard_input_as_it_arrives() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "a", "--group", "default"]);
+    let mut running = shell.command(&["db", "shell", "a", "--json"]).spawn().unwrap();
+    let mut input = running.stdin.take().unwrap();
+    let mut output = BufReader::new(running.stdout.take().unwrap());
+    // The answer to each statement comes while the next one is not sent yet.
+    for (part, answer) in [
+        ("create table t(a); insert into t values (1) returning a; select 'open", "[{\"a\":1}]\n"),
+        (" ;' as x;", "[{\"x\":\"open ;\"}]\n"),
+        ("-- none\nselect sum(a) as s from t;\n", "[{\"s\":1}]\n"),
+    ] {
+        input.write_all(part.as_bytes()).unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, answer);
+    }
+    // The last statement needs no semicolon.
+    input.write_all(b"select 2 as last").unwrap();
+    drop(input);
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "[{\"last\":2}]\n");
+    assert!(running.wait().unwrap().success());
+
+    // What comes before an error has been run, and the error names its place in all of the input.
+    let output =
+        shell.run(&["db", "shell", "a"], "insert into t values (2);\n\n select  from t; drop table t;");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: near \"from\": syntax error at line 3, column 10\n"
+    );
+    assert_eq!(shell.json(&["db", "shell", "a", "select sum(a) as s from t"]), json!([{"s": 3}]));
+}
