@@ -47,4 +47,11 @@ mod tests {
             assert_eq!(id.get_version_num(), 7);
         }
     }
+
+    #[test]
+    fn invalid_id_is_named() {
+        let error = number("x").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().starts_with("control.db holds the invalid id \"x\": "), "{error}");
+    }
 }

@@ -13,8 +13,9 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseState, Seed,
+    ControlPlane, CreateDatabaseInput, DatabaseState, ExportOptions, Seed,
     rusqlite::{Connection, functions::FunctionFlags},
+    unwatched,
 };
 use tempfile::TempDir;
 
@@ -140,7 +141,9 @@ fn signalled(root: &Path, target: &Path, signals: &[&str], prelude: &str) -> Opt
     send("-STOP", &running);
     let is_writing = begun();
     if is_writing {
-        signals.iter().for_each(|signal| send(signal, &running));
+        for signal in signals {
+            send(signal, &running);
+        }
     }
     send("-CONT", &running);
     let output = running.wait_with_output().unwrap();
@@ -204,7 +207,7 @@ fn an_export_that_is_told_to_end_leaves_nothing_behind() {
     assert_eq!(killed.unwrap().status.signal(), Some(9));
     assert_eq!(partials(&exports).len(), 1);
     plane
-        .export_database("big", exports.join("other.db"), &Default::default(), &mut litefleet::unwatched)
+        .export_database("big", exports.join("other.db"), &ExportOptions::default(), &mut unwatched)
         .unwrap();
     assert_eq!(left(), ["other.db"]);
 }

@@ -51,3 +51,18 @@ fn list_and_show_tell_paths_sizes_and_ciphers() {
     let id = shell.json(&["db", "show", "vault"])["DbId"].clone();
     assert_eq!(shell.json(&["db", "list", "--parent", id.as_str().unwrap()]), json!([]));
 }
+
+#[test]
+fn instants_are_read_as_sqlite_prints_them() {
+    let shell = Shell::new();
+    shell.done(&["db", "create", "a"]);
+    shell.done(&["db", "shell", "a", "create table t(a); insert into t values (1)"]);
+    let points = |span: [&str; 2]| {
+        let answer = shell.json(&["db", "points", "a", span[0], span[1]]);
+        answer["points"].as_array().unwrap().len()
+    };
+    assert_eq!(points(["--from", "2026-01-01 00:00:00"]), 2);
+    assert_eq!(points(["--to", "2026-01-01 00:00"]), 0);
+    let shown = shell.fails(1, &["db", "shell", "a", "select 1", "--timestamp", "2026-01-01 00:00"]);
+    assert!(shown.contains("cannot restore to 2026-01-01T00:00:00.000000Z"), "{shown}");
+}

@@ -306,3 +306,24 @@ fn what_is_no_request_of_the_api_gets_one_clear_sentence() {
     assert_eq!(server.ask("PUT", "/databases", &Value::Null).status, 405);
     assert_eq!(server.done("GET", "/databases", &Value::Null)["databases"], json!([]));
 }
+
+#[test]
+fn instants_are_read_as_sqlite_prints_them() {
+    let server = Server::new();
+    server.create("orders");
+    let connection = server.plane().connect("orders", &litefleet::ConnectOptions::default()).unwrap();
+    connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    let points = |span: &str| {
+        let answer = server.done("GET", &format!("/databases/orders/points?{span}"), &Value::Null);
+        answer["points"].as_array().unwrap().len()
+    };
+    assert_eq!(points("from=2026-01-01%2000:00:00&to=2999-01-01+00:00"), 1);
+    assert_eq!(points("to=2026-01-01%2000:00"), 0);
+    // The instant is read, and lies before the database.
+    for instant in ["2026-01-01 00:00:00", "2026-01-01T00:00"] {
+        let seed = json!({ "type": "database", "name": "orders", "timestamp": instant });
+        let body = json!({ "name": "fork", "group": "default", "seed": seed });
+        let (_, sentence) = server.ask("POST", "/databases", &body).error();
+        assert!(sentence.contains("2026-01-01T00:00:00.000000Z"), "{sentence}");
+    }
+}
