@@ -26,9 +26,7 @@ pub use resolve::{DatabaseRef, GroupRef};
 pub use verify::VerifyOptions;
 
 use crate::{
-    api::{
-        CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, RemoteEncryption, Uploaded,
-    },
+    api::{CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, RemoteEncryption, Uploaded},
     catalog::{Catalog, Durability, Entry},
     changes::{Changes, Pair},
     cipher::EncryptionKey,
