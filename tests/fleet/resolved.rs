@@ -160,10 +160,10 @@ fn a_groups_configuration_changes_as_a_whole() {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
+            let _over = Over(&is_over);
             for turn in 0..60 {
                 change(turn % 2);
             }
-            is_over.store(true, Ordering::SeqCst);
         });
         while !is_over.load(Ordering::SeqCst) {
             let group = fleet.plane.get_group("default").unwrap();
@@ -178,6 +178,15 @@ fn input(name: &str, key: Option<&EncryptionKey>) -> CreateDatabaseInput {
     match key {
         Some(key) => input.with_encryption(RemoteEncryption::new(key.clone(), Cipher::Aegis256).unwrap()),
         None => input,
+    }
+}
+
+/// Says that it is over when it is dropped, so that a failed assertion ends the other thread too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -227,6 +236,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
             }
         };
         let plane = &fleet.plane;
+        let _over = Over(&is_over);
         for round in 0..ROUNDS {
             let name = format!("fork-{round}");
             let path = fleet.dir.path().join(&name);
@@ -274,7 +284,6 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
                 );
             }
         }
-        is_over.store(true, Ordering::SeqCst);
     });
     let connection = fleet.plane.connect("x", &options).unwrap();
     assert_eq!(count(&connection, "SELECT count(DISTINCT a) FROM t"), 1);
