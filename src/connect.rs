@@ -321,19 +321,30 @@ pub(crate) fn detach(connection: &Connection, schema: &str) -> rusqlite::Result<
 #[must_use]
 pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
     let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
-    match code.and_then(|code| vfs::take_refusal(connection, code)) {
+    with_remedy(match code.and_then(|code| vfs::take_refusal(connection, code)) {
         None => sqlite::explained(connection.path(), error),
         Some(Refusal::ReadOnly) => {
             Error::new(ErrorKind::Sql, format!("{error}: {}", Refusal::ReadOnly)).caused_by(error)
         }
         Some(refusal) => Error::with(kind(&refusal), refusal.message()).caused_by(error),
+    })
+}
+
+/// Adds what frees space to the sentence of an error that a full disk caused. SQL cannot: deleting rows needs room in the log
+/// first.
+pub(crate) fn with_remedy(error: Error) -> Error {
+    const REMEDY: &str =
+        "to free space, destroy a database or a group, or turn a history off and maintain its database";
+    if error.kind() != ErrorKind::DiskFull || error.to_string().ends_with(REMEDY) {
+        return error;
     }
+    error.map_message(|text| format!("{text}; {REMEDY}"))
 }
 
 /// Why a database was not opened.
 pub(crate) fn explain_open(path: &Path, NotOpened { error, refusal }: NotOpened) -> Error {
     match refusal {
-        None => sqlite::failed_to_open(path, error),
+        None => with_remedy(sqlite::failed_to_open(path, error)),
         Some(refusal @ Refusal::WrongKey) => Error::new(kind(&refusal), refusal.to_string()),
         Some(refusal) => {
             let opening = Message::naming(path, |file| format!("opening {file}: "));

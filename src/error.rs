@@ -212,6 +212,14 @@ impl Error {
         })
     }
 
+    /// The same error with a sentence that is made of its own.
+    #[must_use]
+    #[cold]
+    pub(crate) fn map_message(mut self, sentence: impl Fn(&str) -> String) -> Self {
+        self.0.message = self.0.message.clone().map(sentence);
+        self
+    }
+
     #[cold]
     pub(crate) fn message(&self) -> Message {
         self.0.message.clone()

@@ -9,6 +9,7 @@ use crate::name::{DatabaseName, GroupDir};
 /// ```text
 /// <root>/control.db            the catalog
 /// <root>/.changes              counters, by which open connections see changes of their configuration
+/// <root>/.reserve-<n>          room that is given up when the disk is full, so that something can be destroyed
 /// <root>/.http/                tokens of the API over HTTP, which keeps them itself
 /// <root>/.staging/<id>/        a database that is being built, locked by the process that builds it
 /// <root>/.trash/<id>/          a database or a group that is being deleted
@@ -39,6 +40,11 @@ impl Layout {
 
     pub(crate) fn changes(&self) -> PathBuf {
         self.root.join(".changes")
+    }
+
+    /// A piece of the reserve.
+    pub(crate) fn reserve(&self, piece: u32) -> PathBuf {
+        self.root.join(format!(".reserve-{piece}"))
     }
 
     pub(crate) fn staging(&self) -> PathBuf {

@@ -110,10 +110,12 @@ impl Maintenance<'_> {
         let mut from = None;
         let mut failed = Ok(());
         if !at_first.is_off() {
-            // Damage in the newest logs does not keep the oldest from being pruned.
+            // Damage in the newest logs does not keep the oldest from being pruned, and on a full disk pruning makes room.
             match self.take_snapshot(watch) {
                 Ok(taken) => done.snapshots += u32::from(taken),
-                Err(error) if error.kind() == ErrorKind::Corrupt => failed = Err(error),
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::DiskFull) => {
+                    failed = Err(error);
+                }
                 Err(error) => return Err(error),
             }
             self.flush(&paths)?;

@@ -71,6 +71,11 @@ impl Disk {
         })
     }
 
+    /// Whether the file system of a directory has this many bytes free. What cannot be asked has not.
+    pub(crate) fn has_free(dir: &Path, bytes: u64) -> bool {
+        unix::statvfs(dir).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) >= bytes)
+    }
+
     /// Why a file or a directory cannot be written to, if that is known without trying. What is not there can.
     pub(crate) fn not_writable(path: &Path) -> Option<io::Error> {
         let asked = unix::accessat(unix::CWD, path, Access::WRITE_OK, AtFlags::EACCESS);

@@ -244,7 +244,8 @@ impl Plane {
 
     /// Inserts a row. A name that a dead process holds is freed first.
     fn insert(&self, new: &NewDatabase, durability: Durability) -> Result<()> {
-        let insert = || self.catalog.write(durability, |rows| rows.insert_database(new));
+        let insert =
+            || self.catalog.write(durability, |rows| rows.insert_database(new)).map_err(connect::with_remedy);
         let taken = match insert() {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => error,
             inserted => return inserted,
@@ -277,7 +278,10 @@ impl Plane {
         from: State,
         fill: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let Err(error) = fill().and_then(|()| self.publish(staged, from)) else { return Ok(()) };
+        let Err(error) = fill().and_then(|()| self.publish(staged, from)).map_err(connect::with_remedy)
+        else {
+            return Ok(());
+        };
         let trashed = self.layout.trashed(&staged.id);
         // Row and directory go together, or stay for the sweep to decide on. Only what is still ours is touched: a
         // row that a sweep made ready belongs to those who use it by now.

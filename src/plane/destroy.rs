@@ -11,7 +11,8 @@ use super::{
     resolve::{Wanted, WantedGroup},
 };
 use crate::{
-    catalog::{Durability, State},
+    catalog::{Durability, Rows, State},
+    changes::Begun,
     disk::Disk,
     error::{Error, ErrorKind, Result},
     id,
@@ -21,7 +22,7 @@ use crate::{
 impl Plane {
     pub(super) fn destroy(&self, wanted: &Wanted<'_>) -> Result<()> {
         let name = &wanted.name;
-        let (id, was, place) = self.change(|rows| {
+        let mark = |rows: &Rows<'_>| {
             let entry = wanted.settled_entry(rows)?;
             if entry.database.delete_protection {
                 return Err(protected("database", name));
@@ -32,7 +33,8 @@ impl Plane {
             rows.set_state(&entry.database.id, entry.state, State::Deleting)?;
             let place = self.place(&entry);
             Ok((name.clone(), (entry.database.id, entry.state, place)))
-        })?;
+        };
+        let (id, was, place) = self.with_reserve(|| self.change(mark))?;
         self.finish_destroy(&id).inspect_err(|_| {
             // The directory could not be moved: then the database is still there.
             let _swept_later = self.change(|rows| {
@@ -44,20 +46,33 @@ impl Plane {
         })
     }
 
+    /// Runs the transaction by which what is marked `deleting` is moved to `trashed` and its rows go, and then removes what
+    /// is there.
+    fn empty(&self, trashed: &Path, transaction: impl Fn(&Rows<'_>) -> Result<()>) -> Result<()> {
+        self.with_reserve(|| {
+            let done = self.catalog.write(Durability::Full, &transaction);
+            if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
+                // What is in the trash does not come back: removed now, it makes room for the rows to go.
+                self.disk.remove(trashed)?;
+            }
+            done
+        })?;
+        // It is gone; its remains go now or with the next sweep.
+        let _swept_later = self.disk.remove(trashed);
+        self.reserve.refill();
+        Ok(())
+    }
+
     /// Carries on with a database that is marked `deleting`, if it still is. Any number of processes may do so.
     pub(super) fn finish_destroy(&self, id: &str) -> Result<()> {
         let trashed = self.layout.trashed(&id::new_id(Timestamp::now()));
-        self.catalog.write(Durability::Full, |rows| {
+        self.empty(&trashed, |rows| {
             let Some(entry) = rows.entry_by_id(id)?.filter(|entry| entry.state == State::Deleting) else {
                 return Ok(());
             };
-            let place = self.place(&entry);
-            self.move_to_trash(&place, &trashed)?;
+            self.move_to_trash(&self.place(&entry), &trashed)?;
             rows.delete_database(id, State::Deleting)
-        })?;
-        // The database is gone; its remains go now or with the next sweep.
-        let _swept_later = self.disk.remove(&trashed);
-        Ok(())
+        })
     }
 
     /// Moves a directory, if it is there, into the trash, on the disk; or leaves it where it is.
@@ -88,7 +103,7 @@ impl Plane {
     }
 
     fn try_destroy_group(&self, uuid: &str) -> Result<()> {
-        self.change_all(|rows, begun| {
+        let mark = |rows: &Rows<'_>, begun: &mut Vec<Begun>| {
             let group = rows.group_by_id(uuid)?;
             if group.delete_protection {
                 return Err(protected("group", &group.name));
@@ -106,7 +121,8 @@ impl Plane {
             }
             rows.mark_group_deleting(uuid, true)?;
             self.begin_all(&entries, begun)
-        })?;
+        };
+        self.with_reserve(|| self.change_all(mark))?;
         self.finish_destroy_group(uuid).inspect_err(|_| {
             let _swept_later = self.change_all(|rows, begun| {
                 // A sweep may have carried on meanwhile.
@@ -126,13 +142,11 @@ impl Plane {
     /// Carries on with a group that is marked `deleting`, if it still is.
     pub(super) fn finish_destroy_group(&self, uuid: &str) -> Result<()> {
         let trashed = self.layout.trashed(&id::new_id(Timestamp::now()));
-        self.catalog.write(Durability::Full, |rows| {
+        self.empty(&trashed, |rows| {
             let Some(dir) = rows.deleting_group_dir(uuid)? else { return Ok(()) };
             self.move_to_trash(&self.layout.group(&dir), &trashed)?;
             rows.delete_group(uuid)
-        })?;
-        let _swept_later = self.disk.remove(&trashed);
-        Ok(())
+        })
     }
 }
 

@@ -134,7 +134,7 @@ impl ControlPlane {
         changes: GroupChanges,
     ) -> Result<Group> {
         let group = group.into().parse()?;
-        self.0.change_all(|rows, begun| {
+        let configure = |rows: &Rows<'_>, begun: &mut Vec<Begun>| {
             let group = group.group(rows)?;
             rows.configure_group(&group.uuid, changes.delete_protection, changes.history_window)?;
             // Whether it is protected is not known to connections.
@@ -142,7 +142,8 @@ impl ControlPlane {
                 self.0.begin_all(&rows.entries_of_group(&group.uuid)?, begun)?;
             }
             rows.group_by_id(&group.uuid)
-        })
+        };
+        self.0.with_reserve(|| self.0.change_all(configure))
     }
 
     /// Turns a group's delete protection on or off, as [`configure_group`](Self::configure_group) does.

@@ -203,7 +203,7 @@ impl ControlPlane {
     ) -> Result<Restored> {
         let database = self.0.ready(database.into())?;
         let restored = self.0.restore(&database, at, options, watch);
-        self.0.hold(&database, restored)
+        self.0.hold(&database, restored.map_err(connect::with_remedy))
     }
 
     /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the
@@ -253,7 +253,14 @@ impl ControlPlane {
             let now = now.filter(|now| now.state == State::Ready);
             now.map(|now| now.database.history_window).ok_or_else(|| resolve::destroyed(&entry.database.name))
         };
-        let maintained = maintenance.run(&window, watch);
-        self.0.hold(&database, maintained)
+        let mut maintained = maintenance.run(&window, watch);
+        // Pruning comes with a small file, for which the reserve is; a snapshot is made only where there is room.
+        if maintained.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull)
+            && self.0.reserve.give_up()
+        {
+            maintained = maintenance.run(&window, watch);
+        }
+        self.0.reserve.refill();
+        self.0.hold(&database, maintained.map_err(connect::with_remedy))
     }
 }

@@ -7,6 +7,7 @@ mod groups;
 mod history;
 mod list;
 mod partial;
+mod reserve;
 mod resolve;
 mod settle;
 mod verify;
@@ -21,6 +22,7 @@ use rusqlite::Connection;
 
 pub use export::ExportOptions;
 pub use groups::GroupChanges;
+use reserve::Reserve;
 use resolve::Resolved;
 pub use resolve::{DatabaseRef, GroupRef};
 pub use verify::VerifyOptions;
@@ -85,21 +87,27 @@ impl ControlPlaneBuilder {
         let disk = self.disk.within(layout.root())?;
         // One process at a time opens a root, so that only one makes what is not there yet.
         let opening = Disk::wait_for_dir(layout.root())?;
-        disk.make_dir(&layout.staging())?;
-        disk.make_dir(&layout.trash())?;
-        let catalog = Catalog::open(&disk, layout.control(), self.domain)?;
-        let changes = Changes::open(&disk, &layout, &id::new_id(Timestamp::now()))?;
-        catalog.write(Durability::Lazy, |_| changes.settle())?;
-        disk.sync_dir(layout.root())?;
+        let reserve = Reserve::new(&disk, &layout);
+        let (catalog, changes) = reserve.run(|| {
+            disk.make_dir(&layout.staging())?;
+            disk.make_dir(&layout.trash())?;
+            let catalog = Catalog::open(&disk, layout.control(), self.domain.clone())?;
+            let changes = Changes::open(&disk, &layout, &id::new_id(Timestamp::now()))?;
+            catalog.write(Durability::Lazy, |_| changes.settle())?;
+            disk.sync_dir(layout.root())?;
+            Ok((catalog, changes))
+        })?;
         drop(opening);
         let plane = ControlPlane(Arc::new(Plane {
             disk,
             clock: self.clock,
+            reserve,
             layout,
             catalog: Arc::new(catalog),
             changes: Arc::new(changes),
         }));
-        plane.0.settle()?;
+        plane.0.with_reserve(|| plane.0.settle())?;
+        plane.0.reserve.fill();
         Ok(plane)
     }
 }
@@ -121,6 +129,7 @@ pub struct ControlPlane(Arc<Plane>);
 struct Plane {
     disk: Disk,
     clock: Clock,
+    reserve: Reserve,
     layout: Layout,
     catalog: Arc<Catalog>,
     changes: Arc<Changes>,
@@ -292,12 +301,14 @@ impl ControlPlane {
         changes: DatabaseChanges,
     ) -> Result<Database> {
         let wanted = database.into().parse()?;
-        self.0.change(|rows| {
-            let id = wanted.settled_entry(rows)?.database.id;
-            rows.configure(&id, &changes)?;
-            // It is there: this transaction has just read it.
-            let changed = rows.entry_by_id(&id)?.ok_or_else(|| resolve::destroyed(&wanted.name))?;
-            Ok((wanted.name, changed.database))
+        self.0.with_reserve(|| {
+            self.0.change(|rows| {
+                let id = wanted.settled_entry(rows)?.database.id;
+                rows.configure(&id, &changes)?;
+                // It is there: this transaction has just read it.
+                let changed = rows.entry_by_id(&id)?.ok_or_else(|| resolve::destroyed(&wanted.name))?;
+                Ok((wanted.name.clone(), changed.database))
+            })
         })
     }
 

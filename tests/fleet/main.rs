@@ -12,6 +12,7 @@ mod faults;
 mod filesystem;
 mod foreign;
 mod fork;
+mod full;
 mod import;
 mod limits;
 mod links;
