@@ -29,6 +29,18 @@ pub(crate) fn number(id: &str) -> Result<u128> {
     })
 }
 
+/// The id that is this number.
+pub(crate) fn text(number: u128) -> String {
+    Uuid::from_u128(number).hyphenated().to_string()
+}
+
+/// When an id was made, to the millisecond. `None` if it does not say.
+pub(crate) fn made_at(id: &str) -> Option<Timestamp> {
+    let (seconds, nanos) = Uuid::parse_str(id).ok()?.get_timestamp()?.to_unix();
+    let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)? + i64::from(nanos / 1000);
+    Timestamp::from_micros(micros).ok()
+}
+
 fn nanos(millis: u64) -> u32 {
     u32::try_from(millis % 1000 * 1_000_000).unwrap_or(0)
 }

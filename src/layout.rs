@@ -13,7 +13,9 @@ use crate::name::{DatabaseName, GroupDir};
 /// <root>/.http/                tokens of the API over HTTP, which keeps them itself
 /// <root>/.staging/<id>/        a database that is being built, locked by the process that builds it
 /// <root>/.trash/<id>/          a database or a group that is being deleted
-/// <root>/<group>/<database>/   data.db, data.db-wal and data.db-shm while it is in use, unwritten or archive/
+/// <root>/<group>/group.json    the description of the group
+/// <root>/<group>/<database>/   data.db, data.db-wal and data.db-shm while it is in use, unwritten or archive/, and
+///                              description.json
 /// ```
 ///
 /// `<group>` is the [`GroupDir`] in the group's row, and is its name only as long as it was never renamed.
@@ -75,6 +77,16 @@ impl Layout {
 /// The database file in the directory of a database.
 pub(crate) fn data(dir: &Path) -> PathBuf {
     dir.join("data.db")
+}
+
+/// The description of a database, in its directory.
+pub(crate) fn description(dir: &Path) -> PathBuf {
+    dir.join("description.json")
+}
+
+/// The description of a group, in its directory. No database has a name with a dot in it.
+pub(crate) fn group_description(dir: &Path) -> PathBuf {
+    dir.join("group.json")
 }
 
 /// A file beside a database that nobody has ever written to: what it is now it has been since it was created. Where

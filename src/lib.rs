@@ -18,6 +18,7 @@ mod window;
 
 mod api;
 mod cipher;
+mod description;
 mod page;
 mod seekable;
 mod stamps;
@@ -64,7 +65,8 @@ pub use finding::{Finding, Verified};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
 pub use plane::{
-    ControlPlane, ControlPlaneBuilder, DatabaseRef, ExportOptions, GroupChanges, GroupRef, VerifyOptions,
+    ControlPlane, ControlPlaneBuilder, DatabaseRef, ExportOptions, GroupChanges, GroupRef, Recovered,
+    VerifyOptions,
 };
 pub use point::{Maintained, Point, Points, Reached, ReachedKind, Restored, Window};
 pub use progress::{Phase, Progress, Watch, unwatched};

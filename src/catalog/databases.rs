@@ -276,8 +276,8 @@ impl Rows<'_> {
         self.connection
             .prepare_cached("DELETE FROM databases WHERE uuid = ?1 AND state = ?2")
             .and_then(|mut delete| delete.execute(params![id, state.as_str()]))
-            .map(|_| ())
             .map_err(|error| sqlite::failed("deleting a database's row", error))
+            .and_then(|deleted| if deleted > 0 { self.clear_stale(id) } else { Ok(()) })
     }
 
     pub(crate) fn configure(&self, id: &str, changes: &DatabaseChanges) -> Result<()> {
@@ -312,8 +312,8 @@ impl Rows<'_> {
                     AND ifnull(d.history_window_seconds, g.history_window_seconds) = 0",
             )
             .and_then(|mut update| update.execute([id]))
-            .map(|_| ())
-            .map_err(|error| sqlite::failed("changing a database's row", error))
+            .map_err(|error| sqlite::failed("changing a database's row", error))?;
+        self.mark_stale(id)
     }
 
     fn select_one(&self, column: &str, value: &str) -> Result<Option<Entry>> {
@@ -389,6 +389,6 @@ impl Rows<'_> {
     }
 }
 
-fn limit_column(limit: Option<SizeLimit>) -> Option<i64> {
+pub(super) fn limit_column(limit: Option<SizeLimit>) -> Option<i64> {
     limit.and_then(|limit| i64::try_from(limit.bytes()).ok())
 }

@@ -85,7 +85,11 @@ impl Rows<'_> {
                 [group.uuid.as_str(), new.as_str()],
             )
             .map_err(|error| sqlite::failed("renaming a group", error))?;
-        if renamed == 0 { Err(already_exists()) } else { Ok(Group { name: new.clone(), ..group }) }
+        if renamed == 0 {
+            return Err(already_exists());
+        }
+        self.mark_stale(&group.uuid)?;
+        Ok(Group { name: new.clone(), ..group })
     }
 
     /// Whether a group has this directory, whatever its name and state.
@@ -101,6 +105,16 @@ impl Rows<'_> {
         let dir = self
             .connection
             .prepare_cached("SELECT dir FROM groups WHERE uuid = ?1 AND state = 'deleting'")
+            .and_then(|mut select| select.query_row([uuid], |row| row.get::<_, String>(0)).optional())
+            .map_err(failed)?;
+        dir.map(|dir| dir.parse()).transpose()
+    }
+
+    /// The directory of the group with this id, if it is not being deleted.
+    pub(crate) fn group_dir(&self, uuid: &str) -> Result<Option<GroupDir>> {
+        let dir = self
+            .connection
+            .prepare_cached("SELECT dir FROM groups WHERE uuid = ?1 AND state = 'ready'")
             .and_then(|mut select| select.query_row([uuid], |row| row.get::<_, String>(0)).optional())
             .map_err(failed)?;
         dir.map(|dir| dir.parse()).transpose()
@@ -140,8 +154,8 @@ impl Rows<'_> {
                     AND in_group = (SELECT id FROM groups WHERE uuid = ?1 AND history_window_seconds = 0)",
                 [uuid],
             )
-            .map(|_| ())
-            .map_err(|error| sqlite::failed("changing a group", error))
+            .map_err(|error| sqlite::failed("changing a group", error))?;
+        self.mark_stale(uuid)
     }
 
     /// Marks a group as being deleted, and so every database in it, or takes that back.
@@ -156,6 +170,8 @@ impl Rows<'_> {
     /// Removes a group that is being deleted, and all its databases, from the catalog.
     pub(crate) fn delete_group(&self, uuid: &str) -> Result<()> {
         for statement in [
+            "DELETE FROM stale_descriptions WHERE uuid = ?1 OR uuid IN
+                (SELECT uuid FROM databases WHERE in_group = (SELECT id FROM groups WHERE uuid = ?1))",
             "DELETE FROM databases WHERE in_group = (SELECT id FROM groups WHERE uuid = ?1 AND state = 'deleting')",
             "DELETE FROM groups WHERE uuid = ?1 AND state = 'deleting'",
         ] {

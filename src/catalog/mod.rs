@@ -3,6 +3,7 @@
 //! Any number of processes may have it open. Nothing of it is kept in memory: every call asks it anew.
 
 mod databases;
+mod descriptions;
 mod groups;
 mod schema;
 
@@ -122,6 +123,17 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// Makes the catalog that `fill` fills at `path`, where there is no file, and leaves nothing beside it.
+    pub(crate) fn make(disk: &Disk, path: &Path, fill: impl FnOnce(&Rows<'_>) -> Result<()>) -> Result<()> {
+        let catalog = Self::open(disk, path.to_owned(), String::new())?;
+        catalog.write(Durability::Full, fill)?;
+        let writer = catalog.writer.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // The last connection takes the log along.
+        writer.close().map_err(|(_, error)| sqlite::failed_at(path.to_str(), "writing the catalog", error))
+    }
+}
+
 /// The rows of the catalog.
 #[derive(Debug)]
 pub(crate) struct Rows<'a> {
@@ -192,7 +204,7 @@ mod tests {
         let error = open(path.clone()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("schema version 99"), "{error}");
-        raw.execute_batch("PRAGMA user_version=2; UPDATE root SET format_version=7").unwrap();
+        raw.execute_batch("PRAGMA user_version=3; UPDATE root SET format_version=7").unwrap();
         let error = open(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("format version 7"), "{error}");

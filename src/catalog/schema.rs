@@ -11,11 +11,11 @@ use crate::{
 const APPLICATION_ID: i64 = 0x4c46_6c74;
 
 /// The version of the tables below, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 /// What leads to each version from the one before it, the first one from an empty database. A new catalog goes through all
 /// of them, so that one has the same tables however old it is.
-const VERSIONS: [&str; 2] = [TABLES, GROUP_DIRS];
+const VERSIONS: [&str; 3] = [TABLES, GROUP_DIRS, STALE_DESCRIPTIONS];
 
 /// The version of the root's directories and files.
 const FORMAT_VERSION: i64 = 1;
@@ -79,6 +79,12 @@ const GROUP_DIRS: &str = "
         SELECT RAISE(ABORT, 'the catalog is of a newer litefleet: use that');
     END;
     ALTER TABLE databases RENAME COLUMN group_id TO in_group;
+";
+
+/// Since version 3 each database and group has a description beside it. This table holds the ids of those whose row was
+/// changed and whose description may not have followed.
+const STALE_DESCRIPTIONS: &str = "
+    CREATE TABLE stale_descriptions(uuid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 ";
 
 /// Makes the tables of a new catalog, brings those of an older one to this version, or checks those of this version.

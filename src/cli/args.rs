@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Serve the Platform API over HTTP.
     #[cfg(feature = "http")]
     Serve(ServeArguments),
+    /// Make a new catalog for a fleet whose `control.db` is lost, from the descriptions beside its databases. Stop every
+    /// program that uses the fleet first.
+    Recover,
     /// Create, fork, import and query databases in a fleet of its own, and show each step.
     Tour,
     /// Print a script that completes commands in a shell.

@@ -7,6 +7,7 @@ mod maintain;
 pub(crate) mod output;
 mod paste;
 mod progress;
+mod recover;
 #[cfg(feature = "http")]
 mod serve;
 mod shell;
@@ -61,6 +62,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         #[cfg(feature = "http")]
         Command::Serve(options) => serve::run(&arguments.root, options, output),
+        Command::Recover => recover::run(&arguments.root, output),
         Command::Tour => tour::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());
@@ -77,7 +79,15 @@ fn there(root: &Path) -> Result<()> {
         return Ok(());
     }
     let command = paste::quoted(&["litefleet".as_ref(), "--root".as_ref(), root.as_os_str()]);
-    let message = format!("no fleet at {}; make one with: {command} group create NAME", root.display());
+    let is_lost = root.join(".staging").try_exists().unwrap_or(false);
+    let root = root.display();
+    let message = if is_lost {
+        format!(
+            "control.db is gone from the fleet at {root}: put it back, or make a new one with: {command} recover"
+        )
+    } else {
+        format!("no fleet at {root}; make one with: {command} group create NAME")
+    };
     Err(Error::new(ErrorKind::NotFound, message))
 }
 

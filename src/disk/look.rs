@@ -51,6 +51,11 @@ impl Disk {
         path.try_exists().map_err(|error| failed("looking for", path, error))
     }
 
+    /// Whether a directory is at a path, and not a link to one.
+    pub(crate) fn is_dir(path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+    }
+
     /// What tells a file from all others, whatever its name; nothing if it is not there.
     pub(crate) fn inode(path: &Path) -> Option<(u64, u64)> {
         fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))

@@ -320,8 +320,12 @@ impl Plane {
     /// Moves a staged directory, which is whole, to its place.
     fn publish(&self, staged: &Staged, from: State) -> Result<()> {
         staged.mark_unwritten(&self.disk)?;
-        staged.sync(&self.disk, &self.layout)?;
         let identity = staged.identity()?;
+        let row = self.catalog.read(|rows| rows.entry_by_id(&staged.id))?;
+        if let Some(row) = row {
+            self.describe_staged(staged, &Entry { identity, ..row })?;
+        }
+        staged.sync(&self.disk, &self.layout)?;
         let entry = self.catalog.write(Durability::Full, |rows| {
             let entry = rows.entry_by_id(&staged.id)?;
             let moved = rows.set_publishing(&staged.id, from, identity.as_ref())?;
@@ -330,23 +334,22 @@ impl Plane {
                 Error::new(ErrorKind::Destroyed, "the database was destroyed while it was being created")
             })
         })?;
-        self.put_in_place(staged, &entry)?;
+        let is_first = self.make_group_dir(&entry.group_dir)?;
+        self.disk.rename(&staged.dir, &self.place(&entry))?;
         self.catalog
             .write(Durability::Lazy, |rows| rows.set_state(&staged.id, State::Publishing, State::Ready))?;
-        Ok(())
-    }
-
-    /// Renames a staged directory to its place.
-    fn put_in_place(&self, staged: &Staged, entry: &Entry) -> Result<()> {
-        self.make_group_dir(&entry.group_dir)?;
-        self.disk.rename(&staged.dir, &self.place(entry))
-    }
-
-    /// Makes the directory of a group, with the first database in it.
-    pub(super) fn make_group_dir(&self, group: &GroupDir) -> Result<()> {
-        if self.disk.make_dir(&self.layout.group(group))? {
-            self.disk.sync_dir(self.layout.root())?;
+        if is_first {
+            self.describe(&entry.group_id);
         }
         Ok(())
+    }
+
+    /// Makes the directory of a group, with the first database in it, and says whether it was not there.
+    pub(super) fn make_group_dir(&self, group: &GroupDir) -> Result<bool> {
+        let is_new = self.disk.make_dir(&self.layout.group(group))?;
+        if is_new {
+            self.disk.sync_dir(self.layout.root())?;
+        }
+        Ok(is_new)
     }
 }

@@ -102,7 +102,10 @@ impl ControlPlane {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a name that is none.
     pub fn rename_group<'a>(&self, group: impl Into<GroupRef<'a>>, new: &str) -> Result<Group> {
         let (group, new) = (group.into().parse()?, new.parse::<GroupName>()?);
-        self.0.catalog.write(Durability::Full, |rows| rows.rename_group(group.group(rows)?, &new))
+        let group =
+            self.0.catalog.write(Durability::Full, |rows| rows.rename_group(group.group(rows)?, &new))?;
+        self.0.describe(&group.uuid);
+        Ok(group)
     }
 
     /// Changes the configuration of a group in one transaction, and returns what the group is now. Connections that are
@@ -143,7 +146,9 @@ impl ControlPlane {
             }
             rows.group_by_id(&group.uuid)
         };
-        self.0.with_reserve(|| self.0.change_all(configure))
+        let group: Group = self.0.with_reserve(|| self.0.change_all(configure))?;
+        self.0.describe(&group.uuid);
+        Ok(group)
     }
 
     /// Turns a group's delete protection on or off, as [`configure_group`](Self::configure_group) does.

@@ -260,7 +260,10 @@ impl ControlPlane {
         {
             maintained = maintenance.run(&window, watch);
         }
+        // In a directory that is not this database's any more, what is described is another one's, as its row says.
+        let described = self.0.keep_described(entry);
         self.0.reserve.refill();
-        self.0.hold(&database, maintained.map_err(connect::with_remedy))
+        let done = maintained.and_then(|done| described.map(|()| done));
+        self.0.hold(&database, done.map_err(connect::with_remedy))
     }
 }

@@ -1,12 +1,14 @@
 //! The control plane: the one handle through which a host does everything.
 
 mod create;
+mod describe;
 mod destroy;
 mod export;
 mod groups;
 mod history;
 mod list;
 mod partial;
+mod recover;
 mod reserve;
 mod resolve;
 mod settle;
@@ -22,6 +24,7 @@ use rusqlite::Connection;
 
 pub use export::ExportOptions;
 pub use groups::GroupChanges;
+pub use recover::Recovered;
 use reserve::Reserve;
 use resolve::Resolved;
 pub use resolve::{DatabaseRef, GroupRef};
@@ -79,14 +82,16 @@ impl ControlPlaneBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] if a newer version of this crate wrote the root, [`ErrorKind::Invalid`] if
-    /// something else lies there, [`ErrorKind::Io`] if a symbolic link is in the place of a directory of the root, and what
-    /// the disk may answer.
+    /// something else lies there, [`ErrorKind::Corrupt`] if the catalog of the databases in it is
+    /// [lost](ControlPlane::recover), [`ErrorKind::Io`] if a symbolic link is in the place of a directory of the root, and
+    /// what the disk may answer.
     pub fn open(self, root: impl AsRef<Path>) -> Result<ControlPlane> {
         self.disk.make_dirs(root.as_ref())?;
         let layout = Layout::new(Disk::canonical(root.as_ref())?);
         let disk = self.disk.within(layout.root())?;
         // One process at a time opens a root, so that only one makes what is not there yet.
         let opening = Disk::wait_for_dir(layout.root())?;
+        recover::check_not_lost(&layout)?;
         let reserve = Reserve::new(&disk, &layout);
         let (catalog, changes) = reserve.run(|| {
             disk.make_dir(&layout.staging())?;
@@ -107,6 +112,7 @@ impl ControlPlaneBuilder {
             changes: Arc::new(changes),
         }));
         plane.0.with_reserve(|| plane.0.settle())?;
+        plane.0.describe_stale();
         plane.0.reserve.fill();
         Ok(plane)
     }
@@ -301,7 +307,7 @@ impl ControlPlane {
         changes: DatabaseChanges,
     ) -> Result<Database> {
         let wanted = database.into().parse()?;
-        self.0.with_reserve(|| {
+        let database: Database = self.0.with_reserve(|| {
             self.0.change(|rows| {
                 let id = wanted.settled_entry(rows)?.database.id;
                 rows.configure(&id, &changes)?;
@@ -309,7 +315,9 @@ impl ControlPlane {
                 let changed = rows.entry_by_id(&id)?.ok_or_else(|| resolve::destroyed(&wanted.name))?;
                 Ok((wanted.name.clone(), changed.database))
             })
-        })
+        })?;
+        self.0.describe(&database.id);
+        Ok(database)
     }
 
     /// Destroys a database. Connections that are open to it fail from then on. Forks of it stay.

@@ -413,3 +413,28 @@ fn the_tour_and_the_completions_run() {
     assert!(tour.contains("orders 479613, experiment 959226"), "{tour}");
     assert!(shell.done(&["completions", "bash"]).contains("litefleet"));
 }
+
+#[test]
+fn recover_makes_a_new_catalog() {
+    let shell = Shell(tempfile::tempdir().unwrap());
+    shell.done(&["group", "create", "default"]);
+    shell.done(&["db", "create", "a", "--group", "default"]);
+    shell.done(&["db", "config", "a", "--size-limit", "5mb"]);
+    let before = shell.json(&["db", "show", "a"]);
+    let error = shell.fails(1, &["recover"]);
+    assert!(error.contains("control.db is there: move it out of the root"), "{error}");
+
+    let root = shell.0.path().join("root");
+    std::fs::remove_file(root.join("control.db")).unwrap();
+    for command in [&["db", "list"][..], &["group", "create", "other"]] {
+        let error = shell.fails(1, command);
+        assert!(error.contains("control.db is gone") && error.contains("recover"), "{error}");
+        assert!(!root.join("control.db").exists());
+    }
+    std::fs::write(root.join("notes.txt"), "mine").unwrap();
+    let recovered = shell.json(&["recover"]);
+    let found = "this is no group of the fleet: it is left as it is";
+    let finding = json!({"file": "notes.txt", "message": found});
+    assert_eq!(recovered, json!({"groups": 1, "databases": 1, "findings": [finding]}));
+    assert_eq!(shell.json(&["db", "show", "a"]), before);
+}

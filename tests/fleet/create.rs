@@ -11,7 +11,10 @@ fn an_empty_database_is_a_real_sqlite_file_in_its_place() {
     let fleet = Fleet::new();
     let made = fleet.plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
     assert_eq!((made.name.as_str(), made.hostname.as_str()), ("orders", "orders.localhost"));
-    assert_eq!(names(&fleet.plane.root().join("default/orders")), ["data.db", "unwritten"]);
+    assert_eq!(
+        names(&fleet.plane.root().join("default/orders")),
+        ["data.db", "description.json", "unwritten"]
+    );
     fleet.run("orders", "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)");
 
     // Another program reads it, without this crate.

@@ -80,7 +80,7 @@ fn a_full_disk_lets_databases_be_opened_listed_unprotected_and_destroyed() {
     plane.destroy_group("other").unwrap();
     let left: Vec<_> = plane.list_databases(&Default::default()).unwrap();
     assert_eq!(left.iter().map(|database| database.name.as_str()).collect::<Vec<_>>(), ["c"]);
-    assert_eq!(names(&root.join("default")), ["c"]);
+    assert_eq!(names(&root.join("default")), ["c", "group.json"]);
     // What was freed is there for others.
     let connection = plane.connect("c", &Default::default()).unwrap();
     connection.execute_batch("DELETE FROM t").unwrap();

@@ -20,6 +20,7 @@ mod lists;
 mod model;
 mod outside;
 mod owner;
+mod recover;
 mod rename;
 mod replaced;
 mod resolved;

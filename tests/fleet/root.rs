@@ -109,7 +109,7 @@ fn a_root_of_version_1_is_brought_to_this_version_with_all_that_is_in_it() {
         opening.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let plane = planes.into_iter().next().unwrap();
-    assert_eq!(version(), 2);
+    assert_eq!(version(), 3);
     // A process of the older version that has the root open is stopped, and not led to a wrong directory.
     assert!(ask().unwrap_err().to_string().contains("no such column: d.group_id"));
     let older = "INSERT INTO groups(uuid, name, state, created_at) VALUES ('x', 'x', 'ready', 0) ON CONFLICT DO NOTHING";

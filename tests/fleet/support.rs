@@ -62,10 +62,18 @@ pub(crate) fn assert_no_debris(plane: &ControlPlane) {
             ".changes" | "control.db" | "control.db-wal" | "control.db-shm" => {}
             reserve if reserve.starts_with(".reserve-") => {}
             group => {
-                for database in names(&plane.root().join(group)) {
+                let databases = names(&plane.root().join(group)).into_iter();
+                for database in databases.filter(|name| name != "group.json") {
                     found.push(format!("{group}/{database}"));
                     for file in names(&plane.root().join(group).join(&database)) {
-                        let known = ["archive", "data.db", "data.db-wal", "data.db-shm", "unwritten"];
+                        let known = [
+                            "archive",
+                            "data.db",
+                            "data.db-wal",
+                            "data.db-shm",
+                            "description.json",
+                            "unwritten",
+                        ];
                         assert!(known.contains(&file.as_str()), "{file}");
                     }
                 }

@@ -1,0 +1,153 @@
+//! Rows as descriptions, and descriptions as rows.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Entry, Rows, databases, groups};
+use crate::{
+    cipher::Cipher,
+    description::{self, DatabaseDescription, Encryption, GroupDescription, GroupIdentity, ParentIdentity},
+    error::Result,
+    name::GroupDir,
+    sqlite,
+};
+
+fn failed(error: rusqlite::Error) -> crate::error::Error {
+    sqlite::failed("reading which descriptions are stale", error)
+}
+
+impl Entry {
+    /// What is written beside the database.
+    pub(crate) fn description(&self) -> DatabaseDescription {
+        let database = &self.database;
+        DatabaseDescription {
+            format: description::FORMAT,
+            id: database.id.clone(),
+            name: database.name.clone(),
+            group: GroupIdentity { id: self.group_id.clone(), name: database.group.clone() },
+            created_at: database.created_at,
+            size_limit: database.size_limit,
+            history_window: (!database.inherits_history_window).then_some(database.history_window),
+            history_paused: self.history_paused,
+            block_reads: database.block_reads,
+            block_writes: database.block_writes,
+            delete_protection: database.delete_protection,
+            encryption: database
+                .cipher
+                .zip(self.identity.as_ref())
+                .map(|(cipher, identity)| Encryption::new(cipher, identity)),
+            parent: database.parent.as_ref().map(|parent| ParentIdentity {
+                id: parent.id.clone(),
+                name: parent.name.clone(),
+                branched_at: parent.branched_at,
+            }),
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// The description of the group with this id, if it is there.
+    pub(crate) fn group_description(&self, uuid: &str) -> Result<Option<(GroupDescription, GroupDir)>> {
+        let Some(dir) = self.group_dir(uuid)? else { return Ok(None) };
+        let group = self.group_by_id(uuid)?;
+        let description = GroupDescription {
+            format: description::FORMAT,
+            id: group.uuid,
+            name: group.name,
+            directory: dir.as_str().to_owned(),
+            created_at: group.created_at,
+            history_window: group.history_window,
+            delete_protection: group.delete_protection,
+        };
+        Ok(Some((description, dir)))
+    }
+
+    /// Notes that the description of a database or a group has to follow its row.
+    pub(crate) fn mark_stale(&self, uuid: &str) -> Result<()> {
+        self.connection
+            .prepare_cached("INSERT OR IGNORE INTO stale_descriptions VALUES (?1)")
+            .and_then(|mut insert| insert.execute([uuid]))
+            .map(|_| ())
+            .map_err(failed)
+    }
+
+    /// Notes that the description of a database or a group is as its row, or that neither is there.
+    pub(crate) fn clear_stale(&self, uuid: &str) -> Result<()> {
+        self.connection
+            .prepare_cached("DELETE FROM stale_descriptions WHERE uuid = ?1")
+            .and_then(|mut delete| delete.execute([uuid]))
+            .map(|_| ())
+            .map_err(failed)
+    }
+
+    /// Whether the description of a database or a group has to follow its row.
+    pub(crate) fn is_stale(&self, uuid: &str) -> Result<bool> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM stale_descriptions WHERE uuid = ?1")
+            .and_then(|mut select| select.query_row([uuid], |_| Ok(())).optional())
+            .map(|found| found.is_some())
+            .map_err(failed)
+    }
+
+    /// The ids of up to `limit` databases and groups whose descriptions have to follow their rows.
+    pub(crate) fn stale(&self, limit: u32) -> Result<Vec<String>> {
+        let mut select =
+            self.connection.prepare_cached("SELECT uuid FROM stale_descriptions LIMIT ?1").map_err(failed)?;
+        let ids = select.query_map([limit], |row| row.get(0)).map_err(failed)?;
+        ids.map(|id| id.map_err(failed)).collect()
+    }
+
+    /// Adds the row of a group as it is described.
+    pub(crate) fn insert_described_group(&self, group: &GroupDescription) -> Result<()> {
+        self.connection
+            .execute(
+                "INSERT INTO groups
+                    (uuid, name, dir, state, created_at, delete_protection, history_window_seconds)
+                 VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6)",
+                params![
+                    group.id,
+                    group.name.as_str(),
+                    group.directory,
+                    group.created_at.as_micros(),
+                    group.delete_protection,
+                    groups::window_column(group.history_window),
+                ],
+            )
+            .map(|_| ())
+            .map_err(|error| sqlite::failed("recovering a group", error))
+    }
+
+    /// Adds the row of a database as it is described, in the group that its description names.
+    pub(crate) fn insert_described_database(&self, database: &DatabaseDescription) -> Result<()> {
+        let identity = database.encryption.as_ref().map(Encryption::identity).transpose()?;
+        let parent = database.parent.as_ref();
+        self.connection
+            .execute(
+                "INSERT INTO databases
+                    (uuid, name, in_group, state, created_at, size_limit, history_window_seconds, history_paused,
+                     cipher, page_format, file_salt, parent_uuid, parent_name, branched_at, block_reads,
+                     block_writes, delete_protection)
+                 VALUES (?1, ?2, (SELECT id FROM groups WHERE uuid = ?3), 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,
+                     ?12, ?13, ?14, ?15, ?16)",
+                params![
+                    database.id,
+                    database.name.as_str(),
+                    database.group.id,
+                    database.created_at.as_micros(),
+                    databases::limit_column(database.size_limit),
+                    database.history_window.and_then(groups::window_column),
+                    database.history_paused,
+                    database.encryption.as_ref().map(|encryption| Cipher::as_str(encryption.cipher)),
+                    identity.map(|identity| identity.format().as_str()),
+                    identity.as_ref().and_then(|identity| identity.salt()),
+                    parent.map(|parent| &parent.id),
+                    parent.map(|parent| parent.name.as_str()),
+                    parent.map(|parent| parent.branched_at.as_micros()),
+                    database.block_reads,
+                    database.block_writes,
+                    database.delete_protection,
+                ],
+            )
+            .map(|_| ())
+            .map_err(|error| sqlite::failed("recovering a database", error))
+    }
+}

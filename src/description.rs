@@ -1,0 +1,188 @@
+//! The description of a database or a group: what its row in the catalog says, as JSON in a file beside its data.
+//!
+//! The catalog alone decides, and no description is read while there is one. If the catalog is lost, descriptions make a
+//! new one. They hold no key.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cipher::Cipher,
+    error::{Error, ErrorKind, Result},
+    name::{DatabaseName, GroupName},
+    page::{Identity, PageFormat},
+    size::SizeLimit,
+    time::Timestamp,
+    window::HistoryWindow,
+};
+
+/// The version of the format. A reader takes this one alone, and ignores fields that it does not know.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The largest file that is read as a description, in bytes.
+pub(crate) const LEN_MAX: u64 = 64 << 10;
+
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the switches of a database's row")]
+pub(crate) struct DatabaseDescription {
+    pub(crate) format: u32,
+    pub(crate) id: String,
+    pub(crate) name: DatabaseName,
+    pub(crate) group: GroupIdentity,
+    pub(crate) created_at: Timestamp,
+    pub(crate) size_limit: Option<SizeLimit>,
+    /// `None` follows the group.
+    pub(crate) history_window: Option<HistoryWindow>,
+    pub(crate) history_paused: bool,
+    pub(crate) block_reads: bool,
+    pub(crate) block_writes: bool,
+    pub(crate) delete_protection: bool,
+    pub(crate) encryption: Option<Encryption>,
+    pub(crate) parent: Option<ParentIdentity>,
+}
+
+/// The group of a database. The description of the group is what holds; this one serves where that is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupIdentity {
+    pub(crate) id: String,
+    pub(crate) name: GroupName,
+}
+
+/// What the pages are sealed under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Encryption {
+    pub(crate) cipher: Cipher,
+    page_format: String,
+    /// In hexadecimal digits; `None` in a format that has no salt.
+    salt: Option<String>,
+}
+
+/// The database that this one is a fork of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ParentIdentity {
+    pub(crate) id: String,
+    pub(crate) name: DatabaseName,
+    pub(crate) branched_at: Timestamp,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupDescription {
+    pub(crate) format: u32,
+    pub(crate) id: String,
+    pub(crate) name: GroupName,
+    pub(crate) directory: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) history_window: HistoryWindow,
+    pub(crate) delete_protection: bool,
+}
+
+impl Encryption {
+    pub(crate) fn new(cipher: Cipher, identity: &Identity) -> Self {
+        let hex = |salt: &[u8]| salt.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { cipher, page_format: identity.format().as_str().to_owned(), salt: identity.salt().map(hex) }
+    }
+
+    /// What the file is told from others by.
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        let format: PageFormat = self.page_format.parse()?;
+        let salt = self.salt.as_deref().map(|hex| {
+            let number = u128::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 32);
+            number.map(u128::to_be_bytes).ok_or_else(|| Error::new(ErrorKind::Corrupt, "its salt is damaged"))
+        });
+        Identity::new(format, salt.transpose()?)
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "its salt does not fit its page format"))
+    }
+}
+
+impl DatabaseDescription {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        parse(bytes)
+    }
+
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+impl GroupDescription {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        parse(bytes)
+    }
+
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        to_json(self)
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let damaged = |error: serde_json::Error| Error::new(ErrorKind::Corrupt, error.to_string());
+    let Version { format: version } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if version != FORMAT {
+        let message = format!("it has format version {version}, and this litefleet knows {FORMAT}");
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+/// Pretty JSON, with a newline at the end.
+fn to_json(description: &impl Serialize) -> Vec<u8> {
+    // Strings, numbers and `None` cannot fail to serialize.
+    let mut json = serde_json::to_vec_pretty(description).unwrap_or_default();
+    json.push(b'\n');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> DatabaseDescription {
+        let identity = Identity::new(PageFormat::Native, Some([0xab; 16])).unwrap();
+        DatabaseDescription {
+            format: FORMAT,
+            id: "019a0000-0000-7000-8000-000000000000".into(),
+            name: "orders".parse().unwrap(),
+            group: GroupIdentity { id: "g".into(), name: "default".parse().unwrap() },
+            created_at: Timestamp::from_micros(1_764_000_000_123_456).unwrap(),
+            size_limit: Some("256kb".parse().unwrap()),
+            history_window: None,
+            history_paused: true,
+            block_reads: false,
+            block_writes: true,
+            delete_protection: false,
+            encryption: Some(Encryption::new(Cipher::Aegis256, &identity)),
+            parent: None,
+        }
+    }
+
+    #[test]
+    fn a_description_reads_as_it_was_written() {
+        let description = example();
+        let json = description.to_json();
+        assert_eq!(DatabaseDescription::parse(&json).unwrap(), description);
+        let identity = description.encryption.unwrap().identity().unwrap();
+        assert_eq!(identity.salt(), Some(&[0xab; 16][..]));
+        assert!(String::from_utf8(json).unwrap().contains(r#""created_at": "2025-11-24T16:00:00.123456Z""#));
+    }
+
+    #[test]
+    fn a_newer_format_and_damage_are_refused() {
+        let json = String::from_utf8(example().to_json()).unwrap();
+        let newer = json.replace(r#""format": 1"#, r#""format": 2"#);
+        assert_eq!(DatabaseDescription::parse(newer.as_bytes()).unwrap_err().kind(), ErrorKind::Unsupported);
+        for damaged in ["", "{}", &json[..json.len() / 2], &json.replace("orders", "../orders")] {
+            let error = DatabaseDescription::parse(damaged.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{damaged:?}: {error}");
+        }
+        let unknown = json.replacen('{', r#"{"later": 1,"#, 1);
+        assert_eq!(DatabaseDescription::parse(unknown.as_bytes()).unwrap(), example());
+        let salt = json.replace("abab", "zzab");
+        let encryption = DatabaseDescription::parse(salt.as_bytes()).unwrap().encryption.unwrap();
+        assert_eq!(encryption.identity().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

@@ -1,0 +1,331 @@
+//! A catalog that is lost, and is made again from what stands beside the databases.
+
+use std::{
+    fs,
+    io::{Error as IoError, ErrorKind as IoErrorKind},
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use litefleet::{
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, Database, DatabaseChanges, DatabaseState,
+    EncryptionKey, ErrorKind, Group, GroupChanges, Hook, PageFormat, Recovered, RemoteEncryption, Seed, Step,
+    Timestamp, VerifyOptions, unwatched,
+};
+
+use crate::support::{Fleet, assert_no_debris, contents, count, names, refused};
+
+const CIPHER: Cipher = Cipher::Aegis256;
+
+fn key() -> EncryptionKey {
+    EncryptionKey::from_bytes(&[7; 32]).unwrap()
+}
+
+fn unlocked() -> ConnectOptions {
+    ConnectOptions::default().encryption_key(key())
+}
+
+/// Databases of every kind in groups of every kind, and an instant at which `plain` had one row less.
+fn furnished() -> (Fleet, Timestamp) {
+    let fleet = Fleet::new();
+    let plane = &fleet.plane;
+    fleet.create("plain");
+    fleet.run("plain", "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
+    let at = Timestamp::now();
+    fleet.run("plain", "INSERT INTO t VALUES (2)");
+    plane.rename_group("default", "first").unwrap();
+    // Its directory cannot have its name.
+    plane.create_group("default").unwrap();
+    let sealed = RemoteEncryption::new(key(), CIPHER).unwrap();
+    for (name, format) in [("sealed", PageFormat::Native), ("turso", PageFormat::Turso)] {
+        let input = CreateDatabaseInput::new(name, "default")
+            .with_encryption(sealed.clone().with_page_format(format));
+        plane.create_database(input).unwrap();
+        let connection = plane.connect(name, &unlocked()).unwrap();
+        connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (3)").unwrap();
+    }
+    plane.create_database(CreateDatabaseInput::fork("fork", "plain")).unwrap();
+    let fork = CreateDatabaseInput::fork("sealed-fork", "sealed")
+        .with_encryption(RemoteEncryption::of_source(key()))
+        .with_size_limit("3mb".parse().unwrap());
+    plane.create_database(fork).unwrap();
+    let changes = DatabaseChanges::default()
+        .size_limit(Some("5mb".parse().unwrap()))
+        .history_window(Some("3d".parse().unwrap()))
+        .delete_protection(true);
+    plane.configure_database("plain", changes).unwrap();
+    let blocked = DatabaseChanges::default().block_reads(true).block_writes(true);
+    plane.configure_database("fork", blocked).unwrap();
+    let changes = GroupChanges::default().delete_protection(true).history_window("7d".parse().unwrap());
+    plane.configure_group("first", changes).unwrap();
+    (fleet, at)
+}
+
+/// What the catalog says.
+fn catalog(plane: &ControlPlane) -> (Vec<Group>, Vec<Database>) {
+    (plane.list_groups().unwrap(), plane.list_databases(&Default::default()).unwrap())
+}
+
+/// Closes the fleet, and removes its catalog.
+fn lose(plane: ControlPlane) -> std::path::PathBuf {
+    let root = plane.root().to_owned();
+    drop(plane);
+    for name in ["control.db", "control.db-wal", "control.db-shm"] {
+        let _not_there = fs::remove_file(root.join(name));
+    }
+    root
+}
+
+fn messages(recovered: &Recovered) -> Vec<String> {
+    recovered
+        .findings
+        .iter()
+        .map(|finding| format!("{}: {}", finding.file.display(), finding.message))
+        .collect()
+}
+
+#[test]
+fn a_lost_catalog_is_recovered_as_it_was() {
+    let (fleet, at) = furnished();
+    let before = catalog(&fleet.plane);
+    let Fleet { plane, dir: _dir } = fleet;
+    let rows = contents(&plane.connect("plain", &Default::default()).unwrap());
+    let points = plane.points("plain", ..).unwrap();
+    let root = lose(plane);
+    assert_eq!(refused(ControlPlane::open(&root)).0, ErrorKind::Corrupt);
+    assert!(!root.join("control.db").exists());
+
+    let recovered = ControlPlane::recover(&root).unwrap();
+    assert_eq!(messages(&recovered), Vec::<String>::new());
+    assert_eq!((recovered.groups, recovered.databases), (2, 5));
+    let plane = ControlPlane::open(&root).unwrap();
+    assert_eq!(catalog(&plane), before);
+    assert_no_debris(&plane);
+    assert_eq!(refused(ControlPlane::recover(&root)).0, ErrorKind::AlreadyExists);
+
+    // Contents, histories, keys, limits and blocks are as they were.
+    assert_eq!(contents(&plane.connect("plain", &Default::default()).unwrap()), rows);
+    assert_eq!(plane.points("plain", ..).unwrap(), points);
+    let (past, _) = plane.connect_at("plain", at, &Default::default()).unwrap();
+    assert_eq!(count(&past, "SELECT count(*) FROM t"), 1);
+    for name in ["sealed", "turso", "sealed-fork"] {
+        let connection = plane.connect(name, &unlocked()).unwrap();
+        assert_eq!(count(&connection, "SELECT a FROM t"), 3, "{name}");
+        connection.execute_batch("INSERT INTO t VALUES (4)").unwrap();
+        assert_eq!(refused(plane.connect(name, &Default::default())).0, ErrorKind::KeyRequired, "{name}");
+        let other = ConnectOptions::default().encryption_key(EncryptionKey::from_bytes(&[8; 32]).unwrap());
+        assert_eq!(refused(plane.connect(name, &other)).0, ErrorKind::WrongKey, "{name}");
+    }
+    assert_eq!(refused(plane.connect("fork", &Default::default())).0, ErrorKind::Blocked);
+    assert_eq!(refused(plane.destroy_database("plain")).0, ErrorKind::Protected);
+    plane.connect("plain", &Default::default()).unwrap().execute_batch("INSERT INTO t VALUES (5)").unwrap();
+    for name in ["plain", "sealed"] {
+        let found = plane.verify_database(name, &VerifyOptions::default(), &mut unwatched).unwrap();
+        assert_eq!(found.findings, [], "{name}");
+    }
+    // The file of one database in the place of another is refused, as before.
+    let [one, other] = ["sealed", "sealed-fork"].map(|name| plane.database_path(name).unwrap());
+    assert_ne!(fs::read(&one).unwrap()[..100], [0; 100]);
+    let root = lose(plane);
+    fs::copy(root.join("default/plain/data.db"), &other).unwrap();
+    let found = messages(&ControlPlane::recover(&root).unwrap());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("this is not the file that database sealed-fork was created with"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn every_step_of_a_recovery_can_fail_and_be_repeated() {
+    let (fleet, _) = furnished();
+    let before = catalog(&fleet.plane);
+    let Fleet { plane, dir: _dir } = fleet;
+    let root = lose(plane);
+    let files =
+        || names(&root).into_iter().filter(|name| !name.starts_with(".recovered-")).collect::<Vec<_>>();
+    let at_first = files();
+    for stops in [false, true] {
+        for step in 0.. {
+            assert!(step < 50, "it never gets through");
+            let left = Arc::new(AtomicUsize::new(step));
+            let counted = Arc::clone(&left);
+            let hook: Arc<Hook> = Arc::new(move |_: Step, _: &Path| {
+                let more =
+                    counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                if more.is_ok() {
+                    return Ok(());
+                }
+                counted.store(usize::MAX, Ordering::SeqCst);
+                // A process that is killed removes nothing behind itself.
+                assert!(!stops, "stopped at step {step}");
+                Err(IoError::from(IoErrorKind::PermissionDenied))
+            });
+            let plane = ControlPlane::builder().on_step(hook);
+            let result = panic::catch_unwind(AssertUnwindSafe(|| plane.recover(&root)));
+            if left.load(Ordering::SeqCst) < 50 {
+                assert!(step >= 3, "{step}");
+                break;
+            }
+            let is_done = root.join("control.db").exists();
+            assert!(!is_done || result.as_ref().map_or(true, Result::is_err), "step {step}");
+            if is_done {
+                // The rename was the last step but the flush.
+                assert_eq!(catalog(&ControlPlane::open(&root).unwrap()), before);
+                lose(ControlPlane::open(&root).unwrap());
+            }
+            if !stops {
+                assert!(!names(&root).iter().any(|name| name.starts_with(".recovered-")), "step {step}");
+            }
+            assert_eq!(files(), at_first, "step {step}");
+        }
+        let plane = ControlPlane::open(&root).unwrap();
+        assert_eq!(catalog(&plane), before);
+        assert_no_debris(&plane);
+        lose(plane);
+    }
+}
+
+#[test]
+fn a_database_without_a_description_is_recovered_from_its_files() {
+    let (fleet, at) = furnished();
+    let (_, before) = catalog(&fleet.plane);
+    let Fleet { plane, dir: _dir } = fleet;
+    let groups = ["plain", "sealed"]
+        .map(|name| plane.database_path(name).unwrap().ancestors().nth(2).unwrap().to_owned());
+    let root = lose(plane);
+    for group in &groups {
+        fs::remove_file(group.join("group.json")).unwrap();
+        for name in names(group) {
+            fs::remove_file(group.join(name).join("description.json")).unwrap();
+        }
+    }
+    let recovered = ControlPlane::recover(&root).unwrap();
+    assert_eq!((recovered.groups, recovered.databases), (2, 5));
+    let found = messages(&recovered);
+    assert_eq!(found.len(), 7, "{found:#?}");
+    assert!(
+        found
+            .iter()
+            .any(|message| message
+                .contains("database plain has no description: its id is that of its history"))
+    );
+
+    let plane = ControlPlane::open(&root).unwrap();
+    for database in &before {
+        let now = plane.get_database(database.name.as_str()).unwrap();
+        assert_eq!((now.cipher, now.state), (database.cipher, DatabaseState::Ready));
+        // The forks have no history yet.
+        assert_eq!(now.id == database.id, database.parent.is_none(), "{}", database.name);
+    }
+    let (past, _) = plane.connect_at("plain", at, &Default::default()).unwrap();
+    assert_eq!(count(&past, "SELECT count(*) FROM t"), 1);
+    for name in ["sealed", "turso", "sealed-fork"] {
+        assert_eq!(count(&plane.connect(name, &unlocked()).unwrap(), "SELECT a FROM t"), 3, "{name}");
+    }
+    // Maintenance describes what was not described.
+    plane.maintain_database("plain", &mut unwatched).unwrap();
+    assert_eq!(names(&groups[0]), ["fork", "group.json", "plain"]);
+    assert!(groups[0].join("plain/description.json").exists());
+}
+
+#[test]
+fn what_is_damaged_or_foreign_is_reported_and_left_alone() {
+    let (fleet, _) = furnished();
+    let Fleet { plane, dir: _dir } = fleet;
+    let root = lose(plane);
+    let group = root.join("default");
+    fs::write(group.join("plain/description.json"), b"{\"format\": 1").unwrap();
+    fs::write(group.join("fork/description.json"), b"{\"format\": 9}").unwrap();
+    // A copy of a database, and one with its history.
+    let copy = |of: &str, name: &str, files: &[&str]| {
+        fs::create_dir_all(group.join(name).join("archive")).unwrap();
+        for file in files {
+            fs::copy(group.join(of).join(file), group.join(name).join(file)).unwrap();
+        }
+    };
+    copy("fork", "copy", &["data.db"]);
+    copy("plain", "another", &["data.db", "archive/live.stamps"]);
+    fs::create_dir_all(root.join("elsewhere/empty")).unwrap();
+    fs::write(root.join("notes.txt"), b"mine").unwrap();
+    fs::write(group.join("notes.txt"), b"mine").unwrap();
+    std::os::unix::fs::symlink("/", root.join("link")).unwrap();
+    fs::create_dir(root.join(".staging/left")).unwrap();
+    let recovered = ControlPlane::recover(&root).unwrap();
+    let found = messages(&recovered);
+    for expected in [
+        "default/plain/description.json: the description of database plain cannot be read",
+        "default/fork/description.json: the description of database fork cannot be read: it has format version 9",
+        "default/plain: database plain has no description: its id is that of its history",
+        "default/copy: database copy has no description: its id is new",
+        "default/plain: database plain has the name or the id of another database: it is not recovered",
+        "elsewhere/empty/data.db: database empty is not recovered",
+        "elsewhere: this group has no description and no database: it is not recovered",
+        "notes.txt: this is no group of the fleet: it is left as it is",
+        "default/notes.txt: this is no database of the fleet: it is left as it is",
+        "link: this is no group of the fleet: it is left as it is",
+        ".staging: what was being created is not recovered: it is removed when the root is next opened",
+    ] {
+        assert!(found.iter().any(|message| message.starts_with(expected)), "{expected}\n{found:#?}");
+    }
+    // Of the two with one id, neither of which is described, the first is taken.
+    assert_eq!((recovered.groups, recovered.databases), (2, 6));
+    let plane = ControlPlane::open(&root).unwrap();
+    assert_eq!(plane.list_databases(&Default::default()).unwrap().len(), 6);
+    plane.get_database("another").unwrap();
+    assert_eq!(fs::read(root.join("notes.txt")).unwrap(), b"mine");
+}
+
+#[test]
+fn a_description_that_was_not_replaced_follows_at_the_next_open() {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    let fails = Arc::new(AtomicUsize::new(0));
+    let armed = Arc::clone(&fails);
+    let hook: Arc<Hook> = Arc::new(move |step: Step, path: &Path| {
+        let is_description = step == Step::Rename && path.extension().is_some_and(|kind| kind == "new");
+        let fails = is_description && armed.load(Ordering::SeqCst) > 0;
+        if fails { Err(IoError::from(IoErrorKind::StorageFull)) } else { Ok(()) }
+    });
+    let plane = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+    fails.store(1, Ordering::SeqCst);
+    let limit = "5mb".parse().unwrap();
+    plane.configure_database("a", DatabaseChanges::default().size_limit(Some(limit))).unwrap();
+    plane.rename_group("default", "renamed").unwrap();
+    let said = |path: &str| fs::read_to_string(fleet.plane.root().join("default").join(path)).unwrap();
+    assert!(said("a/description.json").contains("\"size_limit\": null"));
+    assert!(said("group.json").contains("\"name\": \"default\""));
+    assert_no_debris(&fleet.plane);
+    ControlPlane::open(fleet.plane.root()).unwrap();
+    assert!(said("a/description.json").contains("\"size_limit\": \"5242880\""));
+    assert!(said("group.json").contains("\"name\": \"renamed\""));
+}
+
+#[test]
+fn a_catalog_or_its_log_in_the_root_is_not_replaced() {
+    let (fleet, _) = furnished();
+    let Fleet { plane, dir: _dir } = fleet;
+    assert_eq!(refused(ControlPlane::recover(plane.root())).0, ErrorKind::AlreadyExists);
+    let root = lose(plane);
+    fs::write(root.join("control.db-wal"), b"log").unwrap();
+    let (kind, text) = refused(ControlPlane::recover(&root));
+    assert!(kind == ErrorKind::AlreadyExists && text.contains("control.db-wal is there"), "{text}");
+    assert_eq!(refused(ControlPlane::recover(root.join("nowhere"))).0, ErrorKind::NotFound);
+}
+
+#[test]
+fn a_draft_has_no_files_and_is_lost() {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    let draft = CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload);
+    fleet.plane.create_database(draft).unwrap();
+    fleet.plane.create_group("empty").unwrap();
+    let Fleet { plane, dir: _dir } = fleet;
+    let root = lose(plane);
+    let recovered = ControlPlane::recover(&root).unwrap();
+    assert_eq!((recovered.groups, recovered.databases, recovered.findings.len()), (1, 1, 0));
+}
