@@ -5,9 +5,13 @@ use std::{path::PathBuf, sync::OnceLock};
 use super::{
     Birth,
     past::Past,
+    refusals::moves_too_fast,
     timeline::{Apart, Target, Timeline},
 };
-use crate::{disk::Disk, error::Result};
+use crate::{
+    disk::Disk,
+    error::{ErrorKind, Result},
+};
 
 /// How often the way is looked for anew while the history moves on.
 const ATTEMPTS: u32 = 10;
@@ -39,12 +43,21 @@ impl Detour {
         }
     }
 
-    /// The same commit by the newest way that begins with an older snapshot; nothing if there is none.
-    pub(super) fn way(&self) -> Option<&Past> {
-        self.way.get_or_init(|| self.find().ok().flatten().map(Box::new)).as_deref()
+    /// The same commit by the newest way that begins with an older snapshot; `None` if there is none.
+    ///
+    /// An error that may pass, such as a failed read, is returned and not remembered: the next call looks again.
+    pub(super) fn way(&self) -> Result<Option<&Past>> {
+        if let Some(way) = self.way.get() {
+            return Ok(way.as_deref());
+        }
+        let found = match self.find() {
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::OutsideWindow) => None,
+            found => Some(Box::new(found?)),
+        };
+        Ok(self.way.get_or_init(|| found).as_deref())
     }
 
-    fn find(&self) -> Result<Option<Past>> {
+    fn find(&self) -> Result<Past> {
         for _ in 0..ATTEMPTS {
             // Logs may have come into the archive since the first way was found. Nothing was removed from there.
             let mut past =
@@ -53,9 +66,9 @@ impl Detour {
                 })?;
             let held = past.hold();
             if past.is_still_there()? {
-                return held.map(|()| Some(past));
+                return held.map(|()| past);
             }
         }
-        Ok(None)
+        Err(moves_too_fast(&self.data))
     }
 }

@@ -248,11 +248,13 @@ impl Past {
         }
         match self.read_snapshot(number, into) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                match self.detour.as_ref().and_then(Detour::way) {
-                    // Where no way leads there, the newest snapshot is the one to be put back.
-                    Some(way) => way.read_page(number, into).map_err(|_| error),
-                    None => Err(error),
-                }
+                let way = self.detour.as_ref().map(Detour::way).transpose()?.flatten();
+                let Some(way) = way else { return Err(error) };
+                // Where no way leads there, the newest snapshot is the one to be put back.
+                way.read_page(number, into).map_err(|other| match other.kind() {
+                    ErrorKind::Corrupt => error,
+                    _ => other,
+                })
             }
             read => read,
         }

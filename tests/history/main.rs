@@ -11,6 +11,7 @@ mod compressed;
 mod crash;
 mod damage;
 mod destroyed;
+mod detour;
 #[expect(dead_code, reason = "others use it too, and more of it")]
 #[path = "../beneath/disk.rs"]
 mod disk;
