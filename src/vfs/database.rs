@@ -260,6 +260,15 @@ impl Database {
         self.lost_lock.store(true, Relaxed);
     }
 
+    pub(super) fn has_lost_lock(&self) -> bool {
+        self.lost_lock.load(Relaxed)
+    }
+
+    /// The lock that was lost is taken again.
+    pub(super) fn regains_lock(&self) {
+        self.lost_lock.store(false, Relaxed);
+    }
+
     /// Another connection moved the WAL away.
     pub(super) fn wal_moves(&self) {
         self.wal_was_moved.store(true, Release);

@@ -262,15 +262,9 @@ impl Real {
         change.map_or(ffi::SQLITE_IOERR, |change| unsafe { change(file, level) })
     }
 
-    /// Takes the lock of a database file that is open, which somebody else may keep for a moment.
+    /// Takes the lock of a database file that is open, unless somebody else has it.
     fn share_again(self) -> bool {
-        const ATTEMPTS: u32 = 1_000;
-        (0..ATTEMPTS).any(|attempt| {
-            if attempt > 0 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            self.lock(ffi::SQLITE_LOCK_SHARED, false) == ffi::SQLITE_OK
-        })
+        self.lock(ffi::SQLITE_LOCK_SHARED, false) == ffi::SQLITE_OK
     }
 
     /// The database of a WAL, and its file.
@@ -319,18 +313,19 @@ impl Beneath for Real {
             others().for_each(|other| other.wal_moves());
         }
         data.lock(ffi::SQLITE_LOCK_SHARED, true);
-        for other in &sharing {
-            if !file_of(other).share_again() {
-                other.loses_lock();
-            }
-        }
+        let lost = sharing.iter().filter(|other| !file_of(other).share_again());
+        let lost: Vec<_> = lost.map(|other| Arc::clone(other)).collect();
+        lost.iter().for_each(|other| other.loses_lock());
+        let has_neighbours = !sharing.is_empty();
+        drop(open);
+        database.neighbours().regain(lost, |other| file_of(other).share_again());
         if let Err(panic) = moved {
             resume_unwind(panic);
         }
         match alone {
             false => Alone::No,
-            true if sharing.is_empty() => Alone::Yes,
-            true => Alone::WithNeighbours,
+            true if has_neighbours => Alone::WithNeighbours,
+            true => Alone::Yes,
         }
     }
 

@@ -8,9 +8,17 @@
 //! When a WAL was moved away under that lock, the others go on with the new file at their next call to it. None of them is
 //! within such a call then: SQLite begins a WAL anew only when nobody reads from it, and nobody will before its next commit.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use super::database::Database;
+
+/// How often locks are asked for again that somebody else has, all of them each time.
+const ATTEMPTS: u32 = 1_000;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The list is locked while a connection takes or gives back a lock of the file, opens or leaves it or its WAL, and for as
 /// long as one of them is alone.
@@ -22,5 +30,30 @@ pub(super) struct Neighbours {
 impl Neighbours {
     pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Arc<Database>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the locks again that connections have lost, which `take` tries once. The whole of it is bounded, however many they
+    /// are, and others open, lock and close their files meanwhile. A connection that does not get its lock back reads nothing
+    /// until it has taken it itself.
+    pub(super) fn regain(&self, mut lost: Vec<Arc<Database>>, take: impl Fn(&Database) -> bool) {
+        for _ in 0..ATTEMPTS {
+            if lost.is_empty() {
+                return;
+            }
+            thread::sleep(PAUSE);
+            let open = self.lock();
+            lost.retain(|other| {
+                // One that was closed has no file any more, and one that gave its lock back wants none.
+                let is_open = open.iter().any(|open| Arc::ptr_eq(open, other));
+                if !is_open || !other.has_lost_lock() {
+                    return false;
+                }
+                let is_taken = take(other);
+                if is_taken {
+                    other.regains_lock();
+                }
+                !is_taken
+            });
+        }
     }
 }

@@ -1,16 +1,25 @@
 //! Logs that are begun anew while several connections have the database open.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::MetadataExt,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
-    thread,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread::{self, ThreadId},
     time::{Duration, Instant},
 };
 
-use litefleet::{Cipher, CreateDatabaseInput, VerifyOptions, rusqlite::Connection, unwatched};
+use litefleet::{
+    Cipher, CreateDatabaseInput, VerifyOptions,
+    rusqlite::{Connection, ffi},
+    unwatched,
+};
 
 use crate::{
+    disk::{self, Call, Opened, Verdict, Watcher},
     random::Random,
     support::{Ledger, now, stranger},
 };
@@ -209,4 +218,68 @@ fn a_log_is_not_moved_from_under_connections_to_another_database_of_that_name() 
     assert_eq!([&one, &two].map(count), [300; 2]);
     let sound: String = two.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(sound, "ok");
+}
+
+/// The part of a test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
+const ROLE: &str = "LITEFLEET_NEIGHBOURS_CHILD";
+
+/// Keeps the shared lock of the database file from one thread, as another program may do for a moment.
+#[derive(Default)]
+struct Contended {
+    thread: Mutex<Option<ThreadId>>,
+    was_asked: AtomicBool,
+}
+
+impl Watcher for Contended {
+    fn covers(&self, file: &Opened) -> bool {
+        file.path.as_ref().is_some_and(|path| path.ends_with("orders/data.db"))
+    }
+
+    fn see(&self, _: &Opened, call: Call<'_>) -> Verdict {
+        let is_kept = *self.thread.lock().unwrap() == Some(thread::current().id());
+        match call {
+            Call::Lock { level: ffi::SQLITE_LOCK_SHARED } if is_kept => {
+                self.was_asked.store(true, SeqCst);
+                Verdict::Fail(ffi::SQLITE_BUSY)
+            }
+            _ => Verdict::Pass,
+        }
+    }
+}
+
+/// Whoever waits for the locks of its neighbours lets others open the database, and gives the locks back when they are free.
+#[test]
+fn waiting_for_the_locks_of_neighbours_blocks_nobody_else() {
+    let name = "neighbours::waiting_for_the_locks_of_neighbours_blocks_nobody_else";
+    if env::var_os(ROLE).is_none() {
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+        assert!(child.status().unwrap().success());
+        return;
+    }
+    disk::slide_beneath();
+    let contended = Arc::new(Contended::default());
+    let _watch = disk::watch(Arc::clone(&contended) as _);
+    let mut ledger = Ledger::plain();
+    let [one, two, three] = [ledger.connect(), ledger.connect(), ledger.connect()];
+    ledger.commit(&one, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    assert_eq!([&two, &three].map(count), [0; 2]);
+    begin_anew(&one);
+    let log = fs::metadata(ledger.place().join("data.db-wal")).unwrap().ino();
+    *contended.thread.lock().unwrap() = Some(thread::current().id());
+    thread::scope(|scope| {
+        let (ledger, contended) = (&ledger, &contended);
+        scope.spawn(move || {
+            while !contended.was_asked.load(SeqCst) {
+                thread::yield_now();
+            }
+            let late = ledger.connect();
+            late.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).unwrap();
+            *contended.thread.lock().unwrap() = None;
+        });
+        one.execute_batch("INSERT INTO t(value) VALUES (1)").unwrap();
+    });
+    assert!(contended.was_asked.load(SeqCst));
+    assert_ne!(fs::metadata(ledger.place().join("data.db-wal")).unwrap().ino(), log, "the log was moved");
+    assert_eq!([&one, &two, &three].map(count), [1; 3]);
 }
