@@ -268,6 +268,25 @@ impl Stamps {
         })?
     }
 
+    /// The newest end record, whether or not the WAL went on after it.
+    pub(crate) fn last_end(&self) -> Option<LogEnd> {
+        self.slots.iter().rev().find_map(|slot| match slot {
+            Slot::Record(Record::End(end)) => Some(*end),
+            _ => None,
+        })
+    }
+
+    /// Whether the log was not there any more when the next generation began, though it had ended: its end record stands there
+    /// twice, with no commit between.
+    pub(crate) fn is_log_lost(&self) -> bool {
+        let mut records = self.slots.iter().rev().filter_map(|slot| match slot {
+            Slot::Record(record @ (Record::End(_) | Record::Commit(_))) => Some(record),
+            _ => None,
+        });
+        let last = records.next();
+        matches!(last, Some(Record::End(_))) && records.next() == last
+    }
+
     /// The database file when the WAL had ended and all of it stood there.
     pub(crate) fn rest(&self) -> Option<FileState> {
         let Some(Slot::Record(Record::Rest(data))) = self.slots.last() else { return None };

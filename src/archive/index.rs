@@ -31,7 +31,11 @@ pub(super) fn log(
     segment: &LogBytes,
 ) -> Result<Option<Log>> {
     let path = paths.file(generation.sequence, ArchiveFile::Index);
-    let is_it = |log: &Log| log.len() <= segment.len() && end.is_none_or(|end| end == log.end());
+    // A segment of which nobody knows how it ended may have grown since its index was written.
+    let is_it = |log: &Log| match end {
+        Some(end) => end == log.end() && log.len() <= segment.len(),
+        None => log.len() == segment.len(),
+    };
     // Whatever is wrong with an index, the segment says what is right.
     let indexed = sums::read(&path).ok().flatten().and_then(|words| decode(&words, generation));
     if let Some(log) = indexed.filter(is_it) {

@@ -10,6 +10,7 @@ mod bytes;
 mod compress;
 mod copy;
 mod detour;
+mod ended;
 mod fetch;
 mod index;
 mod kept;

@@ -142,11 +142,8 @@ impl Past {
     /// The pages at the end of the newest generation, which has ended.
     pub(crate) fn at_end(timeline: &Timeline, stamps: &Stamps) -> Result<Self> {
         let sequence = stamps.generation.sequence;
-        // Where the power took the record of its end, the segment tells it. One in which nobody committed ends as it began.
-        let end = match stamps.end() {
-            Some(end) => Some(end),
-            None => timeline.source(&stamps.generation, None)?.map(|source| source.log.end()),
-        };
+        // One in which nobody committed ends as it began.
+        let end = timeline.known_end(stamps)?;
         let frame = end.map_or(stamps.generation.first_frame, |end| end.frame);
         let reached = Reached { kind: ReachedKind::AfterLast, commit: None, next: None };
         Self::with(timeline, &Target { sequence, frame, reached }, None)

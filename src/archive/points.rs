@@ -2,12 +2,11 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use super::{all_before, refusals, salts_of, timeline::Timeline};
+use super::{all_before, refusals, timeline::Timeline};
 use crate::{
     error::{ErrorKind, Result},
-    layout,
     point::{Point, Points, Window},
-    stamps::{Generation, Made, Stamps},
+    stamps::{Generation, Made},
     time::Timestamp,
 };
 
@@ -122,15 +121,6 @@ impl Timeline {
             // That may be commits which the snapshot has, and of which nobody knows when they were made.
             Ok(true) | Err(_) => Ok(all_before(generation)),
         }
-    }
-
-    /// Whether the log of a generation that nobody goes on from was not kept.
-    fn is_written_away(&self, stamps: &Stamps) -> Result<bool> {
-        if stamps.end().is_some() || self.has_segment(stamps)? {
-            return Ok(false);
-        }
-        let is_live = self.live.as_ref().is_some_and(|live| live.generation == stamps.generation);
-        Ok(!is_live || salts_of(&layout::beside(&self.data, "-wal"))? != Some(stamps.generation.salts))
     }
 }
 

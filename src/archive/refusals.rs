@@ -71,7 +71,8 @@ pub(super) fn written_away(archived: &Path) -> Error {
     Error::naming(ErrorKind::OutsideWindow, archived, |log| {
         format!(
             "this instant cannot be restored: the log that led there was written over by another program, or while the \
-             history of the database was off, and so {log} is not there; ask for an earlier instant, or for a later one"
+             history of the database was off, and so {log} is not there; put it back if it was \
+             removed, or ask for an earlier instant or a later one"
         )
     })
 }

@@ -224,10 +224,10 @@ impl Timeline {
             return Ok(if known { stamps.made(Some(frame)) } else { vec![Made::Lost { frame }] });
         }
         // Where the log is gone, the stamps tell what stood in it. It cannot be restored, but what was before it can.
-        if let Some(end) = stamps.end() {
+        if let Some(end) = self.fixed_end(stamps)? {
             return Ok(stamps.made(Some(end.frame)));
         }
-        let end = self.source(&stamps.generation, None)?.map(|source| source.log.end().frame);
+        let end = self.known_end(stamps)?.map(|end| end.frame);
         if self.is_live(&stamps.generation) {
             // Somebody may have committed since the stamps were read. Those of all that stands in the log are there now.
             let archived = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
@@ -465,11 +465,6 @@ impl Timeline {
         Ok(state_of(&self.data)? == Some(rest) || self.is_at_end(stamps)?)
     }
 
-    pub(super) fn has_segment(&self, stamps: &Stamps) -> Result<bool> {
-        let is_there = |file| Disk::exists(&self.paths.file(stamps.generation.sequence, file));
-        Ok(is_there(ArchiveFile::Segment)? || is_there(ArchiveFile::Compressed)?)
-    }
-
     /// Whether the database file is, page by page, what it was when a generation ended. Its time changes when a fleet is
     /// copied elsewhere.
     pub(crate) fn is_at_end(&self, stamps: &Stamps) -> Result<bool> {
@@ -479,8 +474,8 @@ impl Timeline {
             same = Past::at_end(self, stamps).and_then(|past| present::is_at(&self.data, &past));
         })?;
         match same {
-            // What is damaged cannot be gone on from.
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            // What is damaged or not there cannot be gone on from.
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::OutsideWindow) => Ok(false),
             same => same,
         }
     }

@@ -92,7 +92,10 @@ impl Past {
                 Err(error) if is_last && error.kind() == ErrorKind::Corrupt => None,
                 after => after?.filter(|after| !after.begins),
             };
-            let end = after.map(|after| after.end_before).or(stamps.end());
+            let end = match after {
+                Some(after) => Some(after.end_before),
+                None => timeline.fixed_end(&stamps)?,
+            };
             // Before its first commit nothing is taken of the last one.
             if upto != Some(stamps.generation.first_frame) {
                 steps.push(Step { generation: stamps.generation, end, upto });
@@ -121,6 +124,12 @@ impl Past {
                 }
                 // It never came into the archive.
                 None => Err(written_away(&archived)),
+                Some(_)
+                    if upto.is_some()
+                        && timeline.is_written_away(&timeline.stamps(generation.sequence)?)? =>
+                {
+                    Err(written_away(&archived))
+                }
                 Some(_) => Err(missing(&archived)),
             };
         };

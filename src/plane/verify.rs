@@ -37,6 +37,9 @@ impl ControlPlane {
     /// snapshots and logs lead to each other and to what the database file is now, and, with a key, the tag of every page.
     /// It changes nothing, takes no lock, and may be done while the database is in use.
     ///
+    /// Commits that no history was kept of, because it was off, are no finding. The database file of a database whose history
+    /// was ever off is therefore compared with its history only if it has not changed since its last log ended.
+    ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;

@@ -22,6 +22,16 @@ pub(super) trait Beneath {
         Alone::No
     }
 
+    /// Runs `run` while nobody begins the WAL of this database file anew, and tells it whether nobody writes to it either.
+    fn without_restarts(&self, run: &mut dyn FnMut(bool)) {
+        run(false);
+    }
+
+    /// Whether somebody else has this database file open, which this connection has no more than open.
+    fn has_company(&self) -> bool {
+        false
+    }
+
     /// Goes on with a new file at the path of this one, which was moved away. If that fails, it goes on with this one.
     fn begin_anew(&self) -> c_int {
         rusqlite::ffi::SQLITE_CANTOPEN

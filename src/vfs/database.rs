@@ -19,8 +19,8 @@ use rusqlite::ffi::{
 };
 
 use super::{
-    Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, ffi, neighbours::Neighbours,
-    rules::Governed, sealed::Sealed,
+    Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, closing::Closing, ffi,
+    neighbours::Neighbours, rules::Governed, sealed::Sealed,
 };
 use crate::{
     disk::Disk,
@@ -53,7 +53,7 @@ pub(super) struct Database {
     /// Nothing for a file that SQL opened by its path.
     rules: Option<Governed>,
     /// Nothing where no history is ever kept.
-    capture: Option<Capture>,
+    pub(super) capture: Option<Capture>,
     /// Nothing for a plain file.
     sealed: OnceLock<Sealed>,
     /// SQLite's file that this is, which the C side alone looks into.
@@ -69,6 +69,7 @@ pub(super) struct Database {
     wal_was_moved: AtomicBool,
     /// Whether it does not hold the lock that SQLite believes to hold.
     lost_lock: AtomicBool,
+    pub(super) closing: Closing,
     /// Whether it was to be sealed, and could not be.
     refuses_writes: AtomicBool,
     /// The read locks that this connection holds in the shared memory, one bit each.
@@ -112,6 +113,7 @@ impl Database {
             lock_level: AtomicI32::new(SQLITE_LOCK_NONE),
             wal_was_moved: AtomicBool::new(false),
             lost_lock: AtomicBool::new(false),
+            closing: Closing::default(),
             refuses_writes: AtomicBool::new(false),
             reading: AtomicU8::new(0),
             checkpointing: AtomicBool::new(false),

@@ -329,6 +329,46 @@ impl Beneath for Real {
         }
     }
 
+    fn without_restarts(&self, run: &mut dyn FnMut(bool)) {
+        const WRITE_LOCK: c_int = 0;
+        const READ_LOCK: c_int = 4;
+        const ATTEMPTS: u32 = 50;
+        let (file, methods) = self.parts();
+        let change = |lock: c_int, flags: c_int| {
+            // SAFETY: the file is open, and its shared memory is mapped as long as SQLite did not leave it.
+            methods.xShmLock.map_or(ffi::SQLITE_IOERR, |change| unsafe { change(file, lock, 1, flags) })
+        };
+        let take = |lock, kind| {
+            (0..ATTEMPTS).any(|attempt| {
+                if attempt > 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                change(lock, ffi::SQLITE_SHM_LOCK | kind) == ffi::SQLITE_OK
+            })
+        };
+        // SQLite begins a WAL anew under the write lock, when nobody has this read lock.
+        let (lock, kind) = if take(WRITE_LOCK, ffi::SQLITE_SHM_EXCLUSIVE) {
+            (WRITE_LOCK, ffi::SQLITE_SHM_EXCLUSIVE)
+        } else if take(READ_LOCK, ffi::SQLITE_SHM_SHARED) {
+            (READ_LOCK, ffi::SQLITE_SHM_SHARED)
+        } else {
+            return run(false);
+        };
+        let ran = catch_unwind(AssertUnwindSafe(|| run(lock == WRITE_LOCK)));
+        change(lock, ffi::SQLITE_SHM_UNLOCK | kind);
+        if let Err(panic) = ran {
+            resume_unwind(panic);
+        }
+    }
+
+    fn has_company(&self) -> bool {
+        let is_alone = self.lock(ffi::SQLITE_LOCK_EXCLUSIVE, false) == ffi::SQLITE_OK;
+        if is_alone {
+            self.lock(ffi::SQLITE_LOCK_SHARED, true);
+        }
+        !is_alone
+    }
+
     fn begin_anew(&self) -> c_int {
         const FLAGS: c_int = ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
         let (before, methods) = self.parts();
@@ -857,6 +897,8 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
         let taken = pass!(file.xLock(level));
         if taken == ffi::SQLITE_OK {
             database.after_lock(level);
+        } else {
+            database.after_refused_lock(level);
         }
         return taken;
     }
@@ -1062,6 +1104,13 @@ unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
 unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
     // SAFETY: the file is open.
     if let Handle::Data(database, _) = unsafe { handle(file) } {
+        if delete == 0 {
+            guard(|| {
+                // SAFETY: the file is open.
+                database.keep_log(&unsafe { real(file) });
+                ffi::SQLITE_OK
+            });
+        }
         database.before_shm_unmap();
     }
     pass!(file.xShmUnmap(delete))

@@ -15,6 +15,7 @@
 mod ahead;
 mod beneath;
 mod capture;
+mod closing;
 mod database;
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
 pub(crate) mod ffi;

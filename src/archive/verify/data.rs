@@ -12,7 +12,7 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{ATTEMPTS, Look, PAUSE, Run, log, target};
+use super::{ATTEMPTS, Look, PAUSE, Run, log, target, unless_damaged};
 use crate::{
     archive::{
         past::Past,
@@ -91,6 +91,14 @@ impl Run<'_> {
         }
         self.settle_all(&file, generation, &mut off, &mut bad)?;
         let mut told = log::Told::default();
+        // Other pages than these are damage only if nobody can have written them while the history was off.
+        let state = timeline.live.as_ref().map(|live| live.rest().unwrap_or(live.generation.data));
+        if let Some(state) = state.filter(|_| !off.is_empty())
+            && self.was_changed_unseen(state)?
+            && !is_written_to
+        {
+            off.clear();
+        }
         if !off.is_empty() && look.live.is_none() {
             let message = "it is missing, or another program changed the database: that is not what its history ends with";
             self.found(Finding::new(self.paths.live_stamps(), message));
@@ -120,8 +128,9 @@ impl Run<'_> {
         let Some(newest) = timeline.sequences.last() else { return Ok(None) };
         let stamps = timeline.stamps(*newest)?;
         let generation = stamps.generation;
-        let frame = match stamps.end() {
-            Some(end) if !is_written_to => end.frame,
+        let end = if is_written_to { None } else { unless_damaged(timeline.known_end(&stamps))?.flatten() };
+        let frame = match end {
+            Some(end) => end.frame,
             // Its log is gone, which was told.
             None if !is_written_to && !stamps.made(None).is_empty() => return Ok(None),
             _ => generation.first_frame,
@@ -132,6 +141,8 @@ impl Run<'_> {
                 self.unless_told(&error, self.subject.data);
                 Ok(None)
             }
+            // A gap is no finding.
+            Err(error) if error.kind() == ErrorKind::OutsideWindow => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     archive,
     disk::Disk,
-    error::{Error, ErrorKind, Result},
+    error::{ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     stamps::Stamps,
     wal::{self, Header},
@@ -30,8 +30,8 @@ pub(super) struct Look {
     pub(super) is_foreign: bool,
     /// The first generation that is retained, if the history was pruned.
     pub(super) retained_from: Option<u64>,
-    /// Why that cannot be told.
-    pub(super) retained_fault: Option<Error>,
+    /// Whether that cannot be told.
+    pub(super) is_retained_damaged: bool,
     /// The length and time of the database file.
     data: Option<(u64, i64)>,
 }
@@ -57,9 +57,9 @@ impl Look {
             }
         });
         // What comes before is being removed.
-        let (retained, retained_fault) = match archive::Retained::read(paths, database) {
-            Err(error) if error.kind() == ErrorKind::Corrupt => (None, Some(error)),
-            retained => (retained?, None),
+        let (retained, is_retained_damaged) = match archive::Retained::read(paths, database) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => (None, true),
+            retained => (retained?, false),
         };
         let retained_from = retained.map(|retained| retained.from);
         let from = retained_from.unwrap_or(0);
@@ -86,7 +86,7 @@ impl Look {
             }
         };
         let data = Disk::last_change(data)?;
-        Ok(Self { files, live, current, wal: header, is_foreign, retained_from, retained_fault, data })
+        Ok(Self { files, live, current, wal: header, is_foreign, retained_from, is_retained_damaged, data })
     }
 
     pub(super) fn has(&self, sequence: u64, file: ArchiveFile) -> bool {

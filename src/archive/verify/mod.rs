@@ -5,6 +5,7 @@
 //! What was never captured, because somebody else wrote it or the power failed, is a gap and no finding.
 
 mod data;
+mod live;
 mod log;
 mod look;
 mod snapshot;
@@ -32,7 +33,7 @@ use crate::{
     layout::{self, ArchiveFile, ArchivePaths},
     point::{Reached, ReachedKind},
     progress::{self, Phase, Watch},
-    stamps::{Generation, Made, Record, Slot, Stamps},
+    stamps::{Generation, Made, Slot, Stamps},
     wal::{self, Header},
 };
 
@@ -124,13 +125,13 @@ impl Run<'_> {
             self.found(Finding::new(self.paths.dir(), super::FOREIGN));
             return self.tags();
         }
-        if let Some(fault) = &look.retained_fault {
-            self.found(Finding::new(self.paths.retained(), fault.to_string()));
+        if look.is_retained_damaged {
+            self.found(Finding::new(self.paths.retained(), "it is damaged, or that of another database"));
         }
         // What moves on is looked at first.
         let live = look.current.as_ref().map(|(path, live)| (path.as_path(), live));
         self.live_stamps(look);
-        let written = live.map(|(_, live)| self.live_log(live)).transpose()?.flatten();
+        let written = live.map(|(_, live)| self.live_log(look, live)).transpose()?.flatten();
         let known = self.all_stamps(look)?;
         let timeline = Timeline {
             paths: self.paths.clone(),
@@ -159,7 +160,7 @@ impl Run<'_> {
                 known.get(&(sequence + 1)).map(|after| &after.generation).filter(|after| !after.begins);
             let last = match written.filter(|_| is_live) {
                 Some(last) => Some(last),
-                None => self.segment(stamps, after)?,
+                None => self.segment(&timeline, stamps, after)?,
             };
             // Stamps that the history does not go on from count for nothing, which was told.
             let are_known = after.is_none_or(|after| after.link == stamps.digest);
@@ -308,72 +309,6 @@ impl Run<'_> {
         self.verified.findings.extend(found);
     }
 
-    /// The log that SQLite writes to, against its stamps: the last frame that is committed in it; nothing if it is not of
-    /// this generation.
-    fn live_log(&mut self, stamps: &Stamps) -> Result<Option<u32>> {
-        let path = layout::beside(self.subject.data, "-wal");
-        let salts = stamps.generation.salts;
-        // What is known to be committed is found out before the log is read to there.
-        let indexed = self.indexed(salts)?;
-        let written_before = match stamps.slots.iter().rev().find(|slot| matches!(slot, Slot::Record(_))) {
-            Some(Slot::Record(Record::Commit(commit))) => commit.before,
-            _ => stamps.end().map_or(0, |end| end.frame),
-        };
-        let known = indexed.max(written_before);
-        let (file, log) = match Log::open(&path)? {
-            Some((file, log)) if log.salts == salts => (file, log),
-            other => {
-                let len = Disk::len(&path)?.unwrap_or(0);
-                let has_commits = known > stamps.generation.first_frame || !stamps.made(None).is_empty();
-                if stamps.end().is_none() && has_commits {
-                    let message = match &other {
-                        None if len == 0 => "it is missing, with all that was committed to it",
-                        None => "it is damaged: its header is none",
-                        Some(_) => "another program began it anew, or it is of another database",
-                    };
-                    self.found(Finding::new(&path, message));
-                } else if other.is_some_and(|(_, log)| !log.frames.is_empty()) {
-                    let message = "another program began it: what stands there is no part of the history yet";
-                    self.found(Finding::new(&path, message));
-                }
-                return Ok(None);
-            }
-        };
-        self.verified.logs += 1;
-        let last = log.end().frame.max(known);
-        if let Some(header) = Header::parse(&log.start) {
-            self.frames(&path, &header, last, |into, at| Disk::read_up_to(&file, &path, into, at))?;
-        }
-        self.commits(&path, stamps, &log, last);
-        Ok(Some(last))
-    }
-
-    /// A log whose stamps are not there.
-    fn unknown_log(&mut self, known: &Known) -> Result<()> {
-        let path = layout::beside(self.subject.data, "-wal");
-        let Some((_, newest)) = known.last_key_value() else { return Ok(()) };
-        // A process that was killed while it began a log anew leaves the one before.
-        if let Some((_, log)) = Log::open(&path)?
-            && log.salts != newest.generation.salts
-            && !log.frames.is_empty()
-        {
-            let message = format!("it is missing, or another program began {}", file_name(&path));
-            self.found(Finding::new(self.paths.live_stamps(), message));
-        }
-        Ok(())
-    }
-
-    /// The last frame that the wal-index knows to be committed to the log with these salts.
-    fn indexed(&self, salts: [u8; 8]) -> Result<u32> {
-        let path = layout::beside(self.subject.data, "-shm");
-        let Some(file) = Disk::open_regular(&path)? else { return Ok(0) };
-        let mut head = [0; 2 * wal::INDEX_HEADER_LEN];
-        if Disk::read_up_to(&file, &path, &mut head, 0)? < head.len() {
-            return Ok(0);
-        }
-        Ok(wal::indexed(&head).filter(|(_, of)| *of == salts).map_or(0, |(frame, _)| frame))
-    }
-
     /// Every stamp against the frame that it names.
     fn commits(&mut self, path: &Path, stamps: &Stamps, log: &Log, last: u32) {
         for made in stamps.made(Some(last)) {
@@ -388,10 +323,22 @@ impl Run<'_> {
     }
 
     /// The segment of a generation whose log is not there any more: its last frame.
-    fn segment(&mut self, stamps: &Stamps, after: Option<&Generation>) -> Result<Option<u32>> {
+    fn segment(
+        &mut self,
+        timeline: &Timeline,
+        stamps: &Stamps,
+        after: Option<&Generation>,
+    ) -> Result<Option<u32>> {
         let sequence = stamps.generation.sequence;
         // What follows vouches for how it ended.
-        let end = after.map(|after| after.end_before).or(stamps.end());
+        let fixed = match after {
+            Some(after) => Some(after.end_before),
+            None => timeline.fixed_end(stamps)?,
+        };
+        let end = match fixed {
+            Some(end) => Some(end),
+            None => unless_damaged(timeline.known_end(stamps))?.flatten(),
+        };
         let Some(end) = end.filter(|end| end.frame > 0) else {
             // Nobody committed in it, or nobody knows how it ended.
             return Ok(None);
@@ -412,6 +359,10 @@ impl Run<'_> {
             bytes => bytes?,
         };
         let Some(bytes) = bytes else {
+            // A gap is no finding.
+            if after.is_none() && stamps.is_log_lost() {
+                return Ok(None);
+            }
             self.found(Finding::new(
                 self.file(sequence, ArchiveFile::Segment),
                 format!("it is missing, and with it {last} frames of the history"),
@@ -471,6 +422,14 @@ impl Run<'_> {
 /// The name under which a finding mentions another file than its own.
 fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
+}
+
+/// `None` in place of an error that is told where the damage is.
+fn unless_damaged<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// The end of a generation's part that ends with a frame.

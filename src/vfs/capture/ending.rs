@@ -4,27 +4,27 @@ use std::{fs::File, path::Path};
 
 use rusqlite::ffi::SQLITE_OK;
 
-use super::{Capture, End, LastFrame, Live, ROOM_MAX, Relaxed};
+use super::{Capture, End, LastFrame, Live, ROOM_MAX, Relaxed, copying::Place};
 use crate::{
     archive::{self, Log},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::ArchiveFile,
-    stamps::{Commit, LogEnd, Made, Record},
+    stamps::{Commit, Generation, LogEnd, Made, Record},
     vfs::beneath::{Alone, Beneath},
     wal::{self, Header},
 };
 
 impl Capture {
     /// The WAL, if it is that of a generation.
-    fn wal_of(&self, live: &Live) -> Result<Option<(File, Header)>> {
+    pub(super) fn wal_of(&self, generation: &Generation) -> Result<Option<(File, Header)>> {
         if Disk::len(&self.wal)?.is_none() {
             return Ok(None);
         }
         let file = self.disk().open_to_write(&self.wal)?;
         let mut start = [0; wal::HEADER_LEN];
         Disk::read_up_to(&file, &self.wal, &mut start, 0)?;
-        let header = Header::parse(&start).filter(|header| header.salts() == live.generation().salts);
+        let header = Header::parse(&start).filter(|header| header.salts() == generation.salts);
         Ok(header.map(|header| (file, header)))
     }
 
@@ -34,7 +34,7 @@ impl Capture {
         live: &Live,
         last_frame: &LastFrame<'_>,
     ) -> Result<Option<(File, u64, Record)>> {
-        let Some((file, header)) = self.wal_of(live)? else { return Ok(None) };
+        let Some((file, header)) = self.wal_of(live.generation())? else { return Ok(None) };
         let len = |frame: u32| wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
         let known = last_frame(live.generation().salts);
         if let Some(frame) = known {
@@ -62,16 +62,19 @@ impl Capture {
     ///
     /// It is moved where no other connection has it open, and copied otherwise: a program that knows nothing of this would
     /// go on writing to the file that it has open.
+    ///
+    /// The end record is written when the segment is in its place: a process that is killed in between leaves a log whose
+    /// end its frames tell, and never an end record without a segment.
     pub(super) fn archive(&self, live: &mut Live, how: End<'_>, last_frame: &LastFrame<'_>) -> Result<bool> {
         let Some((file, len, end)) = self.end_of(live, last_frame)? else { return Ok(false) };
-        live.append(self.disk(), &self.paths.live_stamps(), end)?;
         let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
         let is_cut = matches!(how, End::Cut);
         match how {
             End::Deleted => {
-                self.rest(live)?;
                 self.cut_off_rest(&file, len)?;
                 self.disk().rename(&self.wal, &segment)?;
+                self.append_end(live, end)?;
+                self.rest(live)?;
                 return Ok(true);
             }
             End::Begun(beneath, moved) => {
@@ -83,52 +86,78 @@ impl Capture {
                 done?;
                 *moved = alone;
                 if alone != Alone::No {
+                    self.append_end(live, end)?;
                     make_room(len, beneath);
                     return Ok(true);
                 }
             }
             End::Cut => {}
         }
-        let beside = self.paths.dir().join("segment.new");
-        self.disk().remove(&beside)?;
-        let copy = self.disk().create_like(&beside, &self.data)?;
-        if self.disk().clone_file(&file, &copy, &beside)? {
-            self.disk().set_len(&copy, &beside, len)?;
-        } else if self.disk().copy(&file, &copy, &beside, len, |_| true)? < len {
-            return Err(Error::naming(ErrorKind::Io, &self.wal, |wal| {
-                format!("{wal} was cut while it was copied")
-            }));
-        }
-        self.disk().rename(&beside, &segment)?;
+        self.copy_log(&file, len, live.generation(), live.stamps()?.last_end(), Place::Alone)?;
         self.flush_later(segment);
         // What is written over stands nowhere else. Who never flushes anything does not wait for this either; but no flush
         // comes between this and a cut, which may be the first that a connection does.
         if is_cut || self.flushes.load(Relaxed) {
             self.flush()?;
         }
+        self.append_end(live, end)?;
         Ok(true)
+    }
+
+    /// Appends an end record, unless it is there: twice, it would say that the log is lost.
+    fn append_end(&self, live: &mut Live, end: Record) -> Result<()> {
+        if live.stamps()?.end().map(Record::End) == Some(end) {
+            return Ok(());
+        }
+        self.append(live, end)
+    }
+
+    pub(super) fn append(&self, live: &mut Live, record: Record) -> Result<()> {
+        live.append(self.disk(), &self.paths.live_stamps(), record)
     }
 
     /// Notes of a WAL that goes, and of which nobody has seen a commit, that the stamps of it tell of none.
     pub(super) fn void(&self, live: &mut Live, last_frame: &LastFrame<'_>) -> Result<()> {
-        if self.wal_of(live)?.is_some()
+        if self.wal_of(live.generation())?.is_some()
             && last_frame(live.generation().salts) == Some(0)
             && !live.stamps()?.made(None).is_empty()
         {
-            live.append(self.disk(), &self.paths.live_stamps(), Record::End(LogEnd::NONE))?;
+            self.append(live, Record::End(LogEnd::NONE))?;
         }
         Ok(())
     }
 
-    /// Notes how an archived log ended whose stamps do not say it any more, since the power took that.
+    /// Notes how an archived log ended if its stamps do not say it: the process was killed before it wrote that, or the power
+    /// took it.
     pub(super) fn recover_end(&self, live: &mut Live) -> Result<()> {
-        let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
-        if live.stamps()?.end().is_none()
+        let generation = *live.generation();
+        let segment = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        let noted = live.stamps()?.end();
+        let noted_len = |end: LogEnd| {
+            wal::HEADER_LEN as u64
+                + u64::from(end.frame) * (wal::FRAME_HEADER_LEN as u64 + u64::from(generation.page_size))
+        };
+        let is_longer = |len: u64| noted.is_none_or(|end| end.frame > 0 && noted_len(end) < len);
+        if Disk::len(&segment)?.is_some_and(is_longer)
             && let Some((_, log)) = Log::open(&segment)?
-            && log.salts == live.generation().salts
-            && !log.frames.is_empty()
+            && log.salts == generation.salts
+            && log.end().frame > noted.map_or(0, |end| end.frame)
         {
-            live.append(self.disk(), &self.paths.live_stamps(), Record::End(log.end()))?;
+            self.append(live, Record::End(log.end()))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the log of a generation is not there, though its end record says that it was kept, by writing that record
+    /// again: the power took the move of the log into the archive, and another program has deleted it since.
+    pub(super) fn note_lost_log(&self, live: &mut Live) -> Result<()> {
+        let sequence = live.generation().sequence;
+        let is_there = |file| Disk::exists(&self.paths.file(sequence, file));
+        if let Some(end) = live.stamps()?.end().filter(|end| end.frame > 0)
+            && !is_there(ArchiveFile::Segment)?
+            && !is_there(ArchiveFile::Compressed)?
+        {
+            self.append(live, Record::End(end))?;
         }
         Ok(())
     }
@@ -157,7 +186,7 @@ impl Capture {
     /// Notes how the database file is, in which the whole WAL stands by now.
     pub(super) fn rest(&self, live: &mut Live) -> Result<()> {
         match archive::state_of(&self.data)? {
-            Some(data) => live.append(self.disk(), &self.paths.live_stamps(), Record::Rest(data)),
+            Some(data) => self.append(live, Record::Rest(data)),
             None => Ok(()),
         }
     }

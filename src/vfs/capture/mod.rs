@@ -8,6 +8,7 @@
 //! A stamp is written before the frame that commits. So no commit that was seen by anybody lacks its stamp, whatever kills
 //! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::made`]).
 
+mod copying;
 mod ending;
 mod flush;
 mod newest;
@@ -202,7 +203,9 @@ impl Capture {
             self.check_place()?;
             let (_held, newest) = self.open()?;
             *live = match newest {
-                Some(live) if live.generation().salts == salts && !self.is_pruned(&live)? => Some(live),
+                Some(live) if live.generation().salts == salts && !self.is_pruned(live.generation())? => {
+                    Some(live)
+                }
                 _ => None,
             };
         }
@@ -237,7 +240,7 @@ impl Capture {
         let follows = match before {
             None => self.begins(false)?,
             Some(mut before) => {
-                let was = if self.is_pruned(&before)? {
+                let was = if self.is_pruned(before.generation())? {
                     Was::Lost
                 } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
@@ -257,7 +260,7 @@ impl Capture {
                     *live = Some(before);
                     return Ok(false);
                 }
-                self.follow(&before, was)?
+                self.follow(&mut before, was)?
             }
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
@@ -295,7 +298,10 @@ impl Capture {
     }
 
     /// How a generation follows `before`: it goes on from that, or takes its place, or begins anew.
-    fn follow(&self, before: &Live, was: Was) -> Result<Follows> {
+    fn follow(&self, before: &mut Live, was: Was) -> Result<Follows> {
+        if was == Was::Lost {
+            self.note_lost_log(before)?;
+        }
         let stamps = before.stamps()?;
         let generation = stamps.generation;
         let next = Follows {
@@ -333,8 +339,8 @@ impl Capture {
         let (_held, before) = self.open()?;
         let follows = match before {
             None => self.begins(true)?,
-            Some(before) => {
-                Follows { begins: true, after_change: true, link: 0, ..self.follow(&before, Was::Lost)? }
+            Some(mut before) => {
+                Follows { begins: true, after_change: true, link: 0, ..self.follow(&mut before, Was::Lost)? }
             }
         };
         // The snapshot holds the frames that are there, and must not outlive them.
@@ -422,7 +428,7 @@ impl Capture {
         }
         let (_held, newest) = self.open_own()?;
         let Some(mut newest) = newest else { return Ok(()) };
-        if self.is_pruned(&newest)? {
+        if self.is_pruned(newest.generation())? {
             return Ok(());
         }
         let end = self.end_of(&newest, last_frame)?;
@@ -442,7 +448,7 @@ impl Capture {
         self.check_place()?;
         let (_held, newest) = self.open_own()?;
         let Some(mut newest) = newest else { return Ok(false) };
-        if self.is_pruned(&newest)? {
+        if self.is_pruned(newest.generation())? {
             return Ok(false);
         }
         let kept = self.archive(&mut newest, End::Deleted, last_frame)?;

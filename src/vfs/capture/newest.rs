@@ -6,7 +6,7 @@ use crate::{
     disk::{DirLock, Disk},
     error::{ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
-    stamps::Stamps,
+    stamps::{Generation, Stamps},
 };
 
 /// The newest stamps in an archive.
@@ -151,12 +151,12 @@ impl Capture {
     }
 
     /// Whether a generation is pruned: its history does not go on.
-    pub(super) fn is_pruned(&self, live: &Live) -> Result<bool> {
-        Ok(self.retained()?.is_some_and(|retained| live.generation().sequence < retained.from))
+    pub(super) fn is_pruned(&self, generation: &Generation) -> Result<bool> {
+        Ok(self.retained()?.is_some_and(|retained| generation.sequence < retained.from))
     }
 
     /// Keeps the history from being pruned while it is added to.
-    fn hold(&self) -> Result<Option<DirLock>> {
+    pub(super) fn hold(&self) -> Result<Option<DirLock>> {
         Disk::share_dir(self.paths.dir())
     }
 

@@ -1,0 +1,452 @@
+//! Another program has the database open when the last connection of the fleet closes, and closes later: the log goes with it,
+//! and every commit of the fleet stays restorable.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use litefleet::{
+    Cipher, ConnectOptions, ControlPlane, EncryptionKey, ErrorKind, Step, Timestamp, VerifyOptions,
+    rusqlite::{Connection, config::DbConfig},
+    unwatched,
+};
+
+use crate::{
+    maintain::set_window,
+    support::{Ledger, State, now, stranger},
+};
+
+fn verify(ledger: &Ledger) -> Vec<String> {
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+    verified.findings.iter().map(ToString::to_string).collect()
+}
+
+/// One connection of the fleet that commits and closes.
+fn session(ledger: &mut Ledger, sql: &str) {
+    let connection = ledger.connect();
+    ledger.commit(&connection, sql);
+}
+
+fn begun() -> Ledger {
+    let mut ledger = Ledger::plain();
+    session(&mut ledger, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    ledger
+}
+
+fn viewer(ledger: &Ledger) -> Connection {
+    let viewer = stranger(ledger);
+    viewer.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+    viewer
+}
+
+/// Closes a program that has the database open as the last one: the log is gone.
+fn closes_last(ledger: &Ledger, viewer: Connection) {
+    assert!(ledger.place().join("data.db-wal").exists());
+    drop(viewer);
+    assert!(!ledger.place().join("data.db-wal").exists());
+}
+
+fn windows(ledger: &Ledger) -> usize {
+    ledger.plane.points("orders", ..).unwrap().windows.len()
+}
+
+/// The instant of the last commit that has one.
+fn last_stamp(ledger: &Ledger) -> Timestamp {
+    ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at
+}
+
+/// Every state is restored, and the history is one span.
+fn is_whole(ledger: &mut Ledger) {
+    ledger.check_all();
+    ledger.check_windows();
+    assert_eq!((windows(ledger), verify(ledger)), (1, vec![]));
+}
+
+#[test]
+fn commits_stay_restorable_when_a_reader_closes_last() {
+    let mut ledger = begun();
+    for round in 0..2 {
+        let viewer = viewer(&ledger);
+        for size in [10, 9000, 500] {
+            session(&mut ledger, &format!("INSERT INTO t(value) VALUES (randomblob({size}))"));
+            is_whole(&mut ledger);
+        }
+        closes_last(&ledger, viewer);
+        is_whole(&mut ledger);
+        // The first time the next writer goes on, the second time another reader comes and goes.
+        if round == 0 {
+            session(&mut ledger, "DELETE FROM t WHERE id = 2");
+        } else {
+            drop(self::viewer(&ledger));
+        }
+        is_whole(&mut ledger);
+    }
+}
+
+#[test]
+fn each_close_adds_what_is_new_to_the_same_copy() {
+    let mut ledger = begun();
+    let viewer = viewer(&ledger);
+    let segment = ledger.place().join("archive/000000000002.wal");
+    let (mut inode, mut len) = (None, 0);
+    for _ in 0..4 {
+        session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(6000))");
+        let found = fs::metadata(&segment).unwrap();
+        assert!(found.len() > len && inode.is_none_or(|inode| inode == found.ino()));
+        (inode, len) = (Some(found.ino()), found.len());
+        let log = fs::read(ledger.place().join("data.db-wal")).unwrap();
+        assert!(fs::read(&segment).unwrap() == log[..usize::try_from(len).unwrap()]);
+    }
+    // A connection that adds nothing copies nothing.
+    let changed = fs::metadata(&segment).unwrap().modified().unwrap();
+    drop(ledger.connect());
+    assert_eq!(fs::metadata(&segment).unwrap().modified().unwrap(), changed);
+    // The log that ends is added to as well.
+    let connection = ledger.connect();
+    ledger.commit(&connection, "INSERT INTO t(value) VALUES (1)");
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    ledger.commit(&connection, "INSERT INTO t(value) VALUES (2)");
+    assert_eq!(fs::metadata(&segment).unwrap().ino(), inode.unwrap());
+    drop(connection);
+    closes_last(&ledger, viewer);
+    is_whole(&mut ledger);
+}
+
+#[test]
+fn checkpoints_of_the_other_program_lose_no_commit_of_closed_connections() {
+    for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+        let mut ledger = begun();
+        let viewer = viewer(&ledger);
+        for _ in 0..3 {
+            session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(5000))");
+            viewer.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
+            is_whole(&mut ledger);
+        }
+        drop(viewer);
+        is_whole(&mut ledger);
+        session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
+        is_whole(&mut ledger);
+    }
+}
+
+#[test]
+fn commits_of_the_other_program_are_a_gap() {
+    // It closes with its commits, or begins the log anew with them.
+    for (closes, restarts) in [(true, false), (true, true), (false, true)] {
+        let mut ledger = begun();
+        let viewer = viewer(&ledger);
+        session(&mut ledger, "INSERT INTO t(value) VALUES ('fleet')");
+        let (stamp, last) = (last_stamp(&ledger), now());
+        if restarts {
+            viewer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        }
+        viewer.execute_batch("INSERT INTO t(value) VALUES ('viewer')").unwrap();
+        let within = now();
+        let viewer = if closes {
+            drop(viewer);
+            None
+        } else {
+            Some(viewer)
+        };
+        let context = format!("closes {closes}, restarts {restarts}");
+        ledger.states.last_mut().unwrap().from = stamp;
+        let states = ledger.states.clone();
+        let connection = ledger.connect();
+        ledger.commit(&connection, "INSERT INTO t(value) VALUES ('later')");
+        ledger.states.last_mut().unwrap().to = now();
+        drop(connection);
+        for state in states.iter().chain(ledger.states.clone().last()) {
+            let found = ledger.contents_at(state.from).unwrap_or_else(|error| panic!("{context}: {error}"));
+            assert!(found == state.contents, "{context}");
+        }
+        let error = ledger.contents_at(within).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{context}: {error}");
+        assert_eq!(windows(&ledger), 2, "{context}");
+        assert!(last < within);
+        assert_eq!(verify(&ledger), [""; 0], "{context}");
+        drop(viewer);
+        assert_eq!(verify(&ledger), [""; 0], "{context}");
+    }
+}
+
+/// The other program goes on committing into the log that the fleet has left: what the fleet committed is answered all the time.
+#[test]
+fn commits_behind_the_copy_hide_nothing_before_them() {
+    let mut ledger = begun();
+    let viewer = viewer(&ledger);
+    session(&mut ledger, "INSERT INTO t(value) VALUES ('fleet')");
+    let state = State { from: last_stamp(&ledger), ..ledger.states.last().unwrap().clone() };
+    for _ in 0..3 {
+        viewer.execute_batch("INSERT INTO t(value) VALUES ('viewer')").unwrap();
+        assert!(ledger.contents_at(state.from).unwrap() == state.contents);
+        assert_eq!(verify(&ledger), [""; 0]);
+        // A reader of the fleet takes the other program's commits with it, as a span without stamps.
+        drop(ledger.connect());
+        assert!(ledger.contents_at(state.from).unwrap() == state.contents);
+    }
+    // Nobody knows when they were made: all of them are there in the end.
+    let last = Timestamp::from_micros(now().as_micros() + 3_600_000_000).unwrap();
+    let rows: u32 = viewer.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+    closes_last(&ledger, viewer);
+    assert!(ledger.contents_at(state.from).unwrap() == state.contents);
+    assert_eq!(ledger.contents_at(last).unwrap()["t"].len(), rows as usize);
+    assert_eq!(verify(&ledger), [""; 0]);
+}
+
+#[test]
+fn a_transaction_of_the_other_program_does_not_keep_commits_from_the_copy() {
+    let mut ledger = begun();
+    let viewer = viewer(&ledger);
+    for _ in 0..2 {
+        let connection = ledger.connect();
+        ledger.commit(&connection, "INSERT INTO t(value) VALUES (randomblob(4000))");
+        viewer.execute_batch("BEGIN IMMEDIATE; INSERT INTO t(value) VALUES ('undone')").unwrap();
+        drop(connection);
+        viewer.execute_batch("ROLLBACK").unwrap();
+    }
+    closes_last(&ledger, viewer);
+    is_whole(&mut ledger);
+    session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
+    is_whole(&mut ledger);
+}
+
+#[test]
+fn the_last_of_several_connections_keeps_the_log() {
+    let mut ledger = begun();
+    let viewer = viewer(&ledger);
+    let [writer, idle, unused] = [ledger.connect(), ledger.connect(), ledger.connect()];
+    idle.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+    ledger.commit(&writer, "INSERT INTO t(value) VALUES (1)");
+    drop(writer);
+    drop(idle);
+    drop(unused);
+    // One that leaves the log as a host may ask it to.
+    let connection = ledger.connect();
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    ledger.commit(&connection, "INSERT INTO t(value) VALUES (2)");
+    drop(connection);
+    closes_last(&ledger, viewer);
+    is_whole(&mut ledger);
+}
+
+#[test]
+fn nothing_is_kept_while_the_history_is_off() {
+    let mut ledger = begun();
+    let viewer = viewer(&ledger);
+    session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
+    set_window(&ledger, "off");
+    let segment = ledger.place().join("archive/000000000002.wal");
+    let before = fs::read(&segment).unwrap();
+    let connection = ledger.connect();
+    connection.execute_batch("INSERT INTO t(value) VALUES ('off')").unwrap();
+    drop(connection);
+    assert!(fs::read(&segment).unwrap() == before);
+    set_window(&ledger, "1h");
+    let kept = State { from: last_stamp(&ledger), ..ledger.states.last().unwrap().clone() };
+    session(&mut ledger, "INSERT INTO t(value) VALUES ('on')");
+    let last = State { from: last_stamp(&ledger), ..ledger.states.last().unwrap().clone() };
+    closes_last(&ledger, viewer);
+    for state in [kept, last] {
+        assert!(ledger.contents_at(state.from).unwrap() == state.contents);
+    }
+    assert_eq!(verify(&ledger), [""; 0]);
+}
+
+const ROLE: &str = "LITEFLEET_VIEWER_CHILD";
+
+/// A process that has the database open through the fleet, commits if it is to, and waits to be told to close or killed. It
+/// dies before the given step of the file operations behind its commit.
+fn open_database(orders: &str) -> ! {
+    let [root, sql, step] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
+    let step: u64 = step.parse().unwrap();
+    let (armed, count) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
+    let is_armed = Arc::clone(&armed);
+    let hook = move |_: Step, _: &Path| {
+        if is_armed.load(SeqCst) && count.fetch_add(1, SeqCst) == step {
+            std::process::abort();
+        }
+        Ok(())
+    };
+    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(root.trim_end_matches('!')).unwrap();
+    let mut options = ConnectOptions::default();
+    if root.ends_with('!') {
+        options = options.encryption_key(EncryptionKey::from_bytes(&[7; 32]).unwrap());
+    }
+    let connection = plane.connect("orders", &options).unwrap();
+    connection.execute_batch(sql).unwrap();
+    armed.store(true, SeqCst);
+    println!("\nREADY");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    drop(connection);
+    println!("\nEND");
+    std::process::exit(0)
+}
+
+/// It does not outlive the test.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn spawn(ledger: &Ledger, sql: &str, step: u64) -> Other {
+    let mark = if ledger.key.is_some() { "!" } else { "" };
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "viewer::a_process_may_be_killed_at_any_step_of_the_copy"]);
+    command.args(["--nocapture", "--test-threads=1"]);
+    command.env(ROLE, format!("{}{mark}|{sql}|{step}", ledger.plane.root().display()));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut other = Other(command.spawn().unwrap());
+    let out = other.0.stdout.as_mut().unwrap();
+    assert!(BufReader::new(out).lines().any(|line| line.unwrap() == "READY"));
+    other
+}
+
+/// Tells a process to close, and says whether it came to its end.
+fn close(mut other: Other) -> bool {
+    other.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+    other.0.wait().unwrap().success()
+}
+
+#[test]
+fn a_process_may_be_killed_at_any_step_of_the_copy() {
+    if let Ok(orders) = env::var(ROLE) {
+        open_database(&orders);
+    }
+    let mut steps = 0;
+    // A first copy, or one that is added to.
+    for is_added_to in [false, true] {
+        for step in 0.. {
+            let context = format!("added to {is_added_to}, step {step}");
+            let mut ledger = begun();
+            let viewer = viewer(&ledger);
+            if is_added_to {
+                session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(5000))");
+            }
+            let other = spawn(&ledger, "INSERT INTO t(value) VALUES ('other')", step);
+            let after = now();
+            let ended = close(other);
+            ledger.states.last_mut().unwrap().to = ledger.states.last().unwrap().from;
+            assert_eq!(verify(&ledger), [""; 0], "{context}");
+            let rows = ledger.contents_at(after).unwrap()["t"].len();
+            closes_last(&ledger, viewer);
+            let check = |ledger: &mut Ledger| {
+                for state in ledger.states.clone() {
+                    let found =
+                        ledger.contents_at(state.from).unwrap_or_else(|error| panic!("{context}: {error}"));
+                    assert!(found == state.contents, "{context}");
+                }
+                match ledger.contents_at(after) {
+                    Ok(found) => assert_eq!(found["t"].len(), rows, "{context}"),
+                    // Its process was killed before the copy was whole.
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{context}: {error}");
+                        assert!(!ended, "{context}");
+                    }
+                }
+                assert_eq!(verify(ledger), [""; 0], "{context}");
+            };
+            check(&mut ledger);
+            session(&mut ledger, "INSERT INTO t(value) VALUES ('later')");
+            check(&mut ledger);
+            ledger.check_windows();
+            if ended {
+                break;
+            }
+            steps += 1;
+        }
+    }
+    assert!(steps > 6, "{steps}");
+}
+
+#[test]
+fn another_process_of_the_fleet_may_be_killed_while_it_is_the_last() {
+    for cipher in [None, Some(Cipher::Aegis256)] {
+        let mut ledger = Ledger::new(cipher);
+        session(&mut ledger, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+        let viewer = cipher.is_none().then(|| viewer(&ledger));
+        let other = spawn(&ledger, "SELECT count(*) FROM t", u64::MAX);
+        for _ in 0..3 {
+            session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(3000))");
+            is_whole(&mut ledger);
+        }
+        let log = fs::read(ledger.place().join("data.db-wal")).unwrap();
+        let segment = fs::read(ledger.place().join("archive/000000000002.wal")).unwrap();
+        assert!(log.starts_with(&segment) && segment.len() > 10_000);
+        drop(other);
+        if let Some(viewer) = viewer {
+            closes_last(&ledger, viewer);
+        } else {
+            // What a program does that reads the file with the key, and knows nothing of this.
+            drop(ledger.connect());
+        }
+        is_whole(&mut ledger);
+        session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
+        is_whole(&mut ledger);
+    }
+}
+
+#[test]
+fn a_killed_process_whose_log_a_reader_takes_away_leaves_a_gap_and_no_finding() {
+    let mut ledger = begun();
+    let viewer = viewer(&ledger);
+    let other = spawn(&ledger, "INSERT INTO t(value) VALUES ('killed')", u64::MAX);
+    let within = now();
+    drop(other);
+    closes_last(&ledger, viewer);
+    assert_eq!(verify(&ledger), [""; 0]);
+    let error = ledger.contents_at(within).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{error}");
+    ledger.states.last_mut().unwrap().to = ledger.states.last().unwrap().from;
+    session(&mut ledger, "INSERT INTO t(value) VALUES ('later')");
+    for state in ledger.states.clone() {
+        assert!(ledger.contents_at(state.from).unwrap() == state.contents);
+    }
+    assert_eq!((windows(&ledger), verify(&ledger)), (2, vec![]));
+}
+
+/// The state after a power failure in which the end record reached the disk, and the move of the log did not.
+#[test]
+fn a_log_that_was_not_moved_and_is_taken_away_is_a_gap() {
+    for commits in [false, true] {
+        let mut ledger = begun();
+        session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(5000))");
+        let (segment, log) =
+            (ledger.place().join("archive/000000000002.wal"), ledger.place().join("data.db-wal"));
+        let changed = fs::metadata(ledger.place().join("data.db")).unwrap().modified().unwrap();
+        fs::rename(&segment, &log).unwrap();
+        // Nobody has touched the database: it goes on.
+        ledger.check_windows();
+        let stranger = stranger(&ledger);
+        let sql = if commits { "INSERT INTO t(value) VALUES ('strange')" } else { "SELECT count(*) FROM t" };
+        stranger.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+        if commits {
+            stranger.execute_batch(sql).unwrap();
+        }
+        drop(stranger);
+        assert!(!log.exists());
+        assert_ne!(fs::metadata(ledger.place().join("data.db")).unwrap().modified().unwrap(), changed);
+        ledger.states.truncate(2);
+        ledger.check_windows();
+        let found = verify(&ledger);
+        // As long as nobody has written since, the segment may have been removed as well.
+        assert!(found.iter().all(|finding| finding.contains("000000000002.wal: it is missing")), "{found:?}");
+        session(&mut ledger, "INSERT INTO t(value) VALUES ('later')");
+        ledger.check_windows();
+        for state in [ledger.states[1].clone(), ledger.states.last().unwrap().clone()] {
+            assert!(ledger.contents_at(state.from).unwrap() == state.contents);
+        }
+        assert_eq!((windows(&ledger), verify(&ledger)), (2, vec![]));
+    }
+}
