@@ -31,6 +31,8 @@ fn import(data: &[u8], encryption: Option<&RemoteEncryption>) {
         return;
     }
     let connection = plane.connect("a", &options).expect("what was taken in can be opened");
+    // Rows may violate a CHECK constraint: an import evaluates none.
+    connection.execute_batch("PRAGMA ignore_check_constraints=ON").expect("a switch of the connection");
     let sound = connection.query_row("PRAGMA quick_check", [], |row| row.get::<_, String>(0));
     // It is an error where a collation or a function of another program is not known here.
     assert!(sound.as_ref().map_or(true, |sound| sound == "ok"), "{sound:?}");
