@@ -30,7 +30,7 @@ use super::functions;
 use crate::error::{Error, ErrorKind};
 
 /// The processor time for a file of any size.
-const TIME_BASE: Duration = Duration::from_secs(30);
+const TIME_BASE: Duration = Duration::from_secs(10);
 
 /// The bytes of a file that add a second to that. A check takes 1 to 160 s a GB of ordinary content.
 const BYTES_A_SECOND: u64 = 1 << 20;
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_file_has_more_time_the_larger_it_is() {
-        assert_eq!(Bounds::of(0).0.time, Duration::from_secs(30));
-        assert_eq!(Bounds::of(50 << 30).0.time, Duration::from_secs(30 + 50 * 1024));
+        assert_eq!(Bounds::of(0).0.time, Duration::from_secs(10));
+        assert_eq!(Bounds::of(50 << 30).0.time, Duration::from_secs(10 + 50 * 1024));
     }
 }

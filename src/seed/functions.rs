@@ -7,7 +7,7 @@
 use std::{cell::OnceCell, ffi::c_int};
 
 use rusqlite::{
-    Connection, ffi,
+    Connection, ErrorCode, ffi,
     functions::{Context, FunctionFlags},
     limits::Limit,
     types::{ToSql, ToSqlOutput, Value, ValueRef},
@@ -83,6 +83,14 @@ impl Own {
             connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, self.length)?;
             self.connection.get_or_init(|| connection)
         };
+        // An error with a text of its own would lose its code on the way through SQLite.
+        self.answer(connection, context).map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::TooBig) => bounds.exceed(Bound::Length(self.length)),
+            _ => error,
+        })
+    }
+
+    fn answer(&self, connection: &Connection, context: &Context<'_>) -> rusqlite::Result<Answer> {
         let arguments = ["?1", "?1, ?2", "?1, ?2, ?3"][context.len().clamp(1, 3) - 1];
         let mut statement = connection.prepare_cached(&format!("SELECT {}({arguments})", self.name))?;
         for at in 0..context.len() {

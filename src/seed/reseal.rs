@@ -25,7 +25,8 @@ const PAGES_A_TICK: u32 = 4096;
 
 /// Writes all rows of the database of `len` bytes that `source` is open on into a new file, sealed as `target` says or plain.
 ///
-/// The expressions of its indexes are evaluated, within [bounds](super::bounds): another party may have written them.
+/// SQLite copies the entries of indexes, and evaluates no expression of the schema for that. Should a version of it do so, the
+/// [bounds](super::bounds) hold: another party may have written them.
 pub(crate) fn vacuum_into(
     disk: &Disk,
     mut source: Connection,

@@ -105,6 +105,13 @@ fn expressions_beyond_their_bounds_are_refused_by_name() {
                 .to_owned(),
             "bytes, the bound while its expressions are evaluated",
         ),
+        (
+            "replaced",
+            "CREATE TABLE t(a); INSERT INTO t VALUES (1);
+             CREATE INDEX i ON t(a) WHERE replace(hex(zeroblob(200000)), '0', hex(zeroblob(20000))) = 'x'"
+                .to_owned(),
+            "bytes, the bound while its expressions are evaluated",
+        ),
         // One call whose time is the product of its lengths.
         (
             "instr",
