@@ -137,6 +137,9 @@ fn signalled(root: &Path, target: &Path, signals: &[&str], prelude: &str) -> Opt
     let begun =
         || partials(dir).iter().any(|dir| fs::metadata(dir.join("data.db")).is_ok_and(|file| file.len() > 0));
     wait_until("it never begins", || begun() || running.try_wait().unwrap().is_some());
+    if running.try_wait().unwrap().is_some() {
+        return None;
+    }
     // It stands still until the signals are there.
     send("-STOP", &running);
     let is_writing = begun();
