@@ -89,13 +89,14 @@ impl FromStr for Timestamp {
     }
 }
 
-/// Completes a date and a time to RFC 3339: seconds and offset may be missing, and a space may stand for the `T`. `None` if
-/// the text has another shape.
+/// Completes a date and a time to RFC 3339: seconds may be missing, a space may stand for the `T`, and then the offset may be
+/// missing too. `None` if the text has another shape.
 fn to_rfc3339(text: &str) -> Option<String> {
     const DATE: &str = "dddd-dd-dd";
     const MINUTES: &str = "dd:dd";
     const SECONDS: &str = ":dd";
     let (date, rest) = take(text, DATE)?;
+    let is_sqlites = rest.starts_with(' ');
     let rest = rest.strip_prefix(['T', 't', ' '])?;
     let (minutes, rest) = take(rest, MINUTES)?;
     let (seconds, fraction, rest) = match take(rest, SECONDS) {
@@ -110,7 +111,9 @@ fn to_rfc3339(text: &str) -> Option<String> {
         },
     };
     let offset = match rest.trim_start() {
-        "" | "Z" | "z" => "Z",
+        // In RFC 3339's form, a time without an offset is somebody's local time.
+        "" if is_sqlites => "Z",
+        "Z" | "z" => "Z",
         offset => match take(offset.strip_prefix(['+', '-'])?, MINUTES)? {
             (_, "") => offset,
             _ => return None,
@@ -156,7 +159,6 @@ mod tests {
         for (text, utc) in [
             ("2026-11-30 13:38:51", "2026-11-30T13:38:51.000000Z"),
             ("2026-11-30 13:38:51.25", "2026-11-30T13:38:51.250000Z"),
-            ("2026-11-30T13:38:51", "2026-11-30T13:38:51.000000Z"),
             ("2026-11-30 13:38", "2026-11-30T13:38:00.000000Z"),
             ("2026-11-30T13:38Z", "2026-11-30T13:38:00.000000Z"),
             ("2026-11-30T13:38+02:00", "2026-11-30T11:38:00.000000Z"),
@@ -174,6 +176,8 @@ mod tests {
             "1704067200",
             "2024-01-01",
             "2024-01-01T",
+            "2024-01-01T00:00:00",
+            "2024-01-01T00:00",
             "2024-01-01 10",
             "2024-1-1 10:00",
             "+024-01-01 10:00",
