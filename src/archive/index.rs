@@ -3,6 +3,8 @@
 //! An index follows from its segment. It is written by whoever reads a whole segment first, and one that does not fit is
 //! as good as none.
 
+use std::path::PathBuf;
+
 use super::{bytes::LogBytes, segment::Log, sums};
 use crate::{
     disk::Disk,
@@ -43,12 +45,18 @@ pub(super) fn log(
     }
     let Some(log) = Log::read_from(|into, at| segment.read_up_to(into, at))? else { return Ok(None) };
     if let Some(disk) = disk.filter(|_| log.salts == generation.salts) {
-        // A name that no other generation's file has while it is written.
-        let beside = paths.dir().join(format!("index-{}.new", generation.sequence));
+        let beside = unique(paths, "index", generation);
         let _read_again_next_time =
             sums::write(disk, &path, &beside, &encode(&log, generation), &paths.data());
     }
     Ok(Some(log))
+}
+
+/// A name for an index while it is written, which no other reader of the history writes to at that time.
+fn unique(paths: &ArchivePaths, prefix: &str, generation: &Generation) -> PathBuf {
+    // Without random bytes two readers may meet: what they write has a checksum.
+    let random = getrandom::u64().unwrap_or_default();
+    paths.dir().join(format!("{prefix}-{}-{random:016x}.new", generation.sequence))
 }
 
 /// Whether the log of a generation was found not to shrink by compression.
@@ -71,8 +79,7 @@ pub(super) fn note_does_not_shrink(
     if let Some(log) = log.filter(|log| log.salts == generation.salts && log.end() == end) {
         let mut words = encode(&log, generation);
         words[SHRINKS_AT] = DOES_NOT_SHRINK;
-        // A reader may be writing the same index.
-        let beside = paths.dir().join(format!("shrinks-{}.new", generation.sequence));
+        let beside = unique(paths, "shrinks", generation);
         let path = paths.file(generation.sequence, ArchiveFile::Index);
         let _found_again_next_time = sums::write(disk, &path, &beside, &words, &paths.data());
     }

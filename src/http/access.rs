@@ -148,7 +148,8 @@ fn io_failed(path: &Path, error: io::Error) -> Error {
     Error::naming(ErrorKind::Io, path, |file| format!("{file}: {error}")).caused_by(error)
 }
 
-/// Writes a file that nobody but its owner can read, whole or not at all.
+/// Writes a file that nobody but its owner can read, whole or not at all. The caller has locked the directory: others would
+/// write to the same name beside it.
 fn write_private(dir: &PrivateDir, path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -165,6 +166,17 @@ impl Tokens {
     /// Those of the fleet in `root`. Its secret is made if there is none.
     pub(super) fn open(root: &Path) -> Result<Self> {
         let dir = PrivateDir::of(root)?;
+        let (connection, secret) = dir.locked(|| Self::connect(&dir))?;
+        Ok(Self {
+            signing: EncodingKey::from_secret(&secret),
+            checking: DecodingKey::from_secret(&secret),
+            rotations: Mutex::new(connection),
+            dir,
+        })
+    }
+
+    /// Opens the database of secret and rotations, which is made if it is not there.
+    fn connect(dir: &PrivateDir) -> Result<(Connection, Zeroizing<Vec<u8>>)> {
         let path = dir.path.join("access.db");
         // Only one that is new: closing a file that SQLite has open elsewhere in this process would drop its locks.
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
@@ -196,16 +208,15 @@ impl Tokens {
         if secret.len() != SECRET_LEN {
             return Err(Error::new(ErrorKind::Corrupt, ".http/access.db has no secret of 32 bytes"));
         }
-        Ok(Self {
-            signing: EncodingKey::from_secret(&secret),
-            checking: DecodingKey::from_secret(&secret),
-            rotations: Mutex::new(connection),
-            dir,
-        })
+        Ok((connection, secret))
     }
 
     /// The file with a token of the organization, which is made if there is none that is good.
     pub(super) fn organization_token_file(&self, access: Access) -> Result<PathBuf> {
+        self.dir.locked(|| self.keep_token_file(access))
+    }
+
+    fn keep_token_file(&self, access: Access) -> Result<PathBuf> {
         let path = self.dir.path.join(match access {
             Access::ReadOnly => "read-only-token",
             Access::Full => "token",

@@ -80,6 +80,14 @@ impl PrivateDir {
         Ok(())
     }
 
+    /// Runs `make` while no other process makes what the directory lacks.
+    pub(super) fn locked<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.file.lock().map_err(|error| failed(&self.path, error))?;
+        let made = make();
+        self.file.unlock().map_err(|error| failed(&self.path, error))?;
+        made
+    }
+
     /// Holds the directory for one who writes there, together with all others who do. Who is alone removes what is in it
     /// first.
     pub(super) fn hold(&self) -> io::Result<()> {

@@ -120,6 +120,30 @@ fn a_token_of_a_group_stays_good_for_that_group_when_it_is_renamed() {
 }
 
 #[test]
+fn servers_that_start_on_a_new_root_at_once_agree_on_its_token() {
+    const SERVERS: usize = 4;
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let plane = litefleet::ControlPlane::open(dir.path()).unwrap();
+        let start = std::sync::Barrier::new(SERVERS);
+        let token = || {
+            start.wait();
+            let api = litefleet::http::HttpApi::new(plane.clone());
+            let file = api.organization_token_file().unwrap().unwrap();
+            std::fs::read_to_string(file).unwrap()
+        };
+        let tokens: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..SERVERS).map(|_| scope.spawn(token)).collect();
+            running.into_iter().map(|server| server.join().unwrap()).collect()
+        });
+        assert!(tokens.iter().all(|token| *token == tokens[0] && token.len() > 100), "{tokens:?}");
+        let names = std::fs::read_dir(dir.path().join(".http")).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.iter().all(|name| !name.contains(".new")), "{names:?}");
+    }
+}
+
+#[test]
 fn the_token_of_the_organization_is_for_its_owner_alone_and_stays() {
     let server = Server::new();
     let dir = server.root().join(".http");
