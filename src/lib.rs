@@ -43,6 +43,8 @@ mod seed;
 
 mod plane;
 
+mod maintainer;
+
 #[cfg(feature = "http")]
 pub mod http;
 
@@ -62,6 +64,7 @@ pub use connect::{ConnectOptions, Synchronous, explain};
 pub use disk::{Hook, Step};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, Verified};
+pub use maintainer::{FleetFigures, Maintainer, MaintainerOptions};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
 pub use plane::{

@@ -142,6 +142,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "window",
         ],
     ),
+    // a host's own thread: it uses the face
+    ("maintainer", &["api", "error", "name", "plane", "point", "time"]),
 ];
 
 /// Where a thing may stand, by the text that gives it away.

@@ -42,7 +42,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     layout::{ArchiveFile, ArchivePaths},
     point::{Maintained, Window},
-    progress::{Watch, unwatched},
+    progress::Watch,
     stamps::Generation,
     time::Timestamp,
     window::HistoryWindow,
@@ -144,7 +144,7 @@ impl Maintenance<'_> {
         let written = self.ask(|timeline| Past::before(timeline, &generation));
         match written.and_then(|past| self.write_snapshot(&past, &generation, watch)) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let from = self.ask(|timeline| first_damaged(timeline, last, &generation))?;
+                let from = self.ask(|timeline| first_damaged(timeline, last, &generation, watch))?;
                 // The database itself has what the logs do not lead to, whenever a log has ended.
                 let wanted = ArchivePaths::of(self.data).wanted();
                 if !Disk::exists(&wanted)? {
@@ -320,12 +320,17 @@ fn oldest_needed(timeline: &Timeline, cutoff: i64) -> Result<Option<u64>> {
 
 /// From when on instants may be refused, in microseconds of UTC: when the first generation began, from the one behind the
 /// snapshot `last` on, whose end cannot be read. That of the generation before this one cannot.
-fn first_damaged(timeline: &Timeline, last: u64, generation: &Generation) -> Result<i64> {
-    let is_damaged = |sequence: u64| {
+fn first_damaged(
+    timeline: &Timeline,
+    last: u64,
+    generation: &Generation,
+    watch: &mut Watch<'_>,
+) -> Result<i64> {
+    let mut is_damaged = |sequence: u64| {
         let read = timeline
             .stamps(sequence + 1)
             .and_then(|after| Past::before(timeline, &after.generation))
-            .and_then(|past| past.read_all(&mut unwatched, |_, _| Ok(())));
+            .and_then(|past| past.read_all(watch, |_, _| Ok(())));
         match read {
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
             read => read.map(|()| false),

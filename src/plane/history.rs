@@ -12,8 +12,10 @@ use crate::{
     archive::{Birth, Maintenance, Timeline},
     catalog::{Entry, State},
     connect::{self, ConnectOptions},
+    disk::Disk,
     error::{Error, ErrorKind, Result},
     id,
+    layout::ArchivePaths,
     point::{Maintained, Points, Reached, ReachedKind, Restored},
     progress::Watch,
     seed::restore,
@@ -204,6 +206,24 @@ impl ControlPlane {
         let database = self.0.ready(database.into())?;
         let restored = self.0.restore(&database, at, options, watch);
         self.0.hold(&database, restored.map_err(connect::with_remedy))
+    }
+
+    /// The bytes that the history of a database takes on the disk: the lengths of its files, which may share blocks.
+    ///
+    /// # Errors
+    ///
+    /// As for [`database_path`](Self::database_path).
+    pub fn history_size<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<u64> {
+        let archive = ArchivePaths::of(&self.database_path(database)?);
+        if !Disk::exists(archive.dir())? {
+            return Ok(0);
+        }
+        let mut size = 0;
+        for file in Disk::list(archive.dir())? {
+            // A file that was removed meanwhile takes nothing.
+            size += Disk::len(&archive.dir().join(file))?.unwrap_or(0);
+        }
+        Ok(size)
     }
 
     /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the

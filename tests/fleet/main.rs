@@ -17,6 +17,7 @@ mod import;
 mod limits;
 mod links;
 mod lists;
+mod maintainer;
 mod model;
 mod outside;
 mod owner;
