@@ -188,6 +188,7 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/cli/output.rs",
             "src/cli/sql.rs",
             "src/http/body.rs",
+            "src/http/reports.rs",
             "src/http/request.rs",
         ],
     ),

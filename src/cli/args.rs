@@ -55,9 +55,10 @@ pub(crate) enum Command {
 #[cfg(feature = "http")]
 #[derive(Debug, Args)]
 pub(crate) struct ServeArguments {
-    /// Where to listen. Port 0 takes one that is free.
+    /// Where to listen: an address or a host name with a port, or `:PORT` for all addresses of this machine. Port 0 takes one
+    /// that is free.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub(crate) listen: std::net::SocketAddr,
+    pub(crate) listen: Listen,
     /// The domain of the databases' host names; without it `localhost` and the port.
     #[arg(long)]
     pub(crate) domain: Option<String>,
@@ -73,9 +74,63 @@ pub(crate) struct ServeArguments {
     /// The key of the certificate, in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// What to tell on standard error: `error` for failures of the server, `info` for each request. With `--json` as JSON.
-    #[arg(long, value_name = "LEVEL", default_value = "error")]
-    pub(crate) log: LogLevel,
+    /// How often to maintain every database, one after the other: such as 30m, 1h or 1d. 0 turns it off.
+    #[arg(long, value_name = "PERIOD", default_value = "1h")]
+    pub(crate) maintain_every: Period,
+    /// How many connections may be open. Unless given, half of the files that the process may open, and at most 4096.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections: Option<usize>,
+    /// How many connections one peer may have open; 0 for no bound, as behind a proxy. Unless given, a quarter of all, and no
+    /// bound for this machine itself.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections_per_peer: Option<usize>,
+    /// What to tell on standard error: `error` for failures of the server, `info` for each request and for its start and stop.
+    /// With `--json` as JSON. Unless given, the environment variable `RUST_LOG` decides, and without it `error`.
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log: Option<LogLevel>,
+}
+
+/// Where a server is to listen.
+#[cfg(feature = "http")]
+#[derive(Clone, Debug)]
+pub(crate) struct Listen {
+    /// `None` for all addresses of the machine.
+    pub(crate) host: Option<String>,
+    pub(crate) port: u16,
+}
+
+#[cfg(feature = "http")]
+impl std::str::FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const REFUSED: &str = "an address or a host name and a port, such as 127.0.0.1:8080, [::1]:8080, localhost:8080 or :8080";
+        let (host, port) = text.rsplit_once(':').ok_or(REFUSED)?;
+        let port = port.parse().map_err(|_| REFUSED)?;
+        // The colons of an IPv6 address are no separators.
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) => address,
+            None if host.contains(':') => return Err(REFUSED),
+            None => host,
+        };
+        Ok(Self { host: Some(host.to_owned()).filter(|host| !host.is_empty()), port })
+    }
+}
+
+/// How often something is to be done. `None` stands for never.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Period(pub(crate) Option<std::time::Duration>);
+
+#[cfg(feature = "http")]
+impl std::str::FromStr for Period {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let period: litefleet::HistoryWindow =
+            text.parse().map_err(|_| "a number with a unit, such as 30m, 1h or 1d, or 0")?;
+        Ok(Self(Some(std::time::Duration::from_secs(period.seconds())).filter(|period| !period.is_zero())))
+    }
 }
 
 /// How much to tell of what is served.

@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             })
         }
         #[cfg(feature = "http")]
-        Command::Serve(options) => serve::run(&arguments.root, options, output),
+        Command::Serve(options) => serve::run(&arguments.root, &options, output),
         Command::Recover => recover::run(&arguments.root, output),
         Command::Tour => tour::run(),
         Command::Completions { shell } => {

@@ -43,7 +43,8 @@ pub(super) async fn ready(shared: State) -> Answer<Json<Nothing>> {
 )]
 pub(super) async fn metrics(shared: State, bearer: Bearer) -> Answer<Response> {
     shared.run(Load::Quick, bearer, |_, caller, _| caller.may(Access::ReadOnly)).await?;
-    let text = shared.metrics.text(shared.work.figures()).map_err(|error| {
+    let figures = (shared.work.figures(), &*shared.connections, shared.maintainer.as_deref());
+    let text = shared.metrics.text(figures.0, figures.1, figures.2).map_err(|error| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("writing figures: {error}"))
     })?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())

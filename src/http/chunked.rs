@@ -14,14 +14,14 @@ use axum::{
     body::{Body, Bytes},
     http::StatusCode,
 };
-use http_body_util::BodyExt;
 use tokio::sync::{Mutex as Turns, mpsc, watch};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
+    pace::Paced,
     refusal::{Answer, Refusal},
     sessions::ended,
-    upload::{IDLE_MAX, Part, Parts},
+    upload::{Part, Parts},
     work::{Load, Permit, Work},
 };
 use crate::RemoteEncryption;
@@ -244,8 +244,8 @@ impl Chunked {
         ticket: u64,
         body: &mut Body,
     ) -> Answer<()> {
-        let (mut seen, mut digest) = (0, Xxh3::new());
-        while let Some(mut bytes) = self.receive(body, Some(ticket)).await? {
+        let (mut seen, mut digest, mut paced) = (0, Xxh3::new(), Paced::default());
+        while let Some(mut bytes) = self.receive(body, &mut paced, Some(ticket)).await? {
             if seen + bytes.len() as u64 > len {
                 return Err(Refusal::bad_request(format!("chunk {number} is longer than its {len} bytes")));
             }
@@ -284,8 +284,8 @@ impl Chunked {
 
     /// Reads a chunk that was taken before, whose answer the client did not get.
     async fn compare(&self, number: u64, len: u64, body: &mut Body) -> Answer<()> {
-        let (mut seen, mut digest) = (0, Xxh3::new());
-        while let Some(bytes) = self.receive(body, None).await? {
+        let (mut seen, mut digest, mut paced) = (0, Xxh3::new(), Paced::default());
+        while let Some(bytes) = self.receive(body, &mut paced, None).await? {
             seen += bytes.len() as u64;
             if seen > len {
                 break;
@@ -301,29 +301,20 @@ impl Chunked {
     }
 
     /// The next bytes of a body, or its end.
-    async fn receive(&self, body: &mut Body, ticket: Option<u64>) -> Answer<Option<Bytes>> {
-        loop {
-            let frame = tokio::select! {
-                biased;
-                refusal = self.displaced(ticket) => return Err(refusal),
-                answer = self.fate.answer(), if ticket.is_some() => {
-                    answer?;
-                    return Err(ended());
-                }
-                frame = tokio::time::timeout(IDLE_MAX, body.frame()) => frame,
-            };
-            match frame {
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => return Ok(Some(bytes)),
-                    Err(_trailers) => {}
-                },
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(_))) => return Err(Refusal::bad_request("the chunk broke off: send it again")),
-                Err(_) => {
-                    let message = "the chunk sent nothing for 30 seconds: send it again";
-                    return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", message));
-                }
+    async fn receive(
+        &self,
+        body: &mut Body,
+        paced: &mut Paced,
+        ticket: Option<u64>,
+    ) -> Answer<Option<Bytes>> {
+        tokio::select! {
+            biased;
+            refusal = self.displaced(ticket) => Err(refusal),
+            answer = self.fate.answer(), if ticket.is_some() => {
+                answer?;
+                Err(ended())
             }
+            bytes = paced.next(body) => bytes.map_err(|missing| missing.refusal("the chunk")),
         }
     }
 

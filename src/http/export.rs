@@ -39,8 +39,9 @@ const PART_LEN: u64 = 256 << 10;
 /// Parts that wait to be sent.
 const PARTS_MAX: usize = 4;
 
-/// How long a client may take nothing. The room on the disk is given back then.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How long a client may take nothing. The room on the disk is given back then. The system buffers up to some megabytes for a
+/// client, and takes more only when much of that has gone.
+const IDLE_MAX: Duration = Duration::from_secs(300);
 
 /// Downloads a database as one SQLite file. An encrypted one stays so, unless it is asked for otherwise.
 #[utoipa::path(

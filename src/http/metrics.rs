@@ -2,17 +2,21 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicI64, AtomicU64},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
-use super::work::Figures;
+use super::{connections::Counts, fleet, work::Figures};
+use crate::Maintainer;
 
 /// What the figures are written in.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,6 +44,11 @@ struct Load {
     load: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Closed {
+    reason: &'static str,
+}
+
 /// The figures.
 #[derive(Debug)]
 pub(super) struct Metrics {
@@ -48,6 +57,8 @@ pub(super) struct Metrics {
     seconds: Family<Route, Histogram>,
     running: Family<Load, Gauge<i64, AtomicI64>>,
     waiting: Gauge<i64, AtomicI64>,
+    connections: Gauge<i64, AtomicI64>,
+    closed: Family<Closed, Counter<u64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -65,7 +76,12 @@ impl Default for Metrics {
         registry.register("calls_running", help, running.clone());
         let help = "Calls of the control plane that wait for one of the others to end";
         registry.register("calls_waiting", help, waiting.clone());
-        Self { registry, answered, seconds, running, waiting }
+        let (connections, closed) = (Gauge::default(), Family::default());
+        registry.register("connections", "Connections that are open", connections.clone());
+        let help =
+            "Connections that were closed at the bound: to make room for others, or as soon as they came";
+        registry.register("connections_closed_at_bound", help, closed.clone());
+        Self { registry, answered, seconds, running, waiting, connections, closed }
     }
 }
 
@@ -77,16 +93,36 @@ impl Metrics {
     }
 
     /// All figures as text.
-    pub(super) fn text(&self, now: Figures) -> Result<String, fmt::Error> {
+    pub(super) fn text(
+        &self,
+        now: Figures,
+        connections: &Counts,
+        maintainer: Option<&Maintainer>,
+    ) -> Result<String, fmt::Error> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let Figures { quick, long, uploads, sessions, waiting } = now;
-        let running = [("quick", quick), ("long", long), ("upload", uploads), ("upload_in_chunks", sessions)];
+        let Figures { quick, long, upkeep, uploads, sessions, waiting } = now;
+        let running = [
+            ("quick", quick),
+            ("long", long),
+            ("upkeep", upkeep),
+            ("upload", uploads),
+            ("upload_in_chunks", sessions),
+        ];
+        self.connections.set(gauge(connections.open.load(Relaxed)));
+        let closed = [("displaced", &connections.displaced), ("refused", &connections.refused)];
+        for (reason, count) in closed {
+            self.closed.get_or_create(&Closed { reason }).inner().store(count.load(Relaxed), Relaxed);
+        }
         for (load, count) in running {
             self.running.get_or_create(&Load { load }).set(gauge(count));
         }
         self.waiting.set(gauge(waiting));
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        if let Some(maintainer) = maintainer {
+            fleet::write(&mut text, maintainer)?;
+        }
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }

@@ -14,6 +14,8 @@
 //! | `GET` `…/databases/{name}/points?from=&to=&limit=` | the instants that it can be restored to; under a limit the latest, and `pagination.next` is the `to` of those before |
 //! | `GET` `…/databases/{name}/export?timestamp=&decrypt=&page_format=` | its SQLite file, as it is or was; the key of an encrypted one goes in the header `x-turso-encryption-key` |
 //! | `POST` `…/databases/{name}/restore` | `{"timestamp": …}` restores it in place, and says what undoes that |
+//! | `POST` `…/databases/{name}/maintain` | makes the snapshots that are due, removes what no window needs, compresses old logs |
+//! | `POST` `…/databases/{name}/verify` | checks it and its history; `{"remote_encryption": …}` checks the tag of every page too. Findings name files relative to the database |
 //! | `POST` `…/databases/{name}/update`, `…/wakeup` | nothing: the engine is the one that is linked, and no database sleeps |
 //! | `GET` `…/databases/{name}/stats` | no queries: nobody counts them |
 //! | `POST` `…/databases/{name}/auth/tokens`, `…/auth/rotate` | mint a token, revoke all |
@@ -40,23 +42,30 @@ mod access;
 mod body;
 mod chunked;
 mod chunks;
+mod connections;
 mod databases;
 mod dir;
 mod expiration;
 mod export;
+mod fleet;
 mod groups;
 mod history;
+mod limits;
 mod metrics;
 mod observe;
 mod openapi;
+mod pace;
 mod page;
 mod refusal;
+mod reports;
 mod request;
 mod schema;
 mod serve;
 mod sessions;
+mod stream;
 mod tls;
 mod tokens;
+mod upkeep;
 mod upload;
 mod work;
 
@@ -67,6 +76,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use access::{Access, Caller, Tokens};
+use connections::Counts;
+pub use limits::ConnectionLimits;
 use metrics::Metrics;
 use refusal::{Answer, Refusal};
 use request::Bearer;
@@ -75,7 +86,7 @@ use sessions::{PATIENCE, Sessions};
 pub use tls::Certificate;
 use work::{Going, Load, Work};
 
-use crate::{ControlPlane, Result};
+use crate::{ControlPlane, Maintainer, Result};
 
 /// The Platform API of a fleet.
 ///
@@ -99,6 +110,8 @@ pub struct HttpApi {
     has_page: bool,
     work: Arc<Work>,
     sessions: Arc<Sessions>,
+    connections: Arc<Counts>,
+    maintainer: Option<Arc<Maintainer>>,
 }
 
 impl HttpApi {
@@ -114,6 +127,8 @@ impl HttpApi {
             work: Arc::default(),
             plane,
             sessions: Arc::default(),
+            connections: Arc::default(),
+            maintainer: None,
         }
     }
 
@@ -141,6 +156,12 @@ impl HttpApi {
     #[must_use]
     pub fn upload_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Shows the figures of a maintainer of this fleet at `/metrics`, and stops it [when the server stops](Self::drain).
+    #[must_use]
+    pub fn maintained_by(self, maintainer: Arc<Maintainer>) -> Self {
+        Self { maintainer: Some(maintainer), ..self }
     }
 
     /// Serves a page for a person too, at `/`, with which a browser becomes a client of the API: groups, databases, their
@@ -190,12 +211,16 @@ impl HttpApi {
             work: Arc::clone(&self.work),
             metrics: Arc::clone(&metrics),
             sessions: Arc::clone(&self.sessions),
+            connections: Arc::clone(&self.connections),
+            maintainer: self.maintainer.clone(),
         };
         let asks_for_tokens = self.asks_for_tokens;
         let guard = axum::middleware::from_fn(move |request: Request, next: Next| async move {
+            request::check_authority(&request)?;
             request::check_origin(request.headers())?;
             if !asks_for_tokens {
                 request::check_host(request.headers())?;
+                request::check_site(&request)?;
             }
             Answer::Ok(next.run(request).await)
         });
@@ -218,6 +243,15 @@ impl HttpApi {
         Ok(routes.with_state(Arc::new(shared)).layer(guard).layer(observe))
     }
 
+    /// Makes maintenance and verifications stop, which may be asked for again: they are not worth to wait for. A host program
+    /// calls it when it begins to stop; [`Server`] does so itself.
+    pub fn drain(&self) {
+        self.work.drain();
+        if let Some(maintainer) = &self.maintainer {
+            maintainer.stop();
+        }
+    }
+
     /// Refuses new calls, and makes long ones stop: they leave nothing behind. A host program calls it before its runtime
     /// goes; [`Server`] does so itself.
     pub fn stop(&self) {
@@ -237,6 +271,8 @@ struct Shared {
     work: Arc<Work>,
     metrics: Arc<Metrics>,
     sessions: Arc<Sessions>,
+    connections: Arc<Counts>,
+    maintainer: Option<Arc<Maintainer>>,
 }
 
 /// The state of the router.
@@ -321,6 +357,8 @@ fn routes() -> (Router<Arc<Shared>>, OpenApi) {
         .routes(routes!(history::points))
         .routes(routes!(history::restore))
         .routes(routes!(export::export))
+        .routes(routes!(upkeep::maintain))
+        .routes(routes!(upkeep::verify))
         .routes(routes!(tokens::mint_for_database))
         .routes(routes!(tokens::rotate_of_database));
     let groups = OpenApiRouter::new()

@@ -54,7 +54,7 @@ failures! {
         BAD_REQUEST "What was sent is not right: the sentence says what."
         UNAUTHORIZED "There is no token, or it is not good for this."
         FORBIDDEN "The token is read-only, the organization has another name, or a web page of another origin asks."
-        REQUEST_TIMEOUT "The body took too long to come."
+        REQUEST_TIMEOUT "The body came more slowly than 1 KiB a second for 30 seconds."
         INTERNAL_SERVER_ERROR "The server could not do it, for a reason of its own: the sentence says which."
         SERVICE_UNAVAILABLE "The server has too much to do, or is shutting down: try again after the seconds in `Retry-After`."
     }

@@ -1,24 +1,25 @@
 //! What is read from a request: its token, its body, and where it comes from.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, Version, header, request::Parts},
 };
 use serde_json::Value;
 
 use super::{
     Shared,
     body::Claims,
+    pace::Paced,
     refusal::{Answer, Refusal},
 };
 
 /// The longest JSON body, in bytes.
 const BODY_MAX: usize = 256 << 10;
 
-/// How long a client may take to send it.
-const BODY_TIME: Duration = Duration::from_secs(10);
+/// In which a browser says whether the page that a request is for is of the same site.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What the token says that came with a request; nothing where no tokens are asked for. A request without a token that this
 /// server signed is refused before anything else of it is looked at. Whether the token was revoked is not known yet.
@@ -61,17 +62,10 @@ impl<S: Sync> FromRequest<S> for JsonBody {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, _: &S) -> Answer<Self> {
-        let read = axum::body::to_bytes(request.into_body(), BODY_MAX);
-        let bytes = match tokio::time::timeout(BODY_TIME, read).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(_)) => {
-                let message = format!("the body is broken off or longer than {BODY_MAX} bytes");
-                return Err(Refusal::bad_request(message));
-            }
-            Err(_) => {
-                let message = "the body took too long to come";
-                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", message));
-            }
+        let bytes = Paced::whole(request.into_body(), BODY_MAX).await;
+        let bytes = bytes.map_err(|missing| missing.refusal("the body"))?;
+        let Some(bytes) = bytes else {
+            return Err(Refusal::bad_request(format!("the body is longer than {BODY_MAX} bytes")));
         };
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(Value::Object(serde_json::Map::new())));
@@ -137,6 +131,32 @@ pub(super) fn without_port(host: &str) -> &str {
     }
 }
 
+/// Refuses a request that does not say once which host it is for: programs between the client and this server could take it
+/// for one to another host. HTTP/1.0 has requests without a `Host` header, and from HTTP/2 on the target names the host.
+pub(super) fn check_authority(request: &Request) -> Answer<()> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, next) = (hosts.next(), hosts.next());
+    let is_named = host.is_some() || request.version() != Version::HTTP_11;
+    if !is_named || next.is_some() {
+        return Err(Refusal::bad_request("a request must have one Host header"));
+    }
+    let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    if target.is_some_and(|target| host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(target))) {
+        return Err(Refusal::bad_request("the Host header and the request's target name different hosts"));
+    }
+    Ok(())
+}
+
+/// Refuses what a browser fetches for a page of another origin without an `Origin` header, as it does for images and links:
+/// where no token is asked for, an export or a fork would begin. The page for a person may be linked to from anywhere.
+pub(super) fn check_site(request: &Request) -> Answer<()> {
+    let site = request.headers().get(FETCH_SITE).map(header::HeaderValue::as_bytes);
+    if matches!(site, None | Some(b"same-origin" | b"none")) || request.uri().path() == "/" {
+        return Ok(());
+    }
+    Err(Refusal::forbidden("requests from web pages of another origin are refused"))
+}
+
 /// Refuses what a browser sends for a page of another origin: it can reach servers that listen on loopback, and it sends a
 /// body of plain text there without asking.
 pub(super) fn check_origin(headers: &HeaderMap) -> Answer<()> {
@@ -157,7 +177,11 @@ pub(super) fn check_host(headers: &HeaderMap) -> Answer<()> {
     let is_local = host == "localhost"
         || host.ends_with(".localhost")
         || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if is_local { Ok(()) } else { Err(Refusal::forbidden("without tokens only localhost is answered for")) }
+    if is_local {
+        Ok(())
+    } else {
+        Err(Refusal::forbidden("with tokens disabled, only requests to localhost are accepted"))
+    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,9 @@
 use std::{
     io::{self, Read},
     sync::Arc,
-    time::Duration,
 };
 
 use axum::{body::Body, body::Bytes, http::HeaderMap, http::StatusCode};
-use http_body_util::BodyExt;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -20,6 +18,7 @@ use super::{
     body::KeyHeaders,
     history::database_for,
     openapi::{Conflict, Missing, NoRoom, Refused},
+    pace::Paced,
     refusal::{Answer, Refusal},
     request::{Bearer, Place, host, without_port},
     work::{Going, Load, Permit, Work},
@@ -28,9 +27,6 @@ use crate::{Cipher, ControlPlane, Database, EncryptionKey, RemoteEncryption, Upl
 
 /// Parts of a body that wait to be written. Each holds on to the buffer that it was read into, of up to 400 KB.
 const PARTS_MAX: usize = 4;
-
-/// How long a client may send nothing.
-pub(super) const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Uploads the file of a draft, to its host name.
 #[utoipa::path(
@@ -119,8 +115,10 @@ async fn receive(
     tokio::select! {
         answer = &mut upload => answer,
         sent = sent => {
-            sent?;
-            upload.await
+            // The draft can be uploaded to again when the call has ended. Of a file that did not come, the call only sees
+            // that no more comes.
+            let answer = upload.await;
+            sent.and(answer)
         }
     }
 }
@@ -145,10 +143,12 @@ pub(super) fn write(
     Ok(())
 }
 
-/// A damaged file is the client's, not the server's.
+/// What SQLite finds wrong with a file is the client's fault, not the server's.
 fn invalid_file(error: crate::Error) -> Refusal {
     match error.kind() {
-        crate::ErrorKind::Corrupt => Refusal::with_status(StatusCode::BAD_REQUEST, &error),
+        crate::ErrorKind::Corrupt | crate::ErrorKind::Sql => {
+            Refusal::with_status(StatusCode::BAD_REQUEST, &error)
+        }
         _ => error.into(),
     }
 }
@@ -183,14 +183,12 @@ pub(super) enum Part {
 
 /// Passes a body on, part by part, for as long as somebody takes them. A body that breaks off has no end.
 async fn feed(work: &Work, mut body: Body, parts: mpsc::Sender<Part>) -> Answer<()> {
+    let mut paced = Paced::default();
     loop {
-        let part = match tokio::time::timeout(IDLE_MAX, body.frame()).await {
-            Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(bytes) => Part::Bytes(bytes),
-                Err(_trailers) => continue,
-            },
-            Ok(None) => Part::End(work.admit(Load::Long).await?),
-            Ok(Some(Err(_))) | Err(_) => return Ok(()),
+        let bytes = paced.next(&mut body).await.map_err(|missing| missing.refusal("the upload"))?;
+        let part = match bytes {
+            Some(bytes) => Part::Bytes(bytes),
+            None => Part::End(work.admit(Load::Long).await?),
         };
         let is_last = matches!(part, Part::End(_));
         if parts.send(part).await.is_err() || is_last {
@@ -223,7 +221,7 @@ impl Read for Parts {
                 Some(Part::Bytes(bytes)) => self.part = bytes,
                 Some(Part::End(permit)) => (self.is_whole, self.permit) = (true, Some(permit)),
                 None => {
-                    let message = "the upload broke off, or sent nothing for 30 seconds";
+                    let message = "the upload broke off before its end";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
                 }
             }

@@ -1,7 +1,7 @@
 //! What those see who run the server: its log, its figures, whether it is ready, and its certificate.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::Command,
     sync::Arc,
@@ -180,6 +180,60 @@ fn a_certificate_is_shown_and_read_anew() {
     health(&server.address, &first).unwrap_err();
 }
 
+/// What the program writes to standard error while it serves, without `--json`.
+fn log(arguments: &[&str], rust_log: Option<&str>) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    command.env_remove("RUST_LOG").envs(rust_log.map(|value| ("RUST_LOG", value)));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--root"]).arg(dir.path().join("root")).args(arguments);
+    let mut running =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(running.stdout.as_mut().unwrap()).read_line(&mut told).unwrap();
+    let address = told.trim().rsplit_once("://").unwrap().1;
+    assert_eq!(crate::server::send_to(address, "GET", "/health", &[], &[]).status, 200);
+    assert!(Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap().success());
+    let output = running.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_log_in_a_file_is_plain_and_tells_of_start_and_stop() {
+    for log in [log(&["--log", "info"], None), log(&[], Some("info")), log(&["--log", "info"], Some("off"))] {
+        assert!(!log.contains('\x1b'), "{log:?}");
+        for event in ["the server has started", "done", "the server is stopping", "the server has stopped"] {
+            assert_eq!(log.matches(event).count(), 1, "{event}: {log}");
+        }
+    }
+    for log in [log(&[], None), log(&["--log", "error"], Some("info")), log(&[], Some("other=debug"))] {
+        assert_eq!(log, "");
+    }
+    let mut refused = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    let output = refused.env("RUST_LOG", "litefleet=loud").arg("serve").output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("RUST_LOG"), "{output:?}");
+}
+
+#[test]
+fn a_server_listens_where_a_person_says() {
+    let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    let ipv6 = has_ipv6.then_some(("[::1]:0", "::1"));
+    for (listen, host) in [("localhost:0", "127.0.0.1"), (":0", "127.0.0.1")].into_iter().chain(ipv6) {
+        let server = Server::start(tempfile::tempdir().unwrap(), &["--listen", listen]);
+        let (_, port) = server.address.rsplit_once(':').unwrap();
+        let address = std::net::SocketAddr::new(host.parse().unwrap(), port.parse().unwrap());
+        assert_eq!(
+            crate::server::send_to(&address.to_string(), "GET", "/health", &[], &[]).status,
+            200,
+            "{listen}"
+        );
+    }
+    for wrong in ["localhost", "8080", "::1:80", "localhost:http", "localhost:99999"] {
+        assert!(Server::refused(&["--listen", wrong]).contains("localhost:8080"), "{wrong}");
+    }
+}
+
 #[test]
 fn what_cannot_be_served_makes_no_fleet() {
     let dir = tempfile::tempdir().unwrap();
@@ -195,6 +249,8 @@ fn what_cannot_be_served_makes_no_fleet() {
         (vec!["--tls-certificate", &chain, "--tls-key", "/nowhere"], "the certificate's key in /nowhere"),
         (vec!["--tls-certificate", &chain, "--tls-key", &foreign], "the certificate in"),
         (vec!["--tls-certificate", &chain], "--tls-key"),
+        (vec!["--max-connections", "0"], "0 connections are not possible"),
+        (vec!["--max-connections", "9999999999"], "connections are not possible"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let told = Server::refused_in(&dir, &arguments);

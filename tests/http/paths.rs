@@ -34,12 +34,15 @@ fn failures(server: &Server, at: Timestamp) -> Vec<String> {
         ("GET", format!("/databases/a/export?timestamp={at}"), Value::Null),
         ("POST", "/databases".to_owned(), fork(json!({ "type": "database", "name": "a" }))),
         ("POST", "/databases".to_owned(), fork(json!({ "type": "database", "name": "a", "timestamp": at }))),
+        ("POST", "/databases/a/verify".to_owned(), Value::Null),
+        ("POST", "/databases/a/maintain".to_owned(), Value::Null),
         ("POST", "/databases/a/restore".to_owned(), json!({ "timestamp": at })),
     ];
     let mut failures = Vec::new();
     for (method, path, body) in calls {
         let answer = server.ask(method, &path, &body);
-        if answer.status >= 400 {
+        // Findings are no failure.
+        if answer.status >= 400 || path.ends_with("/verify") {
             failures.push(answer.text);
         } else if path == "/databases" {
             server.done("DELETE", "/databases/fork", &Value::Null);

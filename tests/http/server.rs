@@ -47,6 +47,7 @@ impl Answer {
 
 fn command(dir: &TempDir, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    command.env_remove("RUST_LOG");
     command.args(["--json", "serve", "--root"]).arg(dir.path().join("root")).args(arguments);
     command
 }
@@ -68,12 +69,9 @@ impl Server {
     }
 
     fn started(dir: TempDir, arguments: &[&str], log: Stdio) -> Self {
-        let mut running = command(&dir, &["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let listen: &[_] = if arguments.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
+        let mut running =
+            command(&dir, listen).args(arguments).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(running.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let started: Value = serde_json::from_str(&line).unwrap();

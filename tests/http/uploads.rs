@@ -137,6 +137,43 @@ fn an_upload_that_fails_leaves_the_draft_and_nothing_else() {
 }
 
 #[test]
+fn an_upload_that_does_not_come_whole_is_the_fault_of_its_client() {
+    let mut server = Server::logging(tempfile::tempdir().unwrap(), &["--log", "info"]);
+    let bearer = format!("Bearer {}", draft(&server, "orders", &Value::Null));
+    let bytes = file(server.dir.path(), 100);
+    let chunk = format!("{:x}\r\n", bytes.len() / 2).into_bytes();
+    let half = [chunk, bytes[..bytes.len() / 2].to_vec(), b"\r\n".to_vec()].concat();
+    for (what, body) in [
+        ("a chunk without a size", b"zz\r\nxx\r\n".to_vec()),
+        ("a second chunk without a size", [&half[..], b"zz\r\n"].concat()),
+        ("a chunk that is too short", half.clone()),
+        ("nothing", Vec::new()),
+    ] {
+        let mut stream = server.connect();
+        let head = format!(
+            "POST /databases/orders/v1/upload HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        if !what.contains("without") {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let mut answer = String::new();
+        let _may_be_reset = std::io::Read::read_to_string(&mut stream, &mut answer);
+        // A client that hangs up may get no answer.
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
+        assert!(!what.contains("without") || answer.contains("broke off before its end"), "{what}: {answer}");
+    }
+    let empty = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        staged(&server) == 0
+    });
+    assert!(empty);
+    let (log, statuses) = (server.ended_log(), ["\"status\":5", "\"ERROR\""]);
+    assert!(!statuses.iter().any(|status| log.contains(status)), "{log}");
+}
+
+#[test]
 fn an_upload_that_is_refused_is_answered_before_its_body_comes() {
     let server = Server::new();
     let mut stream = server.connect();
