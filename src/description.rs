@@ -79,8 +79,9 @@ pub(crate) struct GroupDescription {
 
 impl Encryption {
     pub(crate) fn new(cipher: Cipher, identity: &Identity) -> Self {
-        let hex = |salt: &[u8]| salt.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { cipher, page_format: identity.format().as_str().to_owned(), salt: identity.salt().map(hex) }
+        let number = |salt: &[u8]| salt.try_into().ok().map(u128::from_be_bytes);
+        let salt = identity.salt().and_then(number).map(|number| format!("{number:032x}"));
+        Self { cipher, page_format: identity.format().as_str().to_owned(), salt }
     }
 
     /// What the file is told from others by.

@@ -10,7 +10,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::HumanBytes;
 use litefleet::{
     CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Maintained, Point, Points,
-    Reached, Restored, Result, SizeLimit, Verified, Window,
+    Reached, Recovered, Restored, Result, SizeLimit, Verified, Window,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -149,6 +149,23 @@ impl Output {
             print(&format!("Every instant from {} to {to} can be restored.", window.from))?;
         }
         Ok(())
+    }
+
+    /// What a recovery found, and what it made.
+    pub(crate) fn recovered(self, recovered: &Recovered) -> Result<()> {
+        let Recovered { groups, databases, findings, .. } = recovered;
+        if self.json {
+            let findings: Vec<_> = findings
+                .iter()
+                .map(|finding| json!({"file": finding.file.to_string_lossy(), "message": finding.message}))
+                .collect();
+            return json_line(&json!({"groups": groups, "databases": databases, "findings": findings}));
+        }
+        for finding in findings {
+            print(&escaped(&finding.to_string()))?;
+        }
+        let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        print(&format!("Recovered {} and {}.", counted(*groups, "group"), counted(*databases, "database")))
     }
 
     /// What was verified, and what was found.

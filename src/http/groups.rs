@@ -172,9 +172,8 @@ pub(super) async fn configure(
     body: JsonBody,
 ) -> Answer<Json<GroupConfiguration>> {
     let GroupConfigurationChanges { delete_protection, history_window } = body.read()?;
-    let mut changes = GroupChanges::default();
-    changes.delete_protection = delete_protection;
-    changes.history_window = history_window.map(|window| window.parse()).transpose()?;
+    let history_window = history_window.map(|window| window.parse()).transpose()?;
+    let changes = GroupChanges { delete_protection, history_window };
     shared
         .quick(bearer, &organization, Access::Full, move |plane| {
             Ok(configuration_of(&plane.configure_group(&name, changes)?))

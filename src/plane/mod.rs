@@ -312,8 +312,8 @@ impl ControlPlane {
                 let id = wanted.settled_entry(rows)?.database.id;
                 rows.configure(&id, &changes)?;
                 // It is there: this transaction has just read it.
-                let changed = rows.entry_by_id(&id)?.ok_or_else(|| resolve::destroyed(&wanted.name))?;
-                Ok((wanted.name.clone(), changed.database))
+                let now = rows.entry_by_id(&id)?.ok_or_else(|| resolve::destroyed(&wanted.name))?;
+                Ok((wanted.name.clone(), now.database))
             })
         })?;
         self.0.describe(&database.id);

@@ -196,7 +196,7 @@ fn sorted(dir: &Path) -> Result<Vec<String>> {
 }
 
 fn relative(finding: Finding, root: &Path) -> Finding {
-    let file = finding.file.strip_prefix(root).map(Path::to_owned).unwrap_or(finding.file);
+    let file = finding.file.strip_prefix(root).map_or_else(|_| finding.file.clone(), Path::to_owned);
     Finding { file, ..finding }
 }
 
