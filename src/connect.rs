@@ -38,12 +38,11 @@ pub struct ConnectOptions {
     foreign_keys: bool,
     synchronous: Synchronous,
     encryption_key: Option<EncryptionKey>,
-    /// Whether SQL may name files by URI, which this crate's own statements do.
-    uris: bool,
+    unfenced: bool,
 }
 
 impl Default for ConnectOptions {
-    /// Reads and writes, a busy timeout of 5 seconds, foreign keys on, `synchronous=NORMAL`.
+    /// Reads and writes, a busy timeout of 5 seconds, foreign keys on, `synchronous=NORMAL`, SQL [fenced](crate::fence).
     fn default() -> Self {
         Self {
             read_only: false,
@@ -51,7 +50,7 @@ impl Default for ConnectOptions {
             foreign_keys: true,
             synchronous: Synchronous::Normal,
             encryption_key: None,
-            uris: false,
+            unfenced: false,
         }
     }
 }
@@ -87,8 +86,14 @@ impl ConnectOptions {
         Self { encryption_key: Some(encryption_key), ..self }
     }
 
-    pub(crate) fn uris(self) -> Self {
-        Self { uris: true, ..self }
+    /// Lifts the [fence](crate::fence): SQL on the connection may do what SQLite lets it do.
+    ///
+    /// It can then attach and write any file that the process can, name another VFS in a URI, and so read databases whose
+    /// reads are blocked, write past size limits, change the catalog, and copy an encrypted database as plaintext. Use it
+    /// only for SQL that the host wrote itself.
+    #[must_use]
+    pub fn unfenced(self) -> Self {
+        Self { unfenced: true, ..self }
     }
 
     pub(crate) fn waits(&self) -> Duration {
@@ -206,10 +211,8 @@ impl Governor for CatalogGovernor {
 /// Opens the database file at `path` under the rules of `governor`.
 pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOptions) -> Result<Connection> {
     // Never `CREATE`: a database that is not there was destroyed, and is not to come back empty.
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    flags.set(OpenFlags::SQLITE_OPEN_URI, options.uris);
-    let connection = vfs::open(path, flags, Arc::new(governor.read_only(options.read_only)))
-        .map_err(|not_opened| explain_open(path, not_opened))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = open_as(path, flags, Arc::new(governor.read_only(options.read_only)), options)?;
     connection.busy_timeout(options.busy_timeout).map_err(|error| explain(&connection, error))?;
     into_wal(&connection, "main")?;
     let prepared = connection
@@ -220,11 +223,32 @@ pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOpti
                 Synchronous::Normal => "PRAGMA synchronous=NORMAL",
                 Synchronous::Full => "PRAGMA synchronous=FULL",
             })
-        });
+        })
+        .and_then(|()| fence(&connection, options));
     match prepared {
         Ok(()) => Ok(connection),
         Err(error) => Err(explain(&connection, error)),
     }
+}
+
+/// Opens a file under `governor`, through the VFS that the fence of the connection needs.
+fn open_as(
+    path: &Path,
+    flags: OpenFlags,
+    governor: Arc<dyn Governor>,
+    options: &ConnectOptions,
+) -> Result<Connection> {
+    let opened = if options.unfenced {
+        vfs::open(path, flags | OpenFlags::SQLITE_OPEN_URI, governor)
+    } else {
+        vfs::open_fenced(path, flags, governor)
+    };
+    opened.map_err(|not_opened| explain_open(path, not_opened))
+}
+
+/// Fences the SQL of a new connection. Last of all: the authorizer has every statement compiled anew that was compiled before.
+fn fence(connection: &Connection, options: &ConnectOptions) -> rusqlite::Result<()> {
+    if options.unfenced { Ok(()) } else { vfs::raise_fence(connection) }
 }
 
 /// Opens a database as it was at an instant, to be read.
@@ -235,12 +259,12 @@ pub(crate) fn open_past(
 ) -> Result<Connection> {
     let path = past.snapshot_path().to_owned();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = vfs::open(&path, flags, Arc::new(Unruled::viewing(Arc::new(past), sealing)))
-        .map_err(|not_opened| explain_open(&path, not_opened))?;
+    let connection = open_as(&path, flags, Arc::new(Unruled::viewing(Arc::new(past), sealing)), options)?;
     let prepared = connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
         // The first page, and with it what a wrong key makes of that.
-        .and_then(|_| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())));
+        .and_then(|_| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())))
+        .and_then(|()| fence(&connection, options));
     match prepared {
         Ok(()) => Ok(connection),
         Err(error) => Err(explain(&connection, error)),
@@ -282,11 +306,13 @@ pub(crate) fn attach(
     let path_text = path.to_str().ok_or_else(|| {
         Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: a path to attach must be UTF-8"))
     })?;
-    vfs::hand_over(Arc::new(governor), || connection.execute("ATTACH ?1 AS ?2", [path_text, schema]))
-        .map_err(|not_opened| match not_opened.refusal {
+    let governor = Arc::new(governor.read_only(main.is_read_only));
+    vfs::hand_over(governor, || connection.execute("ATTACH ?1 AS ?2", [path_text, schema])).map_err(
+        |not_opened| match not_opened.refusal {
             Some(_) => explain_open(path, not_opened),
             None => explain(connection, not_opened.error),
-        })?;
+        },
+    )?;
     into_wal(connection, schema).inspect_err(|_| {
         let _still_attached = detach(connection, schema);
     })
@@ -304,6 +330,8 @@ pub(crate) fn detach(connection: &Connection, schema: &str) -> rusqlite::Result<
 /// writes, [`TooLarge`](ErrorKind::TooLarge) for `SQLITE_FULL` that comes from the size limit,
 /// [`Destroyed`](ErrorKind::Destroyed) where the database is gone, [`Corrupt`](ErrorKind::Corrupt) for `SQLITE_IOERR`
 /// that comes from a page of an encrypted database whose tag does not fit, and the kind of SQLite's own error otherwise.
+/// For `SQLITE_AUTH` that comes from the [fence](crate::fence) the kind is [`Sql`](ErrorKind::Sql), and the message has the
+/// reason; call this on the thread that ran the statement.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -356,16 +384,19 @@ pub(crate) fn explain_open(path: &Path, NotOpened { error, refusal }: NotOpened)
 fn kind(refusal: &Refusal) -> ErrorKind {
     match refusal {
         Refusal::ReadsBlocked | Refusal::WritesBlocked => ErrorKind::Blocked,
-        Refusal::ReadOnly => ErrorKind::Sql,
+        Refusal::ReadOnly | Refusal::Fenced(_) => ErrorKind::Sql,
         Refusal::OverLimit(_) => ErrorKind::TooLarge,
         Refusal::Destroyed => ErrorKind::Destroyed,
         Refusal::WrongKey => ErrorKind::WrongKey,
         Refusal::NotSealed(_) | Refusal::PastDamaged(_) | Refusal::Damaged { .. } | Refusal::Unfit { .. } => {
             ErrorKind::Corrupt
         }
-        Refusal::Layout => ErrorKind::Unsupported,
-        Refusal::NoRules(_) | Refusal::Unreadable(_) | Refusal::LostLock => ErrorKind::Io,
-        Refusal::NotKept(kind, _) => *kind,
+        Refusal::Layout | Refusal::NoSharedMemory => ErrorKind::Unsupported,
+        Refusal::Failed(code) if code & 0xff == rusqlite::ffi::SQLITE_FULL => ErrorKind::DiskFull,
+        Refusal::NoRules(_) | Refusal::Unreadable(_) | Refusal::Failed(_) | Refusal::LostLock => {
+            ErrorKind::Io
+        }
+        Refusal::NotKept(kind, ..) => *kind,
     }
 }
 

@@ -34,6 +34,8 @@ mod archive;
 mod sqlite;
 mod vfs;
 
+pub mod fence;
+
 mod catalog;
 mod changes;
 mod image;

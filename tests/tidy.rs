@@ -70,6 +70,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wal",
         ],
     ),
+    ("fence", &["vfs"]),
     ("changes", &["disk", "error", "layout", "name", "time"]),
     (
         "catalog",

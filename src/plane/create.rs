@@ -107,7 +107,7 @@ impl Plane {
             match (&source, upload) {
                 (Some(source), _) => {
                     let key = source_key.filter(|_| source_cipher.is_some());
-                    let mut options = ConnectOptions::default().read_only(true).uris();
+                    let mut options = ConnectOptions::default().read_only(true).unfenced();
                     if let Some(key) = key {
                         options = options.encryption_key(key.clone());
                     }

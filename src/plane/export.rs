@@ -113,7 +113,7 @@ impl Plane {
             }
             return fork::write_as_it_is(&self.disk, &data, entry.identity, staged, watch);
         }
-        let mut connect = ConnectOptions::default().read_only(true).uris();
+        let mut connect = ConnectOptions::default().read_only(true).unfenced();
         if let Some(key) = &options.key {
             connect = connect.encryption_key(key.clone());
         }

@@ -332,7 +332,7 @@ impl ControlPlane {
 
     /// Opens a connection to a database.
     ///
-    /// It is a plain [`rusqlite::Connection`]. What a database of a fleet refuses (writes past its size limit, what
+    /// It is a plain [`rusqlite::Connection`], whose SQL is [fenced](crate::fence). What a database of a fleet refuses (writes past its size limit, what
     /// its configuration blocks, leaving WAL mode) reaches the host as an SQLite error, which
     /// [`explain`](crate::explain) tells apart.
     ///
@@ -370,7 +370,9 @@ impl ControlPlane {
     }
 
     /// Attaches a database of this fleet to a connection, as `schema`, under its own configuration. An encrypted one
-    /// needs its own `key`, and a connection to an encrypted database.
+    /// needs its own `key`, and a connection to an encrypted database. On a read-only connection it is read-only as well.
+    ///
+    /// SQL cannot attach it by its path: see [`fence`](crate::fence).
     ///
     /// # Errors
     ///

@@ -72,6 +72,8 @@ pub(super) struct Database {
     pub(super) closing: Closing,
     /// Whether it was to be sealed, and could not be.
     refuses_writes: AtomicBool,
+    /// Whether it is the target of `VACUUM INTO`.
+    is_target: bool,
     /// The read locks that this connection holds in the shared memory, one bit each.
     reading: AtomicU8,
     checkpointing: AtomicBool,
@@ -115,6 +117,7 @@ impl Database {
             lost_lock: AtomicBool::new(false),
             closing: Closing::default(),
             refuses_writes: AtomicBool::new(false),
+            is_target: false,
             reading: AtomicU8::new(0),
             checkpointing: AtomicBool::new(false),
             writing: AtomicBool::new(false),
@@ -125,13 +128,19 @@ impl Database {
         })
     }
 
+    /// The target of `VACUUM INTO`.
+    pub(super) fn target(path: &Path, beneath: &impl Beneath) -> Result<Self, Refusal> {
+        Ok(Self { is_target: true, ..Self::open(path, None, beneath)? })
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory of the fleet: `<root>/<group>/<database>/data.db` is three below it.
+    /// The directory of the fleet: `<root>/<group>/<database>/data.db` is three below it. `None` for a file that is not a
+    /// database of one.
     pub(super) fn root(&self) -> Option<&Path> {
-        self.rules.is_some().then(|| self.path.ancestors().nth(3)).flatten()
+        self.capture.is_some().then(|| self.path.ancestors().nth(3)).flatten()
     }
 
     pub(super) fn rules(&self) -> Option<&Governed> {
@@ -294,8 +303,8 @@ impl Database {
     /// A file that SQL opened by its path, on a connection with sealed databases: a new one becomes sealed under their
     /// key, so that `VACUUM INTO` writes no plaintext; one that is sealed under that key can be read.
     ///
-    /// A new file that cannot be sealed is not written at all. Where the databases have several keys, nobody tells whose
-    /// rows are to stand in it.
+    /// A new file that cannot be sealed is not written at all, nor is the target of `VACUUM INTO`. Where the databases have
+    /// several keys, nobody tells whose rows are to stand in it.
     pub(super) fn adopt(&self, own: &[&Sealed], beneath: &impl Beneath) {
         let Some(first) = own.first() else { return };
         if self.rules.is_some() {
@@ -310,7 +319,7 @@ impl Database {
             Ok(sealed) if one_key => {
                 let _first = self.sealed.set(sealed);
             }
-            _ => self.refuses_writes.store(!is_old, Relaxed),
+            _ => self.refuses_writes.store(self.is_target || !is_old, Relaxed),
         }
     }
 

@@ -30,10 +30,11 @@ use rusqlite::{
 };
 
 use super::{
-    Governor, NAME, NOT_OPENED, Refusal, WAITING,
+    Governor, NAME, NOT_OPENED, Refusal, UNFENCED, WAITING,
     beneath::{Alone, Beneath},
     capture::Capture,
     database::{Database, ShmLock},
+    fence::{self, Action, Fenced},
     journal::Journal,
     rules::Governed,
     sealed::{self, Sealed},
@@ -72,16 +73,31 @@ enum Handle {
     Wal(Box<Wal>),
     Journal(Journal),
     Temp(Arc<Temp>),
-    View(Box<View>),
+    View(Arc<View>),
 }
 
 /// The databases that are open, by the address of the name that SQLite opened them under. The WAL and the journal of a
 /// database are opened under names that lead back to that address.
 static OPEN: Mutex<BTreeMap<usize, Arc<Database>>> = Mutex::new(BTreeMap::new());
 
+/// The views that are open, by the addresses of their files.
+static VIEWS: Mutex<BTreeMap<usize, Arc<View>>> = Mutex::new(BTreeMap::new());
+
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     // Version 2: no memory mapping, so that every read and write comes through here.
     iVersion: 2,
+    xShmMap: Some(shm_map),
+    xShmLock: Some(shm_lock),
+    xShmBarrier: Some(shm_barrier),
+    xShmUnmap: Some(shm_unmap),
+    ..METHODS_WITHOUT_SHM
+};
+
+/// The methods of a file over one that has no shared memory.
+static VERSION_1: sqlite3_io_methods = METHODS_WITHOUT_SHM;
+
+const METHODS_WITHOUT_SHM: sqlite3_io_methods = sqlite3_io_methods {
+    iVersion: 1,
     xClose: Some(close),
     xRead: Some(read),
     xWrite: Some(write),
@@ -94,13 +110,21 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xFileControl: Some(file_control),
     xSectorSize: Some(sector_size),
     xDeviceCharacteristics: Some(device_characteristics),
-    xShmMap: Some(shm_map),
-    xShmLock: Some(shm_lock),
-    xShmBarrier: Some(shm_barrier),
-    xShmUnmap: Some(shm_unmap),
+    xShmMap: None,
+    xShmLock: None,
+    xShmBarrier: None,
+    xShmUnmap: None,
     xFetch: None,
     xUnfetch: None,
 };
+
+/// What a VFS of ours has behind its `pAppData`.
+struct Registered {
+    /// The VFS beneath.
+    real: *mut sqlite3_vfs,
+    /// Whether SQL opens no file by its path.
+    is_fenced: bool,
+}
 
 /// Registers the VFS over the default one, the first time it is called.
 pub(crate) fn register() -> rusqlite::Result<()> {
@@ -119,9 +143,7 @@ pub(crate) fn register() -> rusqlite::Result<()> {
         // that take the VFS itself are wrapped, since the real one expects its own address.
         let mut vfs = unsafe { *real };
         vfs.szOsFile += c_int::try_from(size_of::<File>()).unwrap_or(0);
-        vfs.zName = NAME.as_ptr();
         vfs.pNext = ptr::null_mut();
-        vfs.pAppData = real.cast();
         vfs.iVersion = vfs.iVersion.min(2);
         vfs.xOpen = Some(open);
         vfs.xDelete = Some(delete);
@@ -136,8 +158,16 @@ pub(crate) fn register() -> rusqlite::Result<()> {
         vfs.xCurrentTime = Some(current_time);
         vfs.xGetLastError = Some(get_last_error);
         vfs.xCurrentTimeInt64 = vfs.xCurrentTimeInt64.map(|_| current_time_int64 as _);
-        // SAFETY: the structure is leaked, and so outlives every connection; SQLite alone changes it from here on.
-        unsafe { ffi::sqlite3_vfs_register(Box::leak(Box::new(vfs)), 0) }
+        for (name, is_fenced) in [(NAME, true), (UNFENCED, false)] {
+            vfs.zName = name.as_ptr();
+            vfs.pAppData = Box::into_raw(Box::new(Registered { real, is_fenced })).cast();
+            // SAFETY: the structure is leaked, and so outlives every connection; SQLite alone changes it from here on.
+            let code = unsafe { ffi::sqlite3_vfs_register(Box::leak(Box::new(vfs)), 0) };
+            if code != ffi::SQLITE_OK {
+                return code;
+            }
+        }
+        ffi::SQLITE_OK
     });
     match code {
         ffi::SQLITE_OK => Ok(()),
@@ -151,6 +181,8 @@ pub(super) struct Asked {
     /// Why a call was refused with the code.
     pub(super) refusal: Option<Refusal>,
     pub(super) is_governed: bool,
+    /// Whether the connection was opened to read only.
+    pub(super) is_read_only: bool,
     pub(super) seal: Option<Seal>,
     /// The instant of the connection's last commit.
     pub(super) stamped_at: Option<i64>,
@@ -160,13 +192,58 @@ pub(super) struct Asked {
 /// it is not ours.
 pub(super) fn ask(connection: &Connection, schema: &str, code: c_int) -> Result<Asked, c_int> {
     let schema = CString::new(schema).map_err(|_| ffi::SQLITE_MISUSE)?;
-    let mut asked = Asked { code, refusal: None, is_governed: false, seal: None, stamped_at: None };
+    let mut asked =
+        Asked { code, refusal: None, is_governed: false, is_read_only: false, seal: None, stamped_at: None };
     // SAFETY: the connection is open, and `file_control` below takes an `Asked` for this operation; no other VFS
     // knows it.
     let known = unsafe {
         ffi::sqlite3_file_control(connection.handle(), schema.as_ptr(), ASK_OP, (&raw mut asked).cast())
     };
     if known == ffi::SQLITE_OK { Ok(asked) } else { Err(known) }
+}
+
+/// Has SQLite ask [`authorize`] about every statement of a connection, and loads no extensions on it.
+pub(super) fn set_authorizer(connection: &Connection) -> rusqlite::Result<()> {
+    // SAFETY: the connection is open. The first operation takes an integer and a pointer that may be null; a SQLite that was
+    // built without it answers with an error, and loads none. The authorizer is given the connection's address, which it
+    // only compares.
+    let code = unsafe {
+        let db = connection.handle();
+        let none: *mut c_int = ptr::null_mut();
+        ffi::sqlite3_db_config(db, ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0 as c_int, none);
+        ffi::sqlite3_set_authorizer(db, Some(authorize), db.cast())
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// The address of a connection, by which the fence tells it from others.
+pub(super) fn address(connection: &Connection) -> usize {
+    // SAFETY: the handle is not used, but for its address.
+    unsafe { connection.handle() as usize }
+}
+
+/// SQLite's authorizer. Names are bytes here: a file of another program may have any in its schema.
+unsafe extern "C" fn authorize(
+    connection: *mut c_void,
+    action: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    _: *const c_char,
+    _: *const c_char,
+) -> c_int {
+    // SAFETY: SQLite gives null or a C string, which outlives the call.
+    let text = |text: *const c_char| unsafe { (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes()) };
+    let asked = match action {
+        ffi::SQLITE_ATTACH => Action::Attach(text(first)),
+        ffi::SQLITE_PRAGMA => Action::Pragma { name: text(first).unwrap_or_default(), value: text(second) },
+        ffi::SQLITE_FUNCTION => Action::Function(text(second).unwrap_or_default()),
+        _ => return ffi::SQLITE_OK,
+    };
+    let is_admitted = catch_unwind(|| fence::authorize(asked, Some(connection as usize))).unwrap_or(false);
+    if is_admitted { ffi::SQLITE_OK } else { ffi::SQLITE_DENY }
 }
 
 /// Tells the host's log, if it has one (`SQLITE_CONFIG_LOG`).
@@ -245,21 +322,35 @@ struct Real {
 }
 
 impl Real {
-    /// The real file as it is now, and its functions.
-    fn parts(self) -> (*mut sqlite3_file, &'static sqlite3_io_methods) {
-        // SAFETY: our file is open as long as this lives, and so is the real one, whose functions are static.
+    /// The real file as it is now, and its functions: no more of them than its version has.
+    fn parts(self) -> (*mut sqlite3_file, *const sqlite3_io_methods) {
+        // SAFETY: our file is open as long as this lives, and so is the real one.
         unsafe {
             let file = (*self.ours).real;
-            (file, &*(*file).pMethods)
+            (file, (*file).pMethods)
+        }
+    }
+
+    /// Whether the real file has shared memory, without which SQLite keeps a database out of WAL mode.
+    fn has_shared_memory(self) -> bool {
+        let (_, methods) = self.parts();
+        // SAFETY: the file is open, and so has functions, which are static. Those of version 1 end before the others.
+        unsafe {
+            (*methods).iVersion >= 2
+                && (*methods).xShmMap.is_some()
+                && (*methods).xShmLock.is_some()
+                && (*methods).xShmUnmap.is_some()
         }
     }
 
     /// The lock of a database file, in place of one that SQLite believes to hold.
     fn lock(self, level: c_int, unlock: bool) -> c_int {
         let (file, methods) = self.parts();
-        let change = if unlock { methods.xUnlock } else { methods.xLock };
-        // SAFETY: the file is open.
-        change.map_or(ffi::SQLITE_IOERR, |change| unsafe { change(file, level) })
+        // SAFETY: the file is open, and so has functions.
+        unsafe {
+            let change = if unlock { (*methods).xUnlock } else { (*methods).xLock };
+            change.map_or(ffi::SQLITE_IOERR, |change| change(file, level))
+        }
     }
 
     /// Takes the lock of a database file that is open, unless somebody else has it.
@@ -336,7 +427,7 @@ impl Beneath for Real {
         let (file, methods) = self.parts();
         let change = |lock: c_int, flags: c_int| {
             // SAFETY: the file is open, and its shared memory is mapped as long as SQLite did not leave it.
-            methods.xShmLock.map_or(ffi::SQLITE_IOERR, |change| unsafe { change(file, lock, 1, flags) })
+            unsafe { (*methods).xShmLock.map_or(ffi::SQLITE_IOERR, |change| change(file, lock, 1, flags)) }
         };
         let take = |lock, kind| {
             (0..ATTEMPTS).any(|attempt| {
@@ -391,7 +482,7 @@ impl Beneath for Real {
             }
             ours.real = file;
             // What SQLite wrote to it is in the archive by now, so nothing depends on how it is closed.
-            let _closed = methods.xClose.map(|close| close(before));
+            let _closed = (*methods).xClose.map(|close| close(before));
             ours.memory = memory;
         }
         ffi::SQLITE_OK
@@ -403,9 +494,9 @@ impl Beneath for Real {
         };
         let (file, methods) = self.parts();
         // SAFETY: the file is open as long as this lives, and `into` is as long as it says.
-        methods
-            .xRead
-            .map_or(ffi::SQLITE_IOERR, |read| unsafe { read(file, into.as_mut_ptr().cast(), len, at) })
+        unsafe {
+            (*methods).xRead.map_or(ffi::SQLITE_IOERR, |read| read(file, into.as_mut_ptr().cast(), len, at))
+        }
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> c_int {
@@ -414,18 +505,18 @@ impl Beneath for Real {
         };
         let (file, methods) = self.parts();
         // SAFETY: the file is open as long as this lives, and `bytes` is as long as it says.
-        methods
-            .xWrite
-            .map_or(ffi::SQLITE_IOERR, |write| unsafe { write(file, bytes.as_ptr().cast(), len, at) })
+        unsafe {
+            (*methods).xWrite.map_or(ffi::SQLITE_IOERR, |write| write(file, bytes.as_ptr().cast(), len, at))
+        }
     }
 
     fn len(&self) -> Result<u64, c_int> {
         let mut size = 0;
         let (file, methods) = self.parts();
         // SAFETY: the file is open as long as this lives, and the size is there to be set.
-        let code = methods
-            .xFileSize
-            .map_or(ffi::SQLITE_IOERR, |file_size| unsafe { file_size(file, &raw mut size) });
+        let code = unsafe {
+            (*methods).xFileSize.map_or(ffi::SQLITE_IOERR, |file_size| file_size(file, &raw mut size))
+        };
         if code == ffi::SQLITE_OK { u64::try_from(size).map_err(|_| ffi::SQLITE_IOERR) } else { Err(code) }
     }
 }
@@ -476,14 +567,24 @@ fn guard(run: impl FnOnce() -> c_int) -> c_int {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or(ffi::SQLITE_IOERR)
 }
 
+/// What a VFS of ours was registered with.
+///
+/// # Safety
+///
+/// `vfs` is one that [`register`] made.
+unsafe fn registered<'a>(vfs: *mut sqlite3_vfs) -> &'a Registered {
+    // SAFETY: `register` put a leaked box there.
+    unsafe { &*(*vfs).pAppData.cast::<Registered>() }
+}
+
 /// The VFS beneath.
 ///
 /// # Safety
 ///
-/// `vfs` is the one that [`register`] made.
+/// As for [`registered`].
 unsafe fn real_vfs(vfs: *mut sqlite3_vfs) -> *mut sqlite3_vfs {
-    // SAFETY: `register` put it there.
-    unsafe { (*vfs).pAppData.cast() }
+    // SAFETY: the caller vouches for it.
+    unsafe { registered(vfs) }.real
 }
 
 /// The real file, and its functions.
@@ -518,13 +619,13 @@ unsafe fn follow(file: *mut sqlite3_file) -> c_int {
     }
 }
 
-/// Calls a function of the real file, which has it: a VFS in WAL mode has all functions of version 2.
+/// Calls a function of the real file, which has it: a file of ours has functions for shared memory only over one that has them.
 macro_rules! pass {
     ($file:ident . $method:ident ( $($argument:expr),* )) => {{
         // SAFETY: SQLite calls this with a file that `open` opened, and with arguments that the real function takes.
         unsafe {
             let (file, methods) = real($file).parts();
-            match methods.$method {
+            match (*methods).$method {
                 Some(method) => method(file, $($argument),*),
                 None => ffi::SQLITE_IOERR,
             }
@@ -546,7 +647,8 @@ unsafe extern "C" fn open(
         let Some(real_open) = (*real_vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
         (*file).pMethods = ptr::null();
         let mut kind = Kind::Foreign;
-        let code = guard(|| match kind_of(name, flags) {
+        let is_fenced = registered(vfs).is_fenced;
+        let code = guard(|| match kind_of(name, flags, is_fenced) {
             Ok(found) => {
                 kind = found;
                 ffi::SQLITE_OK
@@ -584,8 +686,13 @@ unsafe extern "C" fn open(
                         database.join(open.values());
                         open.insert(*name, Arc::clone(database));
                     }
+                    if let Handle::View(view) = &handle {
+                        let mut views = VIEWS.lock().unwrap_or_else(PoisonError::into_inner);
+                        views.insert(file as usize, Arc::clone(view));
+                    }
                     (*file.cast::<File>()).handle = Box::into_raw(Box::new(handle));
-                    (*file).pMethods = &raw const METHODS;
+                    (*file).pMethods =
+                        if real.has_shared_memory() { &raw const METHODS } else { &raw const VERSION_1 };
                     ffi::SQLITE_OK
                 }
                 Err(refusal) => {
@@ -610,6 +717,8 @@ enum Kind {
     /// Nothing to us.
     Foreign,
     Data(std::path::PathBuf, Option<Arc<dyn Governor>>),
+    /// The target of `VACUUM INTO`, on a connection whose SQL is fenced.
+    Target(std::path::PathBuf),
     Wal(Arc<Database>),
     Journal(Arc<Database>),
     Temp,
@@ -624,9 +733,15 @@ impl Kind {
                 .map(|it| (it.scratch(), it.past(), it.sealing()))
             {
                 Some((Some(scratch), ..)) => Handle::Temp(scratch),
-                Some((_, Some(past), sealing)) => Handle::View(Box::new(View::new(past, &path, sealing)?)),
+                Some((_, Some(past), sealing)) => Handle::View(Arc::new(View::new(past, &path, sealing)?)),
+                _ if governor.as_ref().is_some_and(|it| it.history().is_some())
+                    && !real.has_shared_memory() =>
+                {
+                    return Err(Refusal::NoSharedMemory);
+                }
                 _ => Handle::Data(Arc::new(Database::open(&path, governor, &real)?), name),
             },
+            Self::Target(path) => Handle::Data(Arc::new(Database::target(&path, &real)?), name),
             Self::Wal(database) => Handle::Wal(Box::new(Wal::new(database))),
             Self::Journal(database) => Handle::Journal(Journal::new(database)),
             Self::Temp | Self::Foreign => {
@@ -642,7 +757,7 @@ impl Kind {
 /// # Safety
 ///
 /// `name` is null or one that SQLite gave to `xOpen` together with `flags`.
-unsafe fn kind_of(name: *const c_char, flags: c_int) -> Result<Kind, c_int> {
+unsafe fn kind_of(name: *const c_char, flags: c_int, is_fenced: bool) -> Result<Kind, c_int> {
     if name.is_null() {
         return Ok(if sealed::is_any_sealed() { Kind::Temp } else { Kind::Foreign });
     }
@@ -652,17 +767,29 @@ unsafe fn kind_of(name: *const c_char, flags: c_int) -> Result<Kind, c_int> {
         if let Some(governor) = WAITING.take() {
             return Ok(Kind::Data(path.to_owned(), Some(governor)));
         }
-        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut same = open.values().filter(|database| database.path() == path);
-        let governor = same.find_map(|database| database.rules()).map(Governed::governor);
-        let in_a_fleet =
-            |database: &Arc<Database>| database.root().is_some_and(|root| path.starts_with(root));
-        // A key is handed over with its database each time, and never lent by a connection that has it.
-        let is_sealed = |governor: &Arc<dyn Governor>| governor.sealing().is_some();
-        if governor.is_some_and(is_sealed) || (governor.is_none() && open.values().any(in_a_fleet)) {
-            return Err(ffi::SQLITE_CANTOPEN);
+        let creates = flags & ffi::SQLITE_OPEN_CREATE != 0;
+        if is_fenced && !creates {
+            return Err(fence::deny_open(Fenced::Attach));
         }
-        return Ok(Kind::Data(path.to_owned(), governor.cloned()));
+        let (governor, is_near) = {
+            let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut same = open.values().filter(|database| database.path() == path);
+            let governor = same.find_map(|database| database.rules()).map(Governed::governor).cloned();
+            let mut roots = open.values().filter_map(|database| database.root());
+            (governor, roots.any(|root| path.starts_with(root)))
+        };
+        // A key is handed over with its database each time, and never lent by a connection that has it.
+        let is_refused = match &governor {
+            Some(governor) => is_fenced || governor.sealing().is_some(),
+            None => is_near || fence::is_in_a_fleet(path),
+        };
+        if is_refused {
+            return Err(fence::deny_open(Fenced::FleetFile));
+        }
+        if is_fenced {
+            return Ok(Kind::Target(path.to_owned()));
+        }
+        return Ok(Kind::Data(path.to_owned(), governor));
     }
     if flags & (ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_MAIN_JOURNAL) != 0 {
         // SAFETY: with these flags the name comes from a pager, and leads back to the name of its database.
@@ -695,8 +822,14 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
         (*file.cast::<File>()).memory = Vec::new();
         Box::from_raw((*file.cast::<File>()).handle)
     };
-    if let Handle::Data(_, name) = &*handle {
-        OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    match &*handle {
+        Handle::Data(_, name) => {
+            OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        }
+        Handle::View(_) => {
+            VIEWS.lock().unwrap_or_else(PoisonError::into_inner).remove(&(file as usize));
+        }
+        _ => {}
     }
     // The governor is the crate's own, but what it holds may do anything when dropped.
     guard(|| {
@@ -930,6 +1063,7 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
             let asked = unsafe { &mut *argument.cast::<Asked>() };
             asked.refusal = database.take_refusal(asked.code);
             asked.is_governed = database.rules().is_some();
+            asked.is_read_only = database.rules().is_some_and(Governed::is_read_only);
             asked.stamped_at = database.capture().and_then(Capture::stamped_at);
             asked.seal = database.sealed().and_then(Sealed::codec).map(PageCodec::seal).copied();
             ffi::SQLITE_OK
@@ -947,17 +1081,31 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
             guard(|| {
                 database.belongs_to(connection);
                 let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+                let views = VIEWS.lock().unwrap_or_else(PoisonError::into_inner);
                 let own = open.values().filter(|other| other.connection() == connection);
-                let sealings: Vec<_> =
-                    own.filter(|own| own.rules().is_some()).filter_map(|own| own.sealed()).collect();
+                let governed = own.filter(|own| own.rules().is_some()).filter_map(|own| own.sealed());
+                let viewed = views.values().filter(|view| view.connection() == connection);
+                let sealings: Vec<_> = governed.chain(viewed.filter_map(|view| view.sealed())).collect();
                 database.adopt(&sealings, &real);
                 ffi::SQLITE_OK
             });
             pass!(file.xFileControl(op, argument))
         }
+        (ffi::SQLITE_FCNTL_PDB, Handle::View(view)) => {
+            // SAFETY: as above.
+            view.belongs_to(unsafe { *argument.cast::<usize>() });
+            pass!(file.xFileControl(op, argument))
+        }
         (ffi::SQLITE_FCNTL_PRAGMA, Handle::Data(database, _)) if database.refuses_pragmas() => {
             // SAFETY: the argument is what SQLite documents for this operation.
             match guard(|| unsafe { refuse_pragma(argument.cast(), database.rules().is_some()) }) {
+                ffi::SQLITE_OK => pass!(file.xFileControl(op, argument)),
+                refused => refused,
+            }
+        }
+        (ffi::SQLITE_FCNTL_PRAGMA, Handle::View(_)) => {
+            // SAFETY: as above.
+            match guard(|| unsafe { refuse_pragma(argument.cast(), false) }) {
                 ffi::SQLITE_OK => pass!(file.xFileControl(op, argument)),
                 refused => refused,
             }
@@ -1095,7 +1243,7 @@ unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
     // SAFETY: the file is open.
     unsafe {
         let (file, methods) = real(file).parts();
-        if let Some(barrier) = methods.xShmBarrier {
+        if let Some(barrier) = (*methods).xShmBarrier {
             barrier(file);
         }
     }

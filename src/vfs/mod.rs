@@ -6,17 +6,21 @@
 //! file that SQLite makes of it. The rest of the host's SQLite is untouched: connections that do not name this VFS never
 //! meet it.
 //!
-//! A database is handed over by [`open`] or [`hand_over`], not by its file name: the next `xOpen` of a main
-//! database on this thread takes the [`Governor`] that waits for it. A file that SQL opens by its path (`ATTACH`,
-//! `VACUUM INTO`) is governed as it is elsewhere in the process if it is open there, refused if it lies in a fleet's
-//! directory otherwise, and the host's own business if it does not; but a new file that a connection to a sealed database
-//! makes is sealed like that one.
+//! A database is handed over by [`open`], [`open_fenced`] or [`hand_over`], not by its file name: the next `xOpen` of a main
+//! database on this thread takes the [`Governor`] that waits for it.
+//!
+//! It is registered under two names. Through the one that hosts' connections have, SQL opens no file by its path except the
+//! target of `VACUUM INTO` (see [`fence`]). Through the other, a file that SQL attaches by its path is governed as it is
+//! elsewhere in the process if it is open there, refused if it lies in a fleet's directory otherwise, and the host's own
+//! business if it does not. Under both names, a new file that a connection to a sealed database makes is sealed like that
+//! one, and none is made in a fleet's directory.
 
 mod ahead;
 mod beneath;
 mod capture;
 mod closing;
 mod database;
+mod fence;
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
 pub(crate) mod ffi;
 mod journal;
@@ -32,11 +36,14 @@ mod wal;
 
 use std::{cell::RefCell, ffi::c_int, fmt, path::PathBuf, sync::Arc};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 pub(crate) use capture::History;
+pub(crate) use fence::Action;
 pub(crate) use ffi::drop_modules;
 pub(crate) use scratch::{Scratch, ScratchFile};
+
+use fence::Fenced;
 
 use crate::{
     archive::Past,
@@ -47,8 +54,11 @@ use crate::{
     size::SizeLimit,
 };
 
-/// The name that the VFS is registered under.
+/// The name that the VFS is registered under for connections whose SQL is fenced.
 pub(crate) const NAME: &std::ffi::CStr = c"litefleet";
+
+/// The name that it is registered under for the others.
+pub(crate) const UNFENCED: &std::ffi::CStr = c"litefleet-unfenced";
 
 /// What may be done to a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -206,6 +216,8 @@ pub(crate) enum Refusal {
     Destroyed,
     /// The connection's lock of the file, which it gave up for a moment, could not be taken again.
     LostLock,
+    /// The VFS beneath has no shared memory, which WAL mode needs.
+    NoSharedMemory,
     /// The rules could not be read, for the reason that stands here.
     NoRules(Message),
     /// The key is not the one that the file is sealed under.
@@ -229,16 +241,26 @@ pub(crate) enum Refusal {
     Layout,
     /// It could not be read what is needed, for the reason that stands here.
     Unreadable(Message),
+    /// The VFS beneath failed with this result code where something else was to be read first.
+    Failed(c_int),
     /// A file of the history is damaged, as the reason says.
     PastDamaged(Message),
-    /// What was to be kept for the history could not be, for the reason that stands here.
-    NotKept(ErrorKind, Message),
+    /// What was to be kept for the history could not be, for the reason that stands here. Where a call of the VFS beneath failed,
+    /// its result code stands here too.
+    NotKept(ErrorKind, Option<c_int>, Message),
+    /// SQL is fenced, and a statement reached beyond.
+    Fenced(Fenced),
 }
 
 impl Refusal {
     /// The VFS beneath could not read what is needed, and says so by `code`.
+    ///
+    /// The host is given that code, but for the one by which SQLite takes what it read to be beyond the end of a file.
     fn unreadable(code: c_int) -> Self {
-        Self::Unreadable(format!("SQLite's result code {code}").into())
+        match code {
+            rusqlite::ffi::SQLITE_IOERR_SHORT_READ => Self::Failed(rusqlite::ffi::SQLITE_IOERR_READ),
+            code => Self::Failed(code),
+        }
     }
 
     /// The sentence for a person.
@@ -257,7 +279,7 @@ impl Refusal {
                 why.clone().map(|why| format!("what sealing needs could not be read: {why}"))
             }
             Self::PastDamaged(why) => why.clone(),
-            Self::NotKept(_, why) => {
+            Self::NotKept(.., why) => {
                 why.clone().map(|why| format!("the history of the database could not be kept: {why}"))
             }
             named => named.to_string().into(),
@@ -273,10 +295,11 @@ impl Refusal {
     fn result(&self) -> c_int {
         use rusqlite::ffi;
         match self {
-            Self::ReadsBlocked => ffi::SQLITE_AUTH,
+            Self::ReadsBlocked | Self::Fenced(_) => ffi::SQLITE_AUTH,
             Self::WritesBlocked | Self::ReadOnly => ffi::SQLITE_READONLY,
-            Self::OverLimit(_) | Self::NotKept(ErrorKind::DiskFull, _) => ffi::SQLITE_FULL,
-            Self::Destroyed => ffi::SQLITE_CANTOPEN,
+            Self::Failed(code) | Self::NotKept(_, Some(code), _) => *code,
+            Self::OverLimit(_) | Self::NotKept(ErrorKind::DiskFull, ..) => ffi::SQLITE_FULL,
+            Self::Destroyed | Self::NoSharedMemory => ffi::SQLITE_CANTOPEN,
             Self::WrongKey | Self::NotSealed(_) => ffi::SQLITE_NOTADB,
             Self::LostLock => ffi::SQLITE_IOERR_RDLOCK,
             Self::Damaged { .. } | Self::Unfit { .. } | Self::PastDamaged(_) => ffi::SQLITE_IOERR_DATA,
@@ -302,6 +325,11 @@ impl fmt::Display for Refusal {
             Self::LostLock => f.write_str(
                 "the lock of the database file was lost to a program that kept it to itself: close the connection and open it again",
             ),
+            Self::NoSharedMemory => f.write_str(
+                "the default VFS of this process has no shared memory, which a database in WAL mode needs: make one with shared \
+                 memory the default before the first database is opened",
+            ),
+            Self::Failed(code) => write!(f, "a file of the database could not be read (SQLite's result code {code})"),
             Self::WrongKey => f.write_str("this is not the key that the database is encrypted under"),
             Self::NotSealed(why) => {
                 write!(f, "the file is not encrypted as it should be: {why}; put back the one that was here")
@@ -315,13 +343,16 @@ impl fmt::Display for Refusal {
             Self::Layout => f.write_str(
                 "a page with another size or number of reserved bytes cannot be sealed here; create the database through the control plane",
             ),
+            Self::Fenced(fenced) => fenced.fmt(f),
         }
     }
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self::NotKept(error.kind(), error.message())
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rusqlite::Error>());
+        let code = cause.and_then(rusqlite::Error::sqlite_extended_error_code);
+        Self::NotKept(error.kind(), code, error.message())
     }
 }
 
@@ -349,13 +380,43 @@ pub(crate) struct NotOpened {
     pub(crate) refusal: Option<Refusal>,
 }
 
-/// Opens a database of the fleet.
+/// Opens a database of the fleet for statements of this crate's own, or of a host that wants no fence.
 pub(crate) fn open(
     path: &std::path::Path,
     flags: OpenFlags,
     governor: Arc<dyn Governor>,
 ) -> Result<Connection, NotOpened> {
+    hand_over(governor, || Connection::open_with_flags_and_vfs(path, flags, UNFENCED))
+}
+
+/// Opens a database of the fleet for SQL that is fenced. [`raise_fence`] completes that.
+///
+/// `flags` must not have `SQLITE_OPEN_CREATE`: SQLite then asks to create a file for `VACUUM INTO` alone, which is how its
+/// target is told from a file that SQL attaches.
+pub(crate) fn open_fenced(
+    path: &std::path::Path,
+    flags: OpenFlags,
+    governor: Arc<dyn Governor>,
+) -> Result<Connection, NotOpened> {
+    debug_assert!(!flags.contains(OpenFlags::SQLITE_OPEN_CREATE), "the target of VACUUM INTO is told by it");
     hand_over(governor, || Connection::open_with_flags_and_vfs(path, flags, NAME))
+}
+
+/// Fences the SQL of a connection that [`open_fenced`] opened, from its next statement on.
+pub(crate) fn raise_fence(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false)?;
+    ffi::set_authorizer(connection)
+}
+
+/// Whether the fence admits an action that a host's own authorizer was asked about.
+pub(crate) fn admits(action: Action<'_>) -> bool {
+    fence::authorize(action, None)
+}
+
+/// Whether a governor waits for a database to be opened on this thread.
+fn is_handed_over() -> bool {
+    WAITING.with_borrow(Option::is_some)
 }
 
 /// Runs `open`, in which the next database to be opened through this VFS on this thread is `governor`'s.
@@ -392,13 +453,15 @@ pub(crate) fn apart_and<T: Send>(run: impl FnOnce() -> T + Send, meanwhile: impl
 /// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.
 pub(crate) fn take_refusal(connection: &Connection, code: c_int) -> Option<Refusal> {
     let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());
-    schemas.find_map(|schema| ffi::ask(connection, &schema, code).ok()?.refusal)
+    schemas
+        .find_map(|schema| ffi::ask(connection, &schema, code).ok()?.refusal)
+        .or_else(|| fence::take_denied(ffi::address(connection), code))
 }
 
 /// What a connection's main database is to this VFS; nothing if it was not handed over.
 pub(crate) fn main_database(connection: &Connection) -> Option<Main> {
     let answer = ffi::ask(connection, "main", rusqlite::ffi::SQLITE_OK).ok()?;
-    answer.is_governed.then_some(Main { seal: answer.seal })
+    answer.is_governed.then_some(Main { seal: answer.seal, is_read_only: answer.is_read_only })
 }
 
 /// What a connection's main database is sealed under, be it handed over or as it was at an instant; nothing for a plain one.
@@ -416,4 +479,5 @@ pub(crate) fn last_commit_at(connection: &Connection) -> Option<i64> {
 pub(crate) struct Main {
     /// Nothing for a plain one.
     pub(crate) seal: Option<Seal>,
+    pub(crate) is_read_only: bool,
 }

@@ -153,6 +153,11 @@ impl Governed {
             .map_or_else(|error| Refusal::NoRules(error.message()), Refusal::OverLimit))
     }
 
+    /// Whether this connection was opened to read only.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only.load(Relaxed)
+    }
+
     /// Whether every commit is kept.
     pub(super) fn keeps_history(&self) -> bool {
         self.history.load(Relaxed)
@@ -187,9 +192,21 @@ impl Governed {
             ("page_size", Some(_)) if is_governed => {
                 Some("the page size of a database in a fleet cannot be changed")
             }
+            (name, Some(_)) if is_about_keys(name) => Some(
+                "keys and ciphers are not set by PRAGMA: open the database with ConnectOptions::encryption_key (--key-file or \
+                 LITEFLEET_ENCRYPTION_KEY on the command line), and fork it with another key or cipher to change them",
+            ),
             _ => None,
         }
     }
+}
+
+/// Whether a pragma, in lower case, sets keys or ciphers in other builds of SQLite. This one ignores what it does not know, and
+/// whoever sets a key takes it to be in use.
+fn is_about_keys(name: &str) -> bool {
+    const KEYS: [&str; 8] =
+        ["key", "rekey", "hexkey", "hexrekey", "textkey", "textrekey", "kdf_iter", "fast_kdf_iter"];
+    KEYS.contains(&name) || name == "cipher" || name.starts_with("cipher_")
 }
 
 #[cfg(test)]
@@ -204,6 +221,9 @@ mod tests {
             ("journal_mode", "off"),
             ("locking_mode", "exclusive"),
             ("page_size", "8192"),
+            ("key", "secret"),
+            ("HexReKey", "'00'"),
+            ("cipher_compatibility", "3"),
         ] {
             assert!(Governed::refused_pragma(name, Some(value), true).is_some(), "{name}={value}");
         }
@@ -212,6 +232,9 @@ mod tests {
             ("journal_mode", None),
             ("locking_mode", Some("normal")),
             ("cache_size", Some("1")),
+            // Asked by programs that want to know whether this is SQLCipher.
+            ("cipher_version", None),
+            ("foreign_key_check", Some("t")),
         ] {
             assert!(Governed::refused_pragma(name, value, true).is_none(), "{name}");
         }

@@ -5,7 +5,10 @@
 use std::{
     ffi::c_int,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
@@ -18,6 +21,8 @@ pub(super) struct View {
     file: PastFile,
     /// Nothing for a plain database.
     sealed: Option<Sealed>,
+    /// The address of the connection, by which a file that it opens is told to be its own.
+    connection: AtomicUsize,
     refusal: Mutex<Option<Refusal>>,
 }
 
@@ -34,7 +39,7 @@ impl View {
         let file = PastFile { past, refusal: Mutex::default() };
         let sealed = sealing.map(|sealing| Sealed::open(path, sealing, &file));
         let sealed = sealed.transpose().map_err(|refusal| file.take_refusal().unwrap_or(refusal))?;
-        Ok(Self { file, sealed, refusal: Mutex::default() })
+        Ok(Self { file, sealed, connection: AtomicUsize::new(0), refusal: Mutex::default() })
     }
 
     pub(super) fn read(&self, into: &mut [u8], at: u64) -> c_int {
@@ -59,6 +64,19 @@ impl View {
 
     pub(super) fn len(&self) -> u64 {
         self.file.past.len()
+    }
+
+    pub(super) fn sealed(&self) -> Option<&Sealed> {
+        self.sealed.as_ref()
+    }
+
+    pub(super) fn connection(&self) -> usize {
+        self.connection.load(Relaxed)
+    }
+
+    /// The connection of this file is known from here on.
+    pub(super) fn belongs_to(&self, connection: usize) {
+        self.connection.store(connection, Relaxed);
     }
 
     pub(super) fn seal(&self) -> Option<Seal> {

@@ -89,7 +89,10 @@ impl Store {
 
     pub(crate) fn open(&self, synchronous: &str) -> Result<Connection, String> {
         // Whoever is in the way is on this very thread.
-        let options = self.fleet.options().busy_timeout(Duration::ZERO);
+        let mut options = self.fleet.options().busy_timeout(Duration::ZERO);
+        if self.case.copy.is_some() {
+            options = options.unfenced();
+        }
         let opened = self.fleet.plane.connect(self.name, &options);
         let connection = opened.map_err(|error| format!("opening: {error}"))?;
         let schema = self.case.schema();

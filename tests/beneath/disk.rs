@@ -238,8 +238,13 @@ unsafe extern "C" fn open(
             return code;
         }
         let opened = Opened { path, thread: thread::current().id() };
-        if flags & ffi::SQLITE_OPEN_CREATE != 0 {
-            shown(&opened, Call::Create);
+        if flags & ffi::SQLITE_OPEN_CREATE != 0
+            && let Verdict::Fail(code) | Verdict::Tear(code) = shown(&opened, Call::Create)
+        {
+            if let Some(close) = (*beneath).pMethods.as_ref().and_then(|methods| methods.xClose) {
+                close(beneath);
+            }
+            return code;
         }
         (*file.cast::<File>()).opened = Box::into_raw(Box::new(opened));
         (*file).pMethods = &raw const METHODS;

@@ -83,7 +83,7 @@ fn no_two_pages_are_sealed_under_the_same_nonce() {
         });
         let _watch = disk::watch(Arc::clone(&watcher) as _);
         // Two sorts of rows in turn, so that pages are the same again and again but for what is random.
-        let connection = fleet.connect();
+        let connection = fleet.connect_unfenced();
         run(
             &connection,
             "PRAGMA synchronous=OFF; PRAGMA cache_size=100; PRAGMA cache_spill=100;

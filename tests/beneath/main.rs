@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
 mod clear;
+mod codes;
 mod crash;
 mod disk;
 mod errors;
@@ -14,3 +15,4 @@ mod model;
 mod power;
 mod recorder;
 mod vault;
+mod version_1;

@@ -80,6 +80,11 @@ impl Fleet {
         self.plane.connect("vault", &self.options()).unwrap()
     }
 
+    /// A connection whose SQL may attach files by their paths.
+    pub(crate) fn connect_unfenced(&self) -> Connection {
+        self.plane.connect("vault", &self.options().unfenced()).unwrap()
+    }
+
     /// Where the database's files are.
     pub(crate) fn place(&self) -> PathBuf {
         self.place_of("vault")

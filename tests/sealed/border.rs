@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use litefleet::{Cipher, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, explain};
+use litefleet::{
+    Cipher, ConnectOptions, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, explain,
+};
 
 use crate::{
     support::{Fleet, refused},
@@ -17,8 +19,9 @@ fn sql_that_names_the_file_of_an_encrypted_database_is_lent_no_key() {
     let vault = fleet.unlock("vault", Cipher::Aegis256);
     vault.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     let path = fleet.plane.database_path("vault").unwrap();
-    let plain = fleet.connect("plain");
-    for connection in [&plain, &vault] {
+    let plain = fleet.plane.connect("plain", &ConnectOptions::default().unfenced()).unwrap();
+    let unfenced = fleet.unlock_unfenced("vault", Cipher::Aegis256);
+    for connection in [&plain, &vault, &unfenced] {
         assert!(connection.execute("ATTACH ?1 AS v", [path.to_str().unwrap()]).is_err());
     }
 }
@@ -58,6 +61,32 @@ fn where_a_connection_has_several_keys_vacuum_into_takes_none() {
         let error = connection.execute(&format!("VACUUM {schema} INTO ?1"), [copy.to_str().unwrap()]);
         let error = explain(&connection, error.unwrap_err());
         assert!(!holds(fleet.dir.path(), NEEDLE), "{error}");
+    }
+}
+
+#[test]
+fn pragmas_that_set_keys_say_how_keys_are_supplied() {
+    const SECRET: &str = "q6urq6urq6urq6ur";
+    let fleet = Fleet::new();
+    fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
+    fleet.create("plain");
+    let vault = fleet.unlock("vault", Cipher::Aegis256);
+    vault.execute_batch("CREATE TABLE t(a)").unwrap();
+    let now = litefleet::Timestamp::now();
+    let (view, _) = fleet.plane.connect_at("vault", now, &with_key(key(Cipher::Aegis256))).unwrap();
+    // On a plain database a key that is ignored is believed to protect it.
+    for connection in [&vault, &view, &fleet.connect("plain")] {
+        for pragma in ["key", "rekey", "hexkey", "main.key", "cipher", "cipher_compatibility", "KDF_ITER"] {
+            let error = connection.execute_batch(&format!("PRAGMA {pragma} = '{SECRET}'")).unwrap_err();
+            let error = explain(connection, error);
+            let text = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::Sql, "{pragma}: {text}");
+            assert!(text.contains("encryption_key") && text.contains("--key-file"), "{pragma}: {text}");
+            assert!(!format!("{error:?} {text}").contains(SECRET), "{pragma}: {error:?}");
+        }
+        // Programs ask so whether this is SQLCipher.
+        let mut statement = connection.prepare("PRAGMA cipher_version").unwrap();
+        assert!(statement.query([]).unwrap().next().unwrap().is_none());
     }
 }
 

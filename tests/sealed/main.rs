@@ -7,6 +7,7 @@ mod big;
 mod border;
 mod ciphers;
 mod differential;
+mod fence;
 mod logic;
 mod seeds;
 #[path = "../fleet/support.rs"]

@@ -272,7 +272,7 @@ fn rows_that_do_not_fit_into_the_cache_are_laid_out_anew() {
     let expected = contents(&plain);
     let input = CreateDatabaseInput::new("vault", "default").with_encryption(encryption(Cipher::Aegis256));
     fleet.plane.import_database(input, file.as_path()).unwrap();
-    let connection = fleet.unlock("vault", Cipher::Aegis256);
+    let connection = fleet.unlock_unfenced("vault", Cipher::Aegis256);
     assert!(contents(&connection) == expected);
     let copy = fleet.dir.path().join("copy.db");
     connection.execute_batch("PRAGMA cache_size=5; PRAGMA cache_spill=1").unwrap();
@@ -291,7 +291,7 @@ fn vacuum_into_and_attach_write_no_plaintext() {
     fleet.create_sealed("vault", Cipher::Aegis256X2, PageFormat::Native);
     fleet.create_sealed("other", Cipher::Aes128Gcm, PageFormat::Native);
     fleet.create("plain");
-    let connection = fleet.unlock("vault", Cipher::Aegis256X2);
+    let connection = fleet.unlock_unfenced("vault", Cipher::Aegis256X2);
     connection.execute_batch(&format!("CREATE TABLE t(a); INSERT INTO t VALUES ('{NEEDLE}')")).unwrap();
     let copy = fleet.dir.path().join("copy.db");
     connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();

@@ -45,6 +45,10 @@ impl Fleet {
         self.plane.connect(name, &with_key(key(cipher))).unwrap()
     }
 
+    pub(crate) fn unlock_unfenced(&self, name: &str, cipher: Cipher) -> Connection {
+        self.plane.connect(name, &with_key(key(cipher)).unfenced()).unwrap()
+    }
+
     pub(crate) fn place(&self, name: &str) -> PathBuf {
         self.plane.database_path(name).unwrap().parent().unwrap().to_owned()
     }

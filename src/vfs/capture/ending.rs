@@ -180,7 +180,10 @@ impl Capture {
         }
         self.disk().rename(segment, &self.wal)?;
         let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
-        Err(Error::naming(ErrorKind::Io, &self.wal, |wal| format!("beginning {wal} anew: {error}")))
+        let is_full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        let kind = if is_full { ErrorKind::DiskFull } else { ErrorKind::Io };
+        let failed = Error::naming(kind, &self.wal, |wal| format!("beginning {wal} anew: {error}"));
+        Err(failed.caused_by(error))
     }
 
     /// Notes how the database file is, in which the whole WAL stands by now.

@@ -159,7 +159,7 @@ fn a_journal_that_was_never_flushed_ends_at_a_record_that_is_torn() {
         fleet.create_sealed("vault", Cipher::Aegis256, format);
         let file = fleet.dir.path().join("unflushed.db");
         let attach = || {
-            let connection = fleet.unlock("vault", Cipher::Aegis256);
+            let connection = fleet.unlock_unfenced("vault", Cipher::Aegis256);
             connection.execute("ATTACH ?1 AS u", [file.to_str().unwrap()]).map(|_| connection)
         };
         let vault = fleet.unlock("vault", Cipher::Aegis256);

@@ -256,7 +256,7 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
         copy_files(&fleet.place(name), &copy, &["data.db", "data.db-wal"]);
         Files::taken(&copy, "data.db")
     };
-    let (vault, twin) = (fleet.unlock("vault", cipher), fleet.unlock("twins", cipher));
+    let (vault, twin) = (fleet.unlock_unfenced("vault", cipher), fleet.unlock("twins", cipher));
     let [zeroth, first, later @ ..] = commits("vault");
     let mut states = Vec::new();
     let mut commit = |sql: &str| {
@@ -388,7 +388,7 @@ impl<'a> Bench<'a> {
                 None => drop(fs::remove_file(path(suffix))),
             }
         }
-        let host = self.fleet.unlock("host", self.cipher);
+        let host = self.fleet.unlock_unfenced("host", self.cipher);
         match host.execute("ATTACH ?1 AS attached", [path("").to_str().unwrap()]) {
             Ok(_) => read(&host, "attached"),
             Err(error) => {

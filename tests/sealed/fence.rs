@@ -1,0 +1,389 @@
+//! What SQL on a fenced connection may not reach: each statement is tried on plain and encrypted databases, through every kind of
+//! connection.
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
+
+use litefleet::{
+    Cipher, ConnectOptions, DatabaseChanges, ErrorKind, PageFormat, Timestamp, explain, fence,
+    rusqlite::{
+        Connection, ErrorCode,
+        hooks::{AuthAction, AuthContext, Authorization},
+    },
+};
+
+use crate::{
+    support::{Fleet, count},
+    vault::{NEEDLE, holds, key, with_key},
+};
+
+const CIPHER: Cipher = Cipher::Aegis256;
+
+/// Statements that reach beyond the databases of a connection. `{root}` is the directory of the fleet, `{other}` the file of
+/// another database in it, `{own}` that of the connection, `{out}` a directory elsewhere, `{link}` a link to the root, and
+/// `{second}` the directory of a fleet that this process does not use.
+const ESCAPES: &[&str] = &[
+    // Other files by their paths.
+    "ATTACH '{other}' AS x",
+    "ATTACH '{own}' AS x",
+    "ATTACH \"{other}\" AS x",
+    "ATTACH '{root}/control.db' AS x",
+    "ATTACH '{root}/.http/access.db' AS x",
+    "ATTACH '{root}/new.db' AS x",
+    "ATTACH '{link}/control.db' AS x",
+    "ATTACH '{out}/plain.db' AS x",
+    "ATTACH '{out}/new.db' AS x",
+    "ATTACH 'relative.db' AS x",
+    "ATTACH ' ' AS x",
+    "ATTACH ':memory: ' AS x",
+    // URIs, which may name another VFS, and what only looks like a literal.
+    "ATTACH 'file:{other}?vfs=unix' AS x",
+    "ATTACH 'file://localhost{other}?vfs=unix-none' AS x",
+    "ATTACH 'file:{other}?immutable=1' AS x",
+    "ATTACH 'file:{root}/control.db?vfs=unix&mode=rw' AS x",
+    "ATTACH 'file:{out}/plain.db' AS x",
+    "ATTACH 'FILE:{other}?vfs=unix' AS x",
+    "ATTACH 'file:/shared?vfs=memdb' AS x",
+    "ATTACH 'file::memory:?cache=shared' AS x",
+    "ATTACH 'file:x?mode=memory&cache=shared' AS x",
+    "ATTACH 'file:' AS x",
+    "ATTACH 'file:{other}?vfs=litefleet-unfenced' AS x",
+    "ATTACH 'fi' || 'le:{other}?vfs=unix' AS x",
+    "ATTACH CAST(x'66696c653a' AS TEXT) AS x",
+    "ATTACH lower('') AS x",
+    // Copies: through another VFS, or into a fleet.
+    "VACUUM INTO 'file:{out}/copy.db?vfs=unix'",
+    "VACUUM INTO 'file:{out}/copy.db?vfs=unix&reserve=0'",
+    "VACUUM INTO 'file:{out}/copy.db'",
+    "VACUUM INTO 'File:{out}/copy.db?vfs=unix'",
+    "VACUUM INTO 'fi' || 'le:{out}/copy.db?vfs=unix'",
+    "VACUUM main INTO 'file:{out}/copy.db?vfs=unix'",
+    "VACUUM INTO '{out}/plain.db'",
+    "VACUUM INTO '{root}/control.db'",
+    "VACUUM INTO '{root}/new.db'",
+    "VACUUM INTO '{root}/.http/new.db'",
+    "VACUUM INTO '{root}/.staging/new.db'",
+    "VACUUM INTO '{root}/default/new.db'",
+    "VACUUM INTO '{other}'",
+    "VACUUM INTO '{other}-new'",
+    "VACUUM INTO '{own}'",
+    "VACUUM INTO '{own}-new'",
+    "VACUUM INTO '{own}-journal'",
+    "VACUUM INTO '{link}/new.db'",
+    "VACUUM INTO '{link}/default/new.db'",
+    "VACUUM INTO '{root}/default/../new.db'",
+    "VACUUM INTO '{second}/default/new.db'",
+    // The schema table, and settings of the process.
+    "PRAGMA writable_schema=ON",
+    "PRAGMA main.writable_schema=1",
+    "PRAGMA temp.writable_schema=RESET",
+    "PRAGMA temp_store_directory='{out}'",
+    "PRAGMA data_store_directory='{out}'",
+    "UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a, b)'",
+    "INSERT INTO sqlite_schema VALUES ('table', 'y', 'y', 2, 'CREATE TABLE y(a)')",
+    "DELETE FROM sqlite_schema",
+    "UPDATE words_data SET block = x'00'",
+    "PRAGMA journal_mode=OFF",
+    "PRAGMA locking_mode=EXCLUSIVE",
+    // Code, and functions and modules of programs that link SQLite with more.
+    "SELECT load_extension('{out}/evil.so')",
+    "SELECT LOAD_EXTENSION('{out}/evil.so', 'main')",
+    "SELECT fts3_tokenizer('simple')",
+    "SELECT fts3_tokenizer('simple', x'0000000000000000')",
+    "SELECT writefile('{out}/written', 'x')",
+    "SELECT readfile('{other}')",
+    "SELECT edit('x', 'touch {out}/written')",
+    "SELECT * FROM fsdir('{root}')",
+    "SELECT * FROM pragma_temp_store_directory('{out}')",
+    "SELECT * FROM pragma_writable_schema(1)",
+    "CREATE VIRTUAL TABLE temp.c USING csv(filename='{other}')",
+    "CREATE VIRTUAL TABLE temp.c USING zipfile('{out}/plain.db')",
+    "CREATE VIRTUAL TABLE temp.c USING vfsstat",
+    "UPDATE sqlite_dbpage SET data = zeroblob(4096)",
+];
+
+/// Names that are bound as parameters, to `ATTACH ?1 AS x` and to `VACUUM INTO ?1`.
+const BOUND: &[&str] = &[
+    "{other}",
+    "{root}/control.db",
+    "{out}/plain.db",
+    "file:{other}?vfs=unix",
+    "file:{out}/copy.db?vfs=unix",
+    "{root}/new.db",
+];
+
+/// Statements that a fenced connection runs like any other.
+const ORDINARY: &[&str] = &[
+    "ATTACH '' AS x; CREATE TABLE x.t(a); DETACH x",
+    "ATTACH ':memory:' AS x; CREATE TABLE x.t AS SELECT * FROM main.t; VACUUM x; DETACH x",
+    "CREATE TEMP TABLE mine AS SELECT * FROM t; DROP TABLE mine",
+    "PRAGMA writable_schema",
+    "PRAGMA writable_schema=OFF",
+    "PRAGMA temp_store=2",
+    "SELECT * FROM pragma_database_list, pragma_table_info('t')",
+    "SELECT * FROM json_each('[1]'), words('a')",
+    "VACUUM INTO ''",
+    "VACUUM INTO ':memory:'",
+];
+
+struct Places {
+    fleet: Fleet,
+    second: Fleet,
+    own: String,
+}
+
+impl Places {
+    /// A fleet with a database `own` whose rows hold the needle, a plain database `other` that is open elsewhere in the process,
+    /// a file elsewhere, and a second fleet that nobody has open.
+    fn new(is_sealed: bool) -> Self {
+        let (fleet, second) = (Fleet::new(), Fleet::new());
+        if is_sealed {
+            fleet.create_sealed("own", CIPHER, PageFormat::Native);
+        } else {
+            fleet.create("own");
+        }
+        fleet.create("other");
+        fleet.run("other", "CREATE TABLE t(a); INSERT INTO t VALUES ('of another one')");
+        let changes = DatabaseChanges::default().block_writes(true).size_limit("1mb".parse().ok());
+        fleet.plane.configure_database("other", changes).unwrap();
+        fs::create_dir(fleet.plane.root().join(".http")).unwrap();
+        fs::write(fleet.plane.root().join(".http/access.db"), "secret").unwrap();
+        let out = fleet.dir.path();
+        Connection::open(out.join("plain.db")).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+        std::os::unix::fs::symlink(fleet.plane.root(), out.join("link")).unwrap();
+        let own = fleet.plane.database_path("own").unwrap().to_str().unwrap().to_owned();
+        Self { fleet, second, own }
+    }
+
+    fn fill(&self, text: &str) -> String {
+        let shown = |path: &Path| path.to_str().unwrap().to_owned();
+        let out = shown(&self.fleet.dir.path().canonicalize().unwrap());
+        text.replace("{other}", &shown(&self.fleet.plane.database_path("other").unwrap()))
+            .replace("{own}", &self.own)
+            .replace("{root}", &shown(self.fleet.plane.root()))
+            .replace("{second}", &shown(self.second.plane.root()))
+            .replace("{link}", &format!("{out}/link"))
+            .replace("{out}", &out)
+    }
+
+    /// Every file but those of `own`, which is written to, with its bytes. Another process reads them: closing a file here
+    /// would drop this process's locks on it.
+    fn victims(&self) -> BTreeMap<String, Vec<u8>> {
+        let list = |dir: &Path| {
+            let found = Command::new("find").arg(dir).args(["-type", "f"]).output().unwrap().stdout;
+            String::from_utf8(found).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let files = [list(self.fleet.dir.path()), list(self.second.dir.path())].concat();
+        let is_own = |name: &String| name.contains("/own/") || name.ends_with("-shm");
+        let read = |name: String| {
+            let bytes = Command::new("cat").arg(&name).output().unwrap().stdout;
+            (name, bytes)
+        };
+        files.into_iter().filter(|name| !is_own(name)).map(read).collect()
+    }
+}
+
+/// The connections that SQL of others may be run on, by what they are.
+fn connections(fleet: &Fleet, is_sealed: bool) -> Vec<(&'static str, Connection)> {
+    let options = if is_sealed { with_key(key(CIPHER)) } else { ConnectOptions::default() };
+    let connect = |options: &ConnectOptions| fleet.plane.connect("own", options).unwrap();
+    let with_neighbour = connect(&options);
+    fleet.plane.attach(&with_neighbour, "other", "neighbour", None).unwrap();
+    vec![
+        ("read-write", connect(&options)),
+        ("read-only", connect(&options.clone().read_only(true))),
+        ("with another database", with_neighbour),
+        ("past", fleet.plane.connect_at("own", Timestamp::now(), &options).unwrap().0),
+    ]
+}
+
+#[test]
+fn sql_does_not_escape_its_connection() {
+    for is_sealed in [false, true] {
+        let places = Places::new(is_sealed);
+        let fleet = &places.fleet;
+        let options = if is_sealed { with_key(key(CIPHER)) } else { ConnectOptions::default() };
+        let schema = format!(
+            "CREATE TABLE t(a); INSERT INTO t VALUES ('{NEEDLE}');
+             CREATE VIRTUAL TABLE words USING fts5(word); INSERT INTO words VALUES ('a')"
+        );
+        fleet.plane.connect("own", &options).unwrap().execute_batch(&schema).unwrap();
+        let _open_elsewhere = fleet.connect("other");
+        let connections = connections(fleet, is_sealed);
+        let before = places.victims();
+        for (what, connection) in &connections {
+            for escape in ESCAPES {
+                // What cannot be written to has neither a journal nor locks.
+                let is_moot = escape.contains("journal_mode") || escape.contains("locking_mode");
+                if *what == "past" && is_moot {
+                    continue;
+                }
+                let ran = connection.execute_batch(&places.fill(escape));
+                assert!(ran.is_err(), "sealed: {is_sealed}, {what}: {escape}");
+            }
+            for bound in BOUND {
+                let name = places.fill(bound);
+                assert!(connection.execute("ATTACH ?1 AS x", [&name]).is_err(), "{what}: {bound}");
+                assert!(connection.execute("VACUUM INTO ?1", [&name]).is_err(), "{what}: {bound}");
+            }
+            for ordinary in ORDINARY {
+                // SQLite opens whatever is attached as it opened the main database, which a view is read from.
+                if *what == "past" && ordinary.contains("CREATE TABLE x.t") {
+                    continue;
+                }
+                let ran = connection.execute_batch(ordinary);
+                ran.unwrap_or_else(|error| panic!("sealed: {is_sealed}, {what}: {ordinary}: {error}"));
+            }
+            assert_eq!(count(connection, "SELECT count(*) FROM pragma_database_list WHERE name = 'x'"), 0);
+            // What it can make is a copy, which is sealed as it is itself.
+            let copy = fleet.dir.path().join(what.replace(' ', "-"));
+            connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+            let bytes = fs::read(&copy).unwrap();
+            assert_eq!(bytes.starts_with(b"LFleet"), is_sealed, "{what}");
+            fs::remove_file(&copy).unwrap();
+            let text = places.fill("VACUUM INTO '{out}/it''s a copy?vfs=unix'");
+            connection.execute_batch(&text).unwrap();
+            let copy = fleet.dir.path().join("it's a copy?vfs=unix");
+            assert_eq!(fs::read(&copy).unwrap().starts_with(b"LFleet"), is_sealed, "{what}");
+            if is_sealed {
+                assert!(!holds(fleet.dir.path(), NEEDLE), "{what}");
+            }
+            fs::remove_file(&copy).unwrap();
+        }
+        let after = places.victims();
+        assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+        for (name, bytes) in before {
+            assert!(after[&name] == bytes, "{name} has changed");
+        }
+    }
+}
+
+#[test]
+fn the_error_of_an_attach_names_the_call_that_attaches() {
+    let places = Places::new(false);
+    let connection = places.fleet.connect("own");
+    for (sql, remedy) in [
+        ("ATTACH '{other}' AS x", "ControlPlane::attach"),
+        ("ATTACH '{root}/control.db' AS x", "ControlPlane::attach"),
+        ("ATTACH lower('x') AS x", "ControlPlane::attach"),
+        ("ATTACH 'file:{other}' AS x", "ConnectOptions::unfenced"),
+        ("VACUUM INTO 'file:{out}/x?vfs=unix'", "ConnectOptions::unfenced"),
+        ("VACUUM INTO '{root}/new.db'", "a file elsewhere"),
+        ("PRAGMA writable_schema=ON", "ConnectOptions::unfenced"),
+    ] {
+        let error = connection.execute_batch(&places.fill(sql)).unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::AuthorizationForStatementDenied), "{sql}");
+        let error = explain(&connection, error);
+        assert_eq!(error.kind(), ErrorKind::Sql, "{sql}");
+        assert!(error.to_string().contains(remedy), "{sql}: {error}");
+    }
+    let error = connection.execute_batch("SELECT load_extension('x')").unwrap_err();
+    assert!(
+        explain(&connection, error).to_string().contains("not authorized to use function: load_extension")
+    );
+    // A reason is given once, and to its own connection.
+    let denied = connection.execute_batch("PRAGMA writable_schema=ON").unwrap_err();
+    let another = places.fleet.connect("own");
+    let blocked = DatabaseChanges::default().block_reads(true);
+    places.fleet.plane.configure_database("own", blocked).unwrap();
+    let error = explain(&another, another.execute_batch("SELECT * FROM sqlite_schema").unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
+    assert_eq!(explain(&connection, denied).kind(), ErrorKind::Sql);
+}
+
+#[test]
+fn the_library_attaches_through_the_fence() {
+    let places = Places::new(true);
+    let own = places.fleet.unlock("own", CIPHER);
+    places.fleet.plane.attach(&own, "other", "other", None).unwrap();
+    assert_eq!(count(&own, "SELECT count(*) FROM other.t"), 1);
+    own.execute_batch("DETACH other").unwrap();
+    // An attach that fails leaves the fence as it was.
+    assert!(places.fleet.plane.attach(&own, "missing", "m", None).is_err());
+    assert!(places.fleet.plane.attach(&own, "other", "main", None).is_err());
+    assert!(own.execute("ATTACH ?1 AS x", [places.fill("{other}")]).is_err());
+}
+
+#[test]
+fn a_database_that_is_attached_to_a_read_only_connection_is_read_only() {
+    let fleet = Fleet::new();
+    fleet.create("a");
+    fleet.create("b");
+    fleet.run("b", "CREATE TABLE t(a)");
+    let connection = fleet.plane.connect("a", &ConnectOptions::default().read_only(true)).unwrap();
+    fleet.plane.attach(&connection, "b", "b", None).unwrap();
+    let error = explain(&connection, connection.execute_batch("INSERT INTO b.t VALUES (1)").unwrap_err());
+    assert!(error.to_string().ends_with("this connection was opened read-only"), "{error}");
+    assert_eq!(count(&connection, "SELECT count(*) FROM b.t"), 0);
+}
+
+#[test]
+fn unfenced_sql_has_the_freedom_of_sqlite() {
+    let places = Places::new(false);
+    let options = ConnectOptions::default().unfenced();
+    let connection = places.fleet.plane.connect("own", &options).unwrap();
+    for sql in [
+        "ATTACH 'file:{out}/plain.db?vfs=unix' AS x; INSERT INTO x.t VALUES (1); DETACH x",
+        "ATTACH '{out}/plain.db' AS x; INSERT INTO x.t VALUES (2); DETACH x",
+        "VACUUM INTO 'file:{out}/copy.db?vfs=unix'",
+        "PRAGMA writable_schema=ON",
+    ] {
+        connection.execute_batch(&places.fill(sql)).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    let plain = Connection::open(places.fleet.dir.path().join("plain.db")).unwrap();
+    assert_eq!(count(&plain, "SELECT sum(a) FROM t"), 3);
+}
+
+#[test]
+fn an_authorizer_of_the_host_keeps_the_fence_by_calling_it() {
+    let places = Places::new(true);
+    let mut own = places.fleet.unlock("own", CIPHER);
+    own.execute_batch("CREATE TABLE t(a)").unwrap();
+    own.authorizer(Some(|context: AuthContext<'_>| match (fence::authorize(context), context.action) {
+        (Authorization::Allow, AuthAction::DropTable { .. }) => Authorization::Deny,
+        (answer, _) => answer,
+    }))
+    .unwrap();
+    for sql in [
+        "DROP TABLE t",
+        "ATTACH '{other}' AS x",
+        "ATTACH 'file:{other}?vfs=unix' AS x",
+        "VACUUM INTO 'file:{out}/copy.db?vfs=unix'",
+        "PRAGMA writable_schema=ON",
+        "SELECT load_extension('x')",
+    ] {
+        assert!(own.execute_batch(&places.fill(sql)).is_err(), "{sql}");
+    }
+    assert!(own.execute("ATTACH ?1 AS x", [places.fill("{other}")]).is_err());
+    let error = own.execute_batch("ATTACH 'file:x' AS x").unwrap_err();
+    assert!(explain(&own, error).to_string().contains("ConnectOptions::unfenced"));
+    places.fleet.plane.attach(&own, "other", "other", None).unwrap();
+
+    // Without any, the VFS still tells a copy from a file that SQL attaches.
+    own.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
+    for sql in [
+        "ATTACH '{other}' AS x",
+        "ATTACH '{out}/plain.db' AS x",
+        "VACUUM INTO '{root}/new.db'",
+        "UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a, b)'",
+    ] {
+        assert!(own.execute_batch(&places.fill(sql)).is_err(), "{sql}");
+    }
+    own.execute_batch(&places.fill("VACUUM INTO '{out}/copy.db'; DROP TABLE t")).unwrap();
+    assert!(fs::read(places.fleet.dir.path().join("copy.db")).unwrap().starts_with(b"LFleet"));
+}
+
+#[test]
+fn names_that_are_not_unicode_pass_the_fence() {
+    let fleet = Fleet::new();
+    let file = fleet.dir.path().join("latin.db");
+    let theirs = Connection::open(&file).unwrap();
+    theirs.execute_batch("CREATE TABLE t(na_e); INSERT INTO t VALUES (1)").unwrap();
+    drop(theirs);
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(4).position(|window| window == b"na_e").unwrap();
+    bytes[at + 2] = 0xef;
+    fs::write(&file, bytes).unwrap();
+    let input = litefleet::CreateDatabaseInput::new("latin", "default");
+    fleet.plane.import_database(input, file.as_path()).unwrap();
+    assert_eq!(count(&fleet.connect("latin"), "SELECT * FROM t"), 1);
+}
