@@ -16,7 +16,7 @@ use super::{
     beneath::{Beneath, Buffer},
     database::Database,
 };
-use crate::page;
+use crate::page::{self, PageCodec};
 
 /// The count of records in a header that stands for "as many as fit into the file": nothing after it was flushed, and
 /// what follows may be torn.
@@ -71,6 +71,10 @@ impl Journal {
     pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut state.before);
+        // The record of a super-journal ends with it. What stands before it there is a checksum, and no page number.
+        if *bytes == page::JOURNAL_MAGIC {
+            return Ok(beneath.write(bytes, at));
+        }
         let codec = self.database.sealed().and_then(|sealed| Some((sealed, sealed.codec()?)));
         let end = at + bytes.len() as u64;
         match (before, <[u8; 4]>::try_from(bytes)) {
@@ -88,8 +92,7 @@ impl Journal {
         }
         if let (Before::Number { end: here, number }, Some((sealed, codec))) = (before, codec)
             && here == at
-            // The page with SQLite's lock bytes is none: the name of a super-journal follows.
-            && number != page::lock_page(codec.page_size())
+            && !begins_super_journal(number, Some(codec))
         {
             if bytes.len() != codec.page_size() {
                 return Err(Refusal::Layout);
@@ -104,7 +107,9 @@ impl Journal {
             return Ok(code);
         }
         // Headers, their fields, and the name of a super-journal hold no rows.
-        let is_name = codec.is_some() && matches!(before, Before::Number { end: here, .. } if here == at);
+        let codec = codec.map(|(_, codec)| codec);
+        let is_name = matches!(before,
+            Before::Number { end: here, number } if here == at && begins_super_journal(number, codec));
         let is_header = bytes.iter().skip(FIELDS_LEN).all(|byte| *byte == 0);
         if is_name || is_header { Ok(beneath.write(bytes, at)) } else { Err(Refusal::Layout) }
     }
@@ -135,6 +140,8 @@ impl Journal {
         if let (Before::Number { end: here, number }, Some((sealed, codec))) = (before, sealed)
             && here == at
             && bytes.len() == codec.page_size()
+            // SQLite reads as much as a page before it looks at the number.
+            && !begins_super_journal(number, Some(codec))
         {
             let mask = codec.journal_mask(bytes);
             state.before = Before::Page { end, mask };
@@ -145,6 +152,17 @@ impl Journal {
             }
         }
         Ok(code)
+    }
+}
+
+/// Whether a page number begins the record of a super-journal, which holds the name of that file: it is the number of the page
+/// with SQLite's lock bytes, which has no record of its own.
+///
+/// A file without a page has no codec yet, and so no page size. It has no page that could be journaled either.
+fn begins_super_journal(number: u32, codec: Option<&PageCodec>) -> bool {
+    match codec {
+        Some(codec) => number == page::lock_page(codec.page_size()),
+        None => (9..=16).any(|log| number == page::lock_page(1 << log)),
     }
 }
 

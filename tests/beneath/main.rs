@@ -14,5 +14,6 @@ mod log;
 mod model;
 mod power;
 mod recorder;
+mod super_journal;
 mod vault;
 mod version_1;
