@@ -156,6 +156,16 @@ impl Chain {
     }
 }
 
+/// The checksum that belongs into a header with little-endian words.
+#[cfg(test)]
+pub(crate) fn header_checksum(header: &[u8; HEADER_LEN]) -> [u8; 8] {
+    let [s0, s1] = Words::LittleEndian.checksum([0, 0], &header[..24]);
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&s0.to_be_bytes());
+    bytes[4..].copy_from_slice(&s1.to_be_bytes());
+    bytes
+}
+
 /// The size of a region of the wal-index in bytes, and of its header in words
 /// (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
 pub(crate) const INDEX_REGION_LEN: usize = 32 << 10;

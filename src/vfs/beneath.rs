@@ -75,3 +75,49 @@ impl Drop for Buffer {
         self.memory.zeroize();
     }
 }
+
+#[cfg(test)]
+pub(super) mod memory {
+    use std::{
+        cell::{Ref, RefCell},
+        ffi::c_int,
+    };
+
+    use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
+
+    use super::Beneath;
+
+    /// A file in memory.
+    #[derive(Default)]
+    pub(in crate::vfs) struct Memory(pub(in crate::vfs) RefCell<Vec<u8>>);
+
+    impl Memory {
+        pub(in crate::vfs) fn bytes(&self) -> Ref<'_, Vec<u8>> {
+            self.0.borrow()
+        }
+    }
+
+    impl Beneath for Memory {
+        fn read(&self, into: &mut [u8], at: u64) -> c_int {
+            let (bytes, at) = (self.0.borrow(), usize::try_from(at).unwrap());
+            let there = bytes.len().saturating_sub(at).min(into.len());
+            into.fill(0);
+            if there > 0 {
+                into[..there].copy_from_slice(&bytes[at..at + there]);
+            }
+            if there < into.len() { SQLITE_IOERR_SHORT_READ } else { SQLITE_OK }
+        }
+
+        fn write(&self, bytes: &[u8], at: u64) -> c_int {
+            let (mut all, at) = (self.0.borrow_mut(), usize::try_from(at).unwrap());
+            let len = all.len().max(at + bytes.len());
+            all.resize(len, 0);
+            all[at..at + bytes.len()].copy_from_slice(bytes);
+            SQLITE_OK
+        }
+
+        fn len(&self) -> Result<u64, c_int> {
+            Ok(self.0.borrow().len() as u64)
+        }
+    }
+}

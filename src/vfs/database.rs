@@ -176,6 +176,12 @@ impl Database {
         self.writing.load(Relaxed)
     }
 
+    /// Behaves as within a write transaction.
+    #[cfg(test)]
+    pub(super) fn writes_now(&self) {
+        self.writing.store(true, Relaxed);
+    }
+
     /// Write transactions that began so far: whatever was known of the WAL before is to be looked at anew.
     pub(super) fn transactions(&self) -> u64 {
         self.transactions.load(Relaxed)

@@ -853,7 +853,7 @@ unsafe extern "C" fn read(
     let handle = unsafe { handle(file) };
     let plain = match handle {
         Handle::Data(database, _) => database.sealed().is_none(),
-        Handle::Wal(wal) => wal.database().sealed().is_none(),
+        Handle::Wal(wal) => wal.database().sealed().is_none() && !wal.is_recounted(),
         Handle::Journal(_) | Handle::Temp(_) | Handle::View(_) => false,
     };
     if plain {

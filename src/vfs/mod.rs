@@ -26,6 +26,7 @@ pub(crate) mod ffi;
 mod journal;
 mod live;
 mod neighbours;
+mod recount;
 mod rules;
 mod scratch;
 mod sealed;

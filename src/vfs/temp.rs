@@ -203,39 +203,9 @@ fn nonce(number: usize, counter: u64) -> [u8; NONCE_LEN_MAX] {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use proptest::prelude::*;
 
-    use super::*;
-
-    /// A disk in memory.
-    #[derive(Default)]
-    struct Memory(RefCell<Vec<u8>>);
-
-    impl Beneath for Memory {
-        fn read(&self, into: &mut [u8], at: u64) -> c_int {
-            let (bytes, at) = (self.0.borrow(), usize::try_from(at).unwrap());
-            let there = bytes.len().saturating_sub(at).min(into.len());
-            into.fill(0);
-            if there > 0 {
-                into[..there].copy_from_slice(&bytes[at..at + there]);
-            }
-            if there < into.len() { SQLITE_IOERR_SHORT_READ } else { SQLITE_OK }
-        }
-
-        fn write(&self, bytes: &[u8], at: u64) -> c_int {
-            let (mut all, at) = (self.0.borrow_mut(), usize::try_from(at).unwrap());
-            let len = all.len().max(at + bytes.len());
-            all.resize(len, 0);
-            all[at..at + bytes.len()].copy_from_slice(bytes);
-            SQLITE_OK
-        }
-
-        fn len(&self) -> Result<u64, c_int> {
-            Ok(self.0.borrow().len() as u64)
-        }
-    }
+    use super::{super::beneath::memory::Memory, *};
 
     #[derive(Clone, Debug)]
     enum Operation {

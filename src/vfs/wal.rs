@@ -19,6 +19,7 @@ use super::{
     Refusal,
     beneath::{Beneath, Buffer},
     database::Database,
+    recount::Recount,
     sealed::Sealed,
     stamping::Stamping,
 };
@@ -42,6 +43,7 @@ pub(super) struct Wal {
     /// 0 until a header was seen.
     page_size: AtomicU32,
     state: Mutex<State>,
+    pub(super) recount: Recount,
     pub(super) stamping: Stamping,
 }
 
@@ -77,7 +79,7 @@ struct Recovery {
 /// What lies at an offset of a WAL.
 pub(super) struct Place {
     /// Where the frame begins.
-    frame: u64,
+    pub(super) frame: u64,
     /// Its number, from 1.
     pub(super) number: u32,
     /// The offset within the frame.
@@ -103,6 +105,7 @@ impl Wal {
             database,
             page_size: AtomicU32::new(0),
             state: Mutex::default(),
+            recount: Recount::default(),
             stamping: Stamping::default(),
         }
     }
@@ -117,7 +120,7 @@ impl Wal {
         self.capture(bytes, at, beneath)?;
         let Some(sealed) = self.database.sealed() else {
             self.stamp(bytes, at)?;
-            return Ok(beneath.write(bytes, at));
+            return self.write_plain(bytes, at, beneath);
         };
         let codec = sealed.codec().ok_or(Refusal::Layout)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,9 +143,12 @@ impl Wal {
         let rewritten = state.rewritten.take();
         match (place.inside, bytes.len()) {
             (0, FRAME_HEADER_LEN) => {
-                let head = *bytes.first_chunk().ok_or(Refusal::Layout)?;
+                let mut head = *bytes.first_chunk().ok_or(Refusal::Layout)?;
                 if state.whole_read.take() == Some(at) {
                     return state.rewrite(codec, sealed, at, head, beneath);
+                }
+                if self.recount.is_forgotten(transaction, place.number, &head) {
+                    head[8..16].copy_from_slice(&stored_header(beneath)?.ok_or(Refusal::Layout)?.salts());
                 }
                 state.pending = Some((at, head));
                 Ok(SQLITE_OK)
@@ -155,7 +161,10 @@ impl Wal {
                             self.stamp(page, at)
                         })
                     }
-                    _ => self.overwrite(state, codec, sealed, &place, bytes, beneath),
+                    _ => {
+                        self.recount.overwrites(transaction, place.number);
+                        self.overwrite(state, codec, sealed, &place, bytes, beneath)
+                    }
                 }
             }
             _ => Err(Refusal::Layout),
@@ -170,7 +179,9 @@ impl Wal {
         code: c_int,
         beneath: &impl Beneath,
     ) -> Result<c_int, Refusal> {
-        let Some(sealed) = self.database.sealed() else { return Ok(code) };
+        let Some(sealed) = self.database.sealed() else {
+            return self.after_plain_read(bytes, at, code, beneath);
+        };
         let end = at + bytes.len() as u64;
         if end <= FIRST_FRAME {
             return Ok(code);
@@ -336,6 +347,15 @@ impl Wal {
     }
 }
 
+/// The header at the start of the log, or `None` if SQLite would not accept it.
+pub(super) fn stored_header(beneath: &impl Beneath) -> Result<Option<Header>, Refusal> {
+    let mut bytes = [0; wal::HEADER_LEN];
+    match beneath.read(&mut bytes, 0) {
+        SQLITE_OK => Ok(Header::parse(&bytes)),
+        code => Err(Refusal::unreadable(code)),
+    }
+}
+
 impl State {
     /// Appends a frame: header and sealed page in one write.
     fn append(
@@ -407,13 +427,8 @@ impl State {
         let header = if let Some(header) = known {
             header
         } else {
-            let mut bytes = [0; wal::HEADER_LEN];
-            match beneath.read(&mut bytes, 0) {
-                SQLITE_OK => {}
-                code => return Err(Refusal::unreadable(code)),
-            }
             // What SQLite knows of the log it has from a header that was right.
-            Header::parse(&bytes)
+            stored_header(beneath)?
                 .filter(|header| header.page_size() as usize == codec.page_size() && header.has_salts(head))
                 .ok_or_else(|| {
                     sealed.unfit("-wal", "its header is not the one that the log was begun with")
