@@ -322,3 +322,35 @@ fn a_query_is_interrupted_and_its_transaction_goes_on() {
     terminal.enter(".quit\r");
     assert!(terminal.script.wait().unwrap().success());
 }
+
+#[test]
+fn the_shell_attaches_another_database_and_keeps_keys_out_of_its_history() {
+    let (_dir, root) = root();
+    let plane = ControlPlane::open(&root).unwrap();
+    for name in ["a", "b-c"] {
+        plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
+    }
+    let other = plane.connect("b-c", &litefleet::ConnectOptions::default()).unwrap();
+    other.execute_batch("create table t(x); insert into t values (40)").unwrap();
+    let path = plane.database_path("b-c").unwrap();
+    let Some(mut terminal) = Terminal::open(&root, "a") else { return };
+    terminal.shows("a> ");
+    terminal.enter(&format!("attach '{}' as x;\r", path.display()));
+    terminal.shows(".attach NAME");
+    terminal.enter(".attach b-c\r");
+    terminal.shows("attached b-c as");
+    terminal.enter("select 'rows ' || (x + 2) from \"b-c\".t;\r");
+    terminal.shows("rows 42");
+    terminal.enter(".attach b-c other\r");
+    terminal.shows("attached b-c as");
+    terminal.enter("select 'other ' || (x + 3) from other.t;\r");
+    terminal.shows("other 43");
+    terminal.enter(".attach missing\r");
+    terminal.shows("could not find database with name missing");
+    terminal.enter("pragma key = 'q6urq6ur';\r");
+    terminal.shows("--key-file");
+    terminal.enter(".quit\r");
+    assert!(terminal.script.wait().unwrap().success());
+    let history = fs::read_to_string(root.join(".local/state/litefleet/history")).unwrap();
+    assert!(history.contains(".attach b-c") && !history.contains("q6urq6ur"), "{history}");
+}

@@ -205,7 +205,9 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             };
             match sql {
                 Some(sql) => sql::run(&connection, &sql, output),
-                None if io::stdin().is_terminal() && !output.json => shell::run(&connection, &name),
+                None if io::stdin().is_terminal() && !output.json => {
+                    shell::run(plane, &connection, &name, &key)
+                }
                 None => sql::run_stream(&connection, io::stdin().lock(), output),
             }
         }

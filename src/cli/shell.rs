@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use litefleet::{
-    Error, ErrorKind, Result,
+    ControlPlane, Error, ErrorKind, Result,
     rusqlite::{Connection, OptionalExtension},
 };
 use rustyline::{
@@ -14,6 +14,7 @@ use rustyline::{
 };
 
 use super::{
+    args::KeyArguments,
     interrupt,
     output::{self, Output},
     sql,
@@ -23,6 +24,8 @@ use super::{
 const HELP: &str = "\
 .tables          the tables and views
 .schema [NAME]   the statements that made them
+.attach NAME [SCHEMA]
+                 attach another database of the fleet, under its name or SCHEMA
 .json            print rows as JSON, or as tables again
 .quit            leave (also Ctrl-D)
 Ctrl-C           stop the statement that runs
@@ -44,7 +47,12 @@ impl Validator for UntilComplete {
 }
 
 /// Reads and runs statements until the input ends.
-pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
+pub(crate) fn run(
+    plane: &ControlPlane,
+    connection: &Connection,
+    name: &str,
+    key: &KeyArguments,
+) -> Result<()> {
     let failed = |error: ReadlineError| Error::new(ErrorKind::Io, format!("reading the terminal: {error}"));
     let mut editor: Editor<UntilComplete, FileHistory> = Editor::new().map_err(failed)?;
     editor.set_helper(Some(UntilComplete));
@@ -63,7 +71,10 @@ pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(failed(error)),
         };
-        let _kept_or_not = editor.add_history_entry(line.trim());
+        // The history is a file, and no key belongs in one.
+        if !names_a_key(&line) {
+            let _kept_or_not = editor.add_history_entry(line.trim());
+        }
         interrupt::forget();
         let in_transaction = !connection.is_autocommit();
         let ran = match line.trim().strip_prefix('.') {
@@ -83,6 +94,8 @@ pub(crate) fn run(connection: &Connection, name: &str) -> Result<()> {
                 ),
                 ["schema"] => schema(connection, None),
                 ["schema", name] => schema(connection, Some(name)),
+                ["attach", name] => attach(plane, connection, name, name, key),
+                ["attach", name, schema] => attach(plane, connection, name, schema, key),
                 _ => Err(Error::new(
                     ErrorKind::Invalid,
                     format!("no command .{command}; enter .help for help"),
@@ -111,6 +124,26 @@ fn schema(connection: &Connection, name: Option<&str>) -> Result<()> {
         .map_err(|error| litefleet::explain(connection, error))?
         .flatten();
     output::print(&output::escaped(&schema.unwrap_or_default()))
+}
+
+/// Attaches a database of the fleet. An encrypted one is opened with the key that the shell was given.
+fn attach(
+    plane: &ControlPlane,
+    connection: &Connection,
+    name: &str,
+    schema: &str,
+    key: &KeyArguments,
+) -> Result<()> {
+    let key = super::key_for(plane, name, key)?;
+    plane.attach(connection, name, schema, key.as_ref())?;
+    let shown = format!("attached {name} as \"{}\"", schema.replace('"', "\"\""));
+    output::print(&output::escaped(&shown))
+}
+
+/// Whether a line sets an encryption key, as other programs would have it.
+fn names_a_key(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    line.contains("pragma") && line.contains("key")
 }
 
 /// Where the lines that were entered are kept: in the user's state directory.
