@@ -406,7 +406,9 @@ impl Beneath for Real {
         data.lock(ffi::SQLITE_LOCK_SHARED, true);
         let lost = sharing.iter().filter(|other| !file_of(other).share_again());
         let lost: Vec<_> = lost.map(|other| Arc::clone(other)).collect();
-        lost.iter().for_each(|other| other.loses_lock());
+        for other in &lost {
+            other.loses_lock();
+        }
         let has_neighbours = !sharing.is_empty();
         drop(open);
         database.neighbours().regain(lost, |other| file_of(other).share_again());

@@ -1,6 +1,6 @@
 //! A view whose snapshot is damaged finds another way, also if the first look for one fails.
 
-use std::{fs, os::unix::fs::FileExt};
+use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use litefleet::{Cipher, explain};
 
@@ -12,7 +12,8 @@ use crate::{
 /// The snapshots of a history.
 fn snapshots(ledger: &Ledger) -> Vec<String> {
     let names = crate::support::files(&ledger.place().join("archive"));
-    names.into_iter().filter(|name| name.ends_with(".db")).collect()
+    let is_snapshot = |name: &String| Path::new(name).extension().is_some_and(|kind| kind == "db");
+    names.into_iter().filter(is_snapshot).collect()
 }
 
 #[test]
