@@ -13,7 +13,8 @@ use crate::{
     uploads::{draft, staged},
 };
 
-/// A file whose check takes a minute: the condition of its index takes each row some milliseconds.
+/// A file whose check takes a minute, and is within the processor time for its size: the condition of its index takes each row
+/// some milliseconds.
 fn slow_file(server: &Server) -> Vec<u8> {
     let path = server.dir.path().join("slow.db");
     let connection = Connection::open(&path).unwrap();
@@ -22,7 +23,8 @@ fn slow_file(server: &Server) -> Vec<u8> {
     connection
         .execute_batch(
             "CREATE TABLE t(a); CREATE INDEX i ON t(a) WHERE hex(zeroblob(5000000)) = 'x';
-             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 5000) INSERT INTO t SELECT i FROM n",
+             WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 8000) INSERT INTO t SELECT i FROM n;
+             CREATE TABLE pad(a); INSERT INTO pad VALUES (zeroblob(160000000))",
         )
         .unwrap();
     drop(connection);
@@ -58,7 +60,7 @@ fn a_client_that_disconnects_ends_the_check_of_its_upload() {
     let stream = checked(&server, "a", &bytes);
     assert_eq!(staged(&server), 1);
     drop(stream);
-    // It would run for longer than a test does: this ends when the check does.
+    // If the check went on to its end, the draft would become a database.
     while staged(&server) > 0 {
         thread::sleep(Duration::from_millis(10));
     }
