@@ -18,7 +18,13 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{disk::Disk, error::Result, layout::Layout, name::DatabaseName, time::Timestamp};
+use crate::{
+    disk::Disk,
+    error::{Error, Result},
+    layout::Layout,
+    name::DatabaseName,
+    time::Timestamp,
+};
 
 /// The size of the file.
 const FILE_LEN: usize = 4096;
@@ -37,7 +43,8 @@ static FINISHING: Mutex<()> = Mutex::new(());
 
 #[derive(Debug)]
 pub(crate) struct Changes {
-    file: File,
+    /// `None` if there is no file and none may be made: then nobody knows when to look again, and everybody looks each time.
+    file: Option<File>,
     path: PathBuf,
 }
 
@@ -85,21 +92,31 @@ impl Changes {
             disk.write_at(&file, &staged, &[0; FILE_LEN], 0)?;
             disk.rename(&staged, &path)?;
         }
-        let file = disk.open_shared(&path)?;
+        let file = Some(disk.open_shared(&path)?);
         Ok(Self { file, path })
+    }
+
+    /// Opens the file of a root of which nothing is changed, if it is there.
+    pub(crate) fn open_to_read(disk: &Disk, layout: &Layout) -> Result<Self> {
+        let path = layout.changes();
+        Ok(Self { file: disk.open_shared_to_read(&path)?, path })
+    }
+
+    fn file(&self) -> Result<&File> {
+        self.file.as_ref().ok_or_else(|| Error::read_only(self.path.parent().unwrap_or(&self.path)))
     }
 
     /// The number of changes so far, or `None` if one is under way or the counters cannot be read.
     pub(crate) fn stamp(&self, pair: Pair) -> Option<u64> {
         let mut counters = [0; PAIR_LEN];
-        let count = Disk::read_up_to(&self.file, &self.path, &mut counters, pair.begun_at());
+        let count = Disk::read_up_to(self.file.as_ref()?, &self.path, &mut counters, pair.begun_at());
         let ([begun, finished], []) = counters.as_chunks::<COUNTER_LEN>() else { return None };
         (count.ok()? == PAIR_LEN && begun == finished).then(|| u64::from_le_bytes(*finished))
     }
 
     /// Begins a change. The caller holds the catalog's write lock, and commits nothing if this fails.
     pub(crate) fn begin(&self, pair: Pair) -> Result<Begun> {
-        if Disk::len_of(&self.file, &self.path)? != FILE_LEN as u64 {
+        if Disk::len_of(self.file()?, &self.path)? != FILE_LEN as u64 {
             self.begin_anew()?;
         }
         let number = self.read(pair.begun_at())? + 1;
@@ -116,11 +133,11 @@ impl Changes {
 
     /// Finishes what died halfway. The caller holds the catalog's write lock.
     pub(crate) fn settle(&self) -> Result<()> {
-        if Disk::len_of(&self.file, &self.path)? != FILE_LEN as u64 {
+        if Disk::len_of(self.file()?, &self.path)? != FILE_LEN as u64 {
             return self.begin_anew();
         }
         let mut all = [0; FILE_LEN];
-        Disk::read_at(&self.file, &self.path, &mut all, 0)?;
+        Disk::read_at(self.file()?, &self.path, &mut all, 0)?;
         let (counters, _) = all.as_chunks::<COUNTER_LEN>();
         for (pair, counters) in (0..PAIRS).map(Pair).zip(counters.chunks(2)) {
             if let [begun, finished] = *counters
@@ -135,12 +152,12 @@ impl Changes {
     /// Writes all counters anew. The numbers are those of no earlier change: nobody makes one in each microsecond.
     fn begin_anew(&self) -> Result<()> {
         let number = Timestamp::now().as_micros().unsigned_abs().to_le_bytes();
-        Disk::write_shared(&self.file, &self.path, &number.repeat(FILE_LEN / COUNTER_LEN), 0)
+        Disk::write_shared(self.file()?, &self.path, &number.repeat(FILE_LEN / COUNTER_LEN), 0)
     }
 
     fn raise_finished(&self, pair: Pair, number: u64) -> Result<()> {
         let _alone = FINISHING.lock().unwrap_or_else(PoisonError::into_inner);
-        let _locked = Disk::lock_shared(&self.file, &self.path)?;
+        let _locked = Disk::lock_shared(self.file()?, &self.path)?;
         if self.read(pair.finished_at())? < number {
             self.write(number, pair.finished_at())?;
         }
@@ -149,12 +166,12 @@ impl Changes {
 
     fn read(&self, offset: u64) -> Result<u64> {
         let mut counter = [0; COUNTER_LEN];
-        Disk::read_at(&self.file, &self.path, &mut counter, offset)?;
+        Disk::read_at(self.file()?, &self.path, &mut counter, offset)?;
         Ok(u64::from_le_bytes(counter))
     }
 
     fn write(&self, number: u64, offset: u64) -> Result<()> {
-        Disk::write_shared(&self.file, &self.path, &number.to_le_bytes(), offset)
+        Disk::write_shared(self.file()?, &self.path, &number.to_le_bytes(), offset)
     }
 }
 

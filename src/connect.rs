@@ -115,7 +115,8 @@ pub(crate) struct CatalogGovernor {
     read_only: bool,
     first: Option<(u64, Rules)>,
     sealing: Option<Sealing>,
-    history: History,
+    /// `None` if nothing is ever written.
+    history: Option<History>,
 }
 
 impl CatalogGovernor {
@@ -149,12 +150,12 @@ impl CatalogGovernor {
             read_only: false,
             first: stamp.zip(rules(entry)),
             sealing,
-            history: History {
+            history: Some(History {
                 disk: disk.clone(),
                 clock: clock.clone(),
                 database: id::number(&entry.database.id)?,
                 born_at: entry.database.created_at.as_micros(),
-            },
+            }),
         })
     }
 
@@ -167,6 +168,13 @@ impl CatalogGovernor {
     fn read_only(self, read_only: bool) -> Self {
         let first = self.first.map(|(stamp, rules)| (stamp, Rules { read_only, ..rules }));
         Self { read_only, first, ..self }
+    }
+}
+
+impl CatalogGovernor {
+    /// The same for a connection that changes nothing on the disk.
+    fn to_read(self) -> Self {
+        Self { history: None, ..self.read_only(true) }
     }
 }
 
@@ -204,7 +212,7 @@ impl Governor for CatalogGovernor {
     }
 
     fn history(&self) -> Option<History> {
-        Some(self.history.clone())
+        self.history.clone()
     }
 }
 
@@ -251,6 +259,33 @@ fn fence(connection: &Connection, options: &ConnectOptions) -> rusqlite::Result<
     if options.unfenced { Ok(()) } else { vfs::raise_fence(connection) }
 }
 
+/// Opens the database file at `path` of a fleet of which nothing is changed.
+pub(crate) fn open_to_read(
+    path: &Path,
+    governor: CatalogGovernor,
+    options: &ConnectOptions,
+) -> Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let (name, governor) = (sqlite::uri_to_read(path)?, Arc::new(governor.to_read()));
+    let opened = if options.unfenced {
+        vfs::open(name.as_ref(), flags, governor)
+    } else {
+        vfs::open_fenced(name.as_ref(), flags, governor)
+    };
+    let connection = opened.map_err(|not_opened| explain_open(path, not_opened))?;
+    let prepared = connection
+        .busy_timeout(options.busy_timeout)
+        .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys))
+        // The first page, and with it what a wrong key makes of that.
+        .and_then(|_| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())))
+        .and_then(|()| fence(&connection, options));
+    match prepared {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(explain(&connection, error)),
+    }
+}
+
 /// Opens a database as it was at an instant, to be read.
 pub(crate) fn open_past(
     past: Past,
@@ -293,6 +328,33 @@ pub(crate) fn attach(
     governor: CatalogGovernor,
     schema: &str,
 ) -> Result<()> {
+    let name = path.to_str().ok_or_else(|| {
+        Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: a path to attach must be UTF-8"))
+    })?;
+    attach_as(connection, name, path, governor, schema)?;
+    into_wal(connection, schema).inspect_err(|_| {
+        let _still_attached = detach(connection, schema);
+    })
+}
+
+/// Attaches the database file at `path` of a fleet of which nothing is changed.
+pub(crate) fn attach_to_read(
+    connection: &Connection,
+    path: &Path,
+    governor: CatalogGovernor,
+    schema: &str,
+) -> Result<()> {
+    attach_as(connection, &sqlite::uri_to_read(path)?, path, governor.to_read(), schema)
+}
+
+/// Attaches the database file at `path`, which SQLite is given as `name`.
+fn attach_as(
+    connection: &Connection,
+    name: &str,
+    path: &Path,
+    governor: CatalogGovernor,
+    schema: &str,
+) -> Result<()> {
     // On any other connection SQLite would open the file through another VFS, and without rules.
     let Some(main) = vfs::main_database(connection) else {
         let message = "a database can be attached to a connection that `connect` made, and to no other";
@@ -303,19 +365,13 @@ pub(crate) fn attach(
         let message = "an encrypted database cannot be attached to a connection to a plain one; connect to the encrypted database, and attach the plain one";
         return Err(Error::new(ErrorKind::Invalid, message));
     }
-    let path_text = path.to_str().ok_or_else(|| {
-        Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: a path to attach must be UTF-8"))
-    })?;
     let governor = Arc::new(governor.read_only(main.is_read_only));
-    vfs::hand_over(governor, || connection.execute("ATTACH ?1 AS ?2", [path_text, schema])).map_err(
+    vfs::hand_over(governor, || connection.execute("ATTACH ?1 AS ?2", [name, schema])).map(|_| ()).map_err(
         |not_opened| match not_opened.refusal {
             Some(_) => explain_open(path, not_opened),
             None => explain(connection, not_opened.error),
         },
-    )?;
-    into_wal(connection, schema).inspect_err(|_| {
-        let _still_attached = detach(connection, schema);
-    })
+    )
 }
 
 /// Detaches what is attached to a connection as `schema`.

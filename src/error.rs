@@ -51,6 +51,8 @@ pub enum ErrorKind {
     /// The directory of the control plane, or its catalog, is not the one that was opened: it was replaced or removed. Open
     /// the control plane again.
     Replaced,
+    /// The control plane was opened read-only, or can be opened no other way.
+    ReadOnly,
     /// SQLite refused a statement, for a reason that is not one of the above.
     Sql,
 }
@@ -77,6 +79,7 @@ impl ErrorKind {
             Self::DiskFull => "disk_full",
             Self::Io => "io",
             Self::Replaced => "replaced",
+            Self::ReadOnly => "read_only",
             Self::Sql => "sql",
         }
     }
@@ -218,6 +221,14 @@ impl Error {
     pub(crate) fn map_message(mut self, sentence: impl Fn(&str) -> String) -> Self {
         self.0.message = self.0.message.clone().map(sentence);
         self
+    }
+
+    /// The fleet in `root` was opened read-only.
+    #[cold]
+    pub(crate) fn read_only(root: &Path) -> Self {
+        Self::naming(ErrorKind::ReadOnly, root, |root| {
+            format!("the fleet in {root} is open read-only; nothing in it can be changed")
+        })
     }
 
     #[cold]

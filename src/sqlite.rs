@@ -1,12 +1,15 @@
-//! What SQLite's result codes mean as kinds of this crate's errors.
+//! What SQLite's result codes mean as kinds of this crate's errors, and how it opens what cannot be written.
 
-use std::{fmt::Display, path::Path};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Error as SqlError, ErrorCode, ffi};
 
 use crate::{
     disk::Disk,
-    error::{Error, ErrorKind, Message},
+    error::{Error, ErrorKind, Message, Result},
 };
 
 /// The kind of a failure in one of SQLite's calls, on a database at `path` if that is known.
@@ -107,5 +110,64 @@ fn message(error: &SqlError) -> Message {
             Message::naming(Path::new(path), |file| text.replacen(path, &file.to_string(), 1))
         }
         _ => text.into(),
+    }
+}
+
+/// A URI by which SQLite opens the file in `path` with a parameter, such as `immutable=1`.
+pub(crate) fn uri(path: &Path, parameter: impl Display) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| {
+        Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: the path of this file must be UTF-8"))
+    })?;
+    let mut uri = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(byte.into()),
+            byte if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(format!("file:{uri}?{parameter}"))
+}
+
+/// The URI by which SQLite reads a database that this process must not write to, or cannot.
+///
+/// SQLite reads a database in WAL mode through `-wal` and `-shm`. If the directory cannot be written to and neither is there,
+/// SQLite refuses to open the database, unless it may take it for immutable. All that was committed is in the database file
+/// then. If there is a log, its rows are read through the `-shm` beside it. A database of which SQLite would read less than
+/// what was committed fails with [`ErrorKind::ReadOnly`].
+pub(crate) fn uri_to_read(path: &Path) -> Result<String> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let is_there = |path: &Path| Disk::len(path).map(|len| len.is_some_and(|len| len > 0));
+    let can_be_written = path.parent().is_some_and(|dir| Disk::not_writable(dir).is_none());
+    let (log, index, journal) = (beside("-wal"), beside("-shm"), beside("-journal"));
+    // Whoever writes has both, and an empty log after a checkpoint.
+    if can_be_written || Disk::exists(&log)? && is_there(&index)? {
+        return uri(path, "mode=ro");
+    }
+    for left in [&log, &journal] {
+        if is_there(left)? {
+            return Err(Error::naming(ErrorKind::ReadOnly, left, |left| {
+                format!(
+                    "{left} holds transactions that cannot be read where nothing can be written; copy the directory of the \
+                     database to a disk that can be written to"
+                )
+            }));
+        }
+    }
+    uri(path, "immutable=1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uri_keeps_every_path_one_name() {
+        let uri = uri(Path::new("/a b/ü?x=1#%"), "immutable=1").unwrap();
+        assert_eq!(uri, "file:/a%20b/%C3%BC%3Fx%3D1%23%25?immutable=1");
     }
 }

@@ -49,7 +49,8 @@ pub(crate) struct Catalog {
     /// The file that is open, which may be at that path no longer.
     inode: Option<(u64, u64)>,
     domain: String,
-    writer: Mutex<Connection>,
+    /// `None` if the catalog is only read.
+    writer: Option<Mutex<Connection>>,
     readers: Mutex<Vec<Connection>>,
 }
 
@@ -69,9 +70,16 @@ impl Catalog {
             path,
             inode,
             domain,
-            writer: Mutex::new(writer),
+            writer: Some(Mutex::new(writer)),
             readers: Mutex::default(),
         })
+    }
+
+    /// Opens the catalog at `path` to be read. Nothing of it is changed.
+    pub(crate) fn open_read_only(disk: &Disk, path: PathBuf, domain: String) -> Result<Self> {
+        let inode = Disk::inode(&path);
+        schema::check(&connect_to_read(&path)?)?;
+        Ok(Self { disk: disk.clone(), path, inode, domain, writer: None, readers: Mutex::default() })
     }
 
     /// Fails with [`ErrorKind::Replaced`] if the catalog is not the file that was opened, in the directory that was opened.
@@ -83,6 +91,10 @@ impl Catalog {
         Err(Error::replaced(&self.path))
     }
 
+    fn read_only(&self) -> Error {
+        Error::read_only(self.path.parent().unwrap_or(&self.path))
+    }
+
     /// Runs `run`, which sees each row as it is when it is read.
     pub(crate) fn read<T>(&self, run: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
         self.check()?;
@@ -90,9 +102,14 @@ impl Catalog {
         let pooled = lock(&self.readers).pop();
         let connection = match pooled {
             Some(connection) => connection,
+            None if self.writer.is_none() => connect_to_read(&self.path)?,
             None => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
         };
         let result = run(&Rows { connection: &connection, domain: &self.domain });
+        // One that takes the file for immutable sees no later change.
+        if self.writer.is_none() {
+            return result;
+        }
         let mut readers = lock(&self.readers);
         if readers.len() < READERS_MAX {
             readers.push(connection);
@@ -107,7 +124,8 @@ impl Catalog {
         run: impl FnOnce(&Rows<'_>) -> Result<T>,
     ) -> Result<T> {
         let failed = |error| sqlite::failed_at(self.path.to_str(), "writing the catalog", error);
-        let mut writer = lock(&self.writer);
+        let writer = self.writer.as_ref().ok_or_else(|| self.read_only())?;
+        let mut writer = lock(writer);
         let synchronous = match durability {
             Durability::Full => "PRAGMA synchronous=FULL",
             Durability::Lazy => "PRAGMA synchronous=NORMAL",
@@ -128,7 +146,8 @@ impl Catalog {
     pub(crate) fn make(disk: &Disk, path: &Path, fill: impl FnOnce(&Rows<'_>) -> Result<()>) -> Result<()> {
         let catalog = Self::open(disk, path.to_owned(), String::new())?;
         catalog.write(Durability::Full, fill)?;
-        let writer = catalog.writer.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = catalog.writer else { return Ok(()) };
+        let writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The last connection takes the log along.
         writer.close().map_err(|(_, error)| sqlite::failed_at(path.to_str(), "writing the catalog", error))
     }
@@ -142,7 +161,7 @@ pub(crate) struct Rows<'a> {
 }
 
 /// Makes sure that a catalog can be at `path`, before SQLite opens it in its own way.
-fn check_place(path: &Path) -> Result<()> {
+pub(crate) fn check_place(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
     // SQLite would open it for reading then, and fail in the middle of something.
     for path in [dir, path, &layout::beside(path, "-wal"), &layout::beside(path, "-shm")] {
@@ -150,7 +169,7 @@ fn check_place(path: &Path) -> Result<()> {
             let sentence = |file: &dyn Display| {
                 format!("{file}: {error}; a fleet's directory and catalog must be writable")
             };
-            return Err(Error::naming(ErrorKind::Io, path, sentence).caused_by(error));
+            return Err(Error::naming(ErrorKind::ReadOnly, path, sentence).caused_by(error));
         }
     }
     // SQLite would take an empty file for a new database, and throw away the log beside it. A first open that was
@@ -167,9 +186,19 @@ fn check_place(path: &Path) -> Result<()> {
     Ok(())
 }
 
+fn connect_to_read(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    connect_by(sqlite::uri_to_read(path)?.as_ref(), path, flags)
+}
+
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    connect_by(path, path, flags)
+}
+
+/// Connects to the catalog at `path`, which SQLite is given as `name`.
+fn connect_by(name: &Path, path: &Path, flags: OpenFlags) -> Result<Connection> {
     let open = || {
-        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let connection = Connection::open_with_flags(name, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch("PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF")?;
         connection.set_prepared_statement_cache_capacity(64);

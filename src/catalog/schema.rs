@@ -109,6 +109,22 @@ pub(super) fn prepare(connection: &Connection) -> Result<()> {
     if known_version(connection)? < SCHEMA_VERSION { Err(foreign()) } else { Ok(()) }
 }
 
+/// Makes sure that a catalog that cannot be changed is one of this version.
+pub(super) fn check(connection: &Connection) -> Result<()> {
+    if pragma(connection, "application_id")? != APPLICATION_ID {
+        return Err(foreign());
+    }
+    let version = known_version(connection)?;
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let message = format!(
+        "control.db has schema version {version} and cannot be brought to {SCHEMA_VERSION} where nothing can be written; \
+         open the fleet once where it can"
+    );
+    Err(Error::new(ErrorKind::Unsupported, message))
+}
+
 /// The version of the tables, 0 if there are none yet, if this crate knows it and what else is in the root.
 fn known_version(connection: &Connection) -> Result<i64> {
     let newer = |what: &str, version: i64, known: i64| {

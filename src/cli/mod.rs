@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     let output = Output { json: arguments.json };
     let plane = || {
         there(&arguments.root)?;
-        ControlPlane::open(&arguments.root)
+        open(&arguments.root)
     };
     let done = match arguments.command {
         // It makes a fleet, and so does `serve`: for the others a mistyped directory is none.
@@ -70,6 +70,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         }
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Opens the fleet at `root`: to be read, if it cannot be written to.
+fn open(root: &Path) -> Result<ControlPlane> {
+    match ControlPlane::open(root) {
+        Err(error) if error.kind() == ErrorKind::ReadOnly => ControlPlane::open_read_only(root),
+        opened => opened,
+    }
 }
 
 /// Makes sure that there is a fleet at `root`.

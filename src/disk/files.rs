@@ -25,6 +25,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// A file that is there, opened to be written and read.
 const WRITE: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// A file that is there, opened to be read.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// A file that is not there yet.
 const CREATE: OFlags = WRITE.union(OFlags::CREATE).union(OFlags::EXCL);
 
@@ -126,6 +129,21 @@ impl Disk {
         unix::fcntl_lock(file, FlockOperation::LockExclusive)
             .map_err(|error| failed("locking", path, error.into()))?;
         Ok(FileLock(file))
+    }
+
+    /// Opens a file of the fleet that other processes write to, to be read, or `None` if it is not there.
+    pub(crate) fn open_shared_to_read(&self, path: &Path) -> Result<Option<File>> {
+        let open = || {
+            let place = self.place(path)?;
+            match unix::openat(place.dir(), place.name, READ, Mode::empty()) {
+                Err(Errno::LOOP) => Err(link(path)),
+                opened => Ok(File::from(opened?)),
+            }
+        };
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some).map_err(|error| failed("opening", path, error)),
+        }
     }
 
     /// Writes to a file that other processes read at the same time. No hook is asked: nothing of it need outlast them.

@@ -65,6 +65,7 @@ impl Disk {
 
     /// Runs one step, unless the hook lets it fail.
     fn step<T>(&self, step: Step, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.check_writable(path).map_err(io::Error::other)?;
         if let Some(hook) = &self.hook {
             hook(step, path)?;
         }

@@ -33,6 +33,8 @@ pub(super) const READ_DIR: OFlags =
 pub(super) struct Root {
     path: PathBuf,
     identity: (u64, u64),
+    /// Whether nothing inside may be changed.
+    read_only: bool,
     /// Keeps the inode from being used again for as long as it is compared.
     _held: OwnedFd,
 }
@@ -61,11 +63,30 @@ impl Place<'_> {
 impl Disk {
     /// Confines the paths that lie in `root` to the directory that is there now.
     pub(crate) fn within(self, root: &Path) -> Result<Self> {
+        self.confined(root, false)
+    }
+
+    /// Confines the paths that lie in `root` like [`within`](Self::within), and refuses every step that would change
+    /// something there.
+    pub(crate) fn within_read_only(self, root: &Path) -> Result<Self> {
+        self.confined(root, true)
+    }
+
+    fn confined(self, root: &Path, read_only: bool) -> Result<Self> {
         let opening = |error: Errno| failed("opening", root, error.into());
         let held = unix::open(root, DIRECTORY, Mode::empty()).map_err(opening)?;
         let found = unix::fstat(&held).map_err(opening)?;
-        let root = Root { path: root.to_owned(), identity: (found.st_dev, found.st_ino), _held: held };
+        let (path, identity) = (root.to_owned(), (found.st_dev, found.st_ino));
+        let root = Root { path, identity, read_only, _held: held };
         Ok(Self { root: Some(Arc::new(root)), ..self })
+    }
+
+    /// Fails with [`ErrorKind::ReadOnly`] if nothing at a path may be changed.
+    pub(super) fn check_writable(&self, path: &Path) -> Result<()> {
+        match &self.root {
+            Some(root) if root.read_only && path.starts_with(&root.path) => Err(Error::read_only(&root.path)),
+            _ => Ok(()),
+        }
     }
 
     /// Fails with [`ErrorKind::Replaced`] if the root is not the directory that it was.

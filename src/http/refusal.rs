@@ -84,7 +84,9 @@ impl From<Error> for Refusal {
         // for anything else.
         let status = match kind {
             ErrorKind::NotFound | ErrorKind::Destroyed => StatusCode::NOT_FOUND,
-            ErrorKind::AlreadyExists | ErrorKind::Protected | ErrorKind::Blocked => StatusCode::CONFLICT,
+            ErrorKind::AlreadyExists | ErrorKind::Protected | ErrorKind::Blocked | ErrorKind::ReadOnly => {
+                StatusCode::CONFLICT
+            }
             ErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorKind::Busy | ErrorKind::Cancelled | ErrorKind::Replaced => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,

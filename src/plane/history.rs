@@ -77,6 +77,7 @@ impl Plane {
         options: &ConnectOptions,
         watch: &mut Watch<'_>,
     ) -> Result<Restored> {
+        self.check_writable()?;
         let (view, reached) = self.view(database, at, options)?;
         let mut connection = self.connect(database, options)?;
         // Commits without stamps are no points, and are undone like others.
@@ -258,6 +259,7 @@ impl ControlPlane {
         database: impl Into<DatabaseRef<'a>>,
         watch: &mut Watch<'_>,
     ) -> Result<Maintained> {
+        self.0.check_writable()?;
         let database = self.0.ready(database.into())?;
         let entry = &database.entry;
         let maintenance = Maintenance {

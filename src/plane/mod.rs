@@ -7,6 +7,7 @@ mod export;
 mod groups;
 mod history;
 mod list;
+mod open;
 mod partial;
 mod recover;
 mod reserve;
@@ -24,6 +25,7 @@ use rusqlite::Connection;
 
 pub use export::ExportOptions;
 pub use groups::GroupChanges;
+pub use open::ControlPlaneBuilder;
 pub use recover::Recovered;
 use reserve::Reserve;
 use resolve::Resolved;
@@ -36,87 +38,14 @@ use crate::{
     changes::{Changes, Pair},
     cipher::EncryptionKey,
     connect::{self, CatalogGovernor, ConnectOptions},
-    disk::{Disk, Hook},
+    disk::Disk,
     error::{Error, ErrorKind, Result},
-    id, layout,
-    layout::Layout,
+    layout::{self, Layout},
     name::DatabaseName,
     progress::{Watch, unwatched},
     seed::upload::Upload,
-    time::{Clock, ReadClock, Timestamp},
+    time::Clock,
 };
-
-/// How to open a control plane, for those who want more than [`ControlPlane::open`].
-#[derive(Clone, Debug)]
-pub struct ControlPlaneBuilder {
-    domain: String,
-    disk: Disk,
-    clock: Clock,
-}
-
-impl ControlPlaneBuilder {
-    /// The domain of the databases' host names: `orders.<domain>`. It is `localhost` unless set.
-    #[must_use]
-    pub fn domain(self, domain: impl Into<String>) -> Self {
-        Self { domain: domain.into(), ..self }
-    }
-
-    /// Asks `hook` before every step that changes something on the disk; the error that it returns is the result
-    /// of that step. This is for test harnesses: it lets any step of a call fail, or the process stop there.
-    /// SQLite's own writes are not asked about. The hook must not use the fleet's databases, whose locks the call may
-    /// hold, and may be called on a thread where none of the process's file descriptors but the standard ones are open.
-    #[must_use]
-    pub fn on_step(self, hook: Arc<Hook>) -> Self {
-        Self { disk: Disk::with_hook(hook), ..self }
-    }
-
-    /// Asks `clock`, and not the system's clock, when a database is created and when a commit is made. This is for test
-    /// harnesses: it lets time step back, stand still or be far off. It is called while other writers wait.
-    #[must_use]
-    pub fn clock(self, clock: Arc<ReadClock>) -> Self {
-        Self { clock: Clock::of(clock), ..self }
-    }
-
-    /// Opens the control plane in the directory `root`, which is made if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unsupported`] if a newer version of this crate wrote the root, [`ErrorKind::Invalid`] if
-    /// something else lies there, [`ErrorKind::Corrupt`] if the catalog of the databases in it is
-    /// [lost](ControlPlane::recover), [`ErrorKind::Io`] if a symbolic link is in the place of a directory of the root, and
-    /// what the disk may answer.
-    pub fn open(self, root: impl AsRef<Path>) -> Result<ControlPlane> {
-        self.disk.make_dirs(root.as_ref())?;
-        let layout = Layout::new(Disk::canonical(root.as_ref())?);
-        let disk = self.disk.within(layout.root())?;
-        // One process at a time opens a root, so that only one makes what is not there yet.
-        let opening = Disk::wait_for_dir(layout.root())?;
-        recover::check_not_lost(&layout)?;
-        let reserve = Reserve::new(&disk, &layout);
-        let (catalog, changes) = reserve.run(|| {
-            disk.make_dir(&layout.staging())?;
-            disk.make_dir(&layout.trash())?;
-            let catalog = Catalog::open(&disk, layout.control(), self.domain.clone())?;
-            let changes = Changes::open(&disk, &layout, &id::new_id(Timestamp::now()))?;
-            catalog.write(Durability::Lazy, |_| changes.settle())?;
-            disk.sync_dir(layout.root())?;
-            Ok((catalog, changes))
-        })?;
-        drop(opening);
-        let plane = ControlPlane(Arc::new(Plane {
-            disk,
-            clock: self.clock,
-            reserve,
-            layout,
-            catalog: Arc::new(catalog),
-            changes: Arc::new(changes),
-        }));
-        plane.0.with_reserve(|| plane.0.settle())?;
-        plane.0.describe_stale();
-        plane.0.reserve.fill();
-        Ok(plane)
-    }
-}
 
 /// A fleet of SQLite databases in a directory.
 ///
@@ -139,6 +68,8 @@ struct Plane {
     layout: Layout,
     catalog: Arc<Catalog>,
     changes: Arc<Changes>,
+    /// Whether nothing in the root may be changed.
+    read_only: bool,
 }
 
 impl ControlPlane {
@@ -149,6 +80,26 @@ impl ControlPlane {
     /// As for [`ControlPlaneBuilder::open`].
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open(root)
+    }
+
+    /// Opens the control plane in the directory `root` to be read, where [`open`](Self::open) fails with
+    /// [`ErrorKind::ReadOnly`]: on a disk that is mounted read-only, or as a user who may not write there.
+    ///
+    /// Databases can be listed, connected to, restored as views, exported and verified. Every call that would change something
+    /// fails with [`ErrorKind::ReadOnly`], and nothing that another process left half done is settled.
+    ///
+    /// Nothing but what was committed is ever read. If a database has a log, its rows are read through the `-shm` beside it;
+    /// if that is missing, the database is refused. If it has no log, SQLite takes its file for
+    /// [immutable](https://www.sqlite.org/c3ref/open.html): a connection then sees nothing that is written through another
+    /// mount of the disk after it was opened, and may find the database damaged while that is done. Where the root can be
+    /// written to after all, SQLite makes `-wal` and `-shm` as for every reader.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] if there is no fleet; [`ErrorKind::ReadOnly`] if the catalog has a log that cannot be read
+    /// there; [`ErrorKind::Unsupported`] if the root is of another version of this crate, whether newer or older.
+    pub fn open_read_only(root: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open_read_only(root)
     }
 
     /// How to open a control plane otherwise.
@@ -386,7 +337,8 @@ impl ControlPlane {
     ) -> Result<()> {
         let database = self.0.ready(database.into())?;
         let governor = self.0.governor(&database, key)?;
-        let attached = connect::attach(connection, &self.0.data(&database.entry), governor, schema);
+        let attach = if self.0.read_only { connect::attach_to_read } else { connect::attach };
+        let attached = attach(connection, &self.0.data(&database.entry), governor, schema);
         let is_attached = attached.is_ok();
         self.0.hold(&database, attached).inspect_err(|_| {
             if is_attached {
@@ -441,7 +393,13 @@ impl Plane {
         if database.entry.database.block_reads {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
-        self.hold(database, connect::open(&self.data(&database.entry), governor, options))
+        let open = if self.read_only { connect::open_to_read } else { connect::open };
+        self.hold(database, open(&self.data(&database.entry), governor, options))
+    }
+
+    /// Fails with [`ErrorKind::ReadOnly`] if nothing in the root may be changed.
+    fn check_writable(&self) -> Result<()> {
+        if self.read_only { Err(Error::read_only(self.layout.root())) } else { Ok(()) }
     }
 
     /// Changes a database's row, and lets every open connection know. `change` names the database.

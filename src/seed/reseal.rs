@@ -17,6 +17,7 @@ use crate::{
     page::{self, Header, PageCodec, PageFault},
     progress::{self, Phase, Watch},
     size::SizeLimit,
+    sqlite,
     vfs::{self, NotOpened, Sealing, Unruled},
 };
 
@@ -40,7 +41,7 @@ pub(crate) fn vacuum_into(
         Sealing::new(target.key.clone(), target.cipher).in_format(target.format.unwrap_or_default())
     });
     // `reserve` is known to `VACUUM INTO` alone.
-    let uri = format!("file:{}?reserve={reserved}", encoded(path)?);
+    let uri = sqlite::uri(path, format_args!("reserve={reserved}"))?;
     // SQLite writes into an empty file, and would leave one that it makes itself with root.
     disk.create(path)?;
     let bounds = Bounds::of(len);
@@ -205,35 +206,4 @@ pub(crate) fn finish(
 
 fn failed(fault: PageFault) -> Error {
     Error::new(ErrorKind::Io, format!("sealing a page: {fault:?}"))
-}
-
-/// A path as it stands in a URI.
-fn encoded(path: &Path) -> Result<String> {
-    let text = path.to_str().ok_or_else(|| {
-        Error::naming(ErrorKind::Invalid, path, |file| {
-            format!("{file}: the path of an encrypted fleet must be UTF-8")
-        })
-    })?;
-    let mut uri = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(byte.into()),
-            byte if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
-            byte => {
-                use std::fmt::Write;
-                let _never_fails = write!(uri, "%{byte:02X}");
-            }
-        }
-    }
-    Ok(uri)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_one_name_in_a_uri() {
-        assert_eq!(encoded(Path::new("/a b/ü?x=1#%")).unwrap(), "/a%20b/%C3%BC%3Fx%3D1%23%25");
-    }
 }

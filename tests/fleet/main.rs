@@ -21,6 +21,7 @@ mod maintainer;
 mod model;
 mod outside;
 mod owner;
+mod read_only;
 mod recover;
 mod rename;
 mod replaced;
