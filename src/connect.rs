@@ -173,7 +173,7 @@ impl CatalogGovernor {
 
 impl CatalogGovernor {
     /// The same for a connection that changes nothing on the disk.
-    fn to_read(self) -> Self {
+    fn reading(self) -> Self {
         Self { history: None, ..self.read_only(true) }
     }
 }
@@ -267,7 +267,7 @@ pub(crate) fn open_to_read(
 ) -> Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let (name, governor) = (sqlite::uri_to_read(path)?, Arc::new(governor.to_read()));
+    let (name, governor) = (sqlite::uri_to_read(path)?, Arc::new(governor.reading()));
     let opened = if options.unfenced {
         vfs::open(name.as_ref(), flags, governor)
     } else {
@@ -344,7 +344,7 @@ pub(crate) fn attach_to_read(
     governor: CatalogGovernor,
     schema: &str,
 ) -> Result<()> {
-    attach_as(connection, &sqlite::uri_to_read(path)?, path, governor.to_read(), schema)
+    attach_as(connection, &sqlite::uri_to_read(path)?, path, governor.reading(), schema)
 }
 
 /// Attaches the database file at `path`, which SQLite is given as `name`.

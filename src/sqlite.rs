@@ -1,7 +1,7 @@
 //! What SQLite's result codes mean as kinds of this crate's errors, and how it opens what cannot be written.
 
 use std::{
-    fmt::Display,
+    fmt::{Display, Write},
     path::{Path, PathBuf},
 };
 
@@ -123,7 +123,9 @@ pub(crate) fn uri(path: &Path, parameter: impl Display) -> Result<String> {
         match byte {
             b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(byte.into()),
             byte if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
-            byte => uri.push_str(&format!("%{byte:02X}")),
+            byte => {
+                let _never_fails = write!(uri, "%{byte:02X}");
+            }
         }
     }
     Ok(format!("file:{uri}?{parameter}"))
