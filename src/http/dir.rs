@@ -83,9 +83,9 @@ impl PrivateDir {
     /// Runs `make` while no other process makes what the directory lacks.
     pub(super) fn locked<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
         self.file.lock().map_err(|error| failed(&self.path, error))?;
-        let made = make();
+        let result = make();
         self.file.unlock().map_err(|error| failed(&self.path, error))?;
-        made
+        result
     }
 
     /// Holds the directory for one who writes there, together with all others who do. Who is alone removes what is in it

@@ -151,17 +151,17 @@ impl Wal {
         at: u64,
         code: c_int,
         beneath: &impl Beneath,
-    ) -> Result<c_int, Refusal> {
+    ) -> c_int {
         let page_size = self.page_size(beneath).map_or(0, |size| size as usize);
         let place = Place::of(at, page_size).filter(|place| page_size > 0 && place.inside == CHECKSUM_AT);
         let last = self.recount.state(self.database.transactions()).last;
-        let (Some(place), Some(last), 8) = (place, last, bytes.len()) else { return Ok(code) };
+        let (Some(place), Some(last), 8) = (place, last, bytes.len()) else { return code };
         if !self.is_recounted() || place.number <= last {
-            return Ok(code);
+            return code;
         }
         let frame_len = (FRAME_HEADER_LEN + page_size) as u64;
         let frame = wal::HEADER_LEN as u64 + u64::from(last - 1) * frame_len;
-        Ok(beneath.read(bytes, frame + CHECKSUM_AT as u64))
+        beneath.read(bytes, frame + CHECKSUM_AT as u64)
     }
 }
 

@@ -180,7 +180,7 @@ impl Wal {
         beneath: &impl Beneath,
     ) -> Result<c_int, Refusal> {
         let Some(sealed) = self.database.sealed() else {
-            return self.after_plain_read(bytes, at, code, beneath);
+            return Ok(self.after_plain_read(bytes, at, code, beneath));
         };
         let end = at + bytes.len() as u64;
         if end <= FIRST_FRAME {

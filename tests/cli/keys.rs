@@ -51,7 +51,7 @@ fn undo_command_works_as_it_is_pasted() {
             // The placeholder is explained, and stands for a file.
             assert!(undo.ends_with(" --key-file KEY_FILE"), "{undo}");
             assert!(printed.contains("\n(KEY_FILE stands for a file that holds the key"), "{printed}");
-            undo = undo.replace("KEY_FILE", &format!("\"$PLACE\"/'the key'"));
+            undo = undo.replace("KEY_FILE", "\"$PLACE\"/'the key'");
         }
         // From another directory, and where the environment names another fleet.
         let mut pasted = Command::new("sh");

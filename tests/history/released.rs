@@ -7,8 +7,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, RemoteEncryption, Result,
-    Seed, Timestamp, VerifyOptions, rusqlite::Connection, unwatched,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, ListDatabases,
+    RemoteEncryption, Result, Seed, Timestamp, VerifyOptions, rusqlite::Connection, unwatched,
 };
 use tempfile::TempDir;
 
@@ -118,7 +118,7 @@ fn root_of_an_earlier_release_opens_restores_and_verifies() {
     let dir = unpack();
     let plane = ControlPlane::open(dir.path().join("root")).unwrap();
     let names: Vec<_> = plane
-        .list_databases(&Default::default())
+        .list_databases(&ListDatabases::default())
         .unwrap()
         .into_iter()
         .map(|it| it.name.to_string())
