@@ -5,8 +5,8 @@ use std::{ffi::OsString, ops::Bound};
 use litefleet::{ConnectOptions, ControlPlane, Result, Timestamp};
 
 use super::{
-    args::{KEY_FILE_PLACEHOLDER, KeyArguments},
     key_for,
+    keys::{KEY_FILE_PLACEHOLDER, KeyArguments},
     output::Output,
     paste::{program, quoted},
     progress,

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod history;
 pub(crate) mod interrupt;
+mod keys;
 mod maintain;
 pub(crate) mod output;
 mod paste;
@@ -21,8 +22,9 @@ use std::{
     process::ExitCode,
 };
 
-use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand, KeyArguments};
+use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand};
 use clap::CommandFactory;
+use keys::KeyArguments;
 use litefleet::{
     ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges,
     EncryptionKey, Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload,

@@ -14,8 +14,8 @@ use rustyline::{
 };
 
 use super::{
-    args::KeyArguments,
     interrupt,
+    keys::KeyArguments,
     output::{self, Output},
     sql,
     statements::Statements,

@@ -336,8 +336,12 @@ impl Plane {
         })?;
         let is_first = self.make_group_dir(&entry.group_dir)?;
         self.disk.rename(&staged.dir, &self.place(&entry))?;
-        self.catalog
-            .write(Durability::Lazy, |rows| rows.set_state(&staged.id, State::Publishing, State::Ready))?;
+        self.catalog.write(Durability::Lazy, |rows| {
+            if is_first {
+                rows.mark_stale(&entry.group_id)?;
+            }
+            rows.set_state(&staged.id, State::Publishing, State::Ready)
+        })?;
         if is_first {
             self.describe(&entry.group_id);
         }

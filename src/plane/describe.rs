@@ -10,8 +10,10 @@ use std::path::Path;
 use super::Plane;
 use crate::{
     catalog::{Durability, Entry, Rows, State},
+    description::DatabaseDescription,
     disk::Disk,
     error::Result,
+    finding::Finding,
     layout,
     seed::Staged,
     time::Timestamp,
@@ -22,6 +24,20 @@ const AT_OPEN: u32 = 64;
 
 /// How long ago a file was changed last that is on the disk by now, in nanoseconds: an hour.
 const WRITTEN_AFTER: i64 = 60 * 60 * 1_000_000_000;
+
+/// How often a description is read that differs from its row before that is a finding.
+const VERIFY_ATTEMPTS: u32 = 3;
+
+/// Whether a description says what a row says. The name of the group may be an earlier one: renaming a group changes no file
+/// of its databases.
+fn says(bytes: &[u8], row: &Entry) -> bool {
+    DatabaseDescription::parse(bytes).is_ok_and(|mut found| {
+        let is_whole = found.to_json() == bytes;
+        let row = row.description();
+        found.group.name.clone_from(&row.group.name);
+        is_whole && found == row
+    })
+}
 
 impl Plane {
     /// Describes a database that is about to be published. The file is not flushed: that would be a flush more for each
@@ -50,22 +66,45 @@ impl Plane {
     /// Makes sure that a database and its group have descriptions, which those of earlier versions do not, and that they are
     /// on the disk.
     pub(super) fn keep_described(&self, entry: &Entry) -> Result<()> {
-        let database = (&entry.database.id, layout::description(&self.place(entry)));
-        let group = (&entry.group_id, layout::group_description(&self.layout.group(&entry.group_dir)));
-        for (uuid, path) in [database, group] {
+        let database = layout::description(&self.place(entry));
+        let group = layout::group_description(&self.layout.group(&entry.group_dir));
+        let group_row = self.catalog.read(|rows| rows.group_description(&entry.group_id))?;
+        let group_row = group_row.map(|(group, _)| group.to_json());
+        let database_row = Some(entry.description().to_json());
+        for (uuid, path, row) in
+            [(&entry.database.id, database, database_row), (&entry.group_id, group, group_row)]
+        {
             let now = Timestamp::now().as_micros().saturating_mul(1000);
-            match Disk::last_change(&path)? {
-                Some(_) if self.catalog.read(|rows| rows.is_stale(uuid))? => self.describe(uuid),
-                Some((_, changed_at)) if changed_at >= now.saturating_sub(WRITTEN_AFTER) => {
-                    if let Some(file) = Disk::open(&path)? {
-                        self.disk.sync_file(&file, &path)?;
-                    }
-                }
-                Some(_) => {}
-                None => self.describe(uuid),
+            let changed_at = Disk::last_change(&path)?.map(|(_, changed_at)| changed_at);
+            if Disk::read(&path)? != row || self.catalog.read(|rows| rows.is_stale(uuid))? {
+                self.describe(uuid);
+            } else if changed_at.is_some_and(|changed_at| changed_at >= now.saturating_sub(WRITTEN_AFTER))
+                && let Some(file) = Disk::open(&path)?
+            {
+                self.disk.sync_file(&file, &path)?;
             }
         }
         Ok(())
+    }
+
+    /// Finds a description that does not say what the row of its database says. One that is stale, or that is not there
+    /// because an earlier version made the database, is written by the next maintenance and is no finding.
+    pub(super) fn verify_description(&self, id: &str) -> Result<Option<Finding>> {
+        let mut finding = None;
+        // A change that comes between the two reads is in both of the next ones, or marks the description stale.
+        for _ in 0..VERIFY_ATTEMPTS {
+            let row = self.catalog.read(|rows| Ok((rows.entry_by_id(id)?, rows.is_stale(id)?)))?;
+            let (Some(entry), false) = row else { return Ok(None) };
+            let path = layout::description(&self.place(&entry));
+            match Disk::read(&path)? {
+                Some(bytes) if !says(&bytes, &entry) => {
+                    let message = "it does not say what the catalog says; the next maintenance replaces it";
+                    finding = Some(Finding::new(&path, message));
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(finding)
     }
 
     fn replace_description(&self, rows: &Rows<'_>, uuid: &str) -> Result<()> {

@@ -64,7 +64,10 @@ impl ControlPlane {
         watch: &mut Watch<'_>,
     ) -> Result<Verified> {
         let database = self.0.ready(database.into())?;
-        let verified = self.0.verify(&database.entry, options, watch);
+        let verified = self.0.verify(&database.entry, options, watch).and_then(|mut verified| {
+            verified.findings.extend(self.0.verify_description(&database.entry.database.id)?);
+            Ok(verified)
+        });
         self.0.hold(&database, verified)
     }
 }

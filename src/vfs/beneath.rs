@@ -47,6 +47,19 @@ pub(super) enum Alone {
     WithNeighbours,
 }
 
+/// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
+pub(super) const WRITE_LOCK: u32 = 0;
+pub(super) const CHECKPOINT_LOCK: u32 = 1;
+pub(super) const FIRST_READ_LOCK: u32 = 3;
+
+/// A lock of the shared memory, taken or given back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShmLock {
+    pub(super) offset: u32,
+    pub(super) take: bool,
+    pub(super) shared: bool,
+}
+
 /// A buffer that begins where cache lines do, and is wiped when dropped.
 ///
 /// A large `Vec` begins 16 bytes into a page of memory, where copies take as much as 25 times as long on some processors.

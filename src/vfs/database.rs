@@ -19,29 +19,22 @@ use rusqlite::ffi::{
 };
 
 use super::{
-    Governor, NOT_OPENED, Refusal, Sealing, beneath::Beneath, capture::Capture, closing::Closing, ffi,
-    neighbours::Neighbours, rules::Governed, sealed::Sealed,
+    Governor, NOT_OPENED, Refusal, Sealing,
+    beneath::{Beneath, CHECKPOINT_LOCK, FIRST_READ_LOCK, ShmLock, WRITE_LOCK},
+    capture::Capture,
+    closing::Closing,
+    ffi,
+    neighbours::Neighbours,
+    rules::Governed,
+    sealed::Sealed,
 };
 use crate::{
     disk::Disk,
     wal::{self, SeenFrames},
 };
 
-/// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
-const WRITE_LOCK: u32 = 0;
-const CHECKPOINT_LOCK: u32 = 1;
-const FIRST_READ_LOCK: u32 = 3;
-
 /// The frame that ended the last commit, and the salts of the WAL.
 type LastCommit = (u32, [u8; 8]);
-
-/// A lock of the shared memory, taken or given back.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ShmLock {
-    pub(super) offset: u32,
-    pub(super) take: bool,
-    pub(super) shared: bool,
-}
 
 /// SQLite uses a connection from one thread at a time, so the atomics are there for safety's sake alone, and order
 /// nothing.

@@ -31,9 +31,9 @@ use rusqlite::{
 
 use super::{
     Governor, NAME, NOT_OPENED, Refusal, UNFENCED, WAITING,
-    beneath::{Alone, Beneath},
+    beneath::{Alone, Beneath, ShmLock},
     capture::Capture,
-    database::{Database, ShmLock},
+    database::Database,
     fence::{self, Action, Fenced},
     journal::Journal,
     rules::Governed,

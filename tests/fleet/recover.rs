@@ -329,3 +329,30 @@ fn a_draft_has_no_files_and_is_lost() {
     let recovered = ControlPlane::recover(&root).unwrap();
     assert_eq!((recovered.groups, recovered.databases, recovered.findings.len()), (1, 1, 0));
 }
+
+#[test]
+fn verify_finds_a_description_that_differs_from_the_catalog_and_maintenance_replaces_it() {
+    let (fleet, _) = furnished();
+    let plane = &fleet.plane;
+    let path = plane.database_path("plain").unwrap().with_file_name("description.json");
+    let findings = || {
+        let verified = plane.verify_database("plain", &VerifyOptions::default(), &mut unwatched).unwrap();
+        verified.findings.into_iter().map(|finding| finding.file).collect::<Vec<_>>()
+    };
+    // Renaming a group changes no file of its databases.
+    plane.rename_group("first", "second").unwrap();
+    assert!(fs::read_to_string(&path).unwrap().contains("\"name\": \"first\""));
+    assert!(findings().is_empty());
+    let whole = fs::read(&path).unwrap();
+    for change in
+        [("\"block_reads\": false", "\"block_reads\": true"), ("\"format\"", "\"formal\""), ("\n}", "\n")]
+    {
+        let text = String::from_utf8(whole.clone()).unwrap();
+        assert!(text.contains(change.0), "{text}");
+        fs::write(&path, text.replace(change.0, change.1)).unwrap();
+        assert_eq!(findings(), std::slice::from_ref(&path), "{change:?}");
+        plane.maintain_database("plain", &mut unwatched).unwrap();
+        assert!(findings().is_empty(), "{change:?}");
+    }
+    assert!(fs::read_to_string(&path).unwrap().contains("\"name\": \"second\""));
+}
