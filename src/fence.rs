@@ -9,7 +9,7 @@
 //! | `ATTACH` | `''` and `':memory:'` only, as literals; [`attach`](crate::ControlPlane::attach) attaches a database of the fleet |
 //! | `VACUUM INTO` | a path outside of every fleet, never a URI; from an encrypted database, the copy is encrypted under the same key |
 //! | `PRAGMA writable_schema` | stays off |
-//! | `PRAGMA temp_store_directory`, `data_store_directory` | cannot be set: both are settings of the whole process |
+//! | `PRAGMA temp_store_directory`, `data_store_directory`, `hard_heap_limit`, `soft_heap_limit` | cannot be set: they are settings of the whole process |
 //! | `load_extension()`, `fts3_tokenizer()` | refused |
 //! | writes to shadow tables, `PRAGMA schema_version=N`, and what else [defensive mode] disables | refused, or without effect |
 //!

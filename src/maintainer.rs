@@ -146,7 +146,7 @@ impl Maintainer {
                 if let Some(figures) = figures {
                     running.state().figures = Some(figures);
                 }
-                pause = every * 9 / 10 + part(every / 5, random());
+                pause = every.saturating_sub(every / 10).saturating_add(part(every / 5, random()));
             }
         };
         let thread = thread::Builder::new().name("litefleet-maintain".into()).spawn(run);

@@ -88,10 +88,16 @@ impl Rows<'_> {
             .map_err(failed)
     }
 
-    /// The ids of up to `limit` databases and groups whose descriptions have to follow their rows.
+    /// The ids of up to `limit` databases and groups whose descriptions have to follow their rows. A database that is not
+    /// ready has no description yet.
     pub(crate) fn stale(&self, limit: u32) -> Result<Vec<String>> {
-        let mut select =
-            self.connection.prepare_cached("SELECT uuid FROM stale_descriptions LIMIT ?1").map_err(failed)?;
+        let mut select = self
+            .connection
+            .prepare_cached(
+                "SELECT s.uuid FROM stale_descriptions AS s LEFT JOIN databases AS d ON d.uuid = s.uuid
+                 WHERE ifnull(d.state, 'ready') = 'ready' LIMIT ?1",
+            )
+            .map_err(failed)?;
         let ids = select.query_map([limit], |row| row.get(0)).map_err(failed)?;
         ids.map(|id| id.map_err(failed)).collect()
     }

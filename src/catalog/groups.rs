@@ -28,6 +28,10 @@ fn failed(error: rusqlite::Error) -> Error {
     sqlite::failed("reading a group", error)
 }
 
+/// The databases that lose their history where the window of group `?1` is off: those that follow it.
+const FOLLOWERS: &str = "history_window_seconds IS NULL AND history_paused = 0
+    AND in_group = (SELECT id FROM groups WHERE uuid = ?1 AND history_window_seconds = 0)";
+
 impl Rows<'_> {
     pub(crate) fn insert_group(
         &self,
@@ -147,14 +151,15 @@ impl Rows<'_> {
                 params![uuid, delete_protection, window],
             )
             .map_err(|error| sqlite::failed("changing a group", error))?;
-        self.connection
-            .execute(
-                "UPDATE databases SET history_paused = 1
-                 WHERE history_window_seconds IS NULL
-                    AND in_group = (SELECT id FROM groups WHERE uuid = ?1 AND history_window_seconds = 0)",
-                [uuid],
-            )
-            .map_err(|error| sqlite::failed("changing a group", error))?;
+        // Databases that follow the group are without a history from now on, which their descriptions have to say.
+        for change in [
+            format!("INSERT OR IGNORE INTO stale_descriptions SELECT uuid FROM databases WHERE {FOLLOWERS}"),
+            format!("UPDATE databases SET history_paused = 1 WHERE {FOLLOWERS}"),
+        ] {
+            self.connection
+                .execute(&change, [uuid])
+                .map_err(|error| sqlite::failed("changing a group", error))?;
+        }
         self.mark_stale(uuid)
     }
 

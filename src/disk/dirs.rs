@@ -129,11 +129,15 @@ impl Disk {
         Ok(same.then_some(DirLock { _dir: dir }))
     }
 
-    /// Takes the lock of a directory, and waits for whoever has it.
+    /// Takes the lock of a directory, and waits until it is free.
     pub(crate) fn wait_for_dir(path: &Path) -> Result<DirLock> {
         let open = || {
             let dir = File::from(open_dir(path)?);
-            dir.lock()?;
+            while let Err(error) = dir.lock() {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
             Ok(DirLock { _dir: dir })
         };
         open().map_err(|error| failed("locking the directory", path, error))

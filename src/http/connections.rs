@@ -103,7 +103,13 @@ impl Connections {
 
     /// Closes the connection that has waited longest for its client. `false` if none waits.
     pub(super) fn displace(&self) -> bool {
-        self.open().displace(|_| true)
+        let mut open = self.open();
+        let is_displaced = open.displace(|_| true);
+        if is_displaced {
+            self.counts.displaced.fetch_add(1, Relaxed);
+            self.counts.open.store(open.by_number.len(), Relaxed);
+        }
+        is_displaced
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

@@ -217,7 +217,7 @@ impl Accepting {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    // Whoever is not admitted sees the connection close.
+                    // A refused client sees the connection close.
                     if let Some(place) = self.connections.admit(peer) {
                         tasks.spawn(self.handle(stream, Arc::new(place)));
                     }

@@ -52,15 +52,18 @@ impl Plane {
 
     /// Replaces the stale description of a database or a group. If that fails, the description stays stale.
     pub(super) fn describe(&self, uuid: &str) {
-        let _replaced_later =
-            self.catalog.write(Durability::Lazy, |rows| self.replace_description(rows, uuid));
+        let _replaced_later = self.try_describe(uuid);
     }
 
-    /// Replaces the descriptions that are stale, up to a number that keeps opening a root cheap.
+    fn try_describe(&self, uuid: &str) -> Result<()> {
+        self.catalog.write(Durability::Lazy, |rows| self.replace_description(rows, uuid))
+    }
+
+    /// Replaces the descriptions that are stale, up to a number that keeps opening a root cheap. Stops at the first that
+    /// cannot be replaced now.
     pub(super) fn describe_stale(&self) {
-        for uuid in self.catalog.read(|rows| rows.stale(AT_OPEN)).unwrap_or_default() {
-            self.describe(&uuid);
-        }
+        let stale = self.catalog.read(|rows| rows.stale(AT_OPEN)).unwrap_or_default();
+        let _replaced_later = stale.iter().try_for_each(|uuid| self.try_describe(uuid));
     }
 
     /// Makes sure that a database and its group have descriptions, which those of earlier versions do not, and that they are
@@ -130,7 +133,7 @@ impl Plane {
     fn replace_file(&self, dir: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
         let beside = layout::beside(path, ".new");
         self.disk.remove(&beside)?;
-        // Whoever may write to the database may replace its description. Beside a group there is no such file.
+        // Every user that may write to the database may replace its description. Beside a group there is no such file.
         let replaced = self.disk.create_like(&beside, &layout::data(dir)).and_then(|file| {
             self.disk.write_at(&file, &beside, bytes, 0)?;
             self.disk.sync_file(&file, &beside)?;

@@ -148,6 +148,9 @@ impl ControlPlane {
         };
         let group: Group = self.0.with_reserve(|| self.0.change_all(configure))?;
         self.0.describe(&group.uuid);
+        if changes.history_window.is_some_and(HistoryWindow::is_off) {
+            self.0.describe_stale();
+        }
         Ok(group)
     }
 

@@ -140,7 +140,8 @@ impl ControlPlane {
     }
 
     /// Opens a read-only connection to a database as it was at an instant, and says what the instant came to. Nothing is
-    /// written out for it: it reads the pages where the history has them, and sees the same for as long as it is open.
+    /// written out for it: it reads the pages where the history has them, and sees the same for as long as it is open:
+    /// blocked reads and the destruction of the database do not reach a view that is open already.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -277,7 +278,7 @@ impl ControlPlane {
         };
         let mut maintained = maintenance.run(&window, watch);
         // Pruning comes with a small file, for which the reserve is; a snapshot is made only where there is room.
-        if maintained.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull)
+        while maintained.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull)
             && self.0.reserve.give_up()
         {
             maintained = maintenance.run(&window, watch);

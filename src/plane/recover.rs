@@ -176,7 +176,9 @@ fn recover(disk: &Disk, root: &Path) -> Result<Recovered> {
         // The memory beside a log of the old catalog.
         disk.remove(&layout::beside(&control, "-shm"))?;
         disk.rename_new(&made, &control)?;
-        disk.sync_dir(layout.root())
+        disk.sync_dir(layout.root()).inspect_err(|_| {
+            let _stays_recovered = disk.rename_new(&control, &made);
+        })
     });
     if written.is_err() {
         for suffix in ["", "-wal", "-shm", "-journal"] {

@@ -48,7 +48,7 @@ impl Reserve {
         }
     }
 
-    /// Gives up a piece, and says whether there was one. Of several processes, each gives up another one.
+    /// Gives up a piece, and says whether there was one. Two processes may both count the same piece as theirs.
     pub(super) fn give_up(&self) -> bool {
         (0..PIECES)
             .map(|piece| self.layout.reserve(piece))

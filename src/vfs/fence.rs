@@ -10,6 +10,10 @@ use std::{cell::RefCell, fmt, path::Path};
 use super::Refusal;
 use crate::{disk::Disk, layout};
 
+/// Pragmas that change settings of the whole process.
+const PROCESS_WIDE: [&str; 4] =
+    ["temp_store_directory", "data_store_directory", "hard_heap_limit", "soft_heap_limit"];
+
 /// What the authorizer is asked about, as far as the fence cares.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Action<'a> {
@@ -79,10 +83,7 @@ pub(crate) fn judge(action: Action<'_>, is_handed_over: bool) -> Result<(), Fenc
         {
             refused(name)
         }
-        // These are settings of the whole process.
-        Action::Pragma { name, value: Some(_) }
-            if is(name, "temp_store_directory") || is(name, "data_store_directory") =>
-        {
+        Action::Pragma { name, value: Some(_) } if PROCESS_WIDE.iter().any(|pragma| is(name, pragma)) => {
             refused(name)
         }
         // Both run code at an address or in a file that SQL names.
@@ -93,13 +94,15 @@ pub(crate) fn judge(action: Action<'_>, is_handed_over: bool) -> Result<(), Fenc
     }
 }
 
-/// Whether a path lies in the directory of a fleet: below a directory that holds a catalog, through whichever links.
+/// Whether a path lies in the directory of a fleet, through any links. A directory is that of a fleet if it holds two of the
+/// entries that every root has: a fleet whose catalog is lost, or that was copied without its empty directories, is one too.
 pub(super) fn is_in_a_fleet(path: &Path) -> bool {
     let is_below = |path: &Path| {
         path.ancestors().skip(1).any(|dir| {
             let exists = |path: &Path| Disk::exists(path).unwrap_or(false);
             let layout = layout::Layout::new(dir.to_owned());
-            exists(&layout.control()) && exists(&layout.staging())
+            let own = [layout.control(), layout.staging(), layout.trash(), layout.changes()];
+            own.iter().filter(|path| exists(path)).count() >= 2
         })
     };
     // An older SQLite resolves the links of the last component only.

@@ -66,11 +66,19 @@ impl Recount {
         state.overwritten = Some(state.overwritten.map_or(frame, |first| first.min(frame)));
     }
 
-    /// Whether this header of a frame lacks salts and checksum without that the commit will fill them in.
+    /// Whether this header of a frame lacks salts and a checksum that the commit will not fill in.
     pub(super) fn is_forgotten(&self, transaction: u64, frame: u32, head: &[u8]) -> bool {
         let is_empty = head[8..] == [0; FRAME_HEADER_LEN - 8];
         is_empty && self.state(transaction).overwritten.is_none_or(|first| first >= frame)
     }
+}
+
+/// The first SQLite that is known to have no such fault: the one that is built in.
+const REPAIRED: c_int = 3_054_001;
+
+/// Whether the SQLite that is linked may have the fault.
+fn is_needed() -> bool {
+    cfg!(test) || rusqlite::version_number() < REPAIRED
 }
 
 impl Wal {
@@ -86,6 +94,9 @@ impl Wal {
         at: u64,
         beneath: &impl Beneath,
     ) -> Result<c_int, Refusal> {
+        if !is_needed() {
+            return Ok(beneath.write(bytes, at));
+        }
         let page_size = self.page_size(beneath).map_or(0, |size| size as usize);
         let place = Place::of(at, page_size).filter(|_| page_size > 0);
         let transaction = self.database.transactions();
@@ -143,8 +154,8 @@ impl Wal {
 
     /// Turns what was read at `at` of a plain log into what SQLite is handed.
     ///
-    /// At the commit SQLite reads the checksum that it goes on from. Where all frames of the transaction are before the one
-    /// that was overwritten, that is one of a frame that was rolled back: in its place goes that of the last frame.
+    /// At the commit SQLite reads the checksum that it continues from. If all frames of the transaction precede the one that
+    /// was overwritten, that checksum is of a frame that was rolled back. The last frame's is returned instead.
     pub(super) fn after_plain_read(
         &self,
         bytes: &mut [u8],
@@ -152,6 +163,9 @@ impl Wal {
         code: c_int,
         beneath: &impl Beneath,
     ) -> c_int {
+        if !is_needed() {
+            return code;
+        }
         let page_size = self.page_size(beneath).map_or(0, |size| size as usize);
         let place = Place::of(at, page_size).filter(|place| page_size > 0 && place.inside == CHECKSUM_AT);
         let last = self.recount.state(self.database.transactions()).last;

@@ -356,3 +356,26 @@ fn verify_finds_a_description_that_differs_from_the_catalog_and_maintenance_repl
     }
     assert!(fs::read_to_string(&path).unwrap().contains("\"name\": \"second\""));
 }
+
+#[test]
+fn databases_whose_group_turned_its_history_off_are_recovered_as_such() {
+    let fleet = Fleet::new();
+    fleet.create("plain");
+    fleet.run("plain", "CREATE TABLE t(a)");
+    let Fleet { plane, dir: _dir } = fleet;
+    let verify = |plane: &ControlPlane| {
+        plane.verify_database("plain", &VerifyOptions::default(), &mut unwatched).unwrap().findings
+    };
+    for window in ["off", "24h"] {
+        let changes = GroupChanges::default().history_window(window.parse().unwrap());
+        plane.configure_group("default", changes).unwrap();
+        assert_eq!(verify(&plane), []);
+    }
+    let path = plane.database_path("plain").unwrap().with_file_name("description.json");
+    assert!(fs::read_to_string(path).unwrap().contains("\"history_paused\": true"));
+    let root = lose(plane);
+    ControlPlane::recover(&root).unwrap();
+    let plane = ControlPlane::open(&root).unwrap();
+    plane.maintain_database("plain", &mut unwatched).unwrap();
+    assert_eq!(verify(&plane), []);
+}

@@ -78,6 +78,9 @@ const ESCAPES: &[&str] = &[
     "PRAGMA temp.writable_schema=RESET",
     "PRAGMA temp_store_directory='{out}'",
     "PRAGMA data_store_directory='{out}'",
+    "PRAGMA hard_heap_limit=4000000000",
+    "PRAGMA soft_heap_limit=4000000000",
+    "SELECT * FROM pragma_hard_heap_limit(4000000000)",
     "UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a, b)'",
     "INSERT INTO sqlite_schema VALUES ('table', 'y', 'y', 2, 'CREATE TABLE y(a)')",
     "DELETE FROM sqlite_schema",
@@ -136,6 +139,8 @@ impl Places {
     /// a file elsewhere, and a second fleet that nobody has open.
     fn new(is_sealed: bool) -> Self {
         let (fleet, second) = (Fleet::new(), Fleet::new());
+        // As in a copy that leaves empty directories out.
+        fs::remove_dir(second.plane.root().join(".staging")).unwrap();
         if is_sealed {
             fleet.create_sealed("own", CIPHER, PageFormat::Native);
         } else {

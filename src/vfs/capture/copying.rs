@@ -8,7 +8,7 @@
 //! the disk: so the segment is whole up to its newest end record, whatever the power takes, and what stands behind that may be
 //! torn and is written again. Committed frames stay as they are until the WAL is begun anew, which `beneath` prevents meanwhile.
 
-use std::{fs::File, path::Path, process};
+use std::{fs::File, path::Path};
 
 use super::{Capture, LastFrame, PoisonError};
 use crate::{
@@ -67,7 +67,8 @@ impl Capture {
         if copied == Some(end) && stamps.end().is_some() && Disk::exists(&segment)? {
             return Ok(());
         }
-        let beside = format!("segment-{}.new", process::id());
+        // Without random bytes two processes may take the same name: what is published is compared with the log.
+        let beside = format!("segment-{:016x}.new", getrandom::u64().unwrap_or_default());
         let place = if is_alone { Place::Alone } else { Place::Shared(&beside) };
         self.copy_log(&file, log_len(&header, frame), &generation, copied, place)?;
         let is_same = archive::commit_at(&file, &self.wal, &header, frame)? == Some((pages, checksum));
@@ -125,19 +126,26 @@ impl Capture {
         };
         let beside = self.paths.dir().join(beside);
         self.disk().remove(&beside)?;
-        let copy = self.disk().create_like(&beside, &self.data)?;
-        if self.disk().clone_file(file, &copy, &beside)? {
-            self.disk().set_len(&copy, &beside, len)?;
-        } else if self.disk().copy(file, &copy, &beside, len, |_| true)? < len {
-            return Err(cut());
-        }
-        match place {
-            Place::Alone => self.disk().rename(&beside, &segment),
-            Place::Shared(_) => self.disk().rename_new(&beside, &segment).or_else(|error| {
-                self.disk().remove(&beside)?;
-                if error.kind() == ErrorKind::AlreadyExists { Err(in_use()) } else { Err(error) }
-            }),
-        }
+        let copied = self.disk().create_like(&beside, &self.data).and_then(|copy| {
+            if self.disk().clone_file(file, &copy, &beside)? {
+                self.disk().set_len(&copy, &beside, len)?;
+            } else if self.disk().copy(file, &copy, &beside, len, |_| true)? < len {
+                return Err(cut());
+            }
+            match place {
+                Place::Alone => self.disk().rename(&beside, &segment),
+                // Nobody replaces it once it has its name, so all of it is on the disk before.
+                Place::Shared(_) => {
+                    self.disk().sync_file(&copy, &beside)?;
+                    self.disk().rename_new(&beside, &segment)
+                }
+            }
+        });
+        copied.map_err(|error| {
+            let _removed_by_maintenance = self.disk().remove(&beside);
+            let is_taken = place != Place::Alone && error.kind() == ErrorKind::AlreadyExists;
+            if is_taken { in_use() } else { error }
+        })
     }
 
     /// The bytes of a WAL that its segment has; `None` if there is no such segment.
