@@ -156,7 +156,7 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/disk/dirs.rs",
             "src/disk/files.rs",
             "src/disk/look.rs",
-            "src/cli/args.rs",
+            "src/cli/keys.rs",
             "src/cli/interrupt.rs",
             "src/cli/shell.rs",
             "src/cli/tour.rs",
@@ -169,7 +169,7 @@ const PLACES: &[(&str, &[&str])] = &[
     (
         ".display()",
         &[
-            "src/cli/args.rs",
+            "src/cli/keys.rs",
             "src/cli/mod.rs",
             "src/cli/serve.rs",
             "src/cli/shell.rs",

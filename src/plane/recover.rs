@@ -214,9 +214,16 @@ impl Rebuilt {
             return Ok(());
         };
         let file = layout::group_description(path);
-        let described = read(&file)?.map(|bytes| GroupDescription::parse(&bytes)).transpose();
+        let described = read(&file).and_then(|bytes| bytes.map(|bytes| group_from(&bytes)).transpose());
         let mut databases = Vec::new();
-        for name in sorted(path)? {
+        let names = match sorted(path) {
+            Ok(names) => names,
+            Err(error) => {
+                self.find(path, format!("the databases of this group are not recovered: {error}"));
+                return Ok(());
+            }
+        };
+        for name in names {
             let place = path.join(&name);
             if place == file || place == layout::beside(&file, ".new") {
                 continue;
@@ -264,7 +271,8 @@ impl Rebuilt {
         let file = layout::description(place);
         let data = layout::data(place);
         let seal = header(&data);
-        let described = match read(&file)?.map(|bytes| DatabaseDescription::parse(&bytes)).transpose() {
+        let described = read(&file).and_then(|bytes| bytes.map(|bytes| database_from(&bytes)).transpose());
+        let described = match described {
             Ok(Some(described)) if described.name == name => Some(described),
             Ok(Some(other)) => {
                 let message = format!(
@@ -378,6 +386,28 @@ impl Rebuilt {
             is_new
         });
     }
+}
+
+/// Reads the description of a database, whose ids must be ids: they are compared with those of histories, and printed.
+fn database_from(bytes: &[u8]) -> Result<DatabaseDescription> {
+    let found = DatabaseDescription::parse(bytes)?;
+    let parent = found.parent.as_ref().map(|parent| &parent.id);
+    [&found.id, &found.group.id].into_iter().chain(parent).try_for_each(|id| check_id(id))?;
+    Ok(found)
+}
+
+fn group_from(bytes: &[u8]) -> Result<GroupDescription> {
+    let found = GroupDescription::parse(bytes)?;
+    check_id(&found.id)?;
+    Ok(found)
+}
+
+/// Fails with [`ErrorKind::Corrupt`] for what is no id as a catalog has it.
+fn check_id(id: &str) -> Result<()> {
+    if id::number(id).is_ok_and(|number| id::text(number) == id) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, "it has an invalid id"))
 }
 
 /// A description, if it is there.

@@ -19,11 +19,14 @@ use super::bounds::{Bound, Bounds};
 /// a class of characters, take less than a second.
 pub(super) const PRODUCT_MAX: u64 = 1 << 28;
 
-/// The functions and their numbers of arguments. The time of each grows with the product of the lengths of its first two.
+/// The functions and their numbers of arguments. The time of each grows with the product of the lengths of its first two, and
+/// the result of `json_pretty` with the square of the first: every element is indented by the depth that it is at.
 const FUNCTIONS: &[(&str, c_int)] = &[
     ("glob", 2),
     ("instr", 2),
     ("json_patch", 2),
+    ("json_pretty", 1),
+    ("json_pretty", 2),
     ("jsonb_patch", 2),
     ("like", 2),
     ("like", 3),
@@ -33,6 +36,9 @@ const FUNCTIONS: &[(&str, c_int)] = &[
     ("trim", 2),
     ("unhex", 2),
 ];
+
+/// The bytes by which `json_pretty` indents unless it is told.
+const PRETTY_INDENT: u64 = 4;
 
 /// The subtype of a text that is JSON (<https://www.sqlite.org/src/file/src/json.c>).
 const JSON: u32 = b'J' as u32;
@@ -44,7 +50,7 @@ pub(super) fn bound(connection: &Connection, bounds: &Bounds, length: c_int) -> 
     for &(name, arguments) in FUNCTIONS {
         let bounds = bounds.clone();
         let own = Own { name, length, connection: OnceCell::new() };
-        if name == "json_patch" {
+        if ["json_patch", "json_pretty"].contains(&name) {
             let flags = flags | FunctionFlags::SQLITE_RESULT_SUBTYPE;
             connection.create_scalar_function(name, arguments, flags, move |context| {
                 own.call(context, &bounds).map(|answer| (answer, Some(JSON)))
@@ -69,9 +75,14 @@ impl Own {
         if bounds.is_over() {
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERRUPT), None));
         }
-        let (one, other) = (len(context.get_raw(0)), len(context.get_raw(1)));
-        // A patch is put in member by member, and each looks through those that are there already.
-        let looked_through = if self.name.ends_with("_patch") { one.saturating_add(other) } else { one };
+        let one = len(context.get_raw(0));
+        let other = if context.len() > 1 { len(context.get_raw(1)) } else { PRETTY_INDENT };
+        let looked_through = match self.name {
+            // A patch is put in member by member, and each looks through those that are there already.
+            "json_patch" | "jsonb_patch" => one.saturating_add(other),
+            "json_pretty" => one.saturating_mul(one),
+            _ => one,
+        };
         let product = looked_through.saturating_mul(other);
         if product > PRODUCT_MAX {
             return Err(bounds.exceed(Bound::Call(self.name, product)));
@@ -174,6 +185,7 @@ mod tests {
             for other in values {
                 for (name, arguments) in FUNCTIONS {
                     calls.push(match arguments {
+                        1 => format!("{name}({one})"),
                         3 => format!("{name}({one}, {other}, 'b')"),
                         _ => format!("{name}({one}, {other})"),
                     });
@@ -200,8 +212,11 @@ mod tests {
             let bounds = Bounds::of(0);
             bound(&connection, &bounds, 1 << 20).unwrap();
             let long = "hex(zeroblob(10000))";
-            let more = if *arguments == 3 { ", 'x'" } else { "" };
-            let call = format!("SELECT {name}({long}, {long}{more})");
+            let call = match arguments {
+                1 => format!("SELECT {name}({long})"),
+                2 => format!("SELECT {name}({long}, {long})"),
+                _ => format!("SELECT {name}({long}, {long}, 'x')"),
+            };
             let error = connection.query_row(&call, [], |_| Ok(())).unwrap_err();
             let told = bounds.explain("it", &connection, &error).unwrap();
             assert_eq!(told.kind(), ErrorKind::Unsupported, "{told}");

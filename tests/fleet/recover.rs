@@ -379,3 +379,31 @@ fn databases_whose_group_turned_its_history_off_are_recovered_as_such() {
     plane.maintain_database("plain", &mut unwatched).unwrap();
     assert_eq!(verify(&plane), []);
 }
+
+#[test]
+fn unreadable_descriptions_and_invalid_ids_are_findings_and_stop_nothing() {
+    let fleet = Fleet::new();
+    for name in ["a", "b", "c"] {
+        fleet.create(name);
+    }
+    let Fleet { plane, dir: _dir } = fleet;
+    let root = lose(plane);
+    let description = |name: &str| root.join("default").join(name).join("description.json");
+    let text = fs::read_to_string(description("a")).unwrap();
+    let id = text.lines().find_map(|line| line.trim().strip_prefix("\"id\": \"")).unwrap();
+    let id = id.trim_end_matches("\",");
+    fs::write(description("a"), text.replace(id, "../../VICTIM")).unwrap();
+    fs::remove_file(description("b")).unwrap();
+    fs::create_dir(description("b")).unwrap();
+    let recovered = ControlPlane::recover(&root).unwrap();
+    assert_eq!((recovered.groups, recovered.databases), (1, 3), "{recovered:?}");
+    for name in ["a", "b"] {
+        let file = Path::new("default").join(name).join("description.json");
+        assert!(recovered.findings.iter().any(|finding| finding.file == file), "{recovered:?}");
+    }
+    let plane = ControlPlane::open(&root).unwrap();
+    for name in ["a", "b", "c"] {
+        plane.connect(name, &ConnectOptions::default()).unwrap();
+        plane.points(name, ..).unwrap();
+    }
+}

@@ -151,7 +151,8 @@ fn the_token_of_the_organization_is_for_its_owner_alone_and_stays() {
     assert_eq!(mode(&dir), 0o700);
     for file in std::fs::read_dir(&dir).unwrap() {
         let path = file.unwrap().path();
-        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        let expected = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(&path), expected, "{}", path.display());
     }
     let token = server.token.clone();
     let server = server.killed_and_started();
