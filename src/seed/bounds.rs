@@ -44,7 +44,22 @@ const WORK_A_ROW: u64 = 1 << 30;
 /// The most instructions that one row may take.
 const OPS_A_ROW_MAX: u64 = 32 << 10;
 
-/// How many arguments one of a JSON function counts as.
+/// Functions that write their arguments as JSON, by the beginnings of their names.
+const JSON_BUILDERS: [&str; 10] = [
+    "json_array(",
+    "jsonb_array(",
+    "json_insert",
+    "jsonb_insert",
+    "json_object",
+    "jsonb_object",
+    "json_quote",
+    "json_replace",
+    "json_set",
+    "jsonb_set",
+];
+
+/// By how much the length of a value is divided if one of those is called. A byte of a text takes up to six in JSON, and
+/// SQLite bounds the buffer that JSON is built in by its memory alone.
 const JSON_WEIGHT: u64 = 8;
 
 /// A value of this length is admitted whatever a row takes.
@@ -111,11 +126,12 @@ impl Bounds {
         if !connection.query_row(HAS_EXPRESSIONS, [], |row| row.get(0))? {
             return Ok(None);
         }
-        let ops = ops_a_row(connection)?;
+        let (ops, builds_json) = ops_a_row(connection)?;
         if ops > OPS_A_ROW_MAX {
             return Err(self.exceed(Bound::Ops(ops)));
         }
-        let length = (WORK_A_ROW / ops.max(1)).max(LENGTH_MIN);
+        let weight = if builds_json { JSON_WEIGHT } else { 1 };
+        let length = (WORK_A_ROW / (weight * ops.max(1))).max(LENGTH_MIN);
         let most = connection.limit(Limit::SQLITE_LIMIT_LENGTH)?;
         Ok(Some(i32::try_from(length).map_or(most, |length| length.min(most))))
     }
@@ -207,22 +223,23 @@ fn processor_time() -> Duration {
 }
 
 /// The most instructions between two looks at whether to go on, in the program that checks all tables: those of its longest
-/// loop. Each argument of a function counts as one more, and that of a JSON function as eight: a byte of a text takes up to six
-/// in JSON, and SQLite bounds the buffer that JSON is built in by its memory alone.
-fn ops_a_row(connection: &Connection) -> rusqlite::Result<u64> {
+/// loop. Each argument of a function counts as one more.
+///
+/// Also returns whether it calls a function that builds JSON.
+fn ops_a_row(connection: &Connection) -> rusqlite::Result<(u64, bool)> {
     let mut program = connection.prepare("EXPLAIN PRAGMA integrity_check(1)")?;
     let mut rows = program.query([])?;
     // The instructions and the calls before each address.
     let mut before = vec![(0, 0)];
-    let (mut longest, mut outside) = (0, 0_u64);
+    let (mut longest, mut outside, mut builds_json) = (0, 0_u64, false);
     while let Some(row) = rows.next()? {
         let opcode = row.get_ref("opcode")?.as_bytes().unwrap_or_default();
         let (mut ops, mut calls) = before.last().copied().unwrap_or_default();
         ops += 1;
         if matches!(opcode, b"Function" | b"PureFunc") {
             let function = row.get_ref("p4")?.as_bytes().unwrap_or_default();
-            let weight = if function.starts_with(b"json") { JSON_WEIGHT } else { 1 };
-            let arguments = weight * arguments(function);
+            builds_json |= JSON_BUILDERS.iter().any(|name| function.starts_with(name.as_bytes()));
+            let arguments = arguments(function);
             ops += arguments;
             calls += 1 + arguments;
             outside += 1 + arguments;
@@ -236,7 +253,7 @@ fn ops_a_row(connection: &Connection) -> rusqlite::Result<u64> {
         }
     }
     // Older versions of SQLite call functions of constants once, before the loops.
-    Ok(longest.max(outside))
+    Ok((longest.max(outside), builds_json))
 }
 
 /// The number of arguments in `name(number)`, as the program shows a function.
