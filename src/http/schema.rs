@@ -6,7 +6,7 @@ use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
         RefOr, Schema,
-        schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, Type},
+        schema::{KnownFormat, Object, ObjectBuilder, OneOfBuilder, SchemaFormat, Type},
     },
 };
 
@@ -26,6 +26,12 @@ fn name(description: &str) -> Object {
         .pattern(Some("^[a-z0-9-]+$"))
         .examples(["orders"])
         .build()
+}
+
+/// A value that may be left out or `null`.
+fn or_null(schema: RefOr<Schema>) -> Schema {
+    let null = ObjectBuilder::new().schema_type(Type::Null).build();
+    Schema::OneOf(OneOfBuilder::new().item(Schema::Object(null)).item(schema).build())
 }
 
 macro_rules! schemas {
@@ -83,8 +89,8 @@ impl PartialSchema for RemoteEncryption {
         let body = ObjectBuilder::new()
             .description(Some(description))
             .property("encryption_key", EncryptionKey::schema())
-            .property("encryption_cipher", Cipher::schema())
-            .property("page_format", PageFormat::schema())
+            .property("encryption_cipher", or_null(Cipher::schema()))
+            .property("page_format", or_null(PageFormat::schema()))
             .required("encryption_key");
         RefOr::T(Schema::Object(body.build()))
     }
