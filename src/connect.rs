@@ -172,7 +172,7 @@ impl CatalogGovernor {
 }
 
 impl CatalogGovernor {
-    /// The same for a connection that changes nothing on the disk.
+    /// The rules of a connection that changes nothing on the disk.
     fn reading(self) -> Self {
         Self { history: None, ..self.read_only(true) }
     }

@@ -43,7 +43,7 @@ impl Detour {
         }
     }
 
-    /// The same commit by the newest way that begins with an older snapshot; `None` if there is none.
+    /// The image of this commit from the newest older snapshot that leads to it; `None` if no such snapshot does.
     ///
     /// An error that may pass, such as a failed read, is returned and not remembered: the next call looks again.
     pub(super) fn way(&self) -> Result<Option<&Past>> {

@@ -100,7 +100,7 @@ pub(crate) fn is_asked() -> bool {
     ASKED.load(SeqCst)
 }
 
-/// Forgets that somebody asked to stop.
+/// Clears a pending request to stop.
 pub(crate) fn forget() {
     ASKED.store(false, SeqCst);
 }

@@ -143,7 +143,7 @@ impl Disk {
         open().map_err(|error| failed("locking the directory", path, error))
     }
 
-    /// Shares the lock of a directory, and waits for whoever has it alone; nothing if the directory is not there.
+    /// Takes the shared lock of a directory, and waits until no exclusive lock is held. Returns `None` if there is no directory.
     pub(crate) fn share_dir(path: &Path) -> Result<Option<DirLock>> {
         let locking = |error| failed("locking the directory", path, error);
         let dir = match open_dir(path) {

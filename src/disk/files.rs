@@ -61,7 +61,7 @@ impl Disk {
         .map_err(|error| failed("creating", path, error))
     }
 
-    /// Makes a new file that whoever may write to `model` may write to: with the mode of `model` and, if root makes it, with
+    /// Creates a file that every user with write access to `model` can write: with the mode of `model` and, if root makes it, with
     /// its owner. Without a `model` it is made as by [`create`](Self::create).
     pub(crate) fn create_like(&self, path: &Path, model: &Path) -> Result<File> {
         let found = self.stat_file(model).map_err(|error| failed("looking at", model, error))?;

@@ -88,7 +88,7 @@ impl PrivateDir {
         result
     }
 
-    /// Holds the directory for one who writes there, together with all others who do. Who is alone removes what is in it
+    /// Holds the directory for one who writes there, together with all others who do. The only holder removes what is in it
     /// first.
     pub(super) fn hold(&self) -> io::Result<()> {
         if self.file.try_lock().is_ok() {
