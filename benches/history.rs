@@ -17,7 +17,7 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, HistoryWindow, Seed, Synchronous,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, Retention, Seed, Synchronous,
     Timestamp,
     rusqlite::{Connection, Statement},
 };
@@ -161,7 +161,7 @@ fn main() {
     for name in ["off", "on"] {
         plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
         if name == "off" {
-            let off = DatabaseChanges::default().history_window(Some(HistoryWindow::OFF));
+            let off = DatabaseChanges::default().history_window(Some(Retention::OFF));
             plane.configure_database(name, off).unwrap();
         }
         fill(&plane.connect(name, &ConnectOptions::default()).unwrap(), rows);

@@ -9,10 +9,10 @@ use crate::{
     cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Result},
     page::PageFormat,
-    point::Reached,
+    point::ResolvedInstant,
+    retention::Retention,
     size::SizeLimit,
     time::Timestamp,
-    window::HistoryWindow,
 };
 
 /// What to create: the request body of Create Database.
@@ -153,7 +153,7 @@ impl RemoteEncryption {
 
     /// The key of a fork, which takes the cipher and the page format of its source.
     #[must_use]
-    pub fn of_source(key: EncryptionKey) -> Self {
+    pub fn inherit_cipher(key: EncryptionKey) -> Self {
         Self { key, cipher: None, page_format: None }
     }
 
@@ -268,7 +268,7 @@ pub struct CreateDatabaseOutput {
     pub name: String,
     /// What the instant came to that it was to be restored to. The API's body does not have it.
     #[serde(skip)]
-    pub reached: Option<Reached>,
+    pub reached: Option<ResolvedInstant>,
     /// The parts of an imported file that could not be checked, each with the reason: see [`Uploaded::unchecked`]. The API's
     /// body does not have it.
     #[serde(skip)]
@@ -300,7 +300,7 @@ macro_rules! serde_as_text {
     )*};
 }
 
-serde_as_text! { SizeLimit HistoryWindow Timestamp Cipher crate::name::GroupName crate::name::DatabaseName }
+serde_as_text! { SizeLimit Retention Timestamp Cipher crate::name::GroupName crate::name::DatabaseName }
 
 impl CreateDatabaseInput {
     /// Reads a request body.
@@ -346,7 +346,7 @@ pub struct Database {
     /// What it may grow to; nothing means that only the disk limits it.
     pub size_limit: Option<SizeLimit>,
     /// How long back it can be restored.
-    pub history_window: HistoryWindow,
+    pub history_window: Retention,
     /// Whether that is the window of its group, and follows it.
     pub inherits_history_window: bool,
     /// Whether reads are refused.
@@ -401,7 +401,7 @@ pub struct Group {
     /// Whether it is refused to destroy it or any database in it.
     pub delete_protection: bool,
     /// How long back its databases can be restored, where they have no window of their own.
-    pub history_window: HistoryWindow,
+    pub history_window: Retention,
 }
 
 /// What to change about a database; what is left out stays as it is.
@@ -411,7 +411,7 @@ pub struct DatabaseChanges {
     /// A new size limit, or `Some(None)` for none.
     pub size_limit: Option<Option<SizeLimit>>,
     /// A history window of its own, or `Some(None)` for that of its group.
-    pub history_window: Option<Option<HistoryWindow>>,
+    pub history_window: Option<Option<Retention>>,
     /// Whether to refuse reads.
     pub block_reads: Option<bool>,
     /// Whether to refuse writes.
@@ -429,7 +429,7 @@ impl DatabaseChanges {
 
     /// With a history window of its own, or with that of its group.
     #[must_use]
-    pub fn history_window(self, window: Option<HistoryWindow>) -> Self {
+    pub fn history_window(self, window: Option<Retention>) -> Self {
         Self { history_window: Some(window), ..self }
     }
 

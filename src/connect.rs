@@ -6,15 +6,15 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
     api::Database,
-    archive::Past,
     catalog::{Catalog, Entry, State},
     changes::{Changes, Pair},
     cipher::{Cipher, EncryptionKey},
     disk::Disk,
     error::{Error, ErrorKind, Message, Result},
+    history::HistoricalImage,
     id, sqlite,
     time::Clock,
-    vfs::{self, Governor, History, Keeping, NotOpened, Refusal, Rules, Sealing, Unruled},
+    vfs::{self, History, Keeping, NoPolicy, NotOpened, Policy, PolicySource, Sealing, VfsError},
 };
 
 /// How much a committed transaction is worth when the power fails; `PRAGMA synchronous` by its own names.
@@ -113,7 +113,7 @@ pub(crate) struct CatalogGovernor {
     id: String,
     pair: Pair,
     read_only: bool,
-    first: Option<(u64, Rules)>,
+    first: Option<(u64, Policy)>,
     sealing: Option<Sealing>,
     /// `None` if nothing is ever written.
     history: Option<History>,
@@ -166,7 +166,7 @@ impl CatalogGovernor {
 
     /// The same for a connection that may or may not write.
     fn read_only(self, read_only: bool) -> Self {
-        let first = self.first.map(|(stamp, rules)| (stamp, Rules { read_only, ..rules }));
+        let first = self.first.map(|(stamp, rules)| (stamp, Policy { read_only, ..rules }));
         Self { read_only, first, ..self }
     }
 }
@@ -179,8 +179,8 @@ impl CatalogGovernor {
 }
 
 /// The rules that a row has; nothing if the database is not there any more.
-fn rules(entry: &Entry) -> Option<Rules> {
-    (entry.state == State::Ready).then_some(Rules {
+fn rules(entry: &Entry) -> Option<Policy> {
+    (entry.state == State::Ready).then_some(Policy {
         size_limit: entry.database.size_limit,
         block_reads: entry.database.block_reads,
         block_writes: entry.database.block_writes,
@@ -193,17 +193,17 @@ fn rules(entry: &Entry) -> Option<Rules> {
     })
 }
 
-impl Governor for CatalogGovernor {
+impl PolicySource for CatalogGovernor {
     fn stamp(&self) -> Option<u64> {
         self.changes.stamp(self.pair)
     }
 
-    fn rules(&self) -> Result<Option<Rules>> {
+    fn rules(&self) -> Result<Option<Policy>> {
         let entry = self.catalog.read(|rows| rows.entry_by_id(&self.id))?;
-        Ok(entry.as_ref().and_then(rules).map(|rules| Rules { read_only: self.read_only, ..rules }))
+        Ok(entry.as_ref().and_then(rules).map(|rules| Policy { read_only: self.read_only, ..rules }))
     }
 
-    fn first_rules(&self) -> Option<(u64, Rules)> {
+    fn first_rules(&self) -> Option<(u64, Policy)> {
         self.first
     }
 
@@ -243,7 +243,7 @@ pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOpti
 fn open_as(
     path: &Path,
     flags: OpenFlags,
-    governor: Arc<dyn Governor>,
+    governor: Arc<dyn PolicySource>,
     options: &ConnectOptions,
 ) -> Result<Connection> {
     let opened = if options.unfenced {
@@ -288,13 +288,13 @@ pub(crate) fn open_to_read(
 
 /// Opens a database as it was at an instant, to be read.
 pub(crate) fn open_past(
-    past: Past,
+    past: HistoricalImage,
     sealing: Option<Sealing>,
     options: &ConnectOptions,
 ) -> Result<Connection> {
     let path = past.snapshot_path().to_owned();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = open_as(&path, flags, Arc::new(Unruled::viewing(Arc::new(past), sealing)), options)?;
+    let connection = open_as(&path, flags, Arc::new(NoPolicy::viewing(Arc::new(past), sealing)), options)?;
     let prepared = connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
         // The first page, and with it what a wrong key makes of that.
@@ -407,8 +407,8 @@ pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
     let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
     with_remedy(match code.and_then(|code| vfs::take_refusal(connection, code)) {
         None => sqlite::explained(connection.path(), error),
-        Some(Refusal::ReadOnly) => {
-            Error::new(ErrorKind::Sql, format!("{error}: {}", Refusal::ReadOnly)).caused_by(error)
+        Some(VfsError::ReadOnly) => {
+            Error::new(ErrorKind::Sql, format!("{error}: {}", VfsError::ReadOnly)).caused_by(error)
         }
         Some(refusal) => Error::with(kind(&refusal), refusal.message()).caused_by(error),
     })
@@ -429,7 +429,7 @@ pub(crate) fn with_remedy(error: Error) -> Error {
 pub(crate) fn explain_open(path: &Path, NotOpened { error, refusal }: NotOpened) -> Error {
     match refusal {
         None => with_remedy(sqlite::failed_to_open(path, error)),
-        Some(refusal @ Refusal::WrongKey) => Error::new(kind(&refusal), refusal.to_string()),
+        Some(refusal @ VfsError::WrongKey) => Error::new(kind(&refusal), refusal.to_string()),
         Some(refusal) => {
             let opening = Message::naming(path, |file| format!("opening {file}: "));
             Error::with(kind(&refusal), opening.followed_by(&refusal.message())).caused_by(error)
@@ -437,22 +437,23 @@ pub(crate) fn explain_open(path: &Path, NotOpened { error, refusal }: NotOpened)
     }
 }
 
-fn kind(refusal: &Refusal) -> ErrorKind {
+fn kind(refusal: &VfsError) -> ErrorKind {
     match refusal {
-        Refusal::ReadsBlocked | Refusal::WritesBlocked => ErrorKind::Blocked,
-        Refusal::ReadOnly | Refusal::Fenced(_) => ErrorKind::Sql,
-        Refusal::OverLimit(_) => ErrorKind::TooLarge,
-        Refusal::Destroyed => ErrorKind::Destroyed,
-        Refusal::WrongKey => ErrorKind::WrongKey,
-        Refusal::NotSealed(_) | Refusal::PastDamaged(_) | Refusal::Damaged { .. } | Refusal::Unfit { .. } => {
-            ErrorKind::Corrupt
-        }
-        Refusal::Layout | Refusal::NoSharedMemory => ErrorKind::Unsupported,
-        Refusal::Failed(code) if code & 0xff == rusqlite::ffi::SQLITE_FULL => ErrorKind::DiskFull,
-        Refusal::NoRules(_) | Refusal::Unreadable(_) | Refusal::Failed(_) | Refusal::LostLock => {
+        VfsError::ReadsBlocked | VfsError::WritesBlocked => ErrorKind::Blocked,
+        VfsError::ReadOnly | VfsError::Fenced(_) => ErrorKind::Sql,
+        VfsError::OverLimit(_) => ErrorKind::TooLarge,
+        VfsError::Destroyed => ErrorKind::Destroyed,
+        VfsError::WrongKey => ErrorKind::WrongKey,
+        VfsError::NotSealed(_)
+        | VfsError::PastDamaged(_)
+        | VfsError::Damaged { .. }
+        | VfsError::Unfit { .. } => ErrorKind::Corrupt,
+        VfsError::Layout | VfsError::NoSharedMemory => ErrorKind::Unsupported,
+        VfsError::Failed(code) if code & 0xff == rusqlite::ffi::SQLITE_FULL => ErrorKind::DiskFull,
+        VfsError::NoRules(_) | VfsError::Unreadable(_) | VfsError::Failed(_) | VfsError::LostLock => {
             ErrorKind::Io
         }
-        Refusal::NotKept(kind, ..) => *kind,
+        VfsError::NotKept(kind, ..) => *kind,
     }
 }
 
@@ -465,5 +466,5 @@ pub(crate) fn key_required(database: &Database, cipher: Cipher) -> Error {
 
 /// What a caller is told whose reads are blocked.
 pub(crate) fn reads_blocked() -> String {
-    Refusal::ReadsBlocked.to_string()
+    VfsError::ReadsBlocked.to_string()
 }

@@ -10,9 +10,9 @@ use crate::{
     error::{Error, ErrorKind, Result},
     name::{DatabaseName, GroupName},
     page::{Identity, PageFormat},
+    retention::Retention,
     size::SizeLimit,
     time::Timestamp,
-    window::HistoryWindow,
 };
 
 /// The version of the format. A reader takes this one alone, and ignores fields that it does not know.
@@ -32,7 +32,7 @@ pub(crate) struct DatabaseDescription {
     pub(crate) created_at: Timestamp,
     pub(crate) size_limit: Option<SizeLimit>,
     /// `None` follows the group.
-    pub(crate) history_window: Option<HistoryWindow>,
+    pub(crate) history_window: Option<Retention>,
     pub(crate) history_paused: bool,
     pub(crate) block_reads: bool,
     pub(crate) block_writes: bool,
@@ -73,7 +73,7 @@ pub(crate) struct GroupDescription {
     pub(crate) name: GroupName,
     pub(crate) directory: String,
     pub(crate) created_at: Timestamp,
-    pub(crate) history_window: HistoryWindow,
+    pub(crate) history_window: Retention,
     pub(crate) delete_protection: bool,
 }
 

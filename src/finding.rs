@@ -19,7 +19,7 @@ pub struct Finding {
 /// What was verified, and what was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Verified {
+pub struct VerifyReport {
     /// What is not as it was written. Nothing means that all is well.
     pub findings: Vec<Finding>,
     /// Commits that have stamps.

@@ -12,9 +12,9 @@ mod id;
 mod name;
 mod point;
 mod progress;
+mod retention;
 mod size;
 mod time;
-mod window;
 
 mod api;
 mod cipher;
@@ -26,10 +26,10 @@ mod wal;
 
 mod disk;
 mod layout;
-mod page_cache;
+mod os_cache;
 mod shm;
 
-mod archive;
+mod history;
 
 mod sqlite;
 mod vfs;
@@ -38,7 +38,7 @@ pub mod fence;
 
 mod catalog;
 mod changes;
-mod image;
+mod live_copy;
 
 mod connect;
 mod seed;
@@ -63,9 +63,9 @@ pub use api::{
 };
 pub use cipher::{Cipher, EncryptionKey};
 pub use connect::{ConnectOptions, Synchronous, explain};
-pub use disk::{Hook, Step};
+pub use disk::{DiskOp, FaultHook};
 pub use error::{Error, ErrorKind, Result};
-pub use finding::{Finding, Verified};
+pub use finding::{Finding, VerifyReport};
 pub use maintainer::{FleetFigures, Maintainer, MaintainerOptions};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
@@ -73,10 +73,12 @@ pub use plane::{
     ControlPlane, ControlPlaneBuilder, DatabaseRef, ExportOptions, GroupChanges, GroupRef, Recovered,
     VerifyOptions,
 };
-pub use point::{Maintained, Point, Points, Reached, ReachedKind, Restored, Window};
-pub use progress::{Phase, Progress, Watch, unwatched};
+pub use point::{
+    InstantPosition, MaintenanceReport, Point, Points, ResolvedInstant, RestorableRange, Restored,
+};
+pub use progress::{Phase, Progress, ProgressFn, no_progress};
+pub use retention::Retention;
 pub use rusqlite;
 pub use seed::upload::Upload;
 pub use size::SizeLimit;
-pub use time::{ReadClock, Timestamp};
-pub use window::HistoryWindow;
+pub use time::{ClockFn, Timestamp};

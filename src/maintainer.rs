@@ -13,7 +13,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     name::DatabaseName,
     plane::ControlPlane,
-    point::Maintained,
+    point::MaintenanceReport,
     time::Timestamp,
 };
 
@@ -24,7 +24,7 @@ const FIRST_PASS_MAX: Duration = Duration::from_secs(60);
 const PAGE_LEN: u32 = 100;
 
 /// Is told what the maintenance of a database did.
-type Report = dyn FnMut(&DatabaseName, &Result<Maintained>) + Send;
+type Report = dyn FnMut(&DatabaseName, &Result<MaintenanceReport>) + Send;
 
 /// How a [`Maintainer`] works.
 pub struct MaintainerOptions {
@@ -42,7 +42,10 @@ impl MaintainerOptions {
 
     /// Calls `report` with the result of each database's maintenance, on the maintainer's thread.
     #[must_use]
-    pub fn report(self, report: impl FnMut(&DatabaseName, &Result<Maintained>) + Send + 'static) -> Self {
+    pub fn report(
+        self,
+        report: impl FnMut(&DatabaseName, &Result<MaintenanceReport>) + Send + 'static,
+    ) -> Self {
         Self { report: Box::new(report), ..self }
     }
 }

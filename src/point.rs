@@ -5,7 +5,7 @@ use crate::time::Timestamp;
 /// How an instant lies to the commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ReachedKind {
+pub enum InstantPosition {
     /// A commit is stamped with this very instant.
     Exact,
     /// It lies between two commits: the state is that of the earlier one.
@@ -19,9 +19,9 @@ pub enum ReachedKind {
 /// What an instant came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Reached {
+pub struct ResolvedInstant {
     /// How the instant lies to the commits.
-    pub kind: ReachedKind,
+    pub kind: InstantPosition,
     /// The stamp of the last commit that is in the state.
     pub commit: Option<Timestamp>,
     /// The stamp of the first commit that is not, if there is one.
@@ -33,7 +33,7 @@ pub struct Reached {
 #[non_exhaustive]
 pub struct Restored {
     /// What the instant came to.
-    pub reached: Reached,
+    pub reached: ResolvedInstant,
     /// The instant to restore to in order to undo it; nothing where the database was as it was to be, and nothing was
     /// written.
     pub undo: Option<Timestamp>,
@@ -63,13 +63,13 @@ pub struct Points {
     /// snapshots that lead there are what was written. They are not read to tell this. What lies between two spans is a gap,
     /// in which another program changed the database, its history was off, or the stamps of commits were lost with the power
     /// or are damaged.
-    pub windows: Vec<Window>,
+    pub windows: Vec<RestorableRange>,
 }
 
 /// The instants that a database can be restored to without a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Window {
+pub struct RestorableRange {
     /// From this instant on.
     pub from: Timestamp,
     /// Up to, and not including, this one; nothing means up to now.
@@ -79,7 +79,7 @@ pub struct Window {
 /// What [`maintain_database`](crate::ControlPlane::maintain_database) did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Maintained {
+pub struct MaintenanceReport {
     /// Snapshots that were made.
     pub snapshots: u32,
     /// Parts of the history, each with a log of its own, that no window needs and that were removed.
@@ -94,10 +94,10 @@ pub struct Maintained {
     /// or was maintaining it too.
     pub deferred: bool,
     /// The spans of time that can be restored now, in order.
-    pub windows: Vec<Window>,
+    pub windows: Vec<RestorableRange>,
 }
 
-impl ReachedKind {
+impl InstantPosition {
     /// The kind's stable name, as `litefleet --json` prints it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -33,10 +33,10 @@ pub struct Progress {
 
 /// Is told how far a long call has come, and says whether to go on: a call that is told to break leaves nothing
 /// behind and returns [`ErrorKind::Cancelled`]. It is called on the thread of the call itself.
-pub type Watch<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
+pub type ProgressFn<'a> = dyn FnMut(Progress) -> ControlFlow<()> + 'a;
 
 /// Tells `watch` and returns its answer as a result.
-pub(crate) fn tell(watch: &mut Watch<'_>, phase: Phase, done: u64, total: Option<u64>) -> Result<()> {
+pub(crate) fn tell(watch: &mut ProgressFn<'_>, phase: Phase, done: u64, total: Option<u64>) -> Result<()> {
     match watch(Progress { phase, done, total }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(cancelled()),
@@ -48,7 +48,7 @@ pub(crate) fn cancelled() -> Error {
 }
 
 /// Watches nothing, for a long call that is to run to its end.
-pub fn unwatched(_: Progress) -> ControlFlow<()> {
+pub fn no_progress(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
@@ -85,7 +85,7 @@ impl Teller {
 
 impl Listener {
     /// Passes on to `watch` whatever is told, until the other end is dropped.
-    pub(crate) fn listen(self, watch: &mut Watch<'_>) {
+    pub(crate) fn listen(self, watch: &mut ProgressFn<'_>) {
         for progress in &self.listener {
             if self.answer.send(watch(progress)).is_err() {
                 break;

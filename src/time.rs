@@ -51,13 +51,13 @@ impl Timestamp {
 
 /// The clock that tells when something is done: that of the system, or one that a test harness sets.
 #[derive(Clone, Default)]
-pub(crate) struct Clock(Option<Arc<ReadClock>>);
+pub(crate) struct Clock(Option<Arc<ClockFn>>);
 
 /// A clock that a test harness sets.
-pub type ReadClock = dyn Fn() -> Timestamp + Send + Sync;
+pub type ClockFn = dyn Fn() -> Timestamp + Send + Sync;
 
 impl Clock {
-    pub(crate) fn of(read: Arc<ReadClock>) -> Self {
+    pub(crate) fn of(read: Arc<ClockFn>) -> Self {
         Self(Some(read))
     }
 

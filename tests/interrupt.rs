@@ -13,9 +13,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseState, ExportOptions, Seed,
+    ControlPlane, CreateDatabaseInput, DatabaseState, ExportOptions, Seed, no_progress,
     rusqlite::{Connection, functions::FunctionFlags},
-    unwatched,
 };
 use tempfile::TempDir;
 
@@ -210,7 +209,7 @@ fn an_export_that_is_told_to_end_leaves_nothing_behind() {
     assert_eq!(killed.unwrap().status.signal(), Some(9));
     assert_eq!(partials(&exports).len(), 1);
     plane
-        .export_database("big", exports.join("other.db"), &ExportOptions::default(), &mut unwatched)
+        .export_database("big", exports.join("other.db"), &ExportOptions::default(), &mut no_progress)
         .unwrap();
     assert_eq!(left(), ["other.db"]);
 }

@@ -7,9 +7,9 @@ use crate::{
     api::Group,
     error::{Error, ErrorKind, Result},
     name::{GroupDir, GroupName},
+    retention::Retention,
     sqlite,
     time::Timestamp,
-    window::HistoryWindow,
 };
 
 const COLUMNS: &str = "name, uuid, created_at, delete_protection, history_window_seconds";
@@ -58,7 +58,7 @@ impl Rows<'_> {
             uuid: uuid.into(),
             created_at: now,
             delete_protection: false,
-            history_window: HistoryWindow::default(),
+            history_window: Retention::default(),
         })
     }
 
@@ -139,7 +139,7 @@ impl Rows<'_> {
         &self,
         uuid: &str,
         delete_protection: Option<bool>,
-        history_window: Option<HistoryWindow>,
+        history_window: Option<Retention>,
     ) -> Result<()> {
         let window = history_window.and_then(window_column);
         self.connection
@@ -200,11 +200,11 @@ fn read(row: &Row<'_>) -> Result<Group> {
 }
 
 /// The window in a column; nothing if there is none.
-pub(super) fn window_of(seconds: Option<i64>) -> Result<Option<HistoryWindow>> {
+pub(super) fn window_of(seconds: Option<i64>) -> Result<Option<Retention>> {
     let seconds = seconds.map(|seconds| u64::try_from(seconds).unwrap_or_default());
-    seconds.map(HistoryWindow::from_seconds).transpose()
+    seconds.map(Retention::from_seconds).transpose()
 }
 
-pub(super) fn window_column(window: HistoryWindow) -> Option<i64> {
+pub(super) fn window_column(window: Retention) -> Option<i64> {
     i64::try_from(window.seconds()).ok()
 }

@@ -128,7 +128,7 @@ impl std::str::FromStr for Period {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let period: litefleet::HistoryWindow =
+        let period: litefleet::Retention =
             text.parse().map_err(|_| "a number with a unit, such as 30m, 1h or 1d, or 0")?;
         Ok(Self(Some(std::time::Duration::from_secs(period.seconds())).filter(|period| !period.is_zero())))
     }

@@ -1,6 +1,6 @@
 //! `db maintain`: one database, or all of them.
 
-use litefleet::{ControlPlane, DatabaseState, Error, ErrorKind, ListDatabases, Maintained, Result};
+use litefleet::{ControlPlane, DatabaseState, Error, ErrorKind, ListDatabases, MaintenanceReport, Result};
 
 use super::{
     output::{self, Output},
@@ -51,7 +51,7 @@ pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
     }
 }
 
-fn show(all: &[(&str, &Maintained)]) -> Result<()> {
+fn show(all: &[(&str, &MaintenanceReport)]) -> Result<()> {
     let columns =
         ["NAME", "SNAPSHOTS", "REMOVED", "BYTES FREED", "COMPRESSED", "BYTES SAVED", "RESTORABLE FROM"];
     let mut table = output::table(&columns);

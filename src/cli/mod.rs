@@ -249,11 +249,11 @@ fn key_for(plane: &ControlPlane, name: &str, key: &KeyArguments) -> Result<Optio
 /// What a new database is to be encrypted under, if it is: a cipher is named, or the source has one.
 fn encryption(plane: &ControlPlane, arguments: &CreateArguments) -> Result<Option<RemoteEncryption>> {
     let cipher = arguments.remote_encryption_cipher.as_deref().map(str::parse).transpose()?;
-    let of_source = match &arguments.from_db {
+    let inherit_cipher = match &arguments.from_db {
         Some(source) => plane.get_database(source)?.cipher,
         None => None,
     };
-    if cipher.is_none() && of_source.is_none() {
+    if cipher.is_none() && inherit_cipher.is_none() {
         let message = "remote encryption cipher must be provided when remote encryption key is set; name one with \
              --remote-encryption-cipher";
         // A key in the environment is not meant for every database.
@@ -262,7 +262,7 @@ fn encryption(plane: &ControlPlane, arguments: &CreateArguments) -> Result<Optio
         }
         return Ok(None);
     }
-    let key = match cipher.or(of_source) {
+    let key = match cipher.or(inherit_cipher) {
         Some(cipher) => arguments.key.key_for(cipher)?,
         None => arguments.key.key()?,
     };
@@ -275,7 +275,7 @@ fn encryption(plane: &ControlPlane, arguments: &CreateArguments) -> Result<Optio
     };
     let encryption = match cipher {
         Some(cipher) => RemoteEncryption::new(key, cipher)?,
-        None => RemoteEncryption::of_source(key),
+        None => RemoteEncryption::inherit_cipher(key),
     };
     Ok(Some(match &arguments.page_format {
         Some(format) => encryption.with_page_format(format.parse()?),

@@ -9,8 +9,8 @@ use std::{
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::HumanBytes;
 use litefleet::{
-    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, Maintained, Point, Points,
-    Reached, Recovered, Restored, Result, SizeLimit, Verified, Window,
+    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, MaintenanceReport, Point, Points,
+    Recovered, ResolvedInstant, RestorableRange, Restored, Result, SizeLimit, VerifyReport,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -169,8 +169,8 @@ impl Output {
     }
 
     /// What was verified, and what was found.
-    pub(crate) fn verified(self, verified: &Verified) -> Result<()> {
-        let Verified { findings, commits, logs, snapshots, bytes, tags, .. } = verified;
+    pub(crate) fn verified(self, verified: &VerifyReport) -> Result<()> {
+        let VerifyReport { findings, commits, logs, snapshots, bytes, tags, .. } = verified;
         if self.json {
             let findings: Vec<_> = findings
                 .iter()
@@ -247,7 +247,7 @@ fn print_unchecked(unchecked: &[String]) {
     }
 }
 
-fn reached_value(reached: &Reached) -> Value {
+fn reached_value(reached: &ResolvedInstant) -> Value {
     json!({
         "kind": reached.kind.as_str(),
         "commit": reached.commit.map(|at| at.to_string()),
@@ -256,7 +256,7 @@ fn reached_value(reached: &Reached) -> Value {
 }
 
 /// The same for people.
-fn reached_words(reached: &Reached) -> String {
+fn reached_words(reached: &ResolvedInstant) -> String {
     let state = match reached.commit {
         Some(commit) => format!("as the commit of {commit} left it"),
         None => "as it began, before its first commit".to_owned(),
@@ -268,7 +268,7 @@ fn reached_words(reached: &Reached) -> String {
 }
 
 /// What was done for a database's history, or why it was not.
-pub(crate) fn maintained(name: &str, done: std::result::Result<&Maintained, &Error>) -> Value {
+pub(crate) fn maintained(name: &str, done: std::result::Result<&MaintenanceReport, &Error>) -> Value {
     match done {
         Ok(done) => json!({
             "Name": name,
@@ -284,9 +284,8 @@ pub(crate) fn maintained(name: &str, done: std::result::Result<&Maintained, &Err
     }
 }
 
-fn windows(windows: &[Window]) -> Vec<Value> {
-    let value =
-        |window: &Window| json!({"from": window.from.to_string(), "to": window.to.map(|to| to.to_string())});
+fn windows(windows: &[RestorableRange]) -> Vec<Value> {
+    let value = |window: &RestorableRange| json!({"from": window.from.to_string(), "to": window.to.map(|to| to.to_string())});
     windows.iter().map(value).collect()
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs as unix;
 
-use super::{Disk, Step, failed, no_such_way};
+use super::{Disk, DiskOp, failed, no_such_way};
 use crate::error::{Error, Result};
 
 /// How far a copy gets in one call of the kernel, so that progress can be told and the caller can cancel.
@@ -21,7 +21,7 @@ const BUFFER_LEN: usize = 128 << 10;
 impl Disk {
     /// Makes `to` share the blocks of `from`, where the file system can, and says whether it could.
     pub(crate) fn clone_file(&self, from: &File, to: &File, to_path: &Path) -> Result<bool> {
-        match self.step(Step::Write, to_path, || unix::ioctl_ficlone(to, from).map_err(io::Error::from)) {
+        match self.step(DiskOp::Write, to_path, || unix::ioctl_ficlone(to, from).map_err(io::Error::from)) {
             Ok(()) => Ok(true),
             // Not this file system, not across file systems, not this kind of file.
             Err(error) if no_such_way(&error) => Ok(false),
@@ -44,7 +44,7 @@ impl Disk {
         while done < len && go_on(done) {
             let want = (len - done).min(COPY_STEP);
             let in_kernel = buffer.is_empty();
-            let copied = self.step(Step::Write, to_path, || {
+            let copied = self.step(DiskOp::Write, to_path, || {
                 if in_kernel {
                     let (mut read_at, mut write_at) = (done, done);
                     let want = usize::try_from(want).unwrap_or(usize::MAX);

@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use super::{
-    Disk, Step, failed, identity, owner,
+    Disk, DiskOp, failed, identity, owner,
     root::{Place, READ_DIR, open_dir},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -56,7 +56,7 @@ impl Disk {
     }
 
     fn make_dir_and(&self, path: &Path, then: impl FnOnce(&Place<'_>) -> io::Result<()>) -> Result<bool> {
-        let made = self.step(Step::MakeDir, path, || {
+        let made = self.step(DiskOp::MakeDir, path, || {
             let place = self.place(path)?;
             unix::mkdirat(place.dir(), place.name, Mode::from_raw_mode(0o777))?;
             then(&place)
@@ -70,7 +70,7 @@ impl Disk {
 
     /// Keeps other users of the machine out of a directory.
     pub(crate) fn make_private(&self, path: &Path) -> Result<()> {
-        self.step(Step::MakeDir, path, || {
+        self.step(DiskOp::MakeDir, path, || {
             let dir = self.open_dir(path)?;
             Ok(unix::fchmod(dir, Mode::from_raw_mode(0o700))?)
         })
@@ -79,11 +79,11 @@ impl Disk {
 
     /// Makes a directory and all those above it.
     pub(crate) fn make_dirs(&self, path: &Path) -> Result<()> {
-        self.step(Step::MakeDir, path, || fs::create_dir_all(path)).map_err(|error| not_made(path, error))
+        self.step(DiskOp::MakeDir, path, || fs::create_dir_all(path)).map_err(|error| not_made(path, error))
     }
 
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.step(Step::SyncDir, path, || self.open_dir(path)?.sync_all())
+        self.step(DiskOp::SyncDir, path, || self.open_dir(path)?.sync_all())
             .map_err(|error| failed("flushing the directory", path, error))
     }
 

@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{
-    Disk, Step, failed, no_such_way, owner,
+    Disk, DiskOp, failed, no_such_way, owner,
     root::{READ_DIR, link},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +50,7 @@ impl Disk {
 
     /// Makes a new file as [`create`](Self::create) does, with a mode from which the umask is taken away.
     pub(crate) fn create_with(&self, path: &Path, mode: u32) -> Result<File> {
-        self.step(Step::Create, path, || {
+        self.step(DiskOp::Create, path, || {
             let place = self.place(path)?;
             let file = unix::openat(place.dir(), place.name, CREATE, Mode::from_raw_mode(mode))?;
             if let Some(parent) = place.parent()? {
@@ -66,7 +66,7 @@ impl Disk {
     pub(crate) fn create_like(&self, path: &Path, model: &Path) -> Result<File> {
         let found = self.stat_file(model).map_err(|error| failed("looking at", model, error))?;
         let Some(model) = found else { return self.create(path) };
-        self.step(Step::Create, path, || {
+        self.step(DiskOp::Create, path, || {
             let place = self.place(path)?;
             // Nobody else opens it before it has its owner.
             let file = unix::openat(place.dir(), place.name, CREATE, Mode::from_raw_mode(0o600))?;
@@ -79,7 +79,7 @@ impl Disk {
 
     /// Opens a file that is there, to be written and read.
     pub(crate) fn open_to_write(&self, path: &Path) -> Result<File> {
-        self.step(Step::Write, path, || {
+        self.step(DiskOp::Write, path, || {
             let place = self.place(path)?;
             if place.is_outside() {
                 return OpenOptions::new().read(true).write(true).open(path);
@@ -179,13 +179,13 @@ impl Disk {
     }
 
     pub(crate) fn write_at(&self, file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
-        self.step(Step::Write, path, || file.write_all_at(bytes, offset))
+        self.step(DiskOp::Write, path, || file.write_all_at(bytes, offset))
             .map_err(|error| failed("writing", path, error))
     }
 
     /// Makes room for the first `len` bytes of a file, which reads as zeros where nothing was written.
     pub(crate) fn allocate(&self, file: &File, path: &Path, len: u64) -> Result<()> {
-        let allocated = self.step(Step::Write, path, || {
+        let allocated = self.step(DiskOp::Write, path, || {
             match unix::fallocate(file, unix::FallocateFlags::empty(), 0, len) {
                 // Where the file system cannot, zeros take the room.
                 Err(error) if no_such_way(&error.into()) => {
@@ -200,15 +200,15 @@ impl Disk {
     }
 
     pub(crate) fn set_len(&self, file: &File, path: &Path, len: u64) -> Result<()> {
-        self.step(Step::Write, path, || file.set_len(len)).map_err(|error| failed("writing", path, error))
+        self.step(DiskOp::Write, path, || file.set_len(len)).map_err(|error| failed("writing", path, error))
     }
 
     pub(crate) fn sync_file(&self, file: &File, path: &Path) -> Result<()> {
-        self.step(Step::SyncFile, path, || file.sync_all()).map_err(|error| failed("flushing", path, error))
+        self.step(DiskOp::SyncFile, path, || file.sync_all()).map_err(|error| failed("flushing", path, error))
     }
 
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        let renamed = self.step(Step::Rename, from, || {
+        let renamed = self.step(DiskOp::Rename, from, || {
             let (from, to) = (self.place(from)?, self.place(to)?);
             Ok(unix::renameat(from.dir(), from.name, to.dir(), to.name)?)
         });
@@ -225,7 +225,7 @@ impl Disk {
 
     /// Renames a file to a name that nobody has.
     pub(crate) fn rename_new(&self, from: &Path, to: &Path) -> Result<()> {
-        let renamed = self.step(Step::Rename, from, || {
+        let renamed = self.step(DiskOp::Rename, from, || {
             let (from, to) = (self.place(from)?, self.place(to)?);
             let (old, new) = (from.dir(), to.dir());
             match unix::renameat_with(old, from.name, new, to.name, RenameFlags::NOREPLACE) {
@@ -247,7 +247,7 @@ impl Disk {
 
     /// Removes a file or a directory with all that is in it. What is not there is removed already.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
-        let removed = self.step(Step::Remove, path, || {
+        let removed = self.step(DiskOp::Remove, path, || {
             let place = self.place(path)?;
             remove_at(place.dir(), place.name)
         });

@@ -1,7 +1,7 @@
 //! Every file operation of the control plane itself: the only module that names `std::fs`.
 //!
 //! SQLite opens its own files. What stands here are the steps of the create and delete protocols, and before each
-//! step that changes something a [`Hook`] is asked, so that a test harness can make any one of them fail or stop
+//! step that changes something a [`FaultHook`] is asked, so that a test harness can make any one of them fail or stop
 //! the process there.
 
 mod copy;
@@ -25,7 +25,7 @@ use crate::error::Error;
 /// A step that changes what is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Step {
+pub enum DiskOp {
     /// A directory is made.
     MakeDir,
     /// A file is made.
@@ -42,13 +42,13 @@ pub enum Step {
     Remove,
 }
 
-/// What a test harness is asked before each [`Step`]; the error that it returns is the result of the step.
-pub type Hook = dyn Fn(Step, &Path) -> io::Result<()> + Send + Sync;
+/// What a test harness is asked before each [`DiskOp`]; the error that it returns is the result of the step.
+pub type FaultHook = dyn Fn(DiskOp, &Path) -> io::Result<()> + Send + Sync;
 
 /// The disk, as the control plane uses it.
 #[derive(Clone, Default)]
 pub(crate) struct Disk {
-    hook: Option<Arc<Hook>>,
+    hook: Option<Arc<FaultHook>>,
     root: Option<Arc<Root>>,
 }
 
@@ -59,12 +59,12 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
-    pub(crate) fn with_hook(hook: Arc<Hook>) -> Self {
+    pub(crate) fn with_hook(hook: Arc<FaultHook>) -> Self {
         Self { hook: Some(hook), root: None }
     }
 
     /// Runs one step, unless the hook lets it fail.
-    fn step<T>(&self, step: Step, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn step<T>(&self, step: DiskOp, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.check_writable(path).map_err(io::Error::other)?;
         if let Some(hook) = &self.hook {
             hook(step, path)?;

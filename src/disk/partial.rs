@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{self as unix, AtFlags, FlockOperation, Mode};
 
-use super::{Disk, Step, failed, root::READ_DIR};
+use super::{Disk, DiskOp, failed, root::READ_DIR};
 use crate::error::Result;
 
 impl Disk {
@@ -35,7 +35,7 @@ impl Disk {
     /// Removes `files` from a directory and then the directory itself, unless somebody holds its lock. A symbolic link in
     /// its place is not followed, and a directory that holds anything else keeps that and stays.
     pub(crate) fn remove_abandoned_dir(&self, path: &Path, files: &[&str]) -> Result<()> {
-        let removed = self.step(Step::Remove, path, || {
+        let removed = self.step(DiskOp::Remove, path, || {
             let place = self.place(path)?;
             let dir = unix::openat(place.dir(), place.name, READ_DIR, Mode::empty())?;
             unix::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;

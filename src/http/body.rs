@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Database, Group, Point, Reached, Restored, Timestamp, Window};
+use crate::{Database, Group, Point, ResolvedInstant, RestorableRange, Restored, Timestamp};
 
 /// The body of every failure.
 #[derive(Debug, Serialize, ToSchema)]
@@ -107,7 +107,7 @@ pub(super) struct DatabasesQuery {
 pub(super) struct Configuration {
     #[schema(value_type = Option<crate::SizeLimit>)]
     pub(super) size_limit: Option<String>,
-    #[schema(value_type = crate::HistoryWindow)]
+    #[schema(value_type = crate::Retention)]
     pub(super) history_window: String,
     pub(super) block_reads: bool,
     pub(super) block_writes: bool,
@@ -297,14 +297,14 @@ pub(super) struct CreateGroup {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GroupConfiguration {
     pub(super) delete_protection: bool,
-    #[schema(value_type = crate::HistoryWindow)]
+    #[schema(value_type = crate::Retention)]
     pub(super) history_window: String,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct GroupConfigurationChanges {
     pub(super) delete_protection: Option<bool>,
-    #[schema(value_type = Option<crate::HistoryWindow>)]
+    #[schema(value_type = Option<crate::Retention>)]
     pub(super) history_window: Option<String>,
 }
 
@@ -388,8 +388,8 @@ pub(super) struct WindowBody {
     to: Option<Timestamp>,
 }
 
-impl From<Window> for WindowBody {
-    fn from(Window { from, to }: Window) -> Self {
+impl From<RestorableRange> for WindowBody {
+    fn from(RestorableRange { from, to }: RestorableRange) -> Self {
         Self { from, to }
     }
 }
@@ -402,7 +402,7 @@ pub(super) struct Restore {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RestoreAnswer {
-    #[schema(value_type = crate::ReachedKind)]
+    #[schema(value_type = crate::InstantPosition)]
     kind: Kind,
     commit: Option<Timestamp>,
     next: Option<Timestamp>,
@@ -410,7 +410,7 @@ pub(super) struct RestoreAnswer {
 }
 
 #[derive(Debug)]
-struct Kind(crate::ReachedKind);
+struct Kind(crate::InstantPosition);
 
 impl Serialize for Kind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -419,7 +419,7 @@ impl Serialize for Kind {
 }
 
 impl From<Restored> for RestoreAnswer {
-    fn from(Restored { reached: Reached { kind, commit, next }, undo }: Restored) -> Self {
+    fn from(Restored { reached: ResolvedInstant { kind, commit, next }, undo }: Restored) -> Self {
         Self { kind: Kind(kind), commit, next, undo }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::WindowBody;
-use crate::{Finding, Maintained, Verified};
+use crate::{Finding, MaintenanceReport, VerifyReport};
 
 /// What maintaining a database did.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,10 +27,17 @@ pub(super) struct MaintainedAnswer {
     windows: Vec<WindowBody>,
 }
 
-impl From<Maintained> for MaintainedAnswer {
-    fn from(done: Maintained) -> Self {
-        let Maintained { snapshots, generations, bytes_freed, compressed, bytes_saved, deferred, windows } =
-            done;
+impl From<MaintenanceReport> for MaintainedAnswer {
+    fn from(done: MaintenanceReport) -> Self {
+        let MaintenanceReport {
+            snapshots,
+            generations,
+            bytes_freed,
+            compressed,
+            bytes_saved,
+            deferred,
+            windows,
+        } = done;
         let windows = windows.into_iter().map(Into::into).collect();
         Self { snapshots, generations, bytes_freed, compressed, bytes_saved, deferred, windows }
     }
@@ -75,8 +82,8 @@ struct FindingBody {
 
 impl VerifiedAnswer {
     /// What was found of the database in the directory `dir`.
-    pub(super) fn new(verified: Verified, dir: &Path) -> Self {
-        let Verified { findings, commits, logs, snapshots, bytes, tags } = verified;
+    pub(super) fn new(verified: VerifyReport, dir: &Path) -> Self {
+        let VerifyReport { findings, commits, logs, snapshots, bytes, tags } = verified;
         let findings = findings.into_iter().map(|finding| FindingBody::new(finding, dir)).collect();
         Self { findings, commits, logs, snapshots, bytes, tags }
     }

@@ -11,8 +11,8 @@ use utoipa::{
 };
 
 use crate::{
-    Cipher, DatabaseName, EncryptionKey, GroupName, HistoryWindow, NAME_LEN_MAX, PageFormat, ReachedKind,
-    RemoteEncryption, SizeLimit, Timestamp,
+    Cipher, DatabaseName, EncryptionKey, GroupName, InstantPosition, NAME_LEN_MAX, PageFormat,
+    RemoteEncryption, Retention, SizeLimit, Timestamp,
 };
 
 fn text(description: &str) -> ObjectBuilder {
@@ -35,7 +35,7 @@ fn or_null(schema: RefOr<Schema>) -> Schema {
 }
 
 macro_rules! schemas {
-    ($($type:ident: $schema:expr;)*) => {$(
+    ($($type:ident $(as $name:literal)?: $schema:expr;)*) => {$(
         impl PartialSchema for $type {
             fn schema() -> RefOr<Schema> {
                 RefOr::T(Schema::Object($schema))
@@ -44,7 +44,8 @@ macro_rules! schemas {
 
         impl ToSchema for $type {
             fn name() -> Cow<'static, str> {
-                stringify!($type).into()
+                let names: &[&'static str] = &[$($name,)? stringify!($type)];
+                names[0].into()
             }
         }
     )*};
@@ -61,7 +62,7 @@ schemas! {
         .pattern(Some("^([0-9]{4,12}|[1-9][0-9]{0,5}[kmgKMG][iI]?[bB])$"))
         .examples(["256mb"])
         .build();
-    HistoryWindow: text("How long back a database can be restored: a number of days, hours, minutes or seconds, or `off`.")
+    Retention as "HistoryWindow": text("How long back a database can be restored: a number of days, hours, minutes or seconds, or `off`.")
         .pattern(Some("^([0-9]{1,9}[dhms]|0|off)$"))
         .examples(["24h", "7d", "off"])
         .build();
@@ -75,10 +76,10 @@ schemas! {
     PageFormat: text("How sealed pages are laid out. Turso's API does not know this field.")
         .enum_values(Some([PageFormat::Native, PageFormat::Turso].map(PageFormat::as_str)))
         .build();
-    ReachedKind: text("Where the instant lies among the commits of the database.")
+    InstantPosition as "ReachedKind": text("Where the instant lies among the commits of the database.")
         .enum_values(Some(
-            [ReachedKind::Exact, ReachedKind::Between, ReachedKind::AfterLast, ReachedKind::BeforeFirst]
-                .map(ReachedKind::as_str),
+            [InstantPosition::Exact, InstantPosition::Between, InstantPosition::AfterLast, InstantPosition::BeforeFirst]
+                .map(InstantPosition::as_str),
         ))
         .build();
 }

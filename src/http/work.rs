@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::{Answer, Refusal};
-use crate::{Progress, Watch};
+use crate::{Progress, ProgressFn};
 
 /// Calls that take a few flushes of the disk at most.
 const QUICK_MAX: usize = 32;
@@ -124,7 +124,7 @@ impl Drop for Awaited {
 }
 
 impl Going {
-    pub(super) fn watch(&self) -> Box<Watch<'static>> {
+    pub(super) fn watch(&self) -> Box<ProgressFn<'static>> {
         let Self { stop, is_upkeep, abandoned } = self.clone();
         Box::new(move |_: Progress| {
             let is_over = stop.all.load(Ordering::Relaxed)

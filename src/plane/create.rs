@@ -27,8 +27,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     id,
     name::{DatabaseName, GroupDir, GroupName},
-    point::Reached,
-    progress::Watch,
+    point::ResolvedInstant,
+    progress::ProgressFn,
     seed::{
         self, Staged, Target, fork, restore,
         upload::{self, Upload},
@@ -42,7 +42,7 @@ impl Plane {
         &self,
         input: CreateDatabaseInput,
         upload: Option<Upload<'_>>,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<CreateDatabaseOutput> {
         let CreateDatabaseInput { name, group, seed, size_limit, remote_encryption, source_encryption_key } =
             input;
@@ -136,8 +136,8 @@ impl Plane {
         staged: &Staged,
         target: Option<&Target>,
         limit: Option<SizeLimit>,
-        watch: &mut Watch<'_>,
-    ) -> Result<Option<Reached>> {
+        watch: &mut ProgressFn<'_>,
+    ) -> Result<Option<ResolvedInstant>> {
         let connection = match at {
             Some(at) => self.connect_to_restore(source, at, options)?,
             None => self.connect(source, options)?,
@@ -159,7 +159,7 @@ impl Plane {
         upload: Upload<'_>,
         encryption: Option<&RemoteEncryption>,
         file_key: Option<&EncryptionKey>,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<Uploaded> {
         let Resolved { entry, .. } = self.resolve(wanted)?;
         let name = &wanted.name;

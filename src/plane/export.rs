@@ -9,7 +9,7 @@ use crate::{
     connect::{self, ConnectOptions},
     error::{Error, ErrorKind, Result},
     page::PageFormat,
-    progress::Watch,
+    progress::ProgressFn,
     seed::{
         Target, fork,
         restore::{self, Instant},
@@ -80,7 +80,7 @@ impl Plane {
         database: DatabaseRef<'_>,
         path: &Path,
         options: &ExportOptions,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<()> {
         let database = self.ready(database)?;
         let entry = &database.entry;
@@ -101,7 +101,7 @@ impl Plane {
         staged: &Path,
         target: Option<&Target>,
         options: &ExportOptions,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<()> {
         let entry = &database.entry;
         let data = self.data(entry);

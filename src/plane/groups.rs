@@ -9,8 +9,8 @@ use crate::{
     error::Result,
     id,
     name::{GroupDir, GroupName},
+    retention::Retention,
     time::Timestamp,
-    window::HistoryWindow,
 };
 
 /// What to change about a group; what is left out stays as it is.
@@ -20,7 +20,7 @@ pub struct GroupChanges {
     /// Whether to refuse destroying the group and every database in it.
     pub delete_protection: Option<bool>,
     /// How long back its databases can be restored, unless they have a window of their own.
-    pub history_window: Option<HistoryWindow>,
+    pub history_window: Option<Retention>,
 }
 
 impl GroupChanges {
@@ -32,7 +32,7 @@ impl GroupChanges {
 
     /// With a new history window.
     #[must_use]
-    pub fn history_window(self, window: HistoryWindow) -> Self {
+    pub fn history_window(self, window: Retention) -> Self {
         Self { history_window: Some(window), ..self }
     }
 }
@@ -148,7 +148,7 @@ impl ControlPlane {
         };
         let group: Group = self.0.with_reserve(|| self.0.change_all(configure))?;
         self.0.describe(&group.uuid);
-        if changes.history_window.is_some_and(HistoryWindow::is_off) {
+        if changes.history_window.is_some_and(Retention::is_off) {
             self.0.describe_stale();
         }
         Ok(group)
@@ -172,7 +172,7 @@ impl ControlPlane {
     pub fn set_group_history_window<'a>(
         &self,
         group: impl Into<GroupRef<'a>>,
-        window: HistoryWindow,
+        window: Retention,
     ) -> Result<Group> {
         self.configure_group(group, GroupChanges::default().history_window(window))
     }

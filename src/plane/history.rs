@@ -9,15 +9,15 @@ use super::{
     resolve::{self, Resolved},
 };
 use crate::{
-    archive::{Birth, Maintenance, Timeline},
     catalog::{Entry, State},
     connect::{self, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
+    history::{Birth, Maintenance, Timeline},
     id,
     layout::ArchivePaths,
-    point::{Maintained, Points, Reached, ReachedKind, Restored},
-    progress::Watch,
+    point::{InstantPosition, MaintenanceReport, Points, ResolvedInstant, Restored},
+    progress::ProgressFn,
     seed::restore,
     time::Timestamp,
     vfs,
@@ -39,7 +39,7 @@ impl Plane {
         database: &Resolved,
         at: Timestamp,
         options: &ConnectOptions,
-    ) -> Result<(Connection, Reached)> {
+    ) -> Result<(Connection, ResolvedInstant)> {
         let entry = &database.entry;
         let governor = self.governor(database, options.key())?;
         if entry.database.block_reads {
@@ -64,7 +64,7 @@ impl Plane {
         self.connect(database, options).or_else(|error| {
             let view = self.view(database, at, &options.clone().read_only(true));
             // Before its first commit it is restored from nothing else than what it is now.
-            let view = view.ok().filter(|(_, reached)| reached.kind != ReachedKind::BeforeFirst);
+            let view = view.ok().filter(|(_, reached)| reached.kind != InstantPosition::BeforeFirst);
             view.map(|(view, _)| view).ok_or(error)
         })
     }
@@ -75,13 +75,13 @@ impl Plane {
         database: &Resolved,
         at: Timestamp,
         options: &ConnectOptions,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<Restored> {
         self.check_writable()?;
         let (view, reached) = self.view(database, at, options)?;
         let mut connection = self.connect(database, options)?;
         // Commits without stamps are no points, and are undone like others.
-        if reached.kind == ReachedKind::BeforeFirst && self.is_unwritten(database)? {
+        if reached.kind == InstantPosition::BeforeFirst && self.is_unwritten(database)? {
             return Ok(Restored { reached, undo: None });
         }
         restore::in_place(&view, &mut connection, options.waits(), watch)?;
@@ -166,7 +166,7 @@ impl ControlPlane {
         database: impl Into<DatabaseRef<'a>>,
         at: Timestamp,
         options: &ConnectOptions,
-    ) -> Result<(Connection, Reached)> {
+    ) -> Result<(Connection, ResolvedInstant)> {
         self.0.view(&self.0.ready(database.into())?, at, options)
     }
 
@@ -180,15 +180,15 @@ impl ControlPlane {
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;
     /// # plane.create_group("default")?;
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-    /// use litefleet::{Timestamp, unwatched};
+    /// use litefleet::{Timestamp, no_progress};
     ///
     /// let connection = plane.connect("orders", &Default::default())?;
     /// connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     /// let before = Timestamp::now();
     /// connection.execute_batch("DELETE FROM t").unwrap();
-    /// let restored = plane.restore_database("orders", before, &Default::default(), &mut unwatched)?;
+    /// let restored = plane.restore_database("orders", before, &Default::default(), &mut no_progress)?;
     /// assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(1));
-    /// plane.restore_database("orders", restored.undo.unwrap(), &Default::default(), &mut unwatched)?;
+    /// plane.restore_database("orders", restored.undo.unwrap(), &Default::default(), &mut no_progress)?;
     /// assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(0));
     /// # Ok::<(), litefleet::Error>(())
     /// ```
@@ -203,7 +203,7 @@ impl ControlPlane {
         database: impl Into<DatabaseRef<'a>>,
         at: Timestamp,
         options: &ConnectOptions,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<Restored> {
         let database = self.0.ready(database.into())?;
         let restored = self.0.restore(&database, at, options, watch);
@@ -242,10 +242,10 @@ impl ControlPlane {
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;
     /// # plane.create_group("default")?;
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-    /// use litefleet::{DatabaseChanges, unwatched};
+    /// use litefleet::{DatabaseChanges, no_progress};
     ///
     /// plane.configure_database("orders", DatabaseChanges::default().history_window(Some("7d".parse()?)))?;
-    /// let done = plane.maintain_database("orders", &mut unwatched)?;
+    /// let done = plane.maintain_database("orders", &mut no_progress)?;
     /// assert_eq!((done.snapshots, done.generations), (0, 0));
     /// # Ok::<(), litefleet::Error>(())
     /// ```
@@ -258,8 +258,8 @@ impl ControlPlane {
     pub fn maintain_database<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
-        watch: &mut Watch<'_>,
-    ) -> Result<Maintained> {
+        watch: &mut ProgressFn<'_>,
+    ) -> Result<MaintenanceReport> {
         self.0.check_writable()?;
         let database = self.0.ready(database.into())?;
         let entry = &database.entry;

@@ -42,7 +42,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     layout::{self, Layout},
     name::DatabaseName,
-    progress::{Watch, unwatched},
+    progress::{ProgressFn, no_progress},
     seed::upload::Upload,
     time::Clock,
 };
@@ -125,7 +125,7 @@ impl ControlPlane {
     /// for a source whose reads are blocked, [`ErrorKind::OutsideWindow`] for an instant that cannot be restored, which
     /// names those that can be, [`ErrorKind::Corrupt`] where the history that leads there is damaged.
     pub fn create_database(&self, input: CreateDatabaseInput) -> Result<CreateDatabaseOutput> {
-        self.create_database_watched(input, &mut unwatched)
+        self.create_database_watched(input, &mut no_progress)
     }
 
     /// Like [`create_database`](Self::create_database), telling `watch` how far a fork has come.
@@ -136,7 +136,7 @@ impl ControlPlane {
     pub fn create_database_watched(
         &self,
         input: CreateDatabaseInput,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<CreateDatabaseOutput> {
         self.0.create(input, None, watch)
     }
@@ -171,7 +171,7 @@ impl ControlPlane {
         input: CreateDatabaseInput,
         upload: impl Into<Upload<'a>>,
     ) -> Result<CreateDatabaseOutput> {
-        self.import_database_watched(input, upload, &mut unwatched)
+        self.import_database_watched(input, upload, &mut no_progress)
     }
 
     /// Like [`import_database`](Self::import_database), telling `watch` how far it has come.
@@ -183,7 +183,7 @@ impl ControlPlane {
         &self,
         input: CreateDatabaseInput,
         upload: impl Into<Upload<'a>>,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<CreateDatabaseOutput> {
         self.0.create(input, Some(upload.into()), watch)
     }
@@ -199,7 +199,7 @@ impl ControlPlane {
         database: impl Into<DatabaseRef<'a>>,
         mut reader: impl Read,
     ) -> Result<Uploaded> {
-        self.0.upload(&database.into().parse()?, Upload::Reader(&mut reader), None, None, &mut unwatched)
+        self.0.upload(&database.into().parse()?, Upload::Reader(&mut reader), None, None, &mut no_progress)
     }
 
     /// Like [`upload_database`](Self::upload_database), from a file or a reader, telling `watch` how far it has come.
@@ -211,7 +211,7 @@ impl ControlPlane {
         &self,
         database: impl Into<DatabaseRef<'a>>,
         upload: impl Into<Upload<'u>>,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<Uploaded> {
         self.0.upload(&database.into().parse()?, upload.into(), None, None, watch)
     }
@@ -229,7 +229,7 @@ impl ControlPlane {
         upload: impl Into<Upload<'u>>,
         encryption: &RemoteEncryption,
         file_key: Option<&EncryptionKey>,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<Uploaded> {
         self.0.upload(&database.into().parse()?, upload.into(), Some(encryption), file_key, watch)
     }
@@ -315,7 +315,7 @@ impl ControlPlane {
         database: impl Into<DatabaseRef<'a>>,
         path: impl AsRef<Path>,
         options: &ExportOptions,
-        watch: &mut Watch<'_>,
+        watch: &mut ProgressFn<'_>,
     ) -> Result<()> {
         self.0.export(database.into(), path.as_ref(), options, watch)
     }

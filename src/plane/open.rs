@@ -6,11 +6,11 @@ use super::{ControlPlane, Plane, Reserve, recover};
 use crate::{
     catalog::{self, Catalog, Durability},
     changes::Changes,
-    disk::{Disk, Hook},
+    disk::{Disk, FaultHook},
     error::{Error, ErrorKind, Result},
     id,
     layout::Layout,
-    time::{Clock, ReadClock, Timestamp},
+    time::{Clock, ClockFn, Timestamp},
 };
 
 /// How to open a control plane, for those who want more than [`ControlPlane::open`].
@@ -33,14 +33,14 @@ impl ControlPlaneBuilder {
     /// SQLite's own writes are not asked about. The hook must not use the fleet's databases, whose locks the call may
     /// hold, and may be called on a thread where none of the process's file descriptors but the standard ones are open.
     #[must_use]
-    pub fn on_step(self, hook: Arc<Hook>) -> Self {
+    pub fn fault_hook(self, hook: Arc<FaultHook>) -> Self {
         Self { disk: Disk::with_hook(hook), ..self }
     }
 
     /// Asks `clock`, and not the system's clock, when a database is created and when a commit is made. This is for test
     /// harnesses: it lets time step back, stand still or be far off. It is called while other writers wait.
     #[must_use]
-    pub fn clock(self, clock: Arc<ReadClock>) -> Self {
+    pub fn clock(self, clock: Arc<ClockFn>) -> Self {
         Self { clock: Clock::of(clock), ..self }
     }
 

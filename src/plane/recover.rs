@@ -7,18 +7,17 @@ use std::{
 
 use super::{ControlPlane, ControlPlaneBuilder};
 use crate::{
-    archive,
     catalog::Catalog,
     description::{self, DatabaseDescription, Encryption, GroupDescription, GroupIdentity},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     finding::Finding,
-    id,
+    history, id,
     layout::{self, ArchiveFile, ArchivePaths, Layout},
     name::{DatabaseName, GroupDir, GroupName},
     page::{HEADER_LEN, Header, Seal},
+    retention::Retention,
     time::Timestamp,
-    window::HistoryWindow,
 };
 
 /// How the files begin in which a catalog is made.
@@ -452,7 +451,7 @@ fn guessed_group(dir: &GroupDir, known: Option<GroupIdentity>) -> Result<GroupDe
         id: identity.id,
         name: identity.name,
         directory: dir.as_str().to_owned(),
-        history_window: HistoryWindow::default(),
+        history_window: Retention::default(),
         delete_protection: false,
     })
 }
@@ -493,6 +492,6 @@ fn history_id(data: &Path) -> Option<String> {
     let stamps = numbered.filter(|(_, file)| *file == ArchiveFile::Stamps);
     let stamps = stamps.map(|(sequence, file)| paths.file(sequence, file));
     let paths = [paths.live_stamps()].into_iter().chain(stamps).collect::<Vec<PathBuf>>();
-    let stamps = paths.iter().find_map(|path| archive::read_stamps(path).ok()?);
+    let stamps = paths.iter().find_map(|path| history::read_stamps(path).ok()?);
     stamps.map(|stamps| id::text(stamps.generation.database))
 }

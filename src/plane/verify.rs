@@ -4,15 +4,15 @@ use std::path::Path;
 
 use super::{ControlPlane, DatabaseRef, Plane, history};
 use crate::{
-    archive::verify::{self, Subject},
     catalog::Entry,
     cipher::EncryptionKey,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    finding::Verified,
+    finding::VerifyReport,
+    history::verify::{self, Subject},
     layout::{ArchiveFile, ArchivePaths},
     page::{self, HEADER_LEN, Header, PageCodec},
-    progress::{self, Watch},
+    progress::{self, ProgressFn},
     vfs,
 };
 
@@ -47,7 +47,7 @@ impl ControlPlane {
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
     /// # let connection = plane.connect("orders", &Default::default())?;
     /// # connection.execute_batch("CREATE TABLE t(a)").unwrap();
-    /// let verified = plane.verify_database("orders", &Default::default(), &mut litefleet::unwatched)?;
+    /// let verified = plane.verify_database("orders", &Default::default(), &mut litefleet::no_progress)?;
     /// assert_eq!((verified.findings.len(), verified.commits), (0, 1));
     /// # Ok::<(), litefleet::Error>(())
     /// ```
@@ -56,13 +56,13 @@ impl ControlPlane {
     ///
     /// As for [`database_path`](Self::database_path); [`ErrorKind::WrongKey`]; [`ErrorKind::Busy`] for a database that is
     /// written too fast to be compared; [`ErrorKind::Cancelled`]. What is damaged is no error but a
-    /// [finding](Verified::findings).
+    /// [finding](VerifyReport::findings).
     pub fn verify_database<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
         options: &VerifyOptions,
-        watch: &mut Watch<'_>,
-    ) -> Result<Verified> {
+        watch: &mut ProgressFn<'_>,
+    ) -> Result<VerifyReport> {
         let database = self.0.ready(database.into())?;
         let verified = self.0.verify(&database.entry, options, watch).and_then(|mut verified| {
             verified.findings.extend(self.0.verify_description(&database.entry.database.id)?);
@@ -73,7 +73,12 @@ impl ControlPlane {
 }
 
 impl Plane {
-    fn verify(&self, entry: &Entry, options: &VerifyOptions, watch: &mut Watch<'_>) -> Result<Verified> {
+    fn verify(
+        &self,
+        entry: &Entry,
+        options: &VerifyOptions,
+        watch: &mut ProgressFn<'_>,
+    ) -> Result<VerifyReport> {
         let data = self.data(entry);
         let birth = history::birth(entry)?;
         let key = options.key.as_ref().filter(|_| entry.database.cipher.is_some());

@@ -13,7 +13,7 @@ use rusqlite::{
 use super::bounds::Bounds;
 use crate::{
     error::{Error, ErrorKind, Result},
-    progress::{Phase, Watch},
+    progress::{Phase, ProgressFn},
     sqlite, vfs,
 };
 
@@ -35,7 +35,12 @@ pub(super) type Open<'a> = dyn Fn() -> Result<Connection> + Sync + 'a;
 ///
 /// [`ErrorKind::Corrupt`] with the first finding, [`ErrorKind::Unsupported`] for a file that exceeds a bound,
 /// [`ErrorKind::Cancelled`].
-pub(super) fn check(name: &str, len: u64, open: &Open<'_>, watch: &mut Watch<'_>) -> Result<Vec<String>> {
+pub(super) fn check(
+    name: &str,
+    len: u64,
+    open: &Open<'_>,
+    watch: &mut ProgressFn<'_>,
+) -> Result<Vec<String>> {
     let bounds = Bounds::of(len);
     let check = Check { name, open, bounds: &bounds };
     super::watched(Phase::Check, &bounds, watch, || check.run())?

@@ -13,10 +13,10 @@ use crate::{
     connect,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    image::Copy,
     layout,
+    live_copy::LiveCopy,
     page::{self, Header, Identity, PageCodec, Seal},
-    progress::{self, Phase, Watch},
+    progress::{self, Phase, ProgressFn},
     size::SizeLimit,
     vfs,
 };
@@ -72,7 +72,7 @@ pub(crate) fn write(
     path: &Path,
     target: Option<&Target>,
     size_limit: Option<SizeLimit>,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     match Way::of(&source, target)? {
         Way::Copy => {
@@ -106,7 +106,7 @@ pub(super) fn page_by_page(
     key: &EncryptionKey,
     path: &Path,
     target: &Target,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let file = disk.open_to_write(staged)?;
     let mut head = [0; page::HEADER_LEN];
@@ -126,10 +126,11 @@ pub(crate) fn write_as_it_is(
     data: &Path,
     identity: Option<Identity>,
     path: &Path,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let inspect = |bytes: &[u8], _| header(bytes, data);
-    let copy = Copy { disk, source: data, target: path, scratch: None, size_limit: None, inspect: &inspect };
+    let copy =
+        LiveCopy { disk, source: data, target: path, scratch: None, size_limit: None, inspect: &inspect };
     super::copy_and(&copy, watch, |size, watch| {
         check(path, identity, data)?;
         sync(disk, path, size, watch)
@@ -154,7 +155,7 @@ fn header(bytes: &[u8], data: &Path) -> Result<Header> {
     Header::parse(header)
 }
 
-pub(super) fn sync(disk: &Disk, path: &Path, size: u64, watch: &mut Watch<'_>) -> Result<()> {
+pub(super) fn sync(disk: &Disk, path: &Path, size: u64, watch: &mut ProgressFn<'_>) -> Result<()> {
     progress::tell(watch, Phase::Sync, 0, Some(size))?;
     disk.sync_file(&disk.open_to_write(path)?, path)
 }
@@ -165,8 +166,8 @@ fn copy<T: Send>(
     source: &Source<'_>,
     path: &Path,
     size_limit: Option<SizeLimit>,
-    watch: &mut Watch<'_>,
-    then: impl FnOnce(u64, &mut Watch<'_>) -> Result<T> + Send,
+    watch: &mut ProgressFn<'_>,
+    then: impl FnOnce(u64, &mut ProgressFn<'_>) -> Result<T> + Send,
 ) -> Result<T> {
     let connection = &source.connection;
     // A read transaction: the frames that it may need stay in the WAL, and writers go on behind them.
@@ -175,7 +176,8 @@ fn copy<T: Send>(
         .and_then(|()| connection.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).optional())
         .map_err(|error| connect::explain(connection, error))?;
     let inspect = |bytes: &[u8], _| header(bytes, source.data);
-    let copy = Copy { disk, source: source.data, target: path, scratch: None, size_limit, inspect: &inspect };
+    let copy =
+        LiveCopy { disk, source: source.data, target: path, scratch: None, size_limit, inspect: &inspect };
     let (identity, data) = (source.identity, source.data);
     let done = super::copy_and(&copy, watch, |size, watch| {
         check(path, identity, data)?;

@@ -21,14 +21,14 @@ use bounds::Bounds;
 
 use crate::{
     api::RemoteEncryption,
-    archive::unwritten,
     cipher::{Cipher, EncryptionKey, Nonces},
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
-    image::Copy,
+    history::pristine,
     layout::{self, Layout},
+    live_copy::LiveCopy,
     page::{self, Header, Identity, PageCodec, PageFormat, Seal},
-    progress::{self, Phase, Watch},
+    progress::{self, Phase, ProgressFn},
     vfs::ffi,
 };
 
@@ -81,7 +81,7 @@ impl Staged {
 
     /// Notes that nobody has written to the database yet.
     pub(crate) fn mark_unwritten(&self, disk: &Disk) -> Result<()> {
-        unwritten::mark(disk, &self.data())
+        pristine::mark(disk, &self.data())
     }
 
     /// Flushes the directory and its place in staging; the files in it are on the disk already.
@@ -160,7 +160,7 @@ const STATEMENT_TICK: Duration = Duration::from_millis(100);
 fn watched<T: Send>(
     phase: Phase,
     bounds: &Bounds,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
     run: impl FnOnce() -> T + Send,
 ) -> Result<T> {
     progress::tell(watch, phase, 0, None)?;
@@ -191,9 +191,9 @@ fn watched<T: Send>(
 
 /// Makes a copy where descriptors of the source do no harm, and then does `then` there.
 fn copy_and<T: Send>(
-    copy: &Copy<'_>,
-    watch: &mut Watch<'_>,
-    then: impl FnOnce(u64, &mut Watch<'_>) -> Result<T> + Send,
+    copy: &LiveCopy<'_>,
+    watch: &mut ProgressFn<'_>,
+    then: impl FnOnce(u64, &mut ProgressFn<'_>) -> Result<T> + Send,
 ) -> Result<T> {
     let (teller, listener) = progress::line();
     let run = move || {

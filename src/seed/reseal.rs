@@ -13,12 +13,12 @@ use crate::{
     connect,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    image,
+    live_copy,
     page::{self, Header, PageCodec, PageFault},
-    progress::{self, Phase, Watch},
+    progress::{self, Phase, ProgressFn},
     size::SizeLimit,
     sqlite,
-    vfs::{self, NotOpened, Sealing, Unruled},
+    vfs::{self, NoPolicy, NotOpened, Sealing},
 };
 
 /// Pages that are sealed between two looks at whether to go on.
@@ -34,7 +34,7 @@ pub(crate) fn vacuum_into(
     len: u64,
     path: &Path,
     target: Option<&Target>,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let reserved = target.map_or(0, |target| target.cipher.reserved_bytes());
     let sealing = target.map(|target| {
@@ -49,7 +49,7 @@ pub(crate) fn vacuum_into(
         let done = prepare(&mut source, &bounds)
             .map_err(|error| NotOpened { error, refusal: None })
             .and_then(|()| {
-                let making = Arc::new(Unruled::making(sealing));
+                let making = Arc::new(NoPolicy::making(sealing));
                 vfs::hand_over(making, || source.execute("VACUUM INTO ?1", [&uri]))
             });
         (source, done)
@@ -137,7 +137,7 @@ pub(crate) fn seal_pages(
     page_size: u32,
     path: &Path,
     target: &Target,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let codec = PageCodec::new(target.seal()?, page_size, &target.key)?;
     let mut nonces = Nonces::new()?;
@@ -171,11 +171,11 @@ pub(crate) fn finish(
     path: &Path,
     target: Option<&Target>,
     size_limit: Option<SizeLimit>,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let len = Disk::len(path)?.unwrap_or(0);
     if let Some(limit) = size_limit.filter(|limit| !limit.admits(len)) {
-        return Err(image::too_large(len, limit));
+        return Err(live_copy::too_large(len, limit));
     }
     let file = disk.open_to_write(path)?;
     let mut head = [0; page::HEADER_LEN];

@@ -13,20 +13,19 @@ use super::{
     reseal,
 };
 use crate::{
-    archive::{Birth, Past, Timeline},
     cipher::EncryptionKey,
     connect,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    image, layout,
+    history::{Birth, HistoricalImage, Timeline},
+    layout, live_copy, os_cache,
     page::{Identity, Seal},
-    page_cache,
-    point::{Reached, ReachedKind},
-    progress::{self, Phase, Watch},
+    point::{InstantPosition, ResolvedInstant},
+    progress::{self, Phase, ProgressFn},
     size::SizeLimit,
     sqlite,
     time::Timestamp,
-    vfs::{self, Sealing, Unruled},
+    vfs::{self, NoPolicy, Sealing},
 };
 
 /// How often a restore is begun anew whose source moves on meanwhile.
@@ -52,8 +51,8 @@ pub(crate) fn write(
     path: &Path,
     target: Option<&Target>,
     size_limit: Option<SizeLimit>,
-    watch: &mut Watch<'_>,
-) -> Result<Reached> {
+    watch: &mut ProgressFn<'_>,
+) -> Result<ResolvedInstant> {
     let way = Way::of(&source, target)?;
     let seal = vfs::main_seal(&source.connection);
     let staged = match way {
@@ -71,7 +70,7 @@ pub(crate) fn write(
             let data = source.data;
             fork::write(disk, source, path, target, size_limit, watch)?;
             check_began(disk, data, instant)?;
-            return Ok(Reached { kind: ReachedKind::BeforeFirst, commit: None, next: None });
+            return Ok(ResolvedInstant { kind: InstantPosition::BeforeFirst, commit: None, next: None });
         };
         fork::check(&staged, source.identity, source.data)?;
         match way {
@@ -101,7 +100,7 @@ pub(crate) fn write_as_it_was(
     identity: Option<Identity>,
     instant: Instant,
     path: &Path,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     for _ in 0..ATTEMPTS {
         match materialize(disk, data, instant, path, None, watch)? {
@@ -134,7 +133,7 @@ pub(crate) fn in_place(
     view: &Connection,
     connection: &mut Connection,
     waits: Duration,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     /// How long to wait before the lock is asked for again.
     const PAUSE: Duration = Duration::from_millis(2);
@@ -171,10 +170,10 @@ pub(crate) fn in_place(
 }
 
 /// The pages of the database in the file `data` at an instant, as they stay.
-pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<Past> {
+pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<HistoricalImage> {
     for _ in 0..ATTEMPTS {
         let Some(mut past) = find(disk, data, instant, None)? else {
-            let past = Past::began(data, vfs::apart)?;
+            let past = HistoricalImage::began(data, vfs::apart)?;
             let timeline = Timeline::read(Some(disk), data, instant.birth, vfs::apart)?;
             if timeline.is_empty() {
                 return Ok(past);
@@ -212,8 +211,8 @@ fn materialize(
     instant: Instant,
     path: &Path,
     size_limit: Option<SizeLimit>,
-    watch: &mut Watch<'_>,
-) -> Result<Option<(u64, Option<Reached>)>> {
+    watch: &mut ProgressFn<'_>,
+) -> Result<Option<(u64, Option<ResolvedInstant>)>> {
     let mut below = None;
     let mut damage = None;
     loop {
@@ -223,14 +222,14 @@ fn materialize(
             Err(error) => return Err(damage.unwrap_or(error)),
         };
         if let Some(limit) = size_limit.filter(|limit| !limit.admits(past.len())) {
-            return Err(image::too_large(past.len(), limit));
+            return Err(live_copy::too_large(past.len(), limit));
         }
         let file = disk.create(path)?;
         let write = |bytes: &[u8], at| {
             disk.write_at(&file, path, bytes, at)?;
             // Smaller pieces come in no order: they are written out together, in the end.
             if bytes.len() >= FLUSHED_MIN {
-                page_cache::begin_flush(&file, at, bytes.len());
+                os_cache::begin_flush(&file, at, bytes.len());
             }
             Ok(())
         };
@@ -249,9 +248,9 @@ fn materialize(
     }
 }
 
-fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Result<Option<Past>> {
+fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Result<Option<HistoricalImage>> {
     Timeline::ask(Some(disk), data, instant.birth, vfs::apart, |timeline| {
-        Past::find(timeline, instant.at, instant.now, below)
+        HistoricalImage::find(timeline, instant.at, instant.now, below)
     })
 }
 
@@ -262,12 +261,12 @@ fn lay_out_anew(
     sealed: Option<(Seal, &EncryptionKey)>,
     path: &Path,
     target: Option<&Target>,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let sealing = sealed.map(|(seal, key)| Sealing::new(key.clone(), seal.cipher));
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = vfs::open(staged, flags, Arc::new(Unruled::reading(sealing)))
+    let connection = vfs::open(staged, flags, Arc::new(NoPolicy::reading(sealing)))
         .map_err(|not_opened| connect::explain_open(staged, not_opened))?;
     let len = Disk::len(staged)?.unwrap_or(0);
     reseal::vacuum_into(disk, connection, len, path, target, watch)

@@ -22,10 +22,10 @@ use crate::{
     cipher::EncryptionKey,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    image::Copy,
     layout,
+    live_copy::LiveCopy,
     page::{self, PageCodec, PageFormat},
-    progress::{self, Phase, Watch},
+    progress::{self, Phase, ProgressFn},
     size::SizeLimit,
     vfs::{Scratch, ScratchFile},
 };
@@ -80,7 +80,7 @@ pub(crate) fn write(
     path: &Path,
     keys: Keys<'_>,
     size_limit: Option<SizeLimit>,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<Vec<String>> {
     let name = match &upload {
         Upload::Path(path) => path.display().to_string(),
@@ -143,7 +143,7 @@ fn receive(
     staged: &Path,
     scratch: Option<&Scratch>,
     size_limit: Option<SizeLimit>,
-    watch: &mut Watch<'_>,
+    watch: &mut ProgressFn<'_>,
 ) -> Result<(page::Header, File)> {
     let file = match upload {
         Upload::Path(source) => {
@@ -153,7 +153,7 @@ fn receive(
             }
             let source = &Disk::canonical(source)?;
             let inspect = |bytes: &[u8], len| inspect(name, Some(source), bytes, len);
-            let copy = Copy { disk, source, target: staged, scratch, size_limit, inspect: &inspect };
+            let copy = LiveCopy { disk, source, target: staged, scratch, size_limit, inspect: &inspect };
             super::copy_and(&copy, watch, |_, _| Ok(()))?;
             disk.open_to_write(staged)?
         }
@@ -228,7 +228,13 @@ struct ScratchPages<'a> {
 
 impl ScratchPages<'_> {
     /// Opens every page of a file that is sealed already.
-    fn unseal(&self, codec: &PageCodec, page_count: u32, name: &str, watch: &mut Watch<'_>) -> Result<()> {
+    fn unseal(
+        &self,
+        codec: &PageCodec,
+        page_count: u32,
+        name: &str,
+        watch: &mut ProgressFn<'_>,
+    ) -> Result<()> {
         let mut page = Zeroizing::new(vec![0; codec.page_size()]);
         for number in 1..=page_count {
             let at = u64::from(number - 1) * page.len() as u64;

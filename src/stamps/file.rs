@@ -3,8 +3,8 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Commit, FileState, Generation, HEADER_WORDS, LogEnd, Made, RECORD_WORDS, Record, Slot, VERSION, Word,
-    bytes, words,
+    Commit, CommitRecord, FileState, Generation, HEADER_WORDS, LogEnd, RECORD_WORDS, Record, Slot, VERSION,
+    Word, bytes, words,
 };
 
 /// A file of stamps that was read.
@@ -80,7 +80,7 @@ impl Stamps {
     /// A stamp is written before its commit. One whose commit did not come about, or was lost with the power, is told by
     /// what follows: a later stamp or the end says that an earlier frame was the last one. A commit without a stamp is told
     /// in the same way.
-    pub(crate) fn made(&self, end: Option<u32>) -> Vec<Made> {
+    pub(crate) fn made(&self, end: Option<u32>) -> Vec<CommitRecord> {
         let mut commits: Vec<Commit> = Vec::with_capacity(self.slots.len());
         let mut lost: Vec<(usize, u32)> = Vec::new();
         let mut follow = |commits: &mut Vec<Commit>, last: u32| {
@@ -108,11 +108,11 @@ impl Stamps {
         let mut lost = lost.into_iter().peekable();
         for (place, commit) in commits.into_iter().enumerate() {
             while let Some((_, frame)) = lost.next_if(|(before, _)| *before <= place) {
-                made.push(Made::Lost { frame });
+                made.push(CommitRecord::Unstamped { frame });
             }
-            made.push(Made::Commit(commit));
+            made.push(CommitRecord::Commit(commit));
         }
-        made.extend(lost.map(|(_, frame)| Made::Lost { frame }));
+        made.extend(lost.map(|(_, frame)| CommitRecord::Unstamped { frame }));
         made
     }
 

@@ -89,10 +89,10 @@ pub(crate) struct Commit {
 
 /// What stands in a WAL, as far as its stamps tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Made {
+pub(crate) enum CommitRecord {
     Commit(Commit),
     /// Commits whose stamps were lost, the last of which ends with this frame.
-    Lost {
+    Unstamped {
         frame: u32,
     },
 }
@@ -365,8 +365,8 @@ mod tests {
         let slots = (0..).zip(stamps).map(commit).map(Slot::Record).collect();
         let stamps = Stamps { generation, slots, digest: 0 };
         let frame = |made| match made {
-            Made::Commit(commit) => commit.frame.into(),
-            Made::Lost { frame } => -i64::from(frame),
+            CommitRecord::Commit(commit) => commit.frame.into(),
+            CommitRecord::Unstamped { frame } => -i64::from(frame),
         };
         stamps.made(end).into_iter().map(frame).collect()
     }
@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(made(&[(2, 0), (7, 5)], None), [2, -5, 7]);
         assert_eq!([made(&[(2, 0)], Some(5)), made(&[], Some(5))], [vec![2, -5], vec![-5]]);
         assert_eq!(made(&[(2, 0), (7, 5), (9, 8)], Some(10)), [2, -5, 7, -8, 9, -10]);
-        // Lost ones that were lost for good with the power, and others in their place.
+        // Unstamped ones that were lost for good with the power, and others in their place.
         assert_eq!(made(&[(2, 0), (7, 5), (4, 2)], None), [2, 4]);
         assert_eq!(made(&[(2, 0), (7, 5), (9, 6)], None), [2, -5, -6, 9]);
     }

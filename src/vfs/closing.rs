@@ -10,7 +10,7 @@ use std::{
 
 use rusqlite::ffi::{SQLITE_IOERR, SQLITE_LOCK_EXCLUSIVE};
 
-use super::{beneath::Beneath, database::Database, ffi};
+use super::{database::Database, ffi, raw_file::RawFile};
 
 #[derive(Debug, Default)]
 pub(super) struct Closing {
@@ -32,7 +32,7 @@ impl Database {
     /// this process will do so when it closes, and somebody else has the database open: another program may delete the WAL.
     ///
     /// A close cannot fail, so what goes wrong is logged.
-    pub(super) fn keep_log(&self, beneath: &impl Beneath) {
+    pub(super) fn keep_log(&self, beneath: &impl RawFile) {
         if self.capture.is_none() || self.wal_index().page_count().is_none() || !self.is_shared() {
             return;
         }

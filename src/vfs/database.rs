@@ -19,13 +19,13 @@ use rusqlite::ffi::{
 };
 
 use super::{
-    Governor, NOT_OPENED, Refusal, Sealing,
-    beneath::{Beneath, CHECKPOINT_LOCK, FIRST_READ_LOCK, ShmLock, WRITE_LOCK},
+    NOT_OPENED, PolicySource, Sealing, VfsError,
     capture::Capture,
     closing::Closing,
     ffi,
-    neighbours::Neighbours,
-    rules::Governed,
+    limits::Limits,
+    peers::Peers,
+    raw_file::{CHECKPOINT_LOCK, FIRST_READ_LOCK, RawFile, ShmLock, WRITE_LOCK},
     sealed::Sealed,
 };
 use crate::{
@@ -44,7 +44,7 @@ pub(super) struct Database {
     /// The file that is open, which may be at that path no longer.
     inode: Option<(u64, u64)>,
     /// Nothing for a file that SQL opened by its path.
-    rules: Option<Governed>,
+    rules: Option<Limits>,
     /// Nothing where no history is ever kept.
     pub(super) capture: Option<Capture>,
     /// Nothing for a plain file.
@@ -55,7 +55,7 @@ pub(super) struct Database {
     connection: AtomicUsize,
     wal_index: ffi::WalIndex,
     /// The connections of this process to the same file. Its lock guards the three that follow.
-    neighbours: OnceLock<Arc<Neighbours>>,
+    neighbours: OnceLock<Arc<Peers>>,
     /// The lock of the file that SQLite believes to hold.
     lock_level: AtomicI32,
     /// Whether another file stands at the WAL's path than the one that is open.
@@ -77,16 +77,16 @@ pub(super) struct Database {
     /// The write transaction in which the WAL was about to end, and what it ended with.
     ending: Mutex<Option<(u64, LastCommit)>>,
     refused: AtomicBool,
-    refusal: Mutex<Option<Refusal>>,
+    refusal: Mutex<Option<VfsError>>,
 }
 
 impl Database {
     /// A database file that is being opened.
     pub(super) fn open(
         path: &Path,
-        governor: Option<Arc<dyn Governor>>,
-        beneath: &impl Beneath,
-    ) -> Result<Self, Refusal> {
+        governor: Option<Arc<dyn PolicySource>>,
+        beneath: &impl RawFile,
+    ) -> Result<Self, VfsError> {
         let sealed = OnceLock::new();
         if let Some(sealing) = governor.as_ref().and_then(|governor| governor.sealing()) {
             let _first = sealed.set(Sealed::open(path, sealing, beneath)?);
@@ -99,7 +99,7 @@ impl Database {
                 .as_ref()
                 .and_then(|governor| governor.history())
                 .map(|history| Capture::new(history, path, inode)),
-            rules: governor.map(Governed::new),
+            rules: governor.map(Limits::new),
             sealed,
             file: AtomicPtr::new(ptr::null_mut()),
             connection: AtomicUsize::new(0),
@@ -122,7 +122,7 @@ impl Database {
     }
 
     /// The target of `VACUUM INTO`.
-    pub(super) fn target(path: &Path, beneath: &impl Beneath) -> Result<Self, Refusal> {
+    pub(super) fn target(path: &Path, beneath: &impl RawFile) -> Result<Self, VfsError> {
         Ok(Self { is_target: true, ..Self::open(path, None, beneath)? })
     }
 
@@ -136,7 +136,7 @@ impl Database {
         self.capture.is_some().then(|| self.path.ancestors().nth(3)).flatten()
     }
 
-    pub(super) fn rules(&self) -> Option<&Governed> {
+    pub(super) fn rules(&self) -> Option<&Limits> {
         self.rules.as_ref()
     }
 
@@ -151,8 +151,8 @@ impl Database {
     }
 
     /// The same where no transaction of this connection has asked for the rules, which may have changed since the last one.
-    pub(super) fn capture_now(&self) -> Result<Option<&Capture>, Refusal> {
-        self.rules.as_ref().map_or(Ok(()), Governed::refresh)?;
+    pub(super) fn capture_now(&self) -> Result<Option<&Capture>, VfsError> {
+        self.rules.as_ref().map_or(Ok(()), Limits::refresh)?;
         Ok(self.capture())
     }
 
@@ -237,7 +237,7 @@ impl Database {
     }
 
     /// The connections of this process to the same file, of which this is one until it closes.
-    pub(super) fn neighbours(&self) -> &Neighbours {
+    pub(super) fn neighbours(&self) -> &Peers {
         self.neighbours.get_or_init(Arc::default)
     }
 
@@ -304,7 +304,7 @@ impl Database {
     ///
     /// A new file that cannot be sealed is not written at all, nor is the target of `VACUUM INTO`. Where the databases have
     /// several keys, nobody tells whose rows are to stand in it.
-    pub(super) fn adopt(&self, own: &[&Sealed], beneath: &impl Beneath) {
+    pub(super) fn adopt(&self, own: &[&Sealed], beneath: &impl RawFile) {
         let Some(first) = own.first() else { return };
         if self.rules.is_some() {
             return;
@@ -337,7 +337,7 @@ impl Database {
     pub(super) fn admit_empty(&self) -> c_int {
         match self.sealed() {
             Some(sealed) if !sealed.sealing().may_create => {
-                self.refuse(Refusal::NotSealed("it is empty".into()))
+                self.refuse(VfsError::NotSealed("it is empty".into()))
             }
             _ => SQLITE_OK,
         }
@@ -349,21 +349,21 @@ impl Database {
         match self.sealed() {
             Some(sealed) if !sealed.sealing().may_create => {
                 let why = "a rollback journal lies beside it, which it never has: remove that";
-                self.refuse(Refusal::NotSealed(why.into()))
+                self.refuse(VfsError::NotSealed(why.into()))
             }
             _ => SQLITE_OK,
         }
     }
 
     /// Turns an answer into SQLite's result code, and notes why a call is refused.
-    pub(super) fn answer(&self, result: Result<c_int, Refusal>) -> c_int {
+    pub(super) fn answer(&self, result: Result<c_int, VfsError>) -> c_int {
         result.unwrap_or_else(|refusal| self.refuse(refusal))
     }
 
     #[cold]
-    fn refuse(&self, refusal: Refusal) -> c_int {
+    fn refuse(&self, refusal: VfsError) -> c_int {
         let code = refusal.result();
-        if let Refusal::Damaged { .. } | Refusal::Unfit { .. } = &refusal {
+        if let VfsError::Damaged { .. } | VfsError::Unfit { .. } = &refusal {
             ffi::log(code, &refusal.to_string());
         }
         // The schema of a file that is made in one call is gone when somebody asks.
@@ -374,14 +374,14 @@ impl Database {
     }
 
     /// Why the call was refused that answered with `code`. It is told once: it explains one error.
-    pub(super) fn take_refusal(&self, code: c_int) -> Option<Refusal> {
+    pub(super) fn take_refusal(&self, code: c_int) -> Option<VfsError> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take_if(|refusal| refusal.code() == code)
     }
 
     /// A read transaction begins.
     pub(super) fn begin_read(&self) -> c_int {
         if self.lost_lock.load(Relaxed) {
-            return self.refuse(Refusal::LostLock);
+            return self.refuse(VfsError::LostLock);
         }
         if let Some(rules) = &self.rules
             && let Err(refusal) = rules.begin_read()
@@ -450,9 +450,8 @@ impl Database {
             }
             ShmLock { take: true, shared: false, offset: WRITE_LOCK } if self.begins_writing() => {
                 match self.begin_read() {
-                    SQLITE_OK => self.answer(
-                        self.rules.as_ref().map_or(Ok(()), Governed::admit_write).map(|()| SQLITE_OK),
-                    ),
+                    SQLITE_OK => self
+                        .answer(self.rules.as_ref().map_or(Ok(()), Limits::admit_write).map(|()| SQLITE_OK)),
                     refused => refused,
                 }
             }

@@ -7,7 +7,7 @@
 
 use std::{cell::RefCell, fmt, path::Path};
 
-use super::Refusal;
+use super::VfsError;
 use crate::{disk::Disk, layout};
 
 /// Pragmas that change settings of the whole process.
@@ -115,7 +115,7 @@ pub(super) fn is_in_a_fleet(path: &Path) -> bool {
 struct Denied {
     /// The address of the connection, or `None` if the host's own authorizer asked.
     connection: Option<usize>,
-    refusal: Refusal,
+    refusal: VfsError,
 }
 
 thread_local! {
@@ -134,7 +134,7 @@ pub(super) fn authorize(action: Action<'_>, connection: Option<usize>) -> bool {
         // SQLite's own error names the function. Its code is that of any error in SQL, and would not tell it.
         Err(Fenced::Function) => false,
         Err(fenced) => {
-            DENIED.set(Some(Denied { connection, refusal: Refusal::Fenced(fenced) }));
+            DENIED.set(Some(Denied { connection, refusal: VfsError::Fenced(fenced) }));
             false
         }
     }
@@ -142,14 +142,14 @@ pub(super) fn authorize(action: Action<'_>, connection: Option<usize>) -> bool {
 
 /// Notes that the file of an `ATTACH` is not opened.
 pub(super) fn deny_open(fenced: Fenced) -> std::ffi::c_int {
-    let refusal = Refusal::Fenced(fenced);
+    let refusal = VfsError::Fenced(fenced);
     let code = refusal.code();
     DENIED.set(Some(Denied { connection: ATTACHING.take(), refusal }));
     code
 }
 
 /// Why the fence refused a statement of this connection with `code`, if it did. It is told once: it explains one error.
-pub(super) fn take_denied(connection: usize, code: std::ffi::c_int) -> Option<Refusal> {
+pub(super) fn take_denied(connection: usize, code: std::ffi::c_int) -> Option<VfsError> {
     let is_its = |denied: &mut Denied| {
         denied.connection.is_none_or(|of| of == connection) && denied.refusal.code() == code
     };

@@ -30,16 +30,16 @@ use rusqlite::{
 };
 
 use super::{
-    Governor, NAME, NOT_OPENED, Refusal, UNFENCED, WAITING,
-    beneath::{Alone, Beneath, ShmLock},
+    NAME, NOT_OPENED, PolicySource, UNFENCED, VfsError, WAITING,
     capture::Capture,
     database::Database,
     fence::{self, Action, Fenced},
+    history_view::View,
     journal::Journal,
-    rules::Governed,
+    limits::Limits,
+    raw_file::{Exclusive, RawFile, ShmLock},
     sealed::{self, Sealed},
     temp::Temp,
-    view::View,
     wal::Wal,
 };
 use crate::{
@@ -179,7 +179,7 @@ pub(crate) fn register() -> rusqlite::Result<()> {
 pub(super) struct Asked {
     code: c_int,
     /// Why a call was refused with the code.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<VfsError>,
     pub(super) is_governed: bool,
     /// Whether the connection was opened to read only.
     pub(super) is_read_only: bool,
@@ -373,11 +373,11 @@ impl Real {
         let _open = database.neighbours().lock();
         // Where the database was destroyed, the WAL at that path may be another one's.
         if !database.is_in_place() {
-            return database.answer(Err(Refusal::Destroyed));
+            return database.answer(Err(VfsError::Destroyed));
         }
         let code = self.begin_anew();
         if code == ffi::SQLITE_OK && !database.is_in_place() {
-            return database.answer(Err(Refusal::Destroyed));
+            return database.answer(Err(VfsError::Destroyed));
         }
         if code == ffi::SQLITE_OK {
             database.has_wal();
@@ -386,9 +386,9 @@ impl Real {
     }
 }
 
-impl Beneath for Real {
-    fn alone(&self, run: &mut dyn FnMut() -> bool) -> Alone {
-        let Some((database, data)) = self.data() else { return Alone::No };
+impl RawFile for Real {
+    fn alone(&self, run: &mut dyn FnMut() -> bool) -> Exclusive {
+        let Some((database, data)) = self.data() else { return Exclusive::No };
         let open = database.neighbours().lock();
         let others = || open.iter().filter(|other| !ptr::eq(Arc::as_ptr(other), Arc::as_ptr(database)));
         // Their files are open for as long as they are in the list, and nobody else calls for their locks meanwhile.
@@ -416,9 +416,9 @@ impl Beneath for Real {
             resume_unwind(panic);
         }
         match alone {
-            false => Alone::No,
-            true if has_neighbours => Alone::WithNeighbours,
-            true => Alone::Yes,
+            false => Exclusive::No,
+            true if has_neighbours => Exclusive::WithNeighbours,
+            true => Exclusive::Yes,
         }
     }
 
@@ -718,7 +718,7 @@ unsafe extern "C" fn open(
 enum Kind {
     /// Nothing to us.
     Foreign,
-    Data(std::path::PathBuf, Option<Arc<dyn Governor>>),
+    Data(std::path::PathBuf, Option<Arc<dyn PolicySource>>),
     /// The target of `VACUUM INTO`, on a connection whose SQL is fenced.
     Target(std::path::PathBuf),
     Wal(Arc<Database>),
@@ -728,7 +728,7 @@ enum Kind {
 
 impl Kind {
     /// The file, once the real one is open.
-    fn into_handle(self, real: Real, name: usize) -> Result<Handle, Refusal> {
+    fn into_handle(self, real: Real, name: usize) -> Result<Handle, VfsError> {
         Ok(match self {
             Self::Data(path, governor) => match governor
                 .as_ref()
@@ -739,7 +739,7 @@ impl Kind {
                 _ if governor.as_ref().is_some_and(|it| it.history().is_some())
                     && !real.has_shared_memory() =>
                 {
-                    return Err(Refusal::NoSharedMemory);
+                    return Err(VfsError::NoSharedMemory);
                 }
                 _ => Handle::Data(Arc::new(Database::open(&path, governor, &real)?), name),
             },
@@ -747,7 +747,7 @@ impl Kind {
             Self::Wal(database) => Handle::Wal(Box::new(Wal::new(database))),
             Self::Journal(database) => Handle::Journal(Journal::new(database)),
             Self::Temp | Self::Foreign => {
-                let temp = Temp::new().map_err(|error| Refusal::Unreadable(error.message()))?;
+                let temp = Temp::new().map_err(|error| VfsError::Unreadable(error.message()))?;
                 Handle::Temp(Arc::new(temp))
             }
         })
@@ -776,7 +776,7 @@ unsafe fn kind_of(name: *const c_char, flags: c_int, is_fenced: bool) -> Result<
         let (governor, is_near) = {
             let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
             let mut same = open.values().filter(|database| database.path() == path);
-            let governor = same.find_map(|database| database.rules()).map(Governed::governor).cloned();
+            let governor = same.find_map(|database| database.rules()).map(Limits::governor).cloned();
             let mut roots = open.values().filter_map(|database| database.root());
             (governor, roots.any(|root| path.starts_with(root)))
         };
@@ -942,7 +942,7 @@ unsafe extern "C" fn write(
             Handle::Data(database, _) => database.answer(match database.sealed() {
                 Some(sealed) => sealed.write(bytes, at, database.is_checkpointing(), &real),
                 // It was to be sealed, and could not be.
-                None => Err(Refusal::Layout),
+                None => Err(VfsError::Layout),
             }),
             Handle::Wal(wal) => wal.database().answer(wal.write(bytes, at, &real)),
             Handle::Journal(journal) => journal.database().answer(journal.write(bytes, at, &real)),
@@ -1065,7 +1065,7 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
             let asked = unsafe { &mut *argument.cast::<Asked>() };
             asked.refusal = database.take_refusal(asked.code);
             asked.is_governed = database.rules().is_some();
-            asked.is_read_only = database.rules().is_some_and(Governed::is_read_only);
+            asked.is_read_only = database.rules().is_some_and(Limits::is_read_only);
             asked.stamped_at = database.capture().and_then(Capture::stamped_at);
             asked.seal = database.sealed().and_then(Sealed::codec).map(PageCodec::seal).copied();
             ffi::SQLITE_OK
@@ -1160,8 +1160,7 @@ unsafe fn refuse_pragma(argument: *mut *mut c_char, is_governed: bool) -> c_int 
             let text: *mut c_char = *argument.add(at);
             (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy())
         };
-        let refused =
-            text(1).and_then(|name| Governed::refused_pragma(&name, text(2).as_deref(), is_governed));
+        let refused = text(1).and_then(|name| Limits::refused_pragma(&name, text(2).as_deref(), is_governed));
         let Some(message) = refused.and_then(|refused| CString::new(refused).ok()) else {
             return ffi::SQLITE_OK;
         };

@@ -12,9 +12,9 @@ use std::{
 use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
 use super::{
-    Refusal,
-    beneath::{Beneath, Buffer},
+    VfsError,
     database::Database,
+    raw_file::{Buffer, RawFile},
 };
 use crate::page::{self, PageCodec};
 
@@ -68,7 +68,7 @@ impl Journal {
     }
 
     /// Writes what SQLite gives to be written.
-    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
+    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl RawFile) -> Result<c_int, VfsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut state.before);
         // The record of a super-journal ends with it. What stands before it there is a checksum, and no page number.
@@ -95,7 +95,7 @@ impl Journal {
             && !begins_super_journal(number, Some(codec))
         {
             if bytes.len() != codec.page_size() {
-                return Err(Refusal::Layout);
+                return Err(VfsError::Layout);
             }
             let page = state.page.of(codec.page_size());
             codec.seal_page(number, bytes, page, &mut sealed.writer().nonces)?;
@@ -111,11 +111,11 @@ impl Journal {
         let is_name = matches!(before,
             Before::Number { end: here, number } if here == at && begins_super_journal(number, codec));
         let is_header = bytes.iter().skip(FIELDS_LEN).all(|byte| *byte == 0);
-        if is_name || is_header { Ok(beneath.write(bytes, at)) } else { Err(Refusal::Layout) }
+        if is_name || is_header { Ok(beneath.write(bytes, at)) } else { Err(VfsError::Layout) }
     }
 
     /// Turns what was read at `at` into what SQLite is handed.
-    pub(super) fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, Refusal> {
+    pub(super) fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, VfsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut state.before);
         if code != SQLITE_OK {
@@ -147,7 +147,7 @@ impl Journal {
             state.before = Before::Page { end, mask };
             match sealed.open_page(codec, number, bytes, "-journal") {
                 // What was never flushed may be torn: SQLite takes the journal to end there.
-                Err(Refusal::Damaged { .. }) if state.torn => return Ok(SQLITE_IOERR_SHORT_READ),
+                Err(VfsError::Damaged { .. }) if state.torn => return Ok(SQLITE_IOERR_SHORT_READ),
                 opened => opened?,
             }
         }

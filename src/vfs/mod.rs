@@ -7,7 +7,7 @@
 //! meet it.
 //!
 //! A database is handed over by [`open`], [`open_fenced`] or [`hand_over`], not by its file name: the next `xOpen` of a main
-//! database on this thread takes the [`Governor`] that waits for it.
+//! database on this thread takes the [`PolicySource`] that waits for it.
 //!
 //! It is registered under two names. Through the one that hosts' connections have, SQL opens no file by its path except the
 //! target of `VACUUM INTO` (see [`fence`]). Through the other, a file that SQL attaches by its path is governed as it is
@@ -15,24 +15,22 @@
 //! business if it does not. Under both names, a new file that a connection to a sealed database makes is sealed like that
 //! one, and none is made in a fleet's directory.
 
-mod ahead;
-mod beneath;
 mod capture;
 mod closing;
 mod database;
 mod fence;
 #[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
 pub(crate) mod ffi;
+mod history_view;
 mod journal;
-mod live;
-mod neighbours;
-mod recount;
-mod rules;
+mod limits;
+mod peers;
+mod raw_file;
+mod readahead;
+mod rechecksum;
 mod scratch;
 mod sealed;
-mod stamping;
 mod temp;
-mod view;
 mod wal;
 
 use std::{cell::RefCell, ffi::c_int, fmt, path::PathBuf, sync::Arc};
@@ -47,9 +45,9 @@ pub(crate) use scratch::{Scratch, ScratchFile};
 use fence::Fenced;
 
 use crate::{
-    archive::Past,
     cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Message, Result},
+    history::HistoricalImage,
     layout::beside,
     page::{Identity, PageFault, PageFormat, Seal},
     size::SizeLimit,
@@ -63,7 +61,7 @@ pub(crate) const UNFENCED: &std::ffi::CStr = c"litefleet-unfenced";
 
 /// What may be done to a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rules {
+pub(crate) struct Policy {
     /// What the database may grow to.
     pub(crate) size_limit: Option<SizeLimit>,
     /// No transaction may read.
@@ -87,30 +85,30 @@ pub(crate) enum Keeping {
     Again,
 }
 
-/// Who knows the [`Rules`] of one database.
-pub(crate) trait Governor: fmt::Debug + Send + Sync {
+/// Who knows the [`Policy`] of one database.
+pub(crate) trait PolicySource: fmt::Debug + Send + Sync {
     /// A number that changes whenever the rules may have changed. Nothing while a change is under way: then the
     /// rules are asked for each time. It is asked at the start of every transaction, and so must cost nothing.
     fn stamp(&self) -> Option<u64>;
 
     /// The rules as they are now; nothing when the database was destroyed.
-    fn rules(&self) -> Result<Option<Rules>>;
+    fn rules(&self) -> Result<Option<Policy>>;
 
-    /// Rules that were read already, and a stamp that was taken before that.
-    fn first_rules(&self) -> Option<(u64, Rules)>;
+    /// Policy that were read already, and a stamp that was taken before that.
+    fn first_rules(&self) -> Option<(u64, Policy)>;
 
     /// What the database is sealed under; nothing for a plain one.
     fn sealing(&self) -> Option<Sealing> {
         None
     }
 
-    /// Where the history of the database is kept, for as long as [the rules](Rules::history) say so.
+    /// Where the history of the database is kept, for as long as [the rules](Policy::history) say so.
     fn history(&self) -> Option<History> {
         None
     }
 
     /// The pages that the database had at an instant, if it is to be read as it was then.
-    fn past(&self) -> Option<Arc<Past>> {
+    fn past(&self) -> Option<Arc<HistoricalImage>> {
         None
     }
 
@@ -122,13 +120,13 @@ pub(crate) trait Governor: fmt::Debug + Send + Sync {
 
 /// Hands over a file of one call, with nobody else at it, for which there are no rules.
 #[derive(Debug)]
-pub(crate) struct Unruled {
+pub(crate) struct NoPolicy {
     sealing: Option<Sealing>,
     scratch: Option<Arc<temp::Temp>>,
-    past: Option<Arc<Past>>,
+    past: Option<Arc<HistoricalImage>>,
 }
 
-impl Unruled {
+impl NoPolicy {
     /// A file that is to be made: sealed, or plain.
     pub(crate) fn making(sealing: Option<Sealing>) -> Self {
         let sealing = sealing.map(|sealing| Sealing { may_create: true, ..sealing });
@@ -136,7 +134,7 @@ impl Unruled {
     }
 
     /// A database as it was at an instant.
-    pub(crate) fn viewing(past: Arc<Past>, sealing: Option<Sealing>) -> Self {
+    pub(crate) fn viewing(past: Arc<HistoricalImage>, sealing: Option<Sealing>) -> Self {
         Self { sealing, scratch: None, past: Some(past) }
     }
 
@@ -146,24 +144,24 @@ impl Unruled {
     }
 }
 
-impl Governor for Unruled {
+impl PolicySource for NoPolicy {
     fn stamp(&self) -> Option<u64> {
         Some(0)
     }
 
-    fn rules(&self) -> Result<Option<Rules>> {
-        Ok(Some(Rules::default()))
+    fn rules(&self) -> Result<Option<Policy>> {
+        Ok(Some(Policy::default()))
     }
 
-    fn first_rules(&self) -> Option<(u64, Rules)> {
-        Some((0, Rules::default()))
+    fn first_rules(&self) -> Option<(u64, Policy)> {
+        Some((0, Policy::default()))
     }
 
     fn sealing(&self) -> Option<Sealing> {
         self.sealing.clone()
     }
 
-    fn past(&self) -> Option<Arc<Past>> {
+    fn past(&self) -> Option<Arc<HistoricalImage>> {
         self.past.clone()
     }
 
@@ -209,7 +207,7 @@ impl Sealing {
 
 /// Why the VFS refused a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum VfsError {
     ReadsBlocked,
     WritesBlocked,
     ReadOnly,
@@ -253,7 +251,7 @@ pub(crate) enum Refusal {
     Fenced(Fenced),
 }
 
-impl Refusal {
+impl VfsError {
     /// The VFS beneath could not read what is needed, and says so by `code`.
     ///
     /// The host is given that code, but for the one by which SQLite takes what it read to be beyond the end of a file.
@@ -309,7 +307,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for VfsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ReadsBlocked => {
@@ -349,7 +347,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for VfsError {
     fn from(error: Error) -> Self {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rusqlite::Error>());
         let code = cause.and_then(rusqlite::Error::sqlite_extended_error_code);
@@ -357,7 +355,7 @@ impl From<Error> for Refusal {
     }
 }
 
-impl From<PageFault> for Refusal {
+impl From<PageFault> for VfsError {
     fn from(fault: PageFault) -> Self {
         match fault {
             PageFault::NoNonce => Self::Unreadable("the system has no random bytes to give".into()),
@@ -368,9 +366,9 @@ impl From<PageFault> for Refusal {
 
 thread_local! {
     /// The governor that waits for the next main database to be opened on this thread.
-    static WAITING: RefCell<Option<Arc<dyn Governor>>> = const { RefCell::new(None) };
+    static WAITING: RefCell<Option<Arc<dyn PolicySource>>> = const { RefCell::new(None) };
     /// Why that database was not opened.
-    static NOT_OPENED: RefCell<Option<Refusal>> = const { RefCell::new(None) };
+    static NOT_OPENED: RefCell<Option<VfsError>> = const { RefCell::new(None) };
 }
 
 /// Why a database that was handed over was not opened.
@@ -378,14 +376,14 @@ thread_local! {
 pub(crate) struct NotOpened {
     pub(crate) error: rusqlite::Error,
     /// The VFS's own reason, if it was the one that refused.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<VfsError>,
 }
 
 /// Opens a database of the fleet for statements of this crate's own, or of a host that wants no fence.
 pub(crate) fn open(
     path: &std::path::Path,
     flags: OpenFlags,
-    governor: Arc<dyn Governor>,
+    governor: Arc<dyn PolicySource>,
 ) -> Result<Connection, NotOpened> {
     hand_over(governor, || Connection::open_with_flags_and_vfs(path, flags, UNFENCED))
 }
@@ -397,7 +395,7 @@ pub(crate) fn open(
 pub(crate) fn open_fenced(
     path: &std::path::Path,
     flags: OpenFlags,
-    governor: Arc<dyn Governor>,
+    governor: Arc<dyn PolicySource>,
 ) -> Result<Connection, NotOpened> {
     debug_assert!(!flags.contains(OpenFlags::SQLITE_OPEN_CREATE), "the target of VACUUM INTO is told by it");
     hand_over(governor, || Connection::open_with_flags_and_vfs(path, flags, NAME))
@@ -422,7 +420,7 @@ fn is_handed_over() -> bool {
 
 /// Runs `open`, in which the next database to be opened through this VFS on this thread is `governor`'s.
 pub(crate) fn hand_over<T>(
-    governor: Arc<dyn Governor>,
+    governor: Arc<dyn PolicySource>,
     open: impl FnOnce() -> rusqlite::Result<T>,
 ) -> Result<T, NotOpened> {
     /// Whatever happens, nothing waits any longer than the call.
@@ -452,7 +450,7 @@ pub(crate) fn apart_and<T: Send>(run: impl FnOnce() -> T + Send, meanwhile: impl
 }
 
 /// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.
-pub(crate) fn take_refusal(connection: &Connection, code: c_int) -> Option<Refusal> {
+pub(crate) fn take_refusal(connection: &Connection, code: c_int) -> Option<VfsError> {
     let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());
     schemas
         .find_map(|schema| ffi::ask(connection, &schema, code).ok()?.refusal)

@@ -6,7 +6,7 @@ use std::{cell::RefCell, ffi::c_int, fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use super::{NotOpened, Unruled, beneath::Beneath, open, sealed::Counted, temp::Temp};
+use super::{NoPolicy, NotOpened, open, raw_file::RawFile, sealed::Counted, temp::Temp};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -55,7 +55,7 @@ impl Scratch {
         open(
             path,
             flags,
-            Arc::new(Unruled { sealing: None, past: None, scratch: Some(Arc::clone(&self.temp)) }),
+            Arc::new(NoPolicy { sealing: None, past: None, scratch: Some(Arc::clone(&self.temp)) }),
         )
     }
 }
@@ -94,7 +94,7 @@ impl<'a> ScratchFile<'a> {
     }
 }
 
-impl Beneath for ScratchFile<'_> {
+impl RawFile for ScratchFile<'_> {
     fn read(&self, into: &mut [u8], at: u64) -> c_int {
         self.note(Disk::read_at(self.file, self.path, into, at))
     }

@@ -13,9 +13,9 @@ use std::{
 use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
 use super::{
-    Refusal, Sealing,
-    ahead::Ahead,
-    beneath::{Beneath, Buffer},
+    Sealing, VfsError,
+    raw_file::{Buffer, RawFile},
+    readahead::Readahead,
 };
 use crate::{
     cipher::Nonces,
@@ -60,7 +60,7 @@ pub(super) struct Sealed {
     authentic: AtomicBool,
     /// A length that the file had lately: writes up to it leave no gap.
     known_len: AtomicU64,
-    ahead: Mutex<Ahead>,
+    ahead: Mutex<Readahead>,
     moving: Mutex<Moving>,
     _counted: Counted,
 }
@@ -89,9 +89,9 @@ impl fmt::Debug for Sealed {
 impl Sealed {
     /// Takes up the sealing of a file. One without a byte is to become sealed; any other must be so already, under this
     /// cipher and this key.
-    pub(super) fn open(path: &Path, sealing: Sealing, beneath: &impl Beneath) -> Result<Self, Refusal> {
-        let nonces = Nonces::new().map_err(|error| Refusal::Unreadable(error.message()))?;
-        let len = beneath.len().map_err(Refusal::unreadable)?;
+    pub(super) fn open(path: &Path, sealing: Sealing, beneath: &impl RawFile) -> Result<Self, VfsError> {
+        let nonces = Nonces::new().map_err(|error| VfsError::Unreadable(error.message()))?;
+        let len = beneath.len().map_err(VfsError::unreadable)?;
         let sealed = |sealing, codec| Self {
             path: path.to_owned(),
             sealing,
@@ -105,33 +105,33 @@ impl Sealed {
         };
         if len == 0 {
             if !sealing.may_create {
-                return Err(Refusal::NotSealed("it is empty".into()));
+                return Err(VfsError::NotSealed("it is empty".into()));
             }
             return Ok(sealed(sealing, OnceLock::new()));
         }
         let mut header = [0; HEADER_LEN];
         match beneath.read(&mut header, 0) {
             SQLITE_OK => {}
-            SQLITE_IOERR_SHORT_READ => return Err(Refusal::NotSealed("it is shorter than a header".into())),
-            code => return Err(Refusal::unreadable(code)),
+            SQLITE_IOERR_SHORT_READ => return Err(VfsError::NotSealed("it is shorter than a header".into())),
+            code => return Err(VfsError::unreadable(code)),
         }
-        let header = page::Header::parse(&header).map_err(|error| Refusal::NotSealed(error.to_string()))?;
+        let header = page::Header::parse(&header).map_err(|error| VfsError::NotSealed(error.to_string()))?;
         let seal = match header.seal {
-            None => return Err(Refusal::NotSealed("it is a plain SQLite file".into())),
+            None => return Err(VfsError::NotSealed("it is a plain SQLite file".into())),
             Some(seal) if seal.cipher != sealing.cipher => {
-                return Err(Refusal::NotSealed(format!("its header says {}", seal.cipher)));
+                return Err(VfsError::NotSealed(format!("its header says {}", seal.cipher)));
             }
             // Before the key: under another salt the right one would be taken for a wrong one.
             Some(seal) if sealing.identity.is_some_and(|identity| identity != seal.identity()) => {
                 let why = "it is not the file that this database was made with";
-                return Err(Refusal::NotSealed(why.into()));
+                return Err(VfsError::NotSealed(why.into()));
             }
             Some(seal) => seal,
         };
         let codec =
             PageCodec::new(seal, header.page_size, &sealing.key).map_err(|error| match error.kind() {
-                ErrorKind::WrongKey => Refusal::WrongKey,
-                _ => Refusal::NotSealed(error.to_string()),
+                ErrorKind::WrongKey => VfsError::WrongKey,
+                _ => VfsError::NotSealed(error.to_string()),
             })?;
         Ok(sealed(sealing, OnceLock::from(codec)))
     }
@@ -146,16 +146,16 @@ impl Sealed {
     }
 
     /// The same, for a write of `len` bytes: the first page of a new file tells the page size.
-    fn codec_to_write(&self, len: usize) -> Result<&PageCodec, Refusal> {
+    fn codec_to_write(&self, len: usize) -> Result<&PageCodec, VfsError> {
         if let Some(codec) = self.codec.get() {
             return Ok(codec);
         }
-        let damaged = |error: crate::error::Error| Refusal::NotSealed(error.to_string());
+        let damaged = |error: crate::error::Error| VfsError::NotSealed(error.to_string());
         let Sealing { key, cipher, format, .. } = &self.sealing;
         let seal = Seal::new(*format, *cipher, key).map_err(damaged)?;
         let page_size = u32::try_from(len).unwrap_or(0);
         if !page_size.is_power_of_two() {
-            return Err(Refusal::Layout);
+            return Err(VfsError::Layout);
         }
         let codec = PageCodec::new(seal, page_size, key).map_err(damaged)?;
         Ok(self.codec.get_or_init(|| codec))
@@ -171,7 +171,7 @@ impl Sealed {
         self.ahead().forget();
     }
 
-    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+    fn ahead(&self) -> MutexGuard<'_, Readahead> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -181,7 +181,7 @@ impl Sealed {
         &self,
         at: u64,
         len: usize,
-        beneath: &impl Beneath,
+        beneath: &impl RawFile,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Option<T> {
         let page_size = self.codec()?.page_size();
@@ -211,7 +211,7 @@ impl Sealed {
         number: u32,
         page: &mut [u8],
         place: &'static str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), VfsError> {
         match codec.open_page(number, page) {
             Ok(()) => {
                 self.authentic.store(true, Relaxed);
@@ -221,10 +221,10 @@ impl Sealed {
             Err(PageFault::Unauthentic)
                 if codec.seal().format == PageFormat::Turso && !self.authentic.load(Relaxed) =>
             {
-                Err(Refusal::WrongKey)
+                Err(VfsError::WrongKey)
             }
             Err(PageFault::Unauthentic | PageFault::NoNonce) => {
-                Err(Refusal::Damaged { path: self.path.clone(), place, page: number })
+                Err(VfsError::Damaged { path: self.path.clone(), place, page: number })
             }
             // Whoever wrote it had the key.
             Err(PageFault::Layout) => Err(self
@@ -233,8 +233,8 @@ impl Sealed {
     }
 
     /// What was read at `place`, in the database file or beside it, does not fit the database.
-    pub(super) fn unfit(&self, place: &'static str, why: &'static str) -> Refusal {
-        Refusal::Unfit { path: self.path.clone(), place, why }
+    pub(super) fn unfit(&self, place: &'static str, why: &'static str) -> VfsError {
+        VfsError::Unfit { path: self.path.clone(), place, why }
     }
 
     /// Turns what was read at `at` of the database file into what SQLite is handed. `must_have` says whether a page that
@@ -245,7 +245,7 @@ impl Sealed {
         at: u64,
         code: c_int,
         must_have: impl FnOnce(u32) -> bool,
-    ) -> Result<c_int, Refusal> {
+    ) -> Result<c_int, VfsError> {
         let Some(codec) = self.codec() else { return Ok(code) };
         let page_size = codec.page_size() as u64;
         if bytes.len() == codec.page_size() && at.is_multiple_of(page_size) {
@@ -255,7 +255,7 @@ impl Sealed {
                 // Beyond the end of the file, where SQLite takes a page to be all zeros; or a page that is not whole.
                 SQLITE_IOERR_SHORT_READ if bytes.iter().any(|byte| *byte != 0) || must_have(number) => {
                     bytes.fill(0);
-                    Err(Refusal::Damaged { path: self.path.clone(), place: "", page: number })
+                    Err(VfsError::Damaged { path: self.path.clone(), place: "", page: number })
                 }
                 code => Ok(code),
             };
@@ -268,7 +268,7 @@ impl Sealed {
             return Ok(code);
         }
         bytes.fill(0);
-        Err(Refusal::Layout)
+        Err(VfsError::Layout)
     }
 
     /// Writes to the database file what SQLite gives to be written.
@@ -277,12 +277,12 @@ impl Sealed {
         bytes: &[u8],
         at: u64,
         checkpointing: bool,
-        beneath: &impl Beneath,
-    ) -> Result<c_int, Refusal> {
+        beneath: &impl RawFile,
+    ) -> Result<c_int, VfsError> {
         let codec = self.codec_to_write(bytes.len())?;
         let page_size = codec.page_size() as u64;
         if bytes.len() != codec.page_size() || !at.is_multiple_of(page_size) {
-            return Err(Refusal::Layout);
+            return Err(VfsError::Layout);
         }
         self.ahead().forget();
         let mut writer = self.writer();
@@ -329,12 +329,12 @@ impl Sealed {
         writer: &mut Writer,
         plain: &[u8],
         at: u64,
-        beneath: &impl Beneath,
-    ) -> Result<c_int, Refusal> {
+        beneath: &impl RawFile,
+    ) -> Result<c_int, VfsError> {
         let number = u32::try_from(at / codec.page_size() as u64 + 1).unwrap_or(u32::MAX);
         let Writer { nonces, page } = writer;
         let page = page.of(codec.page_size());
-        codec.seal_page(number, plain, page, nonces).map_err(Refusal::from)?;
+        codec.seal_page(number, plain, page, nonces).map_err(VfsError::from)?;
         Ok(beneath.write(page, at))
     }
 }

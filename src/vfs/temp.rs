@@ -12,7 +12,7 @@ use std::{
 
 use rusqlite::ffi::{SQLITE_IOERR_DATA, SQLITE_IOERR_NOMEM, SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
-use super::beneath::{Beneath, Buffer};
+use super::raw_file::{Buffer, RawFile};
 use crate::{
     cipher::{Aead, Cipher, EncryptionKey, NONCE_LEN_MAX, TAG_LEN},
     error::Result,
@@ -65,7 +65,7 @@ impl Temp {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).len
     }
 
-    pub(super) fn read(&self, into: &mut [u8], at: u64, beneath: &impl Beneath) -> c_int {
+    pub(super) fn read(&self, into: &mut [u8], at: u64, beneath: &impl RawFile) -> c_int {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         into.fill(0);
         let there = state.len.saturating_sub(at).min(into.len() as u64);
@@ -85,7 +85,7 @@ impl Temp {
         if short { SQLITE_IOERR_SHORT_READ } else { SQLITE_OK }
     }
 
-    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> c_int {
+    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl RawFile) -> c_int {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = 0;
         while done < bytes.len() {
@@ -104,11 +104,11 @@ impl Temp {
     }
 
     /// Writes out what is still in memory.
-    pub(super) fn flush(&self, beneath: &impl Beneath) -> c_int {
+    pub(super) fn flush(&self, beneath: &impl RawFile) -> c_int {
         self.write_out(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), beneath)
     }
 
-    pub(super) fn truncate(&self, len: u64, beneath: &impl Beneath) -> c_int {
+    pub(super) fn truncate(&self, len: u64, beneath: &impl RawFile) -> c_int {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if len < state.len {
             // What is cut off reads as zeros if the file grows again.
@@ -133,7 +133,7 @@ impl Temp {
     }
 
     /// Makes a block the open one, and writes out the one that was.
-    fn take_up(&self, state: &mut State, number: usize, beneath: &impl Beneath) -> c_int {
+    fn take_up(&self, state: &mut State, number: usize, beneath: &impl RawFile) -> c_int {
         if state.current.is_some_and(|(current, _)| current == number) {
             return SQLITE_OK;
         }
@@ -162,7 +162,7 @@ impl Temp {
     }
 
     /// Seals the open block and writes it, if it changed.
-    fn write_out(&self, state: &mut State, beneath: &impl Beneath) -> c_int {
+    fn write_out(&self, state: &mut State, beneath: &impl RawFile) -> c_int {
         let Some((number, true)) = state.current else { return SQLITE_OK };
         let State { blocks, open, sealed, .. } = &mut *state;
         if blocks.len() <= number {
@@ -205,7 +205,7 @@ fn nonce(number: usize, counter: u64) -> [u8; NONCE_LEN_MAX] {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::beneath::memory::Memory, *};
+    use super::{super::raw_file::memory::Memory, *};
 
     #[derive(Clone, Debug)]
     enum Operation {

@@ -16,12 +16,12 @@ use std::{
 use rusqlite::ffi::SQLITE_OK;
 
 use super::{
-    Refusal,
-    beneath::{Beneath, Buffer},
+    VfsError,
+    capture::commits::Commits,
     database::Database,
-    recount::Recount,
+    raw_file::{Buffer, RawFile},
+    rechecksum::Rechecksum,
     sealed::Sealed,
-    stamping::Stamping,
 };
 use crate::{
     disk::Disk,
@@ -43,8 +43,8 @@ pub(super) struct Wal {
     /// 0 until a header was seen.
     page_size: AtomicU32,
     state: Mutex<State>,
-    pub(super) recount: Recount,
-    pub(super) stamping: Stamping,
+    pub(super) recount: Rechecksum,
+    pub(super) stamping: Commits,
 }
 
 /// What is known of a sealed WAL within one write transaction, in which nobody else writes to it; or within one
@@ -105,8 +105,8 @@ impl Wal {
             database,
             page_size: AtomicU32::new(0),
             state: Mutex::default(),
-            recount: Recount::default(),
-            stamping: Stamping::default(),
+            recount: Rechecksum::default(),
+            stamping: Commits::default(),
         }
     }
 
@@ -115,14 +115,14 @@ impl Wal {
     }
 
     /// Writes what SQLite gives to be written.
-    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<c_int, Refusal> {
+    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl RawFile) -> Result<c_int, VfsError> {
         self.admit(bytes, at, beneath)?;
         self.capture(bytes, at, beneath)?;
         let Some(sealed) = self.database.sealed() else {
             self.stamp(bytes, at)?;
             return self.write_plain(bytes, at, beneath);
         };
-        let codec = sealed.codec().ok_or(Refusal::Layout)?;
+        let codec = sealed.codec().ok_or(VfsError::Layout)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         let transaction = self.database.transactions();
@@ -136,19 +136,19 @@ impl Wal {
             let header = header.filter(|header| header.page_size() as usize == codec.page_size());
             *state =
                 State { transaction, header, frame: std::mem::take(&mut state.frame), ..State::default() };
-            return header.map_or(Err(Refusal::Layout), |_| Ok(beneath.write(bytes, at)));
+            return header.map_or(Err(VfsError::Layout), |_| Ok(beneath.write(bytes, at)));
         }
-        let place = Place::of(at, codec.page_size()).ok_or(Refusal::Layout)?;
+        let place = Place::of(at, codec.page_size()).ok_or(VfsError::Layout)?;
         let pending = state.pending.take();
         let rewritten = state.rewritten.take();
         match (place.inside, bytes.len()) {
             (0, FRAME_HEADER_LEN) => {
-                let mut head = *bytes.first_chunk().ok_or(Refusal::Layout)?;
+                let mut head = *bytes.first_chunk().ok_or(VfsError::Layout)?;
                 if state.whole_read.take() == Some(at) {
                     return state.rewrite(codec, sealed, at, head, beneath);
                 }
                 if self.recount.is_forgotten(transaction, place.number, &head) {
-                    head[8..16].copy_from_slice(&stored_header(beneath)?.ok_or(Refusal::Layout)?.salts());
+                    head[8..16].copy_from_slice(&stored_header(beneath)?.ok_or(VfsError::Layout)?.salts());
                 }
                 state.pending = Some((at, head));
                 Ok(SQLITE_OK)
@@ -167,7 +167,7 @@ impl Wal {
                     }
                 }
             }
-            _ => Err(Refusal::Layout),
+            _ => Err(VfsError::Layout),
         }
     }
 
@@ -177,8 +177,8 @@ impl Wal {
         bytes: &mut [u8],
         at: u64,
         code: c_int,
-        beneath: &impl Beneath,
-    ) -> Result<c_int, Refusal> {
+        beneath: &impl RawFile,
+    ) -> Result<c_int, VfsError> {
         let Some(sealed) = self.database.sealed() else {
             return Ok(self.after_plain_read(bytes, at, code, beneath));
         };
@@ -229,8 +229,8 @@ impl Wal {
         sealed: &Sealed,
         bytes: &mut [u8],
         at: u64,
-        beneath: &impl Beneath,
-    ) -> Result<c_int, Refusal> {
+        beneath: &impl RawFile,
+    ) -> Result<c_int, VfsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.database.is_writing() {
             state.whole_read = Some(at);
@@ -268,14 +268,14 @@ impl Wal {
 
     /// The page that belongs into a frame. The wal-index says so, by which SQLite found the frame: a frame that was moved
     /// is noticed then. The frame itself says so where the index is not mapped.
-    fn page_number(&self, place: &Place, beneath: &impl Beneath) -> Result<u32, Refusal> {
+    fn page_number(&self, place: &Place, beneath: &impl RawFile) -> Result<u32, VfsError> {
         if let Some(number) = self.database.wal_index().page_of(place.number) {
             return Ok(number);
         }
         let mut word = [0; 4];
         match beneath.read(&mut word, place.frame) {
             SQLITE_OK => Ok(u32::from_be_bytes(word)),
-            code => Err(Refusal::unreadable(code)),
+            code => Err(VfsError::unreadable(code)),
         }
     }
 
@@ -288,8 +288,8 @@ impl Wal {
         sealed: &Sealed,
         place: &Place,
         plain: &[u8],
-        beneath: &impl Beneath,
-    ) -> Result<c_int, Refusal> {
+        beneath: &impl RawFile,
+    ) -> Result<c_int, VfsError> {
         state.last = None;
         let number = self.page_number(place, beneath)?;
         let page = &mut state.frame.of(64 + codec.page_size())[64..];
@@ -298,7 +298,7 @@ impl Wal {
     }
 
     /// Whether what is about to be written may be.
-    fn admit(&self, bytes: &[u8], at: u64, beneath: &impl Beneath) -> Result<(), Refusal> {
+    fn admit(&self, bytes: &[u8], at: u64, beneath: &impl RawFile) -> Result<(), VfsError> {
         let Some(rules) = self.database.rules() else { return Ok(()) };
         if at == 0 && bytes.len() >= 12 {
             self.page_size.store(page::be32(bytes, 8), Relaxed);
@@ -318,7 +318,7 @@ impl Wal {
         }
     }
 
-    pub(super) fn page_size(&self, beneath: &impl Beneath) -> Option<u32> {
+    pub(super) fn page_size(&self, beneath: &impl RawFile) -> Option<u32> {
         let known = self.page_size.load(Relaxed);
         if known > 0 {
             return Some(known);
@@ -331,7 +331,7 @@ impl Wal {
 
     /// The size that the last commit left, in pages: it stands in that commit's frame, before the frame at `at`,
     /// or, where the WAL has none, it is that of the file itself.
-    fn committed_pages(&self, page_size: u32, mut at: u64, beneath: &impl Beneath) -> u64 {
+    fn committed_pages(&self, page_size: u32, mut at: u64, beneath: &impl RawFile) -> u64 {
         let frame_len = u64::from(page_size) + FRAME_HEADER_LEN as u64;
         let mut header = [0; 8];
         while at >= FIRST_FRAME + frame_len {
@@ -348,11 +348,11 @@ impl Wal {
 }
 
 /// The header at the start of the log, or `None` if SQLite would not accept it.
-pub(super) fn stored_header(beneath: &impl Beneath) -> Result<Option<Header>, Refusal> {
+pub(super) fn stored_header(beneath: &impl RawFile) -> Result<Option<Header>, VfsError> {
     let mut bytes = [0; wal::HEADER_LEN];
     match beneath.read(&mut bytes, 0) {
         SQLITE_OK => Ok(Header::parse(&bytes)),
-        code => Err(Refusal::unreadable(code)),
+        code => Err(VfsError::unreadable(code)),
     }
 }
 
@@ -364,9 +364,9 @@ impl State {
         sealed: &Sealed,
         (at, head): (u64, FrameHeader),
         plain: &[u8],
-        beneath: &impl Beneath,
-        stamp: impl FnOnce(&[u8], u64) -> Result<(), Refusal>,
-    ) -> Result<c_int, Refusal> {
+        beneath: &impl RawFile,
+        stamp: impl FnOnce(&[u8], u64) -> Result<(), VfsError>,
+    ) -> Result<c_int, VfsError> {
         // Where an earlier frame's checksum is yet to be counted again, SQLite leaves salts and checksum empty.
         let counted = head[8..] != [0; FRAME_HEADER_LEN - 8];
         let chain = if counted { Some(self.chain_before(codec, sealed, at, &head, beneath)?) } else { None };
@@ -395,8 +395,8 @@ impl State {
         sealed: &Sealed,
         at: u64,
         mut head: FrameHeader,
-        beneath: &impl Beneath,
-    ) -> Result<c_int, Refusal> {
+        beneath: &impl RawFile,
+    ) -> Result<c_int, VfsError> {
         let mut chain = self.chain_before(codec, sealed, at, &head, beneath)?;
         self.last = None;
         let page = &mut self.frame.of(64 + codec.page_size())[64..];
@@ -421,8 +421,8 @@ impl State {
         sealed: &Sealed,
         at: u64,
         head: &FrameHeader,
-        beneath: &impl Beneath,
-    ) -> Result<Chain, Refusal> {
+        beneath: &impl RawFile,
+    ) -> Result<Chain, VfsError> {
         let known = self.header.filter(|header| header.has_salts(head));
         let header = if let Some(header) = known {
             header
@@ -443,7 +443,7 @@ impl State {
                 let mut checksum = [0; 8];
                 match beneath.read(&mut checksum, at - frame_len + 16) {
                     SQLITE_OK => Ok(header.chain_after(checksum)),
-                    code => Err(Refusal::unreadable(code)),
+                    code => Err(VfsError::unreadable(code)),
                 }
             }
         }

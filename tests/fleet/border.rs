@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use litefleet::{
-    ConnectOptions, ControlPlane, DatabaseChanges, ErrorKind, Hook, Step, explain, rusqlite::Connection,
+    ConnectOptions, ControlPlane, DatabaseChanges, DiskOp, ErrorKind, FaultHook, explain,
+    rusqlite::Connection,
 };
 
 use crate::support::{Fleet, count, refused};
@@ -113,15 +114,15 @@ fn a_connection_outlives_a_destroy_that_fails() {
     let open = Arc::new(Mutex::new(fleet.connect("orders")));
     open.lock().unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
     let meanwhile = Arc::clone(&open);
-    let hook: Arc<Hook> = Arc::new(move |step, _| {
-        if step != Step::Rename {
+    let hook: Arc<FaultHook> = Arc::new(move |step, _| {
+        if step != DiskOp::Rename {
             return Ok(());
         }
         let connection = meanwhile.lock().unwrap();
         assert_eq!(kind(&connection, "INSERT INTO t VALUES (1)"), ErrorKind::Destroyed);
         Err(std::io::Error::other("no"))
     });
-    let faulty = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+    let faulty = ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap();
     assert_eq!(refused(faulty.destroy_database("orders")).0, ErrorKind::Io);
     open.lock().unwrap().execute_batch("INSERT INTO t VALUES (1)").unwrap();
 }

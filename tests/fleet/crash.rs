@@ -161,13 +161,13 @@ fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
         let step: u64 = step.parse().unwrap();
         let left = Arc::new(AtomicU64::new(u64::MAX));
         let counting = Arc::clone(&left);
-        let hook = move |_: litefleet::Step, _: &Path| {
+        let hook = move |_: litefleet::DiskOp, _: &Path| {
             if counting.load(Ordering::SeqCst) != u64::MAX && counting.fetch_sub(1, Ordering::SeqCst) == 0 {
                 std::process::abort();
             }
             Ok(())
         };
-        let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(root).unwrap();
+        let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(root).unwrap();
         left.store(step, Ordering::SeqCst);
         call(&plane, operation, Path::new(file)).unwrap();
         std::process::exit(7);
@@ -242,13 +242,13 @@ fn call(plane: &ControlPlane, operation: &str, file: &Path) -> litefleet::Result
 #[test]
 fn what_a_dead_process_held_is_free_for_those_that_live() {
     if let Some(orders) = orders() {
-        let hook = |step: litefleet::Step, _: &Path| {
-            if step == litefleet::Step::SyncFile {
+        let hook = |step: litefleet::DiskOp, _: &Path| {
+            if step == litefleet::DiskOp::SyncFile {
                 std::process::abort();
             }
             Ok(())
         };
-        let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(&orders[0]).unwrap();
+        let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(&orders[0]).unwrap();
         let _aborts = plane.create_database(new("x"));
         return;
     }

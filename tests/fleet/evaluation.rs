@@ -271,7 +271,7 @@ fn forks_restores_and_exports_evaluate_no_expressions() {
         assert_eq!(count(&vault, "SELECT count(*) FROM t NOT INDEXED"), rows, "{name}");
         let out = fleet.dir.path().join(format!("{name}.db"));
         let options = litefleet::ExportOptions::default().encryption_key(key(CIPHERS[0])).decrypt(true);
-        fleet.plane.export_database(&name, &out, &options, &mut litefleet::unwatched).unwrap();
+        fleet.plane.export_database(&name, &out, &options, &mut litefleet::no_progress).unwrap();
     }
 
     // A decrypted export of one with ordinary expressions, and large values, is made.
@@ -284,6 +284,6 @@ fn forks_restores_and_exports_evaluate_no_expressions() {
         .unwrap();
     let out = fleet.dir.path().join("out.db");
     let options = litefleet::ExportOptions::default().encryption_key(key(CIPHERS[0])).decrypt(true);
-    fleet.plane.export_database("large", &out, &options, &mut litefleet::unwatched).unwrap();
+    fleet.plane.export_database("large", &out, &options, &mut litefleet::no_progress).unwrap();
     assert_eq!(count(&Connection::open(&out).unwrap(), "SELECT length(a) FROM t"), 3_000_000);
 }

@@ -11,10 +11,9 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, ExportOptions,
-    PageFormat, RemoteEncryption, Step, Timestamp,
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DiskOp, EncryptionKey, ErrorKind,
+    ExportOptions, PageFormat, RemoteEncryption, Timestamp, no_progress,
     rusqlite::{self, Connection},
-    unwatched,
 };
 
 use crate::support::{Fleet, contents, count, names, refused};
@@ -28,7 +27,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn export(plane: &ControlPlane, path: &Path) -> litefleet::Result<()> {
-    plane.export_database("a", path, &ExportOptions::default(), &mut unwatched)
+    plane.export_database("a", path, &ExportOptions::default(), &mut no_progress)
 }
 
 /// A fleet with the database `a`, and a directory for exports.
@@ -77,14 +76,14 @@ fn export_refuses_leftover_log_journal_and_index() {
             let target = dir.join("out.db");
             let left = beside(&target, suffix);
             fs::write(&left, &log).unwrap();
-            let exported = fleet.plane.export_database(name, &target, options, &mut unwatched);
+            let exported = fleet.plane.export_database(name, &target, options, &mut no_progress);
             let (kind, message) = refused(exported);
             assert_eq!(kind, ErrorKind::AlreadyExists, "{message}");
             assert!(message.starts_with(left.to_str().unwrap()), "{message}");
             assert_eq!(names(&dir), [format!("out.db{suffix}")]);
             assert_eq!(fs::read(&left).unwrap(), log);
             fs::remove_file(&left).unwrap();
-            fleet.plane.export_database(name, &target, options, &mut unwatched).unwrap();
+            fleet.plane.export_database(name, &target, options, &mut no_progress).unwrap();
             fs::remove_file(&target).unwrap();
         }
         // SQLite would follow it when it makes the file.
@@ -112,12 +111,12 @@ fn vacuum_into_removes_leftover_log_and_journal() {
 }
 
 /// A plane whose `hook` is called before each step on a path.
-fn hooked(fleet: &Fleet, hook: impl Fn(Step, &Path) + Send + Sync + 'static) -> ControlPlane {
-    let hook = move |step: Step, path: &Path| {
+fn hooked(fleet: &Fleet, hook: impl Fn(DiskOp, &Path) + Send + Sync + 'static) -> ControlPlane {
+    let hook = move |step: DiskOp, path: &Path| {
         hook(step, path);
         Ok(())
     };
-    ControlPlane::builder().on_step(Arc::new(hook)).open(fleet.plane.root()).unwrap()
+    ControlPlane::builder().fault_hook(Arc::new(hook)).open(fleet.plane.root()).unwrap()
 }
 
 #[test]
@@ -131,8 +130,8 @@ fn export_is_withdrawn_if_a_log_appears_before_it_has_its_name() {
     let answered = Mutex::new(answered);
     let (withdrawn, renamed) = (target.clone(), wal.clone());
     let plane = hooked(&fleet, move |step, path| match step {
-        Step::Rename if path.ends_with("data.db") => fs::write(&renamed, &log).unwrap(),
-        Step::Remove if path == withdrawn => {
+        DiskOp::Rename if path.ends_with("data.db") => fs::write(&renamed, &log).unwrap(),
+        DiskOp::Remove if path == withdrawn => {
             reached.send(()).unwrap();
             answered.lock().unwrap().recv().unwrap();
         }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, Hook, Seed, Step, rusqlite::Connection,
-    unwatched,
+    ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, ExportOptions, FaultHook, Seed, no_progress,
+    rusqlite::Connection,
 };
 
 use crate::support::{Fleet, assert_no_debris, contents, names};
@@ -29,7 +29,7 @@ impl Faulty {
     fn over(fleet: &Fleet, fault: IoErrorKind) -> Self {
         let countdown = Arc::new(AtomicUsize::new(OFF));
         let armed = Arc::clone(&countdown);
-        let hook: Arc<Hook> = Arc::new(move |_: Step, _: &_| {
+        let hook: Arc<FaultHook> = Arc::new(move |_: DiskOp, _: &_| {
             match armed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
                 (left != OFF).then(|| left.wrapping_sub(1))
             }) {
@@ -37,7 +37,7 @@ impl Faulty {
                 _ => Ok(()),
             }
         });
-        let plane = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+        let plane = ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap();
         Self { plane, countdown }
     }
 }
@@ -151,7 +151,7 @@ fn an_export_that_fails_at_any_step_leaves_nothing_for_long() {
     fs::create_dir(&dir).unwrap();
     let (target, other) = (dir.join("out.db"), dir.join("other.db"));
     let export = |plane: &ControlPlane, path: &Path| {
-        plane.export_database("a", path, &ExportOptions::default(), &mut unwatched)
+        plane.export_database("a", path, &ExportOptions::default(), &mut no_progress)
     };
     let steps = each_step_fails_once(
         &fleet,

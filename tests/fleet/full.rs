@@ -15,8 +15,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, HistoryWindow, Hook, Step,
-    explain, unwatched,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, DiskOp, ErrorKind, FaultHook, GroupChanges,
+    Retention, explain, no_progress,
 };
 
 use crate::{
@@ -114,10 +114,10 @@ fn a_full_disk_lets_a_history_be_turned_off_and_removed() {
     let error = explain(&connection, error);
     assert_eq!(error.kind(), ErrorKind::DiskFull);
     assert!(error.to_string().ends_with(REMEDY), "{error}");
-    let off = DatabaseChanges::default().history_window(Some(HistoryWindow::OFF));
+    let off = DatabaseChanges::default().history_window(Some(Retention::OFF));
     plane.configure_database("a", off).unwrap();
     fill_up(disk.0.path());
-    let done = plane.maintain_database("a", &mut unwatched).unwrap();
+    let done = plane.maintain_database("a", &mut no_progress).unwrap();
     assert!(done.bytes_freed > 500_000, "{done:?}");
     assert_eq!(segments(), 0);
     connection.execute_batch("DELETE FROM t").unwrap();
@@ -157,13 +157,13 @@ fn a_disk_without_a_free_name_lets_databases_be_destroyed() {
 fn full_for(fleet: &Fleet) -> (ControlPlane, Arc<AtomicUsize>) {
     let left = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&left);
-    let hook: Arc<Hook> = Arc::new(move |step: Step, path: &Path| {
-        let is_databases = step == Step::Rename && path.ends_with("a");
+    let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, path: &Path| {
+        let is_databases = step == DiskOp::Rename && path.ends_with("a");
         let is_full = is_databases
             && counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
         if is_full { Err(IoError::from(IoErrorKind::StorageFull)) } else { Ok(()) }
     });
-    (ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap(), left)
+    (ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap(), left)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, Timestamp, VerifyOptions, unwatched,
+    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, Timestamp, VerifyOptions, no_progress,
 };
 
 use crate::support::{Fleet, names, refused};
@@ -90,13 +90,13 @@ fn group_and_database_directories_are_not_followed() {
         assert_names(plane.connect("orders", &Default::default()), &named);
         assert_names(plane.connect_at("orders", at, &Default::default()), &named);
         assert_names(plane.points("orders", ..), &named);
-        assert_names(plane.maintain_database("orders", &mut unwatched), &named);
-        assert_names(plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched), &named);
-        assert_names(plane.restore_database("orders", at, &Default::default(), &mut unwatched), &named);
+        assert_names(plane.maintain_database("orders", &mut no_progress), &named);
+        assert_names(plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress), &named);
+        assert_names(plane.restore_database("orders", at, &Default::default(), &mut no_progress), &named);
         assert_names(plane.create_database(CreateDatabaseInput::fork("copy", "orders")), &named);
         let file = fleet.dir.path().join("exported");
         assert_names(
-            plane.export_database("orders", &file, &ExportOptions::default(), &mut unwatched),
+            plane.export_database("orders", &file, &ExportOptions::default(), &mut no_progress),
             &named,
         );
         assert!(!file.exists());
@@ -122,8 +122,11 @@ fn archive_is_not_followed() {
     link_away(&archive, &elsewhere);
     let before = tree(&elsewhere);
     assert_names(fleet.plane.points("orders", ..), &archive);
-    assert_names(fleet.plane.maintain_database("orders", &mut unwatched), &archive);
-    assert_names(fleet.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched), &archive);
+    assert_names(fleet.plane.maintain_database("orders", &mut no_progress), &archive);
+    assert_names(
+        fleet.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress),
+        &archive,
+    );
     let connection = fleet.connect("orders");
     let error = connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
     let (kind, text) = refused::<()>(Err(litefleet::explain(&connection, error)));

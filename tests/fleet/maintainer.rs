@@ -7,8 +7,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, HistoryWindow, Maintainer,
-    MaintainerOptions, Seed,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, Maintainer,
+    MaintainerOptions, Retention, Seed,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ fn every_database_is_maintained_whatever_fails_with_others() {
     let (dir, plane) = fleet(&["a", "b", "c"]);
     let draft = CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload);
     plane.create_database(draft).unwrap();
-    let off = DatabaseChanges::default().history_window(Some(HistoryWindow::OFF));
+    let off = DatabaseChanges::default().history_window(Some(Retention::OFF));
     for name in ["a", "c"] {
         plane.configure_database(name, off).unwrap();
     }

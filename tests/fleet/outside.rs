@@ -7,7 +7,7 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, Hook, Step,
+    ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, FaultHook,
     rusqlite::{Connection, functions::FunctionFlags},
 };
 
@@ -186,8 +186,8 @@ fn no_signal_is_handled_where_descriptors_are_private() {
     let path = file(&fleet, "some", "");
     let blocked = Arc::new(Mutex::new(Vec::new()));
     let found = Arc::clone(&blocked);
-    let hook: Arc<Hook> = Arc::new(move |step, path| {
-        if step == Step::Create && path.ends_with("data.db") {
+    let hook: Arc<FaultHook> = Arc::new(move |step, path| {
+        if step == DiskOp::Create && path.ends_with("data.db") {
             let status = fs::read_to_string("/proc/thread-self/status")?;
             let mask =
                 status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
@@ -195,7 +195,7 @@ fn no_signal_is_handled_where_descriptors_are_private() {
         }
         Ok(())
     });
-    let plane = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+    let plane = ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap();
     plane.import_database(input("a"), path.as_path()).unwrap();
     let blocked = blocked.lock().unwrap();
     assert_eq!(blocked.len(), 1);

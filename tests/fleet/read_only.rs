@@ -8,8 +8,8 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, ErrorKind,
-    ExportOptions, HistoryWindow, ListDatabases, RemoteEncryption, Result, Timestamp, VerifyOptions,
-    rusqlite::Connection, unwatched,
+    ExportOptions, ListDatabases, RemoteEncryption, Result, Retention, Timestamp, VerifyOptions, no_progress,
+    rusqlite::Connection,
 };
 
 use crate::{
@@ -90,7 +90,7 @@ fn read_only_disk_is_listed_read_and_exported() {
         let (view, _) = plane.connect_at(name, at, &options(name)).unwrap();
         assert_eq!(count(&view, "SELECT sum(a) FROM t"), 1, "{name}");
         assert!(plane.points(name, ..).unwrap().points.len() >= 3, "{name}");
-        let verified = plane.verify_database(name, &VerifyOptions::default(), &mut unwatched).unwrap();
+        let verified = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, [], "{name}");
         for (at, expected) in [(None, 3), (Some(at), 1)] {
             let file = fleet.dir.path().join(format!("{name}-{expected}"));
@@ -101,7 +101,7 @@ fn read_only_disk_is_listed_read_and_exported() {
             if name.starts_with("sealed") {
                 export = export.encryption_key(key()).decrypt(true);
             }
-            plane.export_database(name, &file, &export, &mut unwatched).unwrap();
+            plane.export_database(name, &file, &export, &mut no_progress).unwrap();
             assert_eq!(count(&Connection::open(&file).unwrap(), "SELECT sum(a) FROM t"), expected, "{name}");
         }
     }
@@ -131,13 +131,13 @@ fn read_only_plane_refuses_every_change() {
         ("create", plane.create_database(new()).map(drop)),
         ("fork", plane.create_database(CreateDatabaseInput::fork("new", "rest")).map(drop)),
         ("import", plane.import_database(new(), file.as_path()).map(drop)),
-        ("restore", plane.restore_database("rest", at, &connect, &mut unwatched).map(drop)),
-        ("maintain", plane.maintain_database("rest", &mut unwatched).map(drop)),
+        ("restore", plane.restore_database("rest", at, &connect, &mut no_progress).map(drop)),
+        ("maintain", plane.maintain_database("rest", &mut no_progress).map(drop)),
         ("destroy", plane.destroy_database("rest")),
         ("create group", plane.create_group("new").map(drop)),
         ("rename group", plane.rename_group("default", "new").map(drop)),
         ("protect group", plane.protect_group("default", true)),
-        ("window", plane.set_group_history_window("default", HistoryWindow::default()).map(drop)),
+        ("window", plane.set_group_history_window("default", Retention::default()).map(drop)),
         ("destroy group", plane.destroy_group("default")),
     ];
     for (change, answer) in changes {

@@ -13,8 +13,8 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, Database, DatabaseChanges, DatabaseState,
-    EncryptionKey, ErrorKind, Group, GroupChanges, Hook, PageFormat, Recovered, RemoteEncryption, Seed, Step,
-    Timestamp, VerifyOptions, unwatched,
+    DiskOp, EncryptionKey, ErrorKind, FaultHook, Group, GroupChanges, PageFormat, Recovered,
+    RemoteEncryption, Seed, Timestamp, VerifyOptions, no_progress,
 };
 
 use crate::support::{Fleet, assert_no_debris, contents, count, names, refused};
@@ -50,7 +50,7 @@ fn furnished() -> (Fleet, Timestamp) {
     }
     plane.create_database(CreateDatabaseInput::fork("fork", "plain")).unwrap();
     let fork = CreateDatabaseInput::fork("sealed-fork", "sealed")
-        .with_encryption(RemoteEncryption::of_source(key()))
+        .with_encryption(RemoteEncryption::inherit_cipher(key()))
         .with_size_limit("3mb".parse().unwrap());
     plane.create_database(fork).unwrap();
     let changes = DatabaseChanges::default()
@@ -124,7 +124,7 @@ fn a_lost_catalog_is_recovered_as_it_was() {
     assert_eq!(refused(plane.destroy_database("plain")).0, ErrorKind::Protected);
     plane.connect("plain", &Default::default()).unwrap().execute_batch("INSERT INTO t VALUES (5)").unwrap();
     for name in ["plain", "sealed"] {
-        let found = plane.verify_database(name, &VerifyOptions::default(), &mut unwatched).unwrap();
+        let found = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(found.findings, [], "{name}");
     }
     // The file of one database in the place of another is refused, as before.
@@ -154,7 +154,7 @@ fn every_step_of_a_recovery_can_fail_and_be_repeated() {
             assert!(step < 50, "it never gets through");
             let left = Arc::new(AtomicUsize::new(step));
             let counted = Arc::clone(&left);
-            let hook: Arc<Hook> = Arc::new(move |_: Step, _: &Path| {
+            let hook: Arc<FaultHook> = Arc::new(move |_: DiskOp, _: &Path| {
                 let more =
                     counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
                 if more.is_ok() {
@@ -165,7 +165,7 @@ fn every_step_of_a_recovery_can_fail_and_be_repeated() {
                 assert!(!stops, "stopped at step {step}");
                 Err(IoError::from(IoErrorKind::PermissionDenied))
             });
-            let plane = ControlPlane::builder().on_step(hook);
+            let plane = ControlPlane::builder().fault_hook(hook);
             let result = panic::catch_unwind(AssertUnwindSafe(|| plane.recover(&root)));
             if left.load(Ordering::SeqCst) < 50 {
                 assert!(step >= 3, "{step}");
@@ -228,7 +228,7 @@ fn a_database_without_a_description_is_recovered_from_its_files() {
         assert_eq!(count(&plane.connect(name, &unlocked()).unwrap(), "SELECT a FROM t"), 3, "{name}");
     }
     // Maintenance describes what was not described.
-    plane.maintain_database("plain", &mut unwatched).unwrap();
+    plane.maintain_database("plain", &mut no_progress).unwrap();
     assert_eq!(names(&groups[0]), ["fork", "group.json", "plain"]);
     assert!(groups[0].join("plain/description.json").exists());
 }
@@ -286,12 +286,12 @@ fn a_description_that_was_not_replaced_follows_at_the_next_open() {
     fleet.create("a");
     let fails = Arc::new(AtomicUsize::new(0));
     let armed = Arc::clone(&fails);
-    let hook: Arc<Hook> = Arc::new(move |step: Step, path: &Path| {
-        let is_description = step == Step::Rename && path.extension().is_some_and(|kind| kind == "new");
+    let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, path: &Path| {
+        let is_description = step == DiskOp::Rename && path.extension().is_some_and(|kind| kind == "new");
         let fails = is_description && armed.load(Ordering::SeqCst) > 0;
         if fails { Err(IoError::from(IoErrorKind::StorageFull)) } else { Ok(()) }
     });
-    let plane = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+    let plane = ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap();
     fails.store(1, Ordering::SeqCst);
     let limit = "5mb".parse().unwrap();
     plane.configure_database("a", DatabaseChanges::default().size_limit(Some(limit))).unwrap();
@@ -336,7 +336,7 @@ fn verify_finds_a_description_that_differs_from_the_catalog_and_maintenance_repl
     let plane = &fleet.plane;
     let path = plane.database_path("plain").unwrap().with_file_name("description.json");
     let findings = || {
-        let verified = plane.verify_database("plain", &VerifyOptions::default(), &mut unwatched).unwrap();
+        let verified = plane.verify_database("plain", &VerifyOptions::default(), &mut no_progress).unwrap();
         verified.findings.into_iter().map(|finding| finding.file).collect::<Vec<_>>()
     };
     // Renaming a group changes no file of its databases.
@@ -351,7 +351,7 @@ fn verify_finds_a_description_that_differs_from_the_catalog_and_maintenance_repl
         assert!(text.contains(change.0), "{text}");
         fs::write(&path, text.replace(change.0, change.1)).unwrap();
         assert_eq!(findings(), std::slice::from_ref(&path), "{change:?}");
-        plane.maintain_database("plain", &mut unwatched).unwrap();
+        plane.maintain_database("plain", &mut no_progress).unwrap();
         assert!(findings().is_empty(), "{change:?}");
     }
     assert!(fs::read_to_string(&path).unwrap().contains("\"name\": \"second\""));
@@ -364,7 +364,7 @@ fn databases_whose_group_turned_its_history_off_are_recovered_as_such() {
     fleet.run("plain", "CREATE TABLE t(a)");
     let Fleet { plane, dir: _dir } = fleet;
     let verify = |plane: &ControlPlane| {
-        plane.verify_database("plain", &VerifyOptions::default(), &mut unwatched).unwrap().findings
+        plane.verify_database("plain", &VerifyOptions::default(), &mut no_progress).unwrap().findings
     };
     for window in ["off", "24h"] {
         let changes = GroupChanges::default().history_window(window.parse().unwrap());
@@ -376,7 +376,7 @@ fn databases_whose_group_turned_its_history_off_are_recovered_as_such() {
     let root = lose(plane);
     ControlPlane::recover(&root).unwrap();
     let plane = ControlPlane::open(&root).unwrap();
-    plane.maintain_database("plain", &mut unwatched).unwrap();
+    plane.maintain_database("plain", &mut no_progress).unwrap();
     assert_eq!(verify(&plane), []);
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use litefleet::{
     ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, ListDatabases, Seed, Timestamp,
-    VerifyOptions, rusqlite::Connection, unwatched,
+    VerifyOptions, no_progress, rusqlite::Connection,
 };
 
 use crate::{
@@ -59,14 +59,14 @@ fn a_renamed_group_keeps_its_databases_their_connections_and_their_history() {
     plane.create_database(input).unwrap();
     assert_eq!(count(&fleet.connect("then"), rows), 1);
     let file = fleet.dir.path().join("export.db");
-    plane.export_database("orders", &file, &ExportOptions::default(), &mut unwatched).unwrap();
+    plane.export_database("orders", &file, &ExportOptions::default(), &mut no_progress).unwrap();
     assert_eq!(count(&Connection::open(&file).unwrap(), rows), 3);
-    plane.restore_database("orders", before, &Default::default(), &mut unwatched).unwrap();
+    plane.restore_database("orders", before, &Default::default(), &mut no_progress).unwrap();
     assert_eq!(count(&open, rows), 1);
-    plane.maintain_database("orders", &mut unwatched).unwrap();
+    plane.maintain_database("orders", &mut no_progress).unwrap();
     for name in ["orders", "fork", "then"] {
         assert_eq!(plane.get_database(name).unwrap().group.as_str(), "eu", "{name}");
-        let verified = plane.verify_database(name, &VerifyOptions::default(), &mut unwatched).unwrap();
+        let verified = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, []);
     }
     // Names of databases are one space, whatever their groups are called.
@@ -166,14 +166,14 @@ fn a_fork_goes_into_the_group_of_its_source_that_is_renamed_meanwhile() {
     fleet.create("source");
     let other = fleet.plane.clone();
     // A step that a fork takes between looking at its source and writing its own row.
-    let hook = move |step: litefleet::Step, path: &Path| {
-        if step == litefleet::Step::MakeDir && path.parent().unwrap().ends_with(".staging") {
+    let hook = move |step: litefleet::DiskOp, path: &Path| {
+        if step == litefleet::DiskOp::MakeDir && path.parent().unwrap().ends_with(".staging") {
             other.rename_group("default", "eu").unwrap();
             other.create_group("default").unwrap();
         }
         Ok(())
     };
-    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(fleet.plane.root()).unwrap();
+    let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(fleet.plane.root()).unwrap();
     plane.create_database(CreateDatabaseInput::fork("fork", "source")).unwrap();
     assert_eq!(plane.get_database("fork").unwrap().group.as_str(), "eu");
     fleet.assert_no_debris();
@@ -326,7 +326,7 @@ fn a_process_killed_while_it_renames_leaves_one_name_and_all_databases() {
         let group = plane.group_of_database("bank").unwrap();
         assert_eq!((&group.uuid, &plane.get_group(group.name.as_str()).unwrap()), (&id, &group));
         names.insert(group.name.to_string());
-        let verified = plane.verify_database("bank", &VerifyOptions::default(), &mut unwatched).unwrap();
+        let verified = plane.verify_database("bank", &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, []);
         let rows = count(&open, "SELECT count(*) FROM t");
         assert!(rows >= last, "round {round}");

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, ExportOptions, HistoryWindow,
-    ListDatabases, Result, Seed, Timestamp, VerifyOptions, unwatched,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, ExportOptions, ListDatabases, Result,
+    Retention, Seed, Timestamp, VerifyOptions, no_progress,
 };
 
 use crate::{
@@ -36,14 +36,14 @@ fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
         ("upload_database", plane.upload_database("draft", fs::File::open(file).unwrap()).map(drop)),
         ("connect", plane.connect("orders", &connect).map(drop)),
         ("connect_at", plane.connect_at("orders", at, &connect).map(drop)),
-        ("restore_database", plane.restore_database("orders", at, &connect, &mut unwatched).map(drop)),
+        ("restore_database", plane.restore_database("orders", at, &connect, &mut no_progress).map(drop)),
         ("database_path", plane.database_path("orders").map(drop)),
         ("database_size", plane.database_size("orders").map(drop)),
         ("points", plane.points("orders", ..).map(drop)),
-        ("maintain_database", plane.maintain_database("orders", &mut unwatched).map(drop)),
+        ("maintain_database", plane.maintain_database("orders", &mut no_progress).map(drop)),
         (
             "verify_database",
-            plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).map(drop),
+            plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).map(drop),
         ),
         ("create_group", plane.create_group("new").map(drop)),
         ("get_group", plane.get_group("default").map(drop)),
@@ -53,7 +53,7 @@ fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
         ("protect_group", plane.protect_group("default", true)),
         (
             "set_group_history_window",
-            plane.set_group_history_window("default", HistoryWindow::default()).map(drop),
+            plane.set_group_history_window("default", Retention::default()).map(drop),
         ),
         (
             "export_database",
@@ -61,7 +61,7 @@ fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
                 "orders",
                 plane.root().join("default/exported"),
                 &ExportOptions::default(),
-                &mut unwatched,
+                &mut no_progress,
             ),
         ),
         ("destroy_database", plane.destroy_database("orders")),
@@ -135,14 +135,14 @@ fn steps_of_a_running_call_do_not_reach_a_replaced_root() {
         Arc,
         atomic::{AtomicBool, Ordering},
     };
-    for step in [litefleet::Step::Rename, litefleet::Step::Create, litefleet::Step::SyncDir] {
+    for step in [litefleet::DiskOp::Rename, litefleet::DiskOp::Create, litefleet::DiskOp::SyncDir] {
         let fleet = Fleet::new();
         fleet.create("orders");
         fleet.run("orders", "CREATE TABLE t(a)");
         let root = fleet.plane.root().to_owned();
         let (backup, old) = (fleet.dir.path().join("backup"), fleet.dir.path().join("old"));
         let armed = Arc::new(AtomicBool::new(false));
-        let hook: Arc<litefleet::Hook> = Arc::new({
+        let hook: Arc<litefleet::FaultHook> = Arc::new({
             let (armed, root, backup) = (Arc::clone(&armed), root.clone(), backup.clone());
             move |at, _| {
                 if at == step && armed.swap(false, Ordering::SeqCst) {
@@ -152,12 +152,12 @@ fn steps_of_a_running_call_do_not_reach_a_replaced_root() {
                 Ok(())
             }
         });
-        let plane = ControlPlane::builder().on_step(hook).open(&root).unwrap();
+        let plane = ControlPlane::builder().fault_hook(hook).open(&root).unwrap();
         copy(&root, &backup);
         let before = tree(&backup);
         armed.store(true, Ordering::SeqCst);
         let error = match step {
-            litefleet::Step::Rename => plane.destroy_database("orders").unwrap_err(),
+            litefleet::DiskOp::Rename => plane.destroy_database("orders").unwrap_err(),
             _ => plane.create_database(CreateDatabaseInput::fork("copy", "orders")).map(drop).unwrap_err(),
         };
         assert!(!armed.load(Ordering::SeqCst));

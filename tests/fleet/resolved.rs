@@ -12,8 +12,8 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, ErrorKind,
-    ExportOptions, GroupChanges, RemoteEncryption, Seed, Timestamp, VerifyOptions, rusqlite::Connection,
-    unwatched,
+    ExportOptions, GroupChanges, RemoteEncryption, Seed, Timestamp, VerifyOptions, no_progress,
+    rusqlite::Connection,
 };
 
 use crate::support::{Fleet, count};
@@ -64,7 +64,7 @@ fn restore_in_place_leaves_a_database_that_took_the_name_alone() {
     let (plane, next) = interrupted(&fleet);
     let other = fleet.plane.clone();
     *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
-    let error = plane.restore_database("x", at, &Default::default(), &mut unwatched).unwrap_err();
+    let error = plane.restore_database("x", at, &Default::default(), &mut no_progress).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Destroyed, "{error}");
     assert_eq!(first_row(&fleet.plane), "new");
 }
@@ -74,13 +74,15 @@ fn calls_fail_as_destroyed_where_another_database_takes_the_name() {
     type Call = fn(&ControlPlane, Timestamp, &Path) -> litefleet::Result<()>;
     let calls: [Call; 5] = [
         |plane, at, _| plane.connect_at("x", at, &Default::default()).map(|_| ()),
-        |plane, at, path| plane.export_database("x", path, &ExportOptions::default().at(at), &mut unwatched),
+        |plane, at, path| {
+            plane.export_database("x", path, &ExportOptions::default().at(at), &mut no_progress)
+        },
         |plane, at, _| {
             let input = CreateDatabaseInput::new("y", "default").with_seed(Seed::database_at("x", at));
             plane.create_database(input).map(|_| ())
         },
         |plane, _, _| plane.create_database(CreateDatabaseInput::fork("y", "x")).map(|_| ()),
-        |plane, _, _| plane.maintain_database("x", &mut unwatched).map(|_| ()),
+        |plane, _, _| plane.maintain_database("x", &mut no_progress).map(|_| ()),
     ];
     for (at, call) in calls.iter().enumerate() {
         let (fleet, instant) = with_a_row();
@@ -113,10 +115,10 @@ fn a_call_by_id_never_acts_on_a_database_that_took_the_name() {
         plane.connect_at(&old, at, &Default::default()).unwrap_err(),
         plane.attach(&main, &old, "other", None).unwrap_err(),
         plane.points(&old, ..).unwrap_err(),
-        plane.restore_database(&old, at, &Default::default(), &mut unwatched).unwrap_err(),
-        plane.verify_database(&old, &VerifyOptions::default(), &mut unwatched).unwrap_err(),
-        plane.maintain_database(&old, &mut unwatched).unwrap_err(),
-        plane.export_database(&old, &path, &ExportOptions::default(), &mut unwatched).unwrap_err(),
+        plane.restore_database(&old, at, &Default::default(), &mut no_progress).unwrap_err(),
+        plane.verify_database(&old, &VerifyOptions::default(), &mut no_progress).unwrap_err(),
+        plane.maintain_database(&old, &mut no_progress).unwrap_err(),
+        plane.export_database(&old, &path, &ExportOptions::default(), &mut no_progress).unwrap_err(),
         plane.upload_database(&old, &b""[..]).unwrap_err(),
         plane.database_path(&old).unwrap_err(),
         plane.database_size(&old).unwrap_err(),
@@ -246,14 +248,14 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
             gone("points", plane.points("x", ..).map(|_| ()));
             let now = Timestamp::now();
             gone("view", plane.connect_at("x", now, &options).map(|(connection, _)| check_one(&connection)));
-            gone("restore", plane.restore_database("x", now, &options, &mut unwatched).map(|_| ()));
-            gone("maintain", plane.maintain_database("x", &mut unwatched).map(|_| ()));
+            gone("restore", plane.restore_database("x", now, &options, &mut no_progress).map(|_| ()));
+            gone("maintain", plane.maintain_database("x", &mut no_progress).map(|_| ()));
             let verify = key.map_or_else(VerifyOptions::default, |key| {
                 VerifyOptions::default().encryption_key(key.clone())
             });
             gone(
                 "verify",
-                plane.verify_database("x", &verify, &mut unwatched).map(|verified| {
+                plane.verify_database("x", &verify, &mut no_progress).map(|verified| {
                     assert!(verified.findings.is_empty(), "{:?}", verified.findings);
                 }),
             );
@@ -265,7 +267,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
                 if let Some(at) = at {
                     export = export.at(at);
                 }
-                let exported = plane.export_database("x", &path, &export, &mut unwatched);
+                let exported = plane.export_database("x", &path, &export, &mut no_progress);
                 gone(
                     "export",
                     exported.map(|()| {

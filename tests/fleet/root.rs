@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, Seed, VerifyOptions, rusqlite::Connection,
-    unwatched,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, Seed, VerifyOptions, no_progress,
+    rusqlite::Connection,
 };
 
 use crate::{
@@ -121,7 +121,8 @@ fn a_root_of_version_1_is_brought_to_this_version_with_all_that_is_in_it() {
     fleet.plane.create_group("default").unwrap();
     fleet.create("new");
     for name in ["orders", "fork", "other", "new"] {
-        let verified = fleet.plane.verify_database(name, &VerifyOptions::default(), &mut unwatched).unwrap();
+        let verified =
+            fleet.plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, [], "{name}");
     }
     fleet.plane.upload_database("draft", fs::File::open(root.with_file_name("newer.db")).unwrap()).unwrap();

@@ -8,7 +8,7 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, CreateDatabaseInput, EncryptionKey, ErrorKind, RemoteEncryption, SizeLimit,
-    Timestamp, Upload, rusqlite::Connection, unwatched,
+    Timestamp, Upload, no_progress, rusqlite::Connection,
 };
 
 use crate::{
@@ -40,13 +40,13 @@ fn assert_restorable(fleet: &Fleet, name: &str) {
     let made = CreateDatabaseInput::fork(&then, name).with_seed(litefleet::Seed::database_at(name, at));
     fleet.plane.create_database(made).unwrap();
     assert_eq!(contents(&fleet.connect(&then)), before);
-    let undo = fleet.plane.restore_database(name, at, &plain, &mut unwatched).unwrap().undo.unwrap();
+    let undo = fleet.plane.restore_database(name, at, &plain, &mut no_progress).unwrap().undo.unwrap();
     assert_eq!(contents(&fleet.connect(name)), before);
-    fleet.plane.restore_database(name, undo, &plain, &mut unwatched).unwrap();
+    fleet.plane.restore_database(name, undo, &plain, &mut no_progress).unwrap();
     assert_eq!(contents(&fleet.connect(name)), after);
-    fleet.plane.maintain_database(name, &mut unwatched).unwrap();
+    fleet.plane.maintain_database(name, &mut no_progress).unwrap();
     for name in [name, &fork, &then] {
-        let verified = fleet.plane.verify_database(name, &Default::default(), &mut unwatched).unwrap();
+        let verified = fleet.plane.verify_database(name, &Default::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, [], "{name}");
     }
 }
@@ -162,9 +162,9 @@ fn databases_that_have_such_bytes_are_restored_and_verified() {
     let before = contents(&fleet.connect("old"));
     fleet.run("old", "INSERT INTO t(a) VALUES ('one more')");
     append(&fleet.plane.database_path("old").unwrap().with_file_name("archive").join("000000000001.db"), 1);
-    fleet.plane.restore_database("old", at, &ConnectOptions::default(), &mut unwatched).unwrap();
+    fleet.plane.restore_database("old", at, &ConnectOptions::default(), &mut no_progress).unwrap();
     assert_eq!(contents(&fleet.connect("old")), before);
     assert_eq!(count(&fleet.connect("old"), "SELECT count(*) FROM t WHERE a = 'one more'"), 0);
-    let verified = fleet.plane.verify_database("old", &Default::default(), &mut unwatched).unwrap();
+    let verified = fleet.plane.verify_database("old", &Default::default(), &mut no_progress).unwrap();
     assert_eq!(verified.findings, []);
 }

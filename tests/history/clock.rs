@@ -9,7 +9,7 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, ReachedKind, Seed, Timestamp,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, InstantPosition, Seed, Timestamp,
     rusqlite::Connection,
 };
 
@@ -52,7 +52,7 @@ impl Clocked {
     }
 
     /// How many rows the database had at an instant, and how that lies to the commits.
-    fn rows_at(&mut self, at: i64) -> litefleet::Result<(usize, ReachedKind)> {
+    fn rows_at(&mut self, at: i64) -> litefleet::Result<(usize, InstantPosition)> {
         self.restored += 1;
         let name = format!("restored-{}", self.restored);
         let input =
@@ -94,13 +94,13 @@ impl Clocked {
         let windows = self.plane.points("orders", ..).unwrap().windows;
         assert_eq!((windows.len(), windows[0].from.as_micros(), windows[0].to), (1, born, None));
         for (number, stamp) in stamps.iter().enumerate() {
-            assert_eq!(self.rows_at(*stamp).unwrap(), (number + 1, ReachedKind::Exact));
+            assert_eq!(self.rows_at(*stamp).unwrap(), (number + 1, InstantPosition::Exact));
             if *stamp > born && !stamps.contains(&(stamp - 1)) {
-                let kind = if number == 0 { ReachedKind::BeforeFirst } else { ReachedKind::Between };
+                let kind = if number == 0 { InstantPosition::BeforeFirst } else { InstantPosition::Between };
                 assert_eq!(self.rows_at(stamp - 1).unwrap(), (number, kind));
             }
         }
-        assert_eq!(self.rows_at(last + 1).unwrap(), (stamps.len(), ReachedKind::AfterLast));
+        assert_eq!(self.rows_at(last + 1).unwrap(), (stamps.len(), InstantPosition::AfterLast));
         assert_eq!(self.rows_at(born - 1).unwrap_err().kind(), ErrorKind::OutsideWindow);
     }
 }
@@ -148,7 +148,7 @@ fn a_gap_while_the_clock_stands_still_or_steps_back_is_behind_what_was_before() 
         assert_eq!(stamps[..2], before);
         assert!(stamps.is_sorted_by(|one, next| one < next));
         for (stamp, rows) in stamps.iter().zip([1, 2, 4]) {
-            assert_eq!(clocked.rows_at(*stamp).unwrap(), (rows, ReachedKind::Exact), "{step}");
+            assert_eq!(clocked.rows_at(*stamp).unwrap(), (rows, InstantPosition::Exact), "{step}");
         }
     }
 }

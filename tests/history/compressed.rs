@@ -13,9 +13,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, ErrorKind, Result, Step, Timestamp, VerifyOptions, explain,
+    ControlPlane, DiskOp, ErrorKind, Result, Timestamp, VerifyOptions, explain, no_progress,
     rusqlite::{Connection, config::DbConfig},
-    unwatched,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -41,7 +40,8 @@ fn size(dir: &Path) -> u64 {
 }
 
 fn verified(ledger: &Ledger) -> Vec<String> {
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+    let verified =
+        ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
@@ -120,7 +120,7 @@ fn what_a_restore_to_the_last_day_needs_is_left_as_it_is() {
     let maintain_at = |micros: i64| {
         let clock = Arc::new(move || Timestamp::from_micros(micros).unwrap());
         let plane = ControlPlane::builder().clock(clock).open(ledger.plane.root()).unwrap();
-        plane.maintain_database("orders", &mut unwatched).unwrap()
+        plane.maintain_database("orders", &mut no_progress).unwrap()
     };
     let now = now().as_micros();
     assert_eq!((maintain_at(now).snapshots, maintain_at(now).compressed), (1, 0));
@@ -229,11 +229,12 @@ fn wherever_compression_stops_every_answer_stays() {
     let (_, steps, done) = whole;
     let done = done.unwrap();
     assert_eq!((done.snapshots, done.compressed, done.generations), (1, 5, 0));
-    let first = steps.len() - steps.iter().rev().position(|step| *step == Step::Create).unwrap() - 1;
-    let kinds = [Step::Create, Step::Write, Step::SyncFile, Step::Rename, Step::SyncDir, Step::Remove];
+    let first = steps.len() - steps.iter().rev().position(|step| *step == DiskOp::Create).unwrap() - 1;
+    let kinds =
+        [DiskOp::Create, DiskOp::Write, DiskOp::SyncFile, DiskOp::Rename, DiskOp::SyncDir, DiskOp::Remove];
     assert!(kinds.iter().all(|step| steps[first..].contains(step)), "{:?}", &steps[first..]);
     // The steps of the first log that is compressed, and those of the last.
-    let creates: Vec<_> = (0..steps.len()).filter(|at| steps[*at] == Step::Create).collect();
+    let creates: Vec<_> = (0..steps.len()).filter(|at| steps[*at] == DiskOp::Create).collect();
     let [.., one, two, _, _, last] = creates[..] else { panic!("{steps:?}") };
     let all: Vec<_> = (one - 1..=two).chain(last..steps.len()).collect();
     assert!(all.len() > 20);
@@ -241,7 +242,7 @@ fn wherever_compression_stops_every_answer_stays() {
     for stop in [Stop::Fails, Stop::Ends] {
         for nth in &all {
             // Of the writes of one file, every eighth stands for all.
-            if steps[*nth] == Step::Write && steps[nth - 1] == Step::Write && nth % 8 > 0 {
+            if steps[*nth] == DiskOp::Write && steps[nth - 1] == DiskOp::Write && nth % 8 > 0 {
                 continue;
             }
             let copy = elsewhere.path().join("copy");
@@ -312,10 +313,10 @@ fn a_compressed_log_that_cannot_be_read_back_takes_the_place_of_nothing() {
     let (archive, armed) = (archive(&ledger), Arc::new(AtomicBool::new(true)));
     let hook = {
         let (archive, armed) = (archive.clone(), Arc::clone(&armed));
-        move |step: Step, _: &Path| {
+        move |step: DiskOp, _: &Path| {
             // The disk loses a bit of what was written, just before its name is flushed.
             let path = archive.join("000000000003.wal.zst");
-            if step == Step::SyncDir && path.exists() && armed.swap(false, SeqCst) {
+            if step == DiskOp::SyncDir && path.exists() && armed.swap(false, SeqCst) {
                 let mut bytes = fs::read(&path).unwrap();
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
@@ -324,8 +325,9 @@ fn a_compressed_log_that_cannot_be_read_back_takes_the_place_of_nothing() {
             Ok(())
         }
     };
-    ledger.plane = later(ControlPlane::builder()).on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
-    let error = ledger.plane.maintain_database("orders", &mut unwatched).unwrap_err();
+    ledger.plane =
+        later(ControlPlane::builder()).fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+    let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("000000000003.wal was compressed, and what was read back"), "{error}");
     assert_eq!(logs(&ledger, "zst"), ["000000000001.wal.zst", "000000000002.wal.zst"]);
@@ -355,14 +357,14 @@ fn readers_and_compression_do_not_meet() {
     let mut ledger = Ledger::plain();
     set_window(&ledger, "7d");
     // Between two steps there is time to look.
-    let hook = |step: Step, path: &Path| {
-        if path.ends_with("compressed.new") && [Step::Rename, Step::SyncFile].contains(&step) {
+    let hook = |step: DiskOp, path: &Path| {
+        if path.ends_with("compressed.new") && [DiskOp::Rename, DiskOp::SyncFile].contains(&step) {
             thread::sleep(Duration::from_millis(3));
         }
         Ok(())
     };
     let maintaining =
-        later(ControlPlane::builder()).on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+        later(ControlPlane::builder()).fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = ledger.connect();
     ledger.commit(
         &connection,
@@ -390,7 +392,7 @@ fn readers_and_compression_do_not_meet() {
                 looks
             });
             while !reader.is_finished() {
-                compressed += maintaining.maintain_database("orders", &mut unwatched).unwrap().compressed;
+                compressed += maintaining.maintain_database("orders", &mut no_progress).unwrap().compressed;
             }
             looks += reader.join().unwrap();
         });

@@ -13,8 +13,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, ErrorKind, Step, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
-    unwatched,
+    ConnectOptions, ControlPlane, DiskOp, ErrorKind, Timestamp, VerifyOptions, no_progress,
+    rusqlite::config::DbConfig,
 };
 
 use crate::support::{Ledger, now, stranger};
@@ -29,8 +29,8 @@ fn write(orders: &str) -> ! {
         (step.parse().unwrap(), after == "true", others.parse().unwrap());
     let (count, armed) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
     let is_armed = Arc::clone(&armed);
-    let hook = move |kind: Step, path: &Path| {
-        let begins = path.ends_with("archive/live.new") && kind == Step::Rename;
+    let hook = move |kind: DiskOp, path: &Path| {
+        let begins = path.ends_with("archive/live.new") && kind == DiskOp::Rename;
         if is_armed.load(Ordering::Relaxed)
             && (!after || begins)
             && count.fetch_add(1, Ordering::Relaxed) == step
@@ -42,7 +42,7 @@ fn write(orders: &str) -> ! {
         }
         Ok(())
     };
-    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(root).unwrap();
+    let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(root).unwrap();
     armed.store(true, Ordering::Relaxed);
     let connect = || plane.connect("orders", &ConnectOptions::default()).unwrap();
     let mut connection = connect();
@@ -106,7 +106,7 @@ fn a_process_may_be_killed_before_any_step() {
             let context = format!("step {step}, after {after}, {others} other connections");
             let verify = |ledger: &Ledger| {
                 let verified =
-                    ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+                    ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
                 assert_eq!(verified.unwrap().findings, vec![], "{context}");
             };
             verify(&ledger);
@@ -274,14 +274,14 @@ fn a_segment_is_on_the_disk_before_its_log_is_cut() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = {
         let (seen, wal) = (Arc::clone(&seen), wal.clone());
-        move |step: Step, path: &Path| {
-            if step == Step::SyncFile && path.extension().is_some_and(|extension| extension == "wal") {
+        move |step: DiskOp, path: &Path| {
+            if step == DiskOp::SyncFile && path.extension().is_some_and(|extension| extension == "wal") {
                 seen.lock().unwrap().push(fs::metadata(&wal).unwrap().len());
             }
             Ok(())
         }
     };
-    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+    let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a)").unwrap();
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
@@ -300,14 +300,14 @@ fn a_snapshot_in_the_middle_of_a_strangers_log_is_on_the_disk_before_the_commit_
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = {
         let seen = Arc::clone(&seen);
-        move |step: Step, path: &Path| {
-            if matches!(step, Step::SyncFile | Step::SyncDir) {
+        move |step: DiskOp, path: &Path| {
+            if matches!(step, DiskOp::SyncFile | DiskOp::SyncDir) {
                 seen.lock().unwrap().push(path.file_name().unwrap().to_owned());
             }
             Ok(())
         }
     };
-    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+    let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
     connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
     // Behind the stamps of the generation before. The snapshot must not outlive the frames that it holds.

@@ -11,9 +11,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, Timestamp, explain,
+    Cipher, ControlPlane, ErrorKind, Timestamp, explain, no_progress,
     rusqlite::{Connection, config::DbConfig},
-    unwatched,
 };
 
 use crate::{
@@ -422,7 +421,7 @@ fn a_damaged_log_is_named_with_the_instants_that_it_leads_to() {
         let whole = fs::read(&segment).unwrap();
         fs::write(&segment, &whole[..whole.len() - 10]).unwrap();
         let before = files(&ledger.place().join("archive"));
-        let error = ledger.plane.maintain_database("orders", &mut unwatched).unwrap_err();
+        let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         let message = error.to_string();
         assert!(message.contains("no new snapshot") && message.contains("000000000002.wal"), "{message}");

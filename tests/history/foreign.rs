@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use litefleet::{
     Cipher, CreateDatabaseInput, ErrorKind, ExportOptions, RemoteEncryption, Result, Seed, Timestamp,
-    VerifyOptions, unwatched,
+    VerifyOptions, no_progress,
 };
 
 use crate::{
@@ -27,7 +27,7 @@ fn pair(cipher: Option<Cipher>) -> Ledger {
     drop(connection);
     let mut input = CreateDatabaseInput::fork("other", "orders");
     if let Some(key) = &ledger.key {
-        input = input.with_encryption(RemoteEncryption::of_source(key.clone()));
+        input = input.with_encryption(RemoteEncryption::inherit_cipher(key.clone()));
     }
     ledger.plane.create_database(input).unwrap();
     let other = ledger.plane.connect("other", &ledger.options()).unwrap();
@@ -63,7 +63,7 @@ fn verify(ledger: &Ledger, name: &str) -> Vec<String> {
         Some(key) => VerifyOptions::default().encryption_key(key.clone()),
         None => VerifyOptions::default(),
     };
-    let verified = ledger.plane.verify_database(name, &options, &mut unwatched).unwrap();
+    let verified = ledger.plane.verify_database(name, &options, &mut no_progress).unwrap();
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
@@ -76,13 +76,13 @@ const READERS: &[(&str, Read)] = &[
     ("fork", |ledger, name, at| {
         let mut input = CreateDatabaseInput::new("past", "default").with_seed(Seed::database_at(name, at));
         if let Some(key) = &ledger.key {
-            input = input.with_encryption(RemoteEncryption::of_source(key.clone()));
+            input = input.with_encryption(RemoteEncryption::inherit_cipher(key.clone()));
         }
         ledger.plane.create_database(input)?;
         ledger.plane.destroy_database("past")
     }),
     ("restore", |ledger, name, at| {
-        ledger.plane.restore_database(name, at, &ledger.options(), &mut unwatched).map(|_| ())
+        ledger.plane.restore_database(name, at, &ledger.options(), &mut no_progress).map(|_| ())
     }),
     ("export", |ledger, name, at| {
         let out = ledger.place().with_file_name("out.db");
@@ -90,17 +90,17 @@ const READERS: &[(&str, Read)] = &[
         if let Some(key) = &ledger.key {
             options = options.encryption_key(key.clone()).decrypt(true);
         }
-        ledger.plane.export_database(name, &out, &options, &mut unwatched)?;
+        ledger.plane.export_database(name, &out, &options, &mut no_progress)?;
         fs::remove_file(out).unwrap();
         Ok(())
     }),
     ("export as it is", |ledger, name, at| {
         let out = ledger.place().with_file_name("out.db");
-        ledger.plane.export_database(name, &out, &ExportOptions::default().at(at), &mut unwatched)?;
+        ledger.plane.export_database(name, &out, &ExportOptions::default().at(at), &mut no_progress)?;
         fs::remove_file(out).unwrap();
         Ok(())
     }),
-    ("maintain", |ledger, name, _| ledger.plane.maintain_database(name, &mut unwatched).map(|_| ())),
+    ("maintain", |ledger, name, _| ledger.plane.maintain_database(name, &mut no_progress).map(|_| ())),
 ];
 
 /// Every reader refuses the archive of a database and names its directory.
@@ -140,7 +140,7 @@ fn every_reader_refuses_the_archive_of_another_database() {
         // Nothing of it is removed even if no history is to be kept.
         set_window(&ledger, "off");
         let before = files(&archive);
-        let error = ledger.plane.maintain_database("orders", &mut unwatched).unwrap_err();
+        let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(files(&archive) == before);
         set_window(&ledger, "1h");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, Seed, Step, Timestamp,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, Seed, Timestamp,
     rusqlite::{Connection, config::DbConfig},
 };
 use tempfile::TempDir;
@@ -175,7 +175,7 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                 let dir = tempfile::tempdir().unwrap();
                 let countdown = Arc::new(AtomicUsize::new(OFF));
                 let armed = Arc::clone(&countdown);
-                let hook = move |_: Step, _: &_| {
+                let hook = move |_: DiskOp, _: &_| {
                     let next = |left: usize| match left {
                         OFF => None,
                         // Every step from here on fails, or this one alone.
@@ -188,7 +188,7 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                     }
                 };
                 let plane =
-                    ControlPlane::builder().on_step(Arc::new(hook)).open(dir.path().join("root")).unwrap();
+                    ControlPlane::builder().fault_hook(Arc::new(hook)).open(dir.path().join("root")).unwrap();
                 plane.create_group("default").unwrap();
                 let file = dir.path().join("import.db");
                 Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();

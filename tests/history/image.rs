@@ -7,10 +7,9 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, Error, ErrorKind, RemoteEncryption, Result, Seed, Synchronous,
-    Timestamp, VerifyOptions, Window, explain,
+    ControlPlane, CreateDatabaseInput, Error, ErrorKind, RemoteEncryption, RestorableRange, Result, Seed,
+    Synchronous, Timestamp, VerifyOptions, explain, no_progress,
     rusqlite::{self, Connection},
-    unwatched,
 };
 
 use crate::{
@@ -100,7 +99,7 @@ impl Image {
         }
         answers.agree();
         // Without a flush SQLite's log and its file need not be of one time, which `verify` finds out.
-        let verify = || plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+        let verify = || plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
         let connection = connection.filter(|_| !is_off || verify().findings.is_empty());
         if let Some(connection) = connection {
             go_on(terms, &plane, connection, random);
@@ -122,7 +121,7 @@ impl Image {
         }
         answers.agree();
         verify();
-        if let Err(error) = plane.maintain_database("orders", &mut unwatched) {
+        if let Err(error) = plane.maintain_database("orders", &mut no_progress) {
             assert!(is_a_refusal(&error), "{error}");
         }
         tally.images += 1;
@@ -183,7 +182,7 @@ impl Answers<'_> {
     /// Holds what is refused to the windows that are told.
     fn hold_to(
         &self,
-        windows: &[Window],
+        windows: &[RestorableRange],
         number: usize,
         at: Timestamp,
         answer: &Result<Contents>,
@@ -308,7 +307,7 @@ fn restore(terms: &Terms, plane: &ControlPlane, at: Timestamp) -> Result<Content
     let mut input =
         CreateDatabaseInput::new("restored", "default").with_seed(Seed::database_at("orders", at));
     if let Some(key) = terms.key() {
-        input = input.with_encryption(RemoteEncryption::of_source(key));
+        input = input.with_encryption(RemoteEncryption::inherit_cipher(key));
     }
     plane.create_database(input)?;
     let connection = plane.connect("restored", &terms.options(Synchronous::Off))?;

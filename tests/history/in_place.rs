@@ -3,7 +3,7 @@
 use std::{fs, ops::ControlFlow, time::Duration};
 
 use litefleet::{
-    Cipher, DatabaseChanges, ErrorKind, ReachedKind, SizeLimit, rusqlite::config::DbConfig, unwatched,
+    Cipher, DatabaseChanges, ErrorKind, InstantPosition, SizeLimit, no_progress, rusqlite::config::DbConfig,
 };
 
 use crate::support::{Ledger, contents, now};
@@ -37,7 +37,7 @@ fn a_restore_in_place_is_one_commit_and_is_undone_by_another() {
             reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
             let restored = ledger
                 .plane
-                .restore_database("orders", state.from, &ledger.options(), &mut unwatched)
+                .restore_database("orders", state.from, &ledger.options(), &mut no_progress)
                 .unwrap();
             // The reader keeps what it reads, and the other one, which has its schema from before, reads what is there now.
             assert!(contents(&reader) == last);
@@ -51,7 +51,7 @@ fn a_restore_in_place_is_one_commit_and_is_undone_by_another() {
             assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), count + 1);
             let undo = restored.undo.unwrap();
             let undone =
-                ledger.plane.restore_database("orders", undo, &ledger.options(), &mut unwatched).unwrap();
+                ledger.plane.restore_database("orders", undo, &ledger.options(), &mut no_progress).unwrap();
             assert!(contents(&connection) == last);
             // And so is that.
             let (again, _) =
@@ -82,32 +82,33 @@ fn a_restore_in_place_that_fails_changes_nothing() {
     let options = ledger.options().busy_timeout(Duration::from_millis(20));
     let before = plane.get_database("orders").unwrap().created_at;
     let before = litefleet::Timestamp::from_micros(before.as_micros() - 1).unwrap();
-    refused(plane.restore_database("orders", before, &options, &mut unwatched), ErrorKind::OutsideWindow);
+    refused(plane.restore_database("orders", before, &options, &mut no_progress), ErrorKind::OutsideWindow);
     let mut stop = |_| ControlFlow::Break(());
     refused(plane.restore_database("orders", large, &options, &mut stop), ErrorKind::Cancelled);
 
     let writer = ledger.connect();
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
-    refused(plane.restore_database("orders", large, &options, &mut unwatched), ErrorKind::Busy);
+    refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::Busy);
     writer.execute_batch("ROLLBACK").unwrap();
 
     let limited = DatabaseChanges::default().size_limit(Some(SizeLimit::from_bytes(150_000).unwrap()));
     plane.configure_database("orders", limited).unwrap();
-    refused(plane.restore_database("orders", large, &options, &mut unwatched), ErrorKind::TooLarge);
+    refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::TooLarge);
     plane.configure_database("orders", DatabaseChanges::default().size_limit(None)).unwrap();
 
     plane.configure_database("orders", DatabaseChanges::default().block_writes(true)).unwrap();
-    refused(plane.restore_database("orders", large, &options, &mut unwatched), ErrorKind::Blocked);
+    refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::Blocked);
     plane.configure_database("orders", DatabaseChanges::default().block_writes(false)).unwrap();
-    plane.restore_database("orders", large, &options, &mut unwatched).unwrap();
+    plane.restore_database("orders", large, &options, &mut no_progress).unwrap();
     assert!(contents(&ledger.connect()) == ledger.states[2].contents);
 }
 
 #[test]
 fn a_database_that_nobody_wrote_to_is_left_as_it_is() {
     let ledger = Ledger::new(None);
-    let restored = ledger.plane.restore_database("orders", now(), &ledger.options(), &mut unwatched).unwrap();
-    assert_eq!((restored.reached.kind, restored.undo), (ReachedKind::BeforeFirst, None));
+    let restored =
+        ledger.plane.restore_database("orders", now(), &ledger.options(), &mut no_progress).unwrap();
+    assert_eq!((restored.reached.kind, restored.undo), (InstantPosition::BeforeFirst, None));
 }
 
 #[test]
@@ -124,8 +125,8 @@ fn commits_whose_stamps_are_lost_are_undone_too() {
     assert!(ledger.plane.points("orders", ..).unwrap().points.is_empty());
     let first = ledger.states[0].clone();
     let restored =
-        ledger.plane.restore_database("orders", first.from, &ledger.options(), &mut unwatched).unwrap();
-    assert_eq!(restored.reached.kind, ReachedKind::BeforeFirst);
+        ledger.plane.restore_database("orders", first.from, &ledger.options(), &mut no_progress).unwrap();
+    assert_eq!(restored.reached.kind, InstantPosition::BeforeFirst);
     assert!(restored.undo.is_some());
     assert_eq!(contents(&ledger.connect()), first.contents);
 }

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, ReachedKind, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
-    unwatched,
+    Cipher, ControlPlane, ErrorKind, InstantPosition, Timestamp, VerifyOptions, no_progress,
+    rusqlite::config::DbConfig,
 };
 
 use crate::support::{Ledger, contents, files, now, stranger};
@@ -71,12 +71,12 @@ fn an_instant_means_the_last_commit_at_or_before_it() {
     // The answer says what the instant came to.
     let (first, second, last) = (points.points[0].at, points.points[1].at, points.points[5].at);
     for (at, kind, commit, next) in [
-        (born, ReachedKind::BeforeFirst, None, Some(first)),
-        (first, ReachedKind::Exact, Some(first), Some(second)),
-        (micros(first, 1), ReachedKind::Between, Some(first), Some(second)),
-        (last, ReachedKind::Exact, Some(last), None),
-        (now(), ReachedKind::AfterLast, Some(last), None),
-        ("2106-02-07T06:28:17Z".parse().unwrap(), ReachedKind::AfterLast, Some(last), None),
+        (born, InstantPosition::BeforeFirst, None, Some(first)),
+        (first, InstantPosition::Exact, Some(first), Some(second)),
+        (micros(first, 1), InstantPosition::Between, Some(first), Some(second)),
+        (last, InstantPosition::Exact, Some(last), None),
+        (now(), InstantPosition::AfterLast, Some(last), None),
+        ("2106-02-07T06:28:17Z".parse().unwrap(), InstantPosition::AfterLast, Some(last), None),
     ] {
         let reached = ledger.restore(at).unwrap().1.reached.unwrap();
         assert_eq!((reached.kind, reached.commit, reached.next), (kind, commit, next), "{at}");
@@ -98,7 +98,7 @@ fn a_database_that_nobody_wrote_to_is_as_it_began() {
         drop(ledger.connect());
         ledger.check_all();
         let at = ledger.states[0].from;
-        assert_eq!(ledger.restore(at).unwrap().1.reached.unwrap().kind, ReachedKind::BeforeFirst);
+        assert_eq!(ledger.restore(at).unwrap().1.reached.unwrap().kind, InstantPosition::BeforeFirst);
     }
 }
 
@@ -412,7 +412,7 @@ fn a_log_that_was_begun_for_a_transaction_that_was_rolled_back_has_the_stamps_of
     assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), commits);
     drop((one, other));
     ledger.check_all();
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
     assert_eq!(verified.unwrap().findings, vec![]);
 }
 

@@ -253,7 +253,7 @@ impl Killed {
         let mut input =
             CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", instant));
         if self.sealed {
-            input = input.with_encryption(RemoteEncryption::of_source(key()));
+            input = input.with_encryption(RemoteEncryption::inherit_cipher(key()));
         }
         match self.plane.create_database(input) {
             Err(error) if while_written && error.kind() == ErrorKind::Busy => return None,

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, ExportOptions, unwatched};
+use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, ExportOptions, no_progress};
 
 use crate::support::{Ledger, contents};
 
@@ -48,7 +48,7 @@ fn what_a_database_was_is_had_when_it_is_damaged_or_gone() {
                 if let Some(key) = &ledger.key {
                     options = options.encryption_key(key.clone()).decrypt(true);
                 }
-                ledger.plane.export_database("orders", &out, &options, &mut unwatched).unwrap();
+                ledger.plane.export_database("orders", &out, &options, &mut no_progress).unwrap();
                 let exported = litefleet::rusqlite::Connection::open(&out).unwrap();
                 assert!(contents(&exported) == state.contents, "{context}");
                 drop(exported);

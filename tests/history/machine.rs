@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use litefleet::Step;
+use litefleet::DiskOp;
 
 use crate::{
     disk::{Call, Opened, Verdict, Watcher},
@@ -171,7 +171,7 @@ impl Machine {
     }
 
     /// The plane is about to do something.
-    pub(crate) fn step(&self, step: Step, path: &Path) {
+    pub(crate) fn step(&self, step: DiskOp, path: &Path) {
         let Ok(name) = path.strip_prefix(&self.dir) else { return };
         let name = name.to_string_lossy();
         self.with(|state| {
@@ -182,10 +182,10 @@ impl Machine {
             // SQLite's calls are many more.
             state.pass(&self.dir, 10);
             match step {
-                Step::SyncFile if path.is_dir() => state.flush_dir(&name),
-                Step::SyncFile => state.flush(&name),
-                Step::SyncDir => state.flush_dir(&name),
-                Step::Write => {}
+                DiskOp::SyncFile if path.is_dir() => state.flush_dir(&name),
+                DiskOp::SyncFile => state.flush(&name),
+                DiskOp::SyncDir => state.flush_dir(&name),
+                DiskOp::Write => {}
                 _ => state.may_have_changed = true,
             }
         });

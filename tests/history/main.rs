@@ -2,9 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
-mod bare;
 mod by_hand;
-mod claims;
 mod clock;
 mod cold;
 mod compressed;
@@ -13,11 +11,14 @@ mod damage;
 mod destroyed;
 mod detour;
 #[expect(dead_code, reason = "others use it too, and more of it")]
-#[path = "../beneath/disk.rs"]
+#[path = "../io_faults/disk.rs"]
 mod disk;
-mod divided;
+mod failed_commit;
 mod foreign;
+mod foreign_zstd_frames;
+mod forged_page_count;
 mod full;
+mod header_only_wal;
 mod image;
 mod in_place;
 mod instants;
@@ -32,12 +33,11 @@ mod policy;
 mod power;
 mod random;
 mod released;
+mod snapshot_request;
 mod support;
-mod unseen;
 mod unwritten;
 mod verify;
 mod versions;
 mod view;
 mod viewer;
-mod wanted;
 mod windows;

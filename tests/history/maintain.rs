@@ -13,8 +13,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ControlPlaneBuilder, DatabaseChanges, ErrorKind, ExportOptions, HistoryWindow,
-    Maintained, Result, Step, Timestamp, rusqlite::Connection, unwatched,
+    Cipher, ControlPlane, ControlPlaneBuilder, DatabaseChanges, DiskOp, ErrorKind, ExportOptions,
+    MaintenanceReport, Result, Retention, Timestamp, no_progress, rusqlite::Connection,
 };
 
 use crate::support::{Contents, Ledger, contents, files, is_index, now};
@@ -22,15 +22,15 @@ use crate::support::{Contents, Ledger, contents, files, is_index, now};
 pub(crate) const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
 pub(crate) fn set_window(ledger: &Ledger, window: &str) {
-    let window: HistoryWindow = window.parse().unwrap();
+    let window: Retention = window.parse().unwrap();
     ledger
         .plane
         .configure_database("orders", DatabaseChanges::default().history_window(Some(window)))
         .unwrap();
 }
 
-pub(crate) fn maintain(ledger: &Ledger) -> Maintained {
-    ledger.plane.maintain_database("orders", &mut unwatched).unwrap()
+pub(crate) fn maintain(ledger: &Ledger) -> MaintenanceReport {
+    ledger.plane.maintain_database("orders", &mut no_progress).unwrap()
 }
 
 /// A day and an hour later. What was written before is older than what stays uncompressed, and none of it too old for the
@@ -42,9 +42,9 @@ pub(crate) fn later(builder: ControlPlaneBuilder) -> ControlPlaneBuilder {
     }))
 }
 
-pub(crate) fn maintain_later(ledger: &Ledger) -> Maintained {
+pub(crate) fn maintain_later(ledger: &Ledger) -> MaintenanceReport {
     let plane = later(ControlPlane::builder()).open(ledger.plane.root()).unwrap();
-    plane.maintain_database("orders", &mut unwatched).unwrap()
+    plane.maintain_database("orders", &mut no_progress).unwrap()
 }
 
 pub(crate) fn restart(connection: &Connection) {
@@ -129,8 +129,8 @@ fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
     }
 }
 
-pub(crate) fn done_nothing(done: &Maintained) -> Maintained {
-    let mut nothing = Maintained::default();
+pub(crate) fn done_nothing(done: &MaintenanceReport) -> MaintenanceReport {
+    let mut nothing = MaintenanceReport::default();
     nothing.windows.clone_from(&done.windows);
     nothing
 }
@@ -205,7 +205,7 @@ pub(crate) enum Stop {
 pub(crate) fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("exported.db");
-    ledger.plane.export_database("orders", &file, &ExportOptions::default().at(at), &mut unwatched)?;
+    ledger.plane.export_database("orders", &file, &ExportOptions::default().at(at), &mut no_progress)?;
     Ok(contents(&Connection::open(&file).unwrap()))
 }
 
@@ -216,7 +216,7 @@ pub(crate) fn maintain_copy(
     copy: &Path,
     stop: Stop,
     nth: usize,
-) -> (ControlPlane, Vec<Step>, Result<Maintained>) {
+) -> (ControlPlane, Vec<DiskOp>, Result<MaintenanceReport>) {
     assert!(Command::new("cp").arg("-a").arg(root).arg(copy).status().unwrap().success());
     // Which segments have an index depends on what was read: here all have one but that which is read for a snapshot.
     let archive = copy.join("default/orders/archive");
@@ -227,7 +227,7 @@ pub(crate) fn maintain_copy(
     let at_index = Arc::new(AtomicBool::new(false));
     let hook = {
         let (armed, steps, at_index) = (Arc::clone(&armed), Arc::clone(&steps), Arc::clone(&at_index));
-        move |step: Step, path: &Path| {
+        move |step: DiskOp, path: &Path| {
             if !armed.load(SeqCst) {
                 return Ok(());
             }
@@ -244,9 +244,9 @@ pub(crate) fn maintain_copy(
             Ok(())
         }
     };
-    let plane = builder.on_step(Arc::new(hook)).open(copy).unwrap();
+    let plane = builder.fault_hook(Arc::new(hook)).open(copy).unwrap();
     armed.store(true, SeqCst);
-    let result = plane.maintain_database("orders", &mut unwatched);
+    let result = plane.maintain_database("orders", &mut no_progress);
     armed.store(false, SeqCst);
     let steps = steps.lock().unwrap().clone();
     // What an index holds is read from its segment where there is none.
@@ -279,7 +279,9 @@ fn wherever_maintenance_stops_every_answer_stays() {
     let done = done.unwrap();
     assert!(done.snapshots == 1 && done.generations > 0, "{done:?}");
     let earliest = done.windows[0].from;
-    for step in [Step::Create, Step::Write, Step::SyncFile, Step::SyncDir, Step::Rename, Step::Remove] {
+    for step in
+        [DiskOp::Create, DiskOp::Write, DiskOp::SyncFile, DiskOp::SyncDir, DiskOp::Rename, DiskOp::Remove]
+    {
         assert!(steps.contains(&step), "{step:?} of {steps:?}");
     }
     // The states at the edges of what is pruned, and some of the others.
@@ -301,7 +303,7 @@ fn wherever_maintenance_stops_every_answer_stays() {
     for stop in [Stop::Fails, Stop::Ends] {
         for nth in 0..steps.len() {
             // Of many files that are flushed one after the other, the first and the last ones stand for all.
-            let is = |at: Option<usize>| at.and_then(|at| steps.get(at)) == Some(&Step::SyncFile);
+            let is = |at: Option<usize>| at.and_then(|at| steps.get(at)) == Some(&DiskOp::SyncFile);
             if is(nth.checked_sub(1)) && is(Some(nth)) && is(Some(nth + 1)) {
                 continue;
             }

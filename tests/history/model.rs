@@ -6,9 +6,8 @@ use std::{cell::Cell, collections::BTreeMap, env};
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, RemoteEncryption, Seed,
-    Timestamp,
+    Timestamp, no_progress,
     rusqlite::{Connection, ErrorCode, config::DbConfig},
-    unwatched,
 };
 use proptest::{
     prelude::*,
@@ -293,7 +292,7 @@ impl Bench {
             Action::Maintain => {
                 let plane = later(ControlPlane::builder()).open(self.plane.root()).unwrap();
                 for name in NAMES {
-                    let done = plane.maintain_database(name, &mut unwatched).unwrap();
+                    let done = plane.maintain_database(name, &mut no_progress).unwrap();
                     self.compressed += done.compressed;
                 }
             }
@@ -306,7 +305,7 @@ impl Bench {
         let at = Timestamp::from_micros(at).unwrap();
         let mut input = CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at(source, at));
         if let Some(key) = &self.key {
-            input = input.with_encryption(RemoteEncryption::of_source(key.clone()));
+            input = input.with_encryption(RemoteEncryption::inherit_cipher(key.clone()));
         }
         self.plane.create_database(input).unwrap_or_else(|error| panic!("{source} at {at}: {error}"));
         let connection = self.plane.connect(&name, &self.options()).unwrap();

@@ -13,9 +13,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, VerifyOptions,
+    Cipher, CreateDatabaseInput, VerifyOptions, no_progress,
     rusqlite::{Connection, ffi},
-    unwatched,
 };
 
 use crate::{
@@ -44,7 +43,7 @@ fn inodes(ledger: &mut Ledger, writer: &Connection, segment: &str) -> (u64, u64)
 
 fn check(ledger: &mut Ledger) {
     ledger.check_all();
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
     assert_eq!(verified.unwrap().findings, vec![]);
 }
 
@@ -181,7 +180,7 @@ fn threads_that_read_and_write_while_logs_are_moved_see_whole_commits() {
     let connection = ledger.connect();
     let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(sound, "ok");
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
     assert_eq!(verified.unwrap().findings, vec![]);
 }
 

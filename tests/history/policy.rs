@@ -1,19 +1,19 @@
 //! How long back: the window of a group and of a database, and histories that are off.
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, HistoryWindow, Seed, Timestamp,
-    rusqlite::Connection, unwatched,
+    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, Retention, Seed, Timestamp, no_progress,
+    rusqlite::Connection,
 };
 
 use crate::support::{Ledger, files, now};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
-fn window(text: &str) -> HistoryWindow {
+fn window(text: &str) -> Retention {
     text.parse().unwrap()
 }
 
-fn set(ledger: &Ledger, window: Option<HistoryWindow>) {
+fn set(ledger: &Ledger, window: Option<Retention>) {
     ledger.plane.configure_database("orders", DatabaseChanges::default().history_window(window)).unwrap();
 }
 
@@ -26,7 +26,7 @@ fn a_database_has_the_window_of_its_group_or_its_own() {
         (database.history_window.to_string(), database.inherits_history_window)
     };
     assert_eq!(of("orders"), ("24h".into(), true));
-    assert_eq!(plane.get_group("default").unwrap().history_window, HistoryWindow::default());
+    assert_eq!(plane.get_group("default").unwrap().history_window, Retention::default());
     assert_eq!(plane.set_group_history_window("default", window("7d")).unwrap().history_window, window("7d"));
     assert_eq!(of("orders"), ("7d".into(), true));
     set(&ledger, Some(window("90m")));
@@ -66,7 +66,7 @@ fn open_connections_follow_when_a_history_is_turned_off_and_on() {
         .flat_map(|(cipher, meanwhile)| [true, false].map(|of_group| (cipher, meanwhile, of_group)))
     {
         let mut ledger = Ledger::new(cipher);
-        let turn = |ledger: &Ledger, window: HistoryWindow| {
+        let turn = |ledger: &Ledger, window: Retention| {
             if of_group {
                 ledger.plane.set_group_history_window("default", window).unwrap();
             } else {
@@ -86,7 +86,7 @@ fn open_connections_follow_when_a_history_is_turned_off_and_on() {
         let before = ledger.states.clone();
         let points = ledger.plane.points("orders", ..).unwrap().points;
         assert_eq!(points.len(), 5);
-        turn(&ledger, HistoryWindow::OFF);
+        turn(&ledger, Retention::OFF);
         let mut idle = Some(idle);
         if meanwhile == "close" {
             (connection, idle) = (ledger.connect(), None);
@@ -145,7 +145,7 @@ fn whoever_ends_a_log_last_keeps_it_though_he_was_idle_when_the_history_was_turn
         CIPHERS.into_iter().flat_map(|cipher| ["TRUNCATE", "close"].map(|end| (cipher, end)))
     {
         let mut ledger = Ledger::new(cipher);
-        set(&ledger, Some(HistoryWindow::OFF));
+        set(&ledger, Some(Retention::OFF));
         let idle = ledger.connect();
         idle.execute_batch("CREATE TABLE t(a)").unwrap();
         set(&ledger, Some(window("1h")));
@@ -168,7 +168,7 @@ fn whoever_ends_a_log_last_keeps_it_though_he_was_idle_when_the_history_was_turn
 fn what_was_never_kept_is_refused_and_not_made_up() {
     for written_before in [false, true] {
         let mut ledger = Ledger::plain();
-        ledger.plane.set_group_history_window("default", HistoryWindow::OFF).unwrap();
+        ledger.plane.set_group_history_window("default", Retention::OFF).unwrap();
         ledger.plane.destroy_database("orders").unwrap();
         ledger.plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
         let born = now();
@@ -209,10 +209,10 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
         checkpoint(&connection, "TRUNCATE");
         ledger.commit(&connection, "INSERT INTO t VALUES (1)");
         let before = ledger.states.clone();
-        set(&ledger, Some(HistoryWindow::OFF));
+        set(&ledger, Some(Retention::OFF));
         let archive = ledger.place().join("archive");
         assert!(files(&archive).len() > 3);
-        let done = ledger.plane.maintain_database("orders", &mut unwatched).unwrap();
+        let done = ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
         assert!(!done.deferred && done.generations > 0 && done.bytes_freed > 0, "{done:?}");
         assert_eq!(done.windows, []);
         assert_eq!(files(&archive), ["live.stamps", "retained"]);
@@ -225,7 +225,7 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
         }
         let in_the_gap = now();
         refused(&mut ledger, in_the_gap);
-        let done = ledger.plane.maintain_database("orders", &mut unwatched).unwrap();
+        let done = ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
         assert_eq!((done.generations, files(&archive).len()), (0, 2));
 
         // The next commit begins a new history, whether or not its log is that of the old one.
@@ -240,7 +240,7 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
         }
         for maintained in [false, true] {
             if maintained {
-                ledger.plane.maintain_database("orders", &mut unwatched).unwrap();
+                ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
             }
             let after = ledger.states[states..].to_vec();
             for state in &after {
@@ -263,5 +263,5 @@ fn a_restored_database_has_a_history_of_its_own() {
     let input = CreateDatabaseInput::new("restored", "default").with_seed(Seed::database_at("orders", at));
     ledger.plane.create_database(input).unwrap();
     let restored = ledger.plane.get_database("restored").unwrap();
-    assert_eq!((restored.history_window, restored.inherits_history_window), (HistoryWindow::default(), true));
+    assert_eq!((restored.history_window, restored.inherits_history_window), (Retention::default(), true));
 }

@@ -34,9 +34,8 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, ControlPlaneBuilder, CreateDatabaseInput, EncryptionKey,
-    RemoteEncryption, Synchronous, Timestamp,
+    RemoteEncryption, Synchronous, Timestamp, no_progress,
     rusqlite::{Connection, config::DbConfig},
-    unwatched,
 };
 
 use crate::{
@@ -266,7 +265,7 @@ impl Bench {
     }
 
     fn maintain(&mut self) {
-        let done = self.plane.maintain_database("orders", &mut unwatched).unwrap();
+        let done = self.plane.maintain_database("orders", &mut no_progress).unwrap();
         self.pruned += done.generations;
         self.compressed += done.compressed;
     }
@@ -339,7 +338,7 @@ fn survive(seed: u64, tally: &mut Tally) {
         told.step(step, path);
         Ok(())
     };
-    let plane = terms.builder().on_step(Arc::new(hook)).open(&root).unwrap();
+    let plane = terms.builder().fault_hook(Arc::new(hook)).open(&root).unwrap();
     let first = plane.connect("orders", &terms.options(synchronous)).unwrap();
     let (now, contents) = (terms.now(), contents(&first));
     drop(first);

@@ -8,7 +8,7 @@ use std::{
 
 use litefleet::{
     ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, ListDatabases,
-    RemoteEncryption, Result, Seed, Timestamp, VerifyOptions, rusqlite::Connection, unwatched,
+    RemoteEncryption, Result, Seed, Timestamp, VerifyOptions, no_progress, rusqlite::Connection,
 };
 use tempfile::TempDir;
 
@@ -71,7 +71,7 @@ fn restored(plane: &ControlPlane, name: &str, at: Timestamp) -> Result<String> {
     let mut input =
         CreateDatabaseInput::new("restored", group.to_string()).with_seed(Seed::database_at(name, at));
     if let Some(key) = key(name) {
-        input = input.with_encryption(RemoteEncryption::of_source(key));
+        input = input.with_encryption(RemoteEncryption::inherit_cipher(key));
     }
     plane.create_database(input)?;
     let answer = read(&plane.connect("restored", &options(name))?);
@@ -107,7 +107,7 @@ fn check(
 fn verify(plane: &ControlPlane, name: &str) {
     let options =
         key(name).map_or_else(VerifyOptions::default, |key| VerifyOptions::default().encryption_key(key));
-    let verified = plane.verify_database(name, &options, &mut unwatched).unwrap();
+    let verified = plane.verify_database(name, &options, &mut no_progress).unwrap();
     let findings: Vec<_> = verified.findings.iter().map(ToString::to_string).collect();
     assert_eq!(findings, [""; 0], "{name}");
     assert!(verified.commits > 10, "{name}: {verified:?}");
@@ -138,7 +138,7 @@ fn root_of_an_earlier_release_opens_restores_and_verifies() {
         let noted = Timestamp::now();
         connection.execute_batch("UPDATE t SET value = 'after the upgrade' WHERE id = 1").unwrap();
         drop(connection);
-        plane.maintain_database(name, &mut unwatched).unwrap();
+        plane.maintain_database(name, &mut no_progress).unwrap();
         assert_eq!(viewed(&plane, name, noted).unwrap(), before, "{name}");
         check(&plane, name, viewed);
         verify(&plane, name);

@@ -10,7 +10,7 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, EncryptionKey,
-    RemoteEncryption, Result, Seed, Timestamp, Window, explain,
+    RemoteEncryption, RestorableRange, Result, Seed, Timestamp, explain,
     rusqlite::{self, Connection, types::Value},
 };
 use tempfile::TempDir;
@@ -108,7 +108,7 @@ impl Ledger {
         let name = format!("restored-{}", self.restored);
         let mut input = CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", at));
         if let Some(key) = &self.key {
-            input = input.with_encryption(RemoteEncryption::of_source(key.clone()));
+            input = input.with_encryption(RemoteEncryption::inherit_cipher(key.clone()));
         }
         let output = self.plane.create_database(input)?;
         Ok((name, output))
@@ -188,7 +188,7 @@ impl Ledger {
 }
 
 /// Whether an instant is in one of the windows.
-pub(crate) fn contains(windows: &[Window], at: Timestamp) -> bool {
+pub(crate) fn contains(windows: &[RestorableRange], at: Timestamp) -> bool {
     windows.iter().any(|window| window.from <= at && window.to.is_none_or(|to| at < to))
 }
 

@@ -12,21 +12,20 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, Finding, Verified, VerifyOptions,
+    Cipher, ControlPlane, ErrorKind, Finding, VerifyOptions, VerifyReport, no_progress,
     rusqlite::{Connection, config::DbConfig},
-    unwatched,
 };
 
 use crate::support::{Ledger, stranger};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256X2)];
 
-fn verify(ledger: &Ledger) -> Verified {
+fn verify(ledger: &Ledger) -> VerifyReport {
     let options = match &ledger.key {
         Some(key) => VerifyOptions::default().encryption_key(key.clone()),
         None => VerifyOptions::default(),
     };
-    let verified = ledger.plane.verify_database("orders", &options, &mut unwatched).unwrap();
+    let verified = ledger.plane.verify_database("orders", &options, &mut no_progress).unwrap();
     assert_eq!(verified.tags, ledger.key.is_some());
     verified
 }
@@ -37,7 +36,8 @@ fn findings(ledger: &Ledger) -> Vec<Finding> {
 
 /// Nothing is found, with the key or without it.
 fn is_well(ledger: &Ledger) {
-    let without = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+    let without =
+        ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
     assert_eq!((without.findings, findings(ledger)), (vec![], vec![]));
 }
 
@@ -242,7 +242,7 @@ fn a_file_that_is_gone_is_found_and_named() {
                 }
                 fs::remove_file(&path).unwrap();
                 let answer =
-                    ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+                    ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
                 let found = answer.unwrap().findings;
                 assert!(
                     found.iter().any(|finding| finding.file == path && finding.message.contains("missing")),
@@ -319,7 +319,7 @@ fn the_key_must_be_the_one() {
     let ledger = history(Some(Cipher::Aegis256X2));
     let other = litefleet::EncryptionKey::from_bytes(&[8; 32]).unwrap();
     let options = VerifyOptions::default().encryption_key(other);
-    let error = ledger.plane.verify_database("orders", &options, &mut unwatched).unwrap_err();
+    let error = ledger.plane.verify_database("orders", &options, &mut no_progress).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongKey);
     // A page of ours under a checksum that fits, as somebody without the key can make it.
     let path = ledger.place().join("archive/000000000001.db");

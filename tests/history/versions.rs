@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use litefleet::{Error, ErrorKind, VerifyOptions, explain, unwatched};
+use litefleet::{Error, ErrorKind, VerifyOptions, explain, no_progress};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -48,8 +48,9 @@ fn stamps_of_a_newer_version_are_refused_by_name_and_not_damaged() {
             let newer = fs::read(&path).unwrap();
             is_of_version_2(&ledger.contents_at(at).unwrap_err(), name);
             is_of_version_2(&ledger.plane.points("orders", ..).unwrap_err(), name);
-            is_of_version_2(&ledger.plane.maintain_database("orders", &mut unwatched).unwrap_err(), name);
-            let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched);
+            is_of_version_2(&ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err(), name);
+            let verified =
+                ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
             is_of_version_2(&verified.unwrap_err(), name);
             if name == "live.stamps" {
                 // What the newer one wrote stays what it is.

@@ -14,9 +14,9 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, EncryptionKey, ErrorKind, Step, Timestamp, VerifyOptions,
+    Cipher, ConnectOptions, ControlPlane, DiskOp, EncryptionKey, ErrorKind, Timestamp, VerifyOptions,
+    no_progress,
     rusqlite::{Connection, config::DbConfig},
-    unwatched,
 };
 
 use crate::{
@@ -25,7 +25,8 @@ use crate::{
 };
 
 fn verify(ledger: &Ledger) -> Vec<String> {
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut unwatched).unwrap();
+    let verified =
+        ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
@@ -269,13 +270,13 @@ fn open_database(orders: &str) -> ! {
     let step: u64 = step.parse().unwrap();
     let (armed, count) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
     let is_armed = Arc::clone(&armed);
-    let hook = move |_: Step, _: &Path| {
+    let hook = move |_: DiskOp, _: &Path| {
         if is_armed.load(SeqCst) && count.fetch_add(1, SeqCst) == step {
             std::process::abort();
         }
         Ok(())
     };
-    let plane = ControlPlane::builder().on_step(Arc::new(hook)).open(root.trim_end_matches('!')).unwrap();
+    let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(root.trim_end_matches('!')).unwrap();
     let mut options = ConnectOptions::default();
     if root.ends_with('!') {
         options = options.encryption_key(EncryptionKey::from_bytes(&[7; 32]).unwrap());

@@ -3,8 +3,8 @@
 use std::{fs, io::Cursor, path::Path, sync::Arc};
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, Hook, PageFormat, RemoteEncryption,
-    Seed, Step, Upload, rusqlite::Connection,
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, FaultHook, PageFormat,
+    RemoteEncryption, Seed, Upload, rusqlite::Connection,
 };
 
 use crate::{
@@ -32,11 +32,11 @@ fn plain_file(path: &Path, page_size: u32, reserved: u8) {
 /// A plane that looks for the needle in the root before every step.
 fn watched(fleet: &Fleet) -> ControlPlane {
     let root = fleet.plane.root().to_owned();
-    let hook: Arc<Hook> = Arc::new(move |step: Step, path: &Path| {
+    let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, path: &Path| {
         assert!(!holds(&root, NEEDLE), "before {step:?} {}", path.display());
         Ok(())
     });
-    ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap()
+    ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap()
 }
 
 #[test]
@@ -159,12 +159,12 @@ fn a_fork_keeps_its_key_or_gets_another() {
 
         let (kind, text) = refused(plane.create_database(fork("a")));
         assert!(kind == ErrorKind::KeyRequired && text.contains(from.as_str()), "{kind}: {text}");
-        let wrong = RemoteEncryption::of_source(another_key(from));
+        let wrong = RemoteEncryption::inherit_cipher(another_key(from));
         assert_eq!(refused(plane.create_database(fork("a").with_encryption(wrong))).0, ErrorKind::WrongKey);
         assert_no_debris(&plane);
 
         // The same key: the pages move as they are, and the cipher is that of the source.
-        let same = RemoteEncryption::of_source(key(from));
+        let same = RemoteEncryption::inherit_cipher(key(from));
         plane.create_database(fork("same").with_encryption(same)).unwrap();
         assert!(contents(&fleet.unlock("same", from)) == expected);
         for (at, to) in Cipher::ALL.iter().enumerate() {
@@ -177,7 +177,7 @@ fn a_fork_keeps_its_key_or_gets_another() {
             assert_eq!(refused(plane.connect(&name, &with_key(key(*to)))).0, ErrorKind::WrongKey);
         }
         if from != Cipher::ChaCha20Poly1305 {
-            let turso = RemoteEncryption::of_source(key(from)).with_page_format(PageFormat::Turso);
+            let turso = RemoteEncryption::inherit_cipher(key(from)).with_page_format(PageFormat::Turso);
             plane.create_database(fork("turso").with_encryption(turso)).unwrap();
             assert!(contents(&fleet.unlock("turso", from)) == expected);
             assert!(fs::read(plane.database_path("turso").unwrap()).unwrap().starts_with(b"Turso"));

@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::Command};
 
-use litefleet::{Cipher, CreateDatabaseInput, ExportOptions, PageFormat, RemoteEncryption, unwatched};
+use litefleet::{Cipher, CreateDatabaseInput, ExportOptions, PageFormat, RemoteEncryption, no_progress};
 
 use crate::{
     support::{Fleet, count},
@@ -112,7 +112,7 @@ fn turso_reads_what_we_write_and_we_read_what_it_writes() {
         // An export to that format is one that it reads.
         let exported = fleet.dir.path().join("exported.db");
         let options = ExportOptions::default().encryption_key(key(cipher)).page_format(PageFormat::Turso);
-        fleet.plane.export_database("again-native", &exported, &options, &mut unwatched).unwrap();
+        fleet.plane.export_database("again-native", &exported, &options, &mut no_progress).unwrap();
         assert_eq!(turso(python, &exported, cipher, &["SELECT count(*) FROM t"]), "[(503,)]", "{cipher}");
     }
 }

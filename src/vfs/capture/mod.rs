@@ -8,10 +8,12 @@
 //! A stamp is written before the frame that commits. So no commit that was seen by anybody lacks its stamp, whatever kills
 //! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::made`]).
 
-mod copying;
-mod ending;
+pub(super) mod commits;
+mod copy_log;
 mod flush;
-mod newest;
+mod recover;
+mod rotate;
+mod stamp_log;
 
 use std::{
     path::{Path, PathBuf},
@@ -21,20 +23,18 @@ use std::{
     },
 };
 
-use super::{
-    beneath::{Alone, Beneath},
-    live::Live,
-};
+use super::raw_file::{Exclusive, RawFile};
 use crate::{
-    archive::{self, Birth, Timeline, present},
     disk::Disk,
     error::{Error, ErrorKind, Result},
+    history::{self, Birth, Timeline, base_snapshot},
     layout::{self, ArchiveFile, ArchivePaths},
-    page_cache,
+    os_cache,
     stamps::{Commit, FileState, Generation, LogEnd, Stamps},
     time::{Clock, Timestamp},
     wal::Header,
 };
+use stamp_log::StampLog;
 
 /// The size of a new file of stamps: room for 124.
 const FILE_LEN: u64 = 4096;
@@ -67,7 +67,7 @@ pub(super) struct Capture {
     inode: Option<(u64, u64)>,
     wal: PathBuf,
     paths: ArchivePaths,
-    live: Mutex<Option<Live>>,
+    live: Mutex<Option<StampLog>>,
     /// The instant of the last commit that was stamped here.
     stamped_at: AtomicI64,
     /// The version of the rules that were seen last.
@@ -112,7 +112,7 @@ struct Follows {
 /// How a WAL ends.
 enum End<'a> {
     /// Another one is begun over it. It is moved away where nobody else is at it, and that is said.
-    Begun(&'a dyn Beneath, &'a mut Alone),
+    Begun(&'a dyn RawFile, &'a mut Exclusive),
     /// It is cut off.
     Cut,
     /// The last connection that had it open closes, and deletes it.
@@ -127,7 +127,7 @@ enum Was {
     /// Nobody ever committed in it.
     Unused,
     /// Its end is not known.
-    Lost,
+    Unstamped,
 }
 
 impl Follows {
@@ -227,7 +227,7 @@ impl Capture {
         &self,
         header: &Header,
         old: Option<&Header>,
-        beneath: &impl Beneath,
+        beneath: &impl RawFile,
         last_frame: &LastFrame<'_>,
     ) -> Result<bool> {
         self.check_place()?;
@@ -236,12 +236,12 @@ impl Capture {
         *live = None;
         let old_salts = old.map(Header::salts);
         let (_held, before) = self.open()?;
-        let mut moved = Alone::No;
+        let mut moved = Exclusive::No;
         let follows = match before {
             None => self.begins(false)?,
             Some(mut before) => {
                 let was = if self.is_pruned(before.generation())? {
-                    Was::Lost
+                    Was::Unstamped
                 } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
                     self.forget_behind(before.generation().sequence);
@@ -252,7 +252,7 @@ impl Capture {
                     match stamps.end() {
                         _ if stamps.made(None).is_empty() => Was::Unused,
                         Some(_) if self.is_at_rest(&stamps)? => Was::Kept,
-                        _ => Was::Lost,
+                        _ => Was::Unstamped,
                     }
                 };
                 if was == Was::Unused && self.is_begun_again(&before, header)? {
@@ -265,10 +265,10 @@ impl Capture {
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
         // Its first flush may be another connection's, which knows nothing of what was made here.
-        if moved == Alone::WithNeighbours && self.flushes.load(Relaxed) {
+        if moved == Exclusive::WithNeighbours && self.flushes.load(Relaxed) {
             self.flush()?;
         }
-        Ok(moved != Alone::No)
+        Ok(moved != Exclusive::No)
     }
 
     /// Lets go of the memory of the segment that is so old now that hardly anybody asks for it.
@@ -276,13 +276,13 @@ impl Capture {
         if let Some(old) = sequence.checked_sub(IN_MEMORY)
             && let Ok(Some(file)) = Disk::open(&self.paths.file(old, ArchiveFile::Segment))
         {
-            page_cache::forget(&file);
+            os_cache::forget(&file);
         }
     }
 
     /// Whether this header was written before, for a transaction that was rolled back. Other connections have the stamps of
     /// that generation open, and would go on to stamp there if new ones took their place: they tell them by the salts.
-    fn is_begun_again(&self, before: &Live, header: &Header) -> Result<bool> {
+    fn is_begun_again(&self, before: &StampLog, header: &Header) -> Result<bool> {
         let generation = before.generation();
         let is_same = (generation.salts, generation.page_size, generation.first_frame)
             == (header.salts(), header.page_size(), 0);
@@ -291,15 +291,15 @@ impl Capture {
 
     /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header
     /// of the one that was begun over it.
-    fn was_kept(&self, before: &mut Live) -> Result<bool> {
+    fn was_kept(&self, before: &mut StampLog) -> Result<bool> {
         self.recover_end(before)?;
         let stamps = before.stamps()?;
         Ok(stamps.end().is_some() && self.is_at_rest(&stamps)?)
     }
 
     /// How a generation follows `before`: it goes on from that, or takes its place, or begins anew.
-    fn follow(&self, before: &mut Live, was: Was) -> Result<Follows> {
-        if was == Was::Lost {
+    fn follow(&self, before: &mut StampLog, was: Was) -> Result<Follows> {
+        if was == Was::Unstamped {
             self.note_lost_log(before)?;
         }
         let stamps = before.stamps()?;
@@ -327,21 +327,24 @@ impl Capture {
         self.disk().rename(&self.paths.live_stamps(), &numbered)?;
         Ok(match was {
             Was::Kept => next,
-            Was::Unused | Was::Lost => {
+            Was::Unused | Was::Unstamped => {
                 Follows { begins: true, after_change: true, link: 0, end_before: LogEnd::NONE, ..next }
             }
         })
     }
 
     /// A history that begins in the middle of a WAL, which somebody else began.
-    fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
+    fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<StampLog> {
         self.make_dir()?;
         let (_held, before) = self.open()?;
         let follows = match before {
             None => self.begins(true)?,
-            Some(mut before) => {
-                Follows { begins: true, after_change: true, link: 0, ..self.follow(&mut before, Was::Lost)? }
-            }
+            Some(mut before) => Follows {
+                begins: true,
+                after_change: true,
+                link: 0,
+                ..self.follow(&mut before, Was::Unstamped)?
+            },
         };
         // The snapshot holds the frames that are there, and must not outlive them.
         self.flush_files([self.wal.clone()])?;
@@ -353,8 +356,14 @@ impl Capture {
     }
 
     /// Makes the stamps of a new generation, and a snapshot before them if the history begins there.
-    fn create(&self, follows: &Follows, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<Live> {
-        let data = archive::state_of(&self.data)?.unwrap_or(FileState { len: 0, changed_at: 0 });
+    fn create(
+        &self,
+        follows: &Follows,
+        salts: [u8; 8],
+        page_size: u32,
+        first_frame: u32,
+    ) -> Result<StampLog> {
+        let data = history::state_of(&self.data)?.unwrap_or(FileState { len: 0, changed_at: 0 });
         let generation = Generation {
             database: self.history.database,
             sequence: follows.sequence,
@@ -392,7 +401,7 @@ impl Capture {
             self.disk().remove(&self.paths.wanted())?;
         }
         self.flush_stamps_later(&generation);
-        Live::map(&generation, &file, &self.paths.live_stamps())
+        StampLog::map(&generation, &file, &self.paths.live_stamps())
     }
 
     /// Whether maintenance asked for a snapshot before a generation, or one was taken before the same generation was begun
@@ -408,7 +417,7 @@ impl Capture {
     /// Takes a snapshot before a generation.
     fn take_snapshot(&self, generation: &Generation) -> Result<()> {
         let mut taken = Ok(());
-        super::apart(&mut || taken = present::take(self.disk(), &self.paths, &self.data, generation))?;
+        super::apart(&mut || taken = base_snapshot::take(self.disk(), &self.paths, &self.data, generation))?;
         if taken.is_err() {
             let _removed_by_the_next = self.disk().remove(&self.paths.dir().join("snapshot.new"));
         }
@@ -467,7 +476,7 @@ impl Capture {
     /// told from its length and time (they change when a fleet is copied elsewhere, and when a log is checkpointed once
     /// more after a crash), its pages are compared.
     fn is_as(&self, stamps: &Stamps, state: Option<FileState>) -> Result<bool> {
-        if state.is_some() && archive::state_of(&self.data)? == state {
+        if state.is_some() && history::state_of(&self.data)? == state {
             return Ok(true);
         }
         let database = self.history.database;

@@ -10,8 +10,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, CreateDatabaseInput, Error, ErrorKind, ExportOptions, Hook, PageFormat,
-    RemoteEncryption, Result, Seed, Step, rusqlite::Connection, unwatched,
+    Cipher, ControlPlane, CreateDatabaseInput, DiskOp, Error, ErrorKind, ExportOptions, FaultHook,
+    PageFormat, RemoteEncryption, Result, Seed, no_progress, rusqlite::Connection,
 };
 
 use crate::{
@@ -61,7 +61,7 @@ fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
     let Fleet { plane, dir } = fleet;
     let out = dir.path().join("out.db");
     let export = |options: ExportOptions| {
-        let exported = plane.export_database("vault", &out, &options, &mut unwatched);
+        let exported = plane.export_database("vault", &out, &options, &mut no_progress);
         let _not_there = fs::remove_file(&out);
         exported
     };
@@ -144,7 +144,7 @@ fn a_first_page_of_another_database_in_the_log_is_not_exported() {
     super::log::relink(&mut log);
     fs::write(fleet.place("vault").join("data.db-wal"), log).unwrap();
     let out = fleet.dir.path().join("out.db");
-    let exported = fleet.plane.export_database("vault", &out, &ExportOptions::default(), &mut unwatched);
+    let exported = fleet.plane.export_database("vault", &out, &ExportOptions::default(), &mut no_progress);
     let (kind, text) = refused(exported);
     assert!(kind == ErrorKind::Corrupt && text.contains(SAYS), "{kind}: {text}");
     assert!(!out.exists());
@@ -156,10 +156,10 @@ fn a_database_knows_its_file_however_it_was_made() {
         let fleet = fleet("source", format);
         let Fleet { plane, dir } = &fleet;
         let out = dir.path().join("out.db");
-        plane.export_database("source", &out, &ExportOptions::default(), &mut unwatched).unwrap();
+        plane.export_database("source", &out, &ExportOptions::default(), &mut no_progress).unwrap();
         let plain = dir.path().join("plain.db");
         let decrypt = ExportOptions::default().encryption_key(key(CIPHER)).decrypt(true);
-        plane.export_database("source", &plain, &decrypt, &mut unwatched).unwrap();
+        plane.export_database("source", &plain, &decrypt, &mut no_progress).unwrap();
         let input =
             |name: &str| CreateDatabaseInput::new(name, "default").with_encryption(encryption(format));
         plane.import_database(input("sealed"), out.as_path()).unwrap();
@@ -167,7 +167,7 @@ fn a_database_knows_its_file_however_it_was_made() {
         plane.create_database(input("draft").with_seed(Seed::DatabaseUpload)).unwrap();
         let upload = |file: PathBuf| {
             let encryption = encryption(format);
-            plane.upload_encrypted_database("draft", file.as_path(), &encryption, None, &mut unwatched)
+            plane.upload_encrypted_database("draft", file.as_path(), &encryption, None, &mut no_progress)
         };
         assert_eq!(refused(upload(dir.path().join("nothing"))).0, ErrorKind::NotFound);
         upload(plain).unwrap();
@@ -212,21 +212,21 @@ fn the_catalog_holds_nothing_of_a_file_that_is_not_there() {
     let fleet = fleet("source", PageFormat::Native);
     fleet.create("plain");
     let out = fleet.dir.path().join("out.db");
-    fleet.plane.export_database("source", &out, &ExportOptions::default(), &mut unwatched).unwrap();
+    fleet.plane.export_database("source", &out, &ExportOptions::default(), &mut no_progress).unwrap();
     // Moving a directory to its place fails, when the row says already that it is whole.
     let once = AtomicBool::new(true);
-    let hook: Arc<Hook> = Arc::new(move |step: Step, _: &Path| {
-        if step == Step::Rename && once.swap(false, Relaxed) {
+    let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, _: &Path| {
+        if step == DiskOp::Rename && once.swap(false, Relaxed) {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
         Ok(())
     });
-    let faulty = ControlPlane::builder().on_step(hook).open(fleet.plane.root()).unwrap();
+    let faulty = ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap();
     let input = CreateDatabaseInput::new("draft", "default").with_encryption(encryption(PageFormat::Native));
     fleet.plane.create_database(input.with_seed(Seed::DatabaseUpload)).unwrap();
     let upload = |plane: &ControlPlane| {
         let encryption = encryption(PageFormat::Native);
-        plane.upload_encrypted_database("draft", out.as_path(), &encryption, None, &mut unwatched)
+        plane.upload_encrypted_database("draft", out.as_path(), &encryption, None, &mut no_progress)
     };
     assert_eq!(refused(upload(&faulty)).0, ErrorKind::DiskFull);
     assert_eq!((held(&fleet, "draft"), held(&fleet, "plain")), ((None, None), (None, None)));

@@ -1,0 +1,201 @@
+//! Copies of a WAL that stays where it is, because another program has it open.
+//!
+//! When the last connection of this process closes while another program has the database open, the WAL stays. That program
+//! may close last: SQLite then moves the pages of the WAL into the database file and deletes it, and nothing of this crate is
+//! asked. So all that is committed is in the archive before this process leaves the WAL.
+//!
+//! Only the frames that follow the last copy are copied, to the end of the segment. An end record is written when they are on
+//! the disk: so the segment is whole up to its newest end record, whatever the power takes, and what stands behind that may be
+//! torn and is written again. Committed frames stay as they are until the WAL is begun anew, which `beneath` prevents meanwhile.
+
+use std::{fs::File, path::Path};
+
+use super::{Capture, LastFrame, PoisonError};
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    history::{self, Log},
+    layout::ArchiveFile,
+    stamps::{Generation, LogEnd, Record},
+    wal::{self, Header},
+};
+
+/// The bytes that are copied at a time.
+const STEP: usize = 1 << 20;
+
+/// Whether other processes may write to the same segment meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place<'a> {
+    /// No: the caller has the lock under which nobody else writes to the WAL.
+    Exclusive,
+    /// They may write the same frames to the same places. A new copy gets this name first.
+    Shared(&'a str),
+}
+
+impl Capture {
+    /// Copies what was committed to the WAL since the last copy into the archive.
+    ///
+    /// Nobody may begin the WAL anew while this runs. An end record is written only if `is_alone`: if nobody else may write to
+    /// the WAL and its stamps.
+    pub(in crate::vfs) fn keep(&self, last_frame: &LastFrame<'_>, is_alone: bool) -> Result<()> {
+        if !self.is_in_place() {
+            return Ok(());
+        }
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let held = self.hold()?;
+        let current = match history::current_stamps(&self.paths, &self.data) {
+            // The next writer begins a history anew behind what is damaged.
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
+            current => current?,
+        };
+        let Some((stamps, _)) = current.filter(|(stamps, _)| self.is_own(&stamps.generation)) else {
+            return Ok(());
+        };
+        let generation = stamps.generation;
+        if self.is_pruned(&generation)? {
+            return Ok(());
+        }
+        let Some((file, header)) = self.wal_of(&generation)? else { return Ok(()) };
+        let Some(frame) = last_frame(generation.salts).filter(|frame| *frame > generation.first_frame) else {
+            return Ok(());
+        };
+        let Some((pages, checksum)) = history::commit_at(&file, &self.wal, &header, frame)? else {
+            return Ok(());
+        };
+        let (end, copied) = (LogEnd { frame, pages, checksum }, stamps.last_end());
+        let segment = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        if copied == Some(end) && stamps.end().is_some() && Disk::exists(&segment)? {
+            return Ok(());
+        }
+        // Without random bytes two processes may take the same name: what is published is compared with the log.
+        let beside = format!("segment-{:016x}.new", getrandom::u64().unwrap_or_default());
+        let place = if is_alone { Place::Exclusive } else { Place::Shared(&beside) };
+        self.copy_log(&file, log_len(&header, frame), &generation, copied, place)?;
+        let is_same = history::commit_at(&file, &self.wal, &header, frame)? == Some((pages, checksum));
+        if !is_same || self.wal_of(&generation)?.is_none() {
+            return Err(in_use());
+        }
+        self.flush_later(segment);
+        self.flush()?;
+        drop(held);
+        if is_alone
+            && let (_held, Some(mut live)) = self.open_own()?
+            && *live.generation() == generation
+        {
+            self.append(&mut live, Record::End(end))?;
+        }
+        Ok(())
+    }
+
+    /// Copies the first `len` bytes of a WAL to its segment. If the segment has the frames up to the end record `copied`, only
+    /// those that follow are copied; otherwise all of them are, under another name first.
+    pub(super) fn copy_log(
+        &self,
+        file: &File,
+        len: u64,
+        generation: &Generation,
+        copied: Option<LogEnd>,
+        place: Place<'_>,
+    ) -> Result<()> {
+        let segment = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        let cut =
+            || Error::naming(ErrorKind::Io, &self.wal, |log| format!("{log} was cut while it was copied"));
+        if let Some(from) = self.copied_len(file, generation, copied, place)? {
+            let copy = self.disk().open_to_write(&segment)?;
+            let mut buffer = Vec::new();
+            let mut at = from;
+            while at < len {
+                buffer.resize(usize::try_from(len - at).unwrap_or(STEP).min(STEP), 0);
+                if Disk::read_up_to(file, &self.wal, &mut buffer, at)? < buffer.len() {
+                    return Err(cut());
+                }
+                self.disk().write_at(&copy, &segment, &buffer, at)?;
+                at += buffer.len() as u64;
+            }
+            // Behind a copy that was torn.
+            if place == Place::Exclusive && Disk::len(&segment)?.is_some_and(|found| found > len.max(from)) {
+                self.disk().set_len(&copy, &segment, len.max(from))?;
+            }
+            return Ok(());
+        }
+        let beside = match place {
+            Place::Exclusive => "segment.new",
+            // Another process may have made it since, with an end record that must stay right.
+            Place::Shared(_) if Disk::exists(&segment)? => return Err(in_use()),
+            Place::Shared(beside) => beside,
+        };
+        let beside = self.paths.dir().join(beside);
+        self.disk().remove(&beside)?;
+        let copied = self.disk().create_like(&beside, &self.data).and_then(|copy| {
+            if self.disk().clone_file(file, &copy, &beside)? {
+                self.disk().set_len(&copy, &beside, len)?;
+            } else if self.disk().copy(file, &copy, &beside, len, |_| true)? < len {
+                return Err(cut());
+            }
+            match place {
+                Place::Exclusive => self.disk().rename(&beside, &segment),
+                // Nobody replaces it once it has its name, so all of it is on the disk before.
+                Place::Shared(_) => {
+                    self.disk().sync_file(&copy, &beside)?;
+                    self.disk().rename_new(&beside, &segment)
+                }
+            }
+        });
+        copied.map_err(|error| {
+            let _removed_by_maintenance = self.disk().remove(&beside);
+            let is_taken = place != Place::Exclusive && error.kind() == ErrorKind::AlreadyExists;
+            if is_taken { in_use() } else { error }
+        })
+    }
+
+    /// The bytes of a WAL that its segment has; `None` if there is no such segment.
+    ///
+    /// They are on the disk up to the end record `copied`. Without one a segment is replaced, unless others may write to it:
+    /// then its frames are read to find where they end.
+    ///
+    /// Both must have the frame that the end record `copied` names: its checksum stands for all frames before it. A WAL that
+    /// lost its end with the power may have other frames there.
+    fn copied_len(
+        &self,
+        file: &File,
+        generation: &Generation,
+        copied: Option<LogEnd>,
+        place: Place<'_>,
+    ) -> Result<Option<u64>> {
+        let path = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        let Some(segment) = Disk::open_regular(&path)? else { return Ok(None) };
+        let read = || Ok::<_, Error>(Log::read(&segment, &path)?.map(|log| log.end()));
+        let end = match copied.filter(|end| end.frame > 0) {
+            None if place != Place::Exclusive => read()?,
+            copied => copied,
+        };
+        let Some(end) = end.filter(|end| end.frame > 0) else { return Ok(None) };
+        let (mut ours, mut theirs) = ([0; wal::HEADER_LEN], [0; wal::HEADER_LEN]);
+        Disk::read_up_to(&segment, &path, &mut ours, 0)?;
+        Disk::read_up_to(file, &self.wal, &mut theirs, 0)?;
+        let Some(header) = Header::parse(&ours).filter(|_| ours == theirs) else { return Ok(None) };
+        let has_end = |file: &File, path: &Path| {
+            let found = history::commit_at(file, path, &header, end.frame)?;
+            Ok::<_, Error>(found == Some((end.pages, end.checksum)))
+        };
+        let len = log_len(&header, end.frame);
+        let is_copied =
+            has_end(&segment, &path)? && has_end(file, &self.wal)? && Disk::len(&path)? >= Some(len);
+        Ok(is_copied.then_some(len))
+    }
+
+    fn is_own(&self, generation: &Generation) -> bool {
+        generation.database == self.history.database
+    }
+}
+
+#[cold]
+fn in_use() -> Error {
+    let message = "another program writes to the log, or to its copy in the archive, at the same time";
+    Error::new(ErrorKind::Busy, message)
+}
+
+/// The length of a log up to a frame.
+fn log_len(header: &Header, frame: u32) -> u64 {
+    wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64
+}

@@ -1,0 +1,183 @@
+//! Which stamps are the newest, whatever a crash, a power loss or damage has left of them.
+
+use super::{Capture, Follows, Relaxed, StampLog};
+use crate::{
+    disk::{DirLock, Disk},
+    error::{ErrorKind, Result},
+    history::{self, RetentionMark, pristine},
+    layout::{self, ArchiveFile, ArchivePaths},
+    stamps::{Generation, Stamps},
+};
+
+/// The newest stamps in an archive.
+enum Newest {
+    None,
+    Own(StampLog),
+    /// They carry the id of another database.
+    Foreign,
+}
+
+impl Capture {
+    /// Keeps the history from being pruned, and returns the newest stamps; `None` if there are none.
+    ///
+    /// The archive of another database is put aside first: this database's history then begins anew.
+    pub(super) fn open(&self) -> Result<(Option<DirLock>, Option<StampLog>)> {
+        loop {
+            let held = self.hold()?;
+            match self.newest_stamps()? {
+                Newest::None => return Ok((held, None)),
+                Newest::Own(live) => return Ok((held, Some(live))),
+                Newest::Foreign => {
+                    drop(held);
+                    if !self.set_foreign_aside()? {
+                        return Ok((self.hold()?, None));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps the history from being pruned, and returns the newest stamps of this database without changing what belongs to
+    /// another one; `None` if there are none.
+    pub(super) fn open_own(&self) -> Result<(Option<DirLock>, Option<StampLog>)> {
+        let held = self.hold()?;
+        let newest = self.newest_stamps()?;
+        Ok((held, if let Newest::Own(live) = newest { Some(live) } else { None }))
+    }
+
+    fn newest_stamps(&self) -> Result<Newest> {
+        let path = self.paths.live_stamps();
+        if Disk::len(&path)?.is_none() {
+            let Some((newest, stamps)) = self.newest_numbered()? else { return Ok(Newest::None) };
+            if stamps.generation.database != self.history.database {
+                return Ok(Newest::Foreign);
+            }
+            // A crash between two renames leaves the newest stamps under their number. They get their place back.
+            self.disk().rename(&self.paths.file(newest, ArchiveFile::Stamps), &path)?;
+        }
+        let current = match history::current_stamps(&self.paths, &self.data) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.set_aside()?;
+                None
+            }
+            Ok(Some((stamps, _))) if stamps.generation.database != self.history.database => {
+                return Ok(Newest::Foreign);
+            }
+            // Older ones took the place of the newest.
+            Ok(Some((stamps, false)))
+                if Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps))? =>
+            {
+                self.set_aside()?;
+                None
+            }
+            current => current?,
+        };
+        let Some((stamps, newer_are_void)) = current else { return Ok(Newest::None) };
+        if newer_are_void {
+            let numbered = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
+            self.disk().rename(&numbered, &path)?;
+        }
+        let file = self.disk().open_to_write(&path)?;
+        StampLog::map(&stamps.generation, &file, &path).map(Newest::Own)
+    }
+
+    /// Puts what belongs to another database out of the way of this database's history, and removes none of it.
+    ///
+    /// The whole directory is renamed, since it is perhaps the only copy of that history. If the archive holds stamps of this
+    /// database too, the live stamps alone are foreign: these get the next number, as damaged ones do. Returns whether the
+    /// directory was renamed.
+    fn set_foreign_aside(&self) -> Result<bool> {
+        let is_own = |sequence| {
+            let stamps = history::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps));
+            matches!(stamps, Ok(Some(stamps)) if stamps.generation.database == self.history.database)
+        };
+        if self.numbered()?.into_iter().any(is_own) {
+            if Disk::exists(&self.paths.live_stamps())? {
+                self.set_aside()?;
+            }
+            return Ok(false);
+        }
+        let mut number = 1;
+        while Disk::exists(&layout::archive_aside(&self.data, number))? {
+            number += 1;
+        }
+        self.disk().rename(self.paths.dir(), &layout::archive_aside(&self.data, number))?;
+        self.make_dir().map(|()| true)
+    }
+
+    /// The newest stamps that have a number; `None` if there are none or they are damaged, which they stay.
+    fn newest_numbered(&self) -> Result<Option<(u64, Stamps)>> {
+        if !Disk::exists(self.paths.dir())? {
+            return Ok(None);
+        }
+        let Some(newest) = self.newest()? else { return Ok(None) };
+        match history::read_stamps(&self.paths.file(newest, ArchiveFile::Stamps)) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+            stamps => Ok(stamps?.map(|stamps| (newest, stamps))),
+        }
+    }
+
+    /// Damage to the past is no reason to write nothing any more: what is damaged gets the number that it would have got, by
+    /// which it is found to be damaged, and a history begins behind it.
+    fn set_aside(&self) -> Result<()> {
+        let number = self.next_number()?;
+        self.disk().rename(&self.paths.live_stamps(), &self.paths.file(number, ArchiveFile::Stamps))
+    }
+
+    /// The newest generation whose stamps have its number.
+    fn newest(&self) -> Result<Option<u64>> {
+        Ok(self.numbered()?.into_iter().max())
+    }
+
+    /// The generations whose stamps have their number.
+    fn numbered(&self) -> Result<Vec<u64>> {
+        let names = Disk::list(self.paths.dir())?;
+        let files = names.iter().filter_map(|name| ArchivePaths::parse(name));
+        Ok(files.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).collect())
+    }
+
+    /// The number of a generation that goes on from none that is there.
+    fn next_number(&self) -> Result<u64> {
+        let retained = self.retained()?.map_or(1, |retained| retained.from);
+        Ok(self.newest()?.map_or(1, |newest| newest + 1).max(retained))
+    }
+
+    /// What the history retains. What is damaged keeps nobody from writing.
+    fn retained(&self) -> Result<Option<RetentionMark>> {
+        match RetentionMark::read(&self.paths, self.history.database) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+            retained => retained,
+        }
+    }
+
+    /// Whether a generation is pruned: its history does not go on.
+    pub(super) fn is_pruned(&self, generation: &Generation) -> Result<bool> {
+        Ok(self.retained()?.is_some_and(|retained| generation.sequence < retained.from))
+    }
+
+    /// Keeps the history from being pruned while it is added to.
+    pub(super) fn hold(&self) -> Result<Option<DirLock>> {
+        Disk::share_dir(self.paths.dir())
+    }
+
+    /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
+    pub(super) fn begins(&self, after_change: bool) -> Result<Follows> {
+        let newest = self.newest()?;
+        let mut not_before = self.history.born_at;
+        for sequence in newest.into_iter().chain(newest.and_then(|newest| newest.checked_sub(1))) {
+            if let Ok(Some(stamps)) = history::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps))
+                && stamps.generation.database == self.history.database
+            {
+                not_before = not_before.max(stamps.last_instant());
+            }
+        }
+        let sequence = self.next_number()?;
+        let is_as_it_began = || match pristine::is_as_it_began(&self.data, crate::vfs::apart) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+            is_as_it_began => is_as_it_began,
+        };
+        let is_born = self.since_birth.load(Relaxed) && sequence == 1 && is_as_it_began()? == Some(true);
+        let after_change = after_change || !is_born;
+        Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
+    }
+}

@@ -1,0 +1,122 @@
+//! The stamps of the generation that the WAL is in: a file in shared memory, to which every connection appends.
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Release},
+    },
+};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::{
+    disk::Disk,
+    error::{Error, ErrorKind, Result},
+    stamps::{
+        Commit, Generation, HEADER_LEN, HEADER_WORDS, RECORD_LEN, RECORD_WORDS, Record, Slot, Stamps, Word,
+    },
+    vfs::ffi,
+};
+
+/// Who appends holds the lock under which nobody else writes to the WAL.
+#[derive(Debug)]
+pub(super) struct StampLog {
+    generation: Generation,
+    seed: u64,
+    map: MmapRaw,
+    /// Places that were seen to be taken.
+    used: usize,
+    /// The instant of the newest stamp.
+    last: i64,
+}
+
+impl StampLog {
+    /// Maps a file of stamps with this header.
+    pub(super) fn map(generation: &Generation, file: &File, path: &Path) -> Result<Self> {
+        let map = MmapOptions::new().map_raw(file).map_err(|error| Error::io_at("mapping", path, error))?;
+        if map.len() < HEADER_LEN {
+            return Err(Error::naming(ErrorKind::Corrupt, path, |file| {
+                format!("{file} is damaged: it is cut off")
+            }));
+        }
+        // None before the generation began, so that no instant before that is part of it.
+        let last = generation.begun_at.saturating_sub(1).max(generation.not_before);
+        let seed = generation.seed();
+        let mut live = Self { generation: *generation, seed, map, used: 0, last };
+        // Behind what the power took there may be more.
+        for place in 0..(live.map.len() - HEADER_LEN) / RECORD_LEN {
+            live.take_in(place);
+        }
+        Ok(live)
+    }
+
+    pub(super) fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Stamps a commit: now, but never before what was stamped earlier. Says when that is.
+    pub(super) fn stamp(&mut self, disk: &Disk, path: &Path, now: i64, commit: Commit) -> Result<i64> {
+        self.look();
+        let at = now.max(self.last.saturating_add(1));
+        self.append(disk, path, Record::Commit(Commit { at, ..commit })).map(|()| at)
+    }
+
+    /// Appends a record, and makes room for it first if there is none.
+    pub(super) fn append(&mut self, disk: &Disk, path: &Path, record: Record) -> Result<()> {
+        self.look();
+        // Another connection may have made room, and used it up.
+        while HEADER_LEN + (self.used + 1) * RECORD_LEN > self.map.len() {
+            let file = disk.open_to_write(path)?;
+            let mut header = [0; HEADER_LEN];
+            Disk::read_up_to(&file, path, &mut header, 0)?;
+            // Where the database was destroyed, another one of its name may be there.
+            if Stamps::parse(&header).is_some_and(|there| there.generation != self.generation) {
+                let message = "the database was destroyed while this connection had it open";
+                return Err(Error::new(ErrorKind::Destroyed, message));
+            }
+            disk.allocate(&file, path, self.map.len() as u64 * 2)?;
+            *self = Self::map(&self.generation, &file, path)?;
+        }
+        let place = HEADER_WORDS + self.used * RECORD_WORDS;
+        let words = &ffi::words(&self.map)[place..place + RECORD_WORDS];
+        for (word, value) in words.iter().zip(record.encode(self.seed, self.used)) {
+            word.store(value.to_le(), Release);
+        }
+        self.look();
+        Ok(())
+    }
+
+    /// Takes in what others have appended.
+    fn look(&mut self) {
+        while self.take_in(self.used) {}
+    }
+
+    /// Takes in what stands at a place, if anything does.
+    fn take_in(&mut self, place: usize) -> bool {
+        let at = HEADER_WORDS + place * RECORD_WORDS;
+        let Some(words) =
+            ffi::words(&self.map).get(at..).and_then(<[AtomicU64]>::first_chunk::<RECORD_WORDS>)
+        else {
+            return false;
+        };
+        let words = words.each_ref().map(|word| Word::from_le(word.load(Acquire)));
+        if words == [0; RECORD_WORDS] {
+            return false;
+        }
+        if let Slot::Record(Record::Commit(commit)) = Slot::decode(words, self.seed, place) {
+            self.last = self.last.max(commit.at);
+        }
+        self.used = self.used.max(place + 1);
+        true
+    }
+
+    /// All that stands there.
+    pub(super) fn stamps(&self) -> Result<Stamps> {
+        let words: Vec<Word> =
+            ffi::words(&self.map).iter().map(|word| Word::from_le(word.load(Acquire))).collect();
+        Stamps::of(&words)
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the stamps of a database are damaged"))
+    }
+}

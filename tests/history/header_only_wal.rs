@@ -1,0 +1,93 @@
+//! A log that has a header and nothing behind it: the flush of that header may be left out, and no other one.
+
+use std::{
+    env,
+    io::{Read, Seek, SeekFrom},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use litefleet::{Cipher, DatabaseChanges, ErrorKind, Retention, SizeLimit, Synchronous, explain};
+
+use crate::{
+    disk::{self, Call, Opened, Verdict, Watcher},
+    support::Ledger,
+};
+
+/// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
+const ROLE: &str = "LITEFLEET_BARE_CHILD";
+
+/// Counts the flushes of a log.
+#[derive(Default)]
+struct Flushes(AtomicUsize);
+
+impl Watcher for Flushes {
+    fn covers(&self, file: &Opened) -> bool {
+        file.path.as_ref().is_some_and(|path| path.ends_with("orders/data.db-wal"))
+    }
+
+    fn see(&self, _: &Opened, call: Call<'_>) -> Verdict {
+        if matches!(call, Call::Sync) {
+            self.0.fetch_add(1, SeqCst);
+        }
+        Verdict::Pass
+    }
+}
+
+/// Leaves a header alone, turns the history off, and commits.
+fn check(cipher: Option<Cipher>, flushes: &Flushes) {
+    let ledger = Ledger::new(cipher);
+    let connection =
+        ledger.plane.connect("orders", &ledger.options().synchronous(Synchronous::Full)).unwrap();
+    let configure = |changes| drop(ledger.plane.configure_database("orders", changes).unwrap());
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    let size = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().size;
+    configure(DatabaseChanges::default().size_limit(Some(SizeLimit::from_bytes(size).unwrap())));
+    // The first pages that do not fit into the cache are behind the limit.
+    let sql = "PRAGMA cache_size = 1; BEGIN; INSERT INTO t VALUES (zeroblob(1000000))";
+    let refused = connection.execute_batch(sql).unwrap_err();
+    assert_eq!(explain(&connection, refused).kind(), ErrorKind::TooLarge);
+    if !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK").unwrap();
+    }
+    // The log was moved away, and the new one has a header alone.
+    assert!(ledger.place().join("archive/000000000001.wal").exists());
+    let mut log = std::fs::File::open(ledger.place().join("data.db-wal")).unwrap();
+    let mut head = [0; 33];
+    log.seek(SeekFrom::Start(0)).unwrap();
+    log.read_exact(&mut head).unwrap();
+    assert!(head[0] == 0x37 && head[24..32] != [0; 8] && head[32] == 0);
+    let mut rest = Vec::new();
+    log.read_to_end(&mut rest).unwrap();
+    assert!(rest.iter().all(|byte| *byte == 0));
+
+    configure(DatabaseChanges::default().size_limit(None).history_window(Some(Retention::OFF)));
+    let before = flushes.0.load(SeqCst);
+    connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+    assert!(
+        flushes.0.load(SeqCst) > before,
+        "{cipher:?}: a commit with synchronous=FULL that was not flushed"
+    );
+}
+
+#[test]
+fn a_commit_is_flushed_that_follows_a_lone_header_with_the_history_turned_off() {
+    if env::var_os(ROLE).is_none() {
+        let name =
+            "header_only_wal::a_commit_is_flushed_that_follows_a_lone_header_with_the_history_turned_off";
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+        assert!(child.status().unwrap().success());
+        return;
+    }
+    disk::slide_beneath();
+    let flushes = Arc::new(Flushes::default());
+    let _watch = disk::watch(Arc::clone(&flushes) as _);
+    for cipher in [None, Some(Cipher::Aegis256)] {
+        check(cipher, &flushes);
+    }
+}
