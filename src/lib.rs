@@ -50,8 +50,54 @@ mod maintainer;
 #[cfg(feature = "http")]
 pub mod http;
 
-#[doc = include_str!("docs/format.md")]
-pub mod format {}
+/// The reference: a guide, and a page for each part of the crate.
+///
+/// | page | contents |
+/// |---|---|
+/// | [guide] | databases, connections and imports; recipes for pools, tokio and tests |
+/// | [encryption] | ciphers, keys, what is protected |
+/// | [history] | restore, retention, maintenance, verification |
+/// | [cli](mod@cli) | the program `litefleet` |
+/// | [http](mod@http) | the Platform API over HTTP |
+/// | [operations] | a fleet on disk, a service, backup, upgrades, monitoring |
+/// | [benchmarks] | measured ratios |
+/// | [format](mod@format) | every byte on disk, and every crash |
+/// | [architecture] | layers, invariants, the lock order, the glossary |
+pub mod docs {
+    #[doc = include_str!("docs/guide.md")]
+    pub mod guide {}
+
+    #[doc = include_str!("docs/encryption.md")]
+    pub mod encryption {}
+
+    #[doc = include_str!("docs/history.md")]
+    pub mod history {}
+
+    #[doc = include_str!("docs/cli.md")]
+    pub mod cli {}
+
+    #[doc = include_str!("docs/http.md")]
+    pub mod http {}
+
+    #[doc = include_str!("docs/operations.md")]
+    pub mod operations {}
+
+    #[doc = include_str!("docs/benchmarks.md")]
+    ///
+    /// <div>
+    #[doc = include_str!("../benches/sealed.svg")]
+    /// </div>
+    pub mod benchmarks {}
+
+    #[doc = include_str!("docs/format.md")]
+    pub mod format {}
+
+    #[doc = include_str!("docs/architecture.md")]
+    pub mod architecture {}
+}
+
+#[doc(hidden)]
+pub use docs::format;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
