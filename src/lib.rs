@@ -5,7 +5,7 @@ compile_error!(
     "litefleet runs on Linux: copying a database that is in use needs descriptor tables of its own"
 );
 
-// Lowest layer first; a file may name only those above it in this list (tests/tidy.rs holds the table).
+// Lowest layer first; a file may name only those above it in this list (tests/tidy holds the table).
 mod error;
 mod finding;
 mod id;
