@@ -24,6 +24,12 @@ mod seekable;
 mod stamps;
 mod wal;
 
+#[expect(
+    unsafe_code,
+    reason = "calls of the operating system and shared memory; unsafe code is confined to this module and the VFS shim"
+)]
+mod sys;
+
 mod disk;
 mod layout;
 mod os_cache;

@@ -119,7 +119,7 @@ impl Journal {
 impl LiveCopy<'_> {
     /// Makes the copy, which is not flushed to the disk, and returns its size in bytes.
     ///
-    /// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors): it opens and closes the source.
+    /// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the source.
     pub(crate) fn run(&self, watch: &mut ProgressFn<'_>) -> Result<u64> {
         let target = self.disk.create(self.target)?;
         let mut locked = false;

@@ -22,7 +22,7 @@ const ATTEMPTS: u32 = 100;
 /// How far the connections to the database in the file `data` see its log, which has these salts. It is to be asked after
 /// the log was read, or after what the log is to be laid over.
 ///
-/// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors): it opens and closes the file.
+/// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the file.
 pub(crate) fn seen(data: &Path, salts: [u8; 8]) -> Result<SeenFrames> {
     let path = layout::beside(data, "-shm");
     let Some(file) = Disk::open_regular(&path)? else { return Ok(SeenFrames::Unknown) };

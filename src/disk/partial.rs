@@ -26,7 +26,7 @@ impl Disk {
 
     /// Keeps SQLite's connections out of a database file until the file is closed: they find it locked by a writer.
     ///
-    /// Call it [with private descriptors](crate::vfs::ffi::with_private_descriptors), which also keeps out the connections
+    /// Call it [with isolated descriptors](crate::sys::isolated_fds), which also keeps out the connections
     /// of this process. Where the file system has no such locks, SQLite has none there either.
     pub(crate) fn keep_connections_out(file: &File) {
         let _unsupported = unix::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive);

@@ -19,7 +19,7 @@ use crate::{
 /// Makes the snapshot before the first commit of a generation: the database file, overlaid with the frames of its WAL that
 /// were there before that.
 ///
-/// The caller keeps others from committing. Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors).
+/// The caller keeps others from committing. Must run [with isolated descriptors](crate::sys::isolated_fds).
 pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &Generation) -> Result<()> {
     let beside = paths.dir().join("snapshot.new");
     disk.remove(&beside)?;
@@ -70,7 +70,7 @@ fn lay_over(
 
 /// Whether a database file is, page by page, what it was at the end of a history.
 ///
-/// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors).
+/// Must run [with isolated descriptors](crate::sys::isolated_fds).
 pub(crate) fn is_at(data: &Path, past: &HistoricalImage) -> Result<bool> {
     let file = open(data)?;
     if database_len(&file, data)? != past.len() || Disk::len(data)?.is_none_or(|len| len < past.len()) {

@@ -6,7 +6,7 @@ use super::{
     Birth,
     errors::keeps_changing,
     image::HistoricalImage,
-    timeline::{Isolated, Target, Timeline},
+    timeline::{Target, Timeline},
 };
 use crate::{
     disk::Disk,
@@ -22,7 +22,6 @@ pub(super) struct Fallback {
     disk: Option<Disk>,
     data: PathBuf,
     birth: Birth,
-    apart: Isolated,
     /// Not an instant: what was committed since may be stamped before that.
     target: Target,
     /// Snapshots before this generation lead another way.
@@ -36,7 +35,6 @@ impl Fallback {
             disk: timeline.disk.clone(),
             data: timeline.data.clone(),
             birth: timeline.birth,
-            apart: timeline.apart,
             target: *target,
             below,
             way: OnceLock::new(),
@@ -60,10 +58,9 @@ impl Fallback {
     fn find(&self) -> Result<HistoricalImage> {
         for _ in 0..ATTEMPTS {
             // Logs may have come into the archive since the first way was found. Nothing was removed from there.
-            let mut past =
-                Timeline::ask(self.disk.as_ref(), &self.data, self.birth, self.apart, |timeline| {
-                    HistoricalImage::with(timeline, &self.target, Some(self.below))
-                })?;
+            let mut past = Timeline::ask(self.disk.as_ref(), &self.data, self.birth, |timeline| {
+                HistoricalImage::with(timeline, &self.target, Some(self.below))
+            })?;
             let held = past.hold();
             if past.is_still_there()? {
                 return held.map(|()| past);

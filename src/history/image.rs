@@ -16,7 +16,7 @@ use super::{
     page_cache::PageCache,
     prefetch::Prefetch,
     snapshot::Snapshot,
-    timeline::{Isolated, Target, Timeline},
+    timeline::{Target, Timeline},
 };
 use crate::{
     disk::{DirLock, Disk},
@@ -25,6 +25,7 @@ use crate::{
     page,
     point::{InstantPosition, ResolvedInstant},
     stamps::{Generation, Stamps},
+    sys::isolated_fds,
     time::Timestamp,
     wal::HEADER_LEN,
 };
@@ -157,10 +158,8 @@ impl HistoricalImage {
     }
 
     /// The pages of a database that has no history and is as it began, in memory.
-    pub(crate) fn began(data: &Path, apart: Isolated) -> Result<Self> {
-        let mut read = Ok((0, Vec::new()));
-        apart(&mut || read = read_all(data))?;
-        let (page_size, bytes) = read?;
+    pub(crate) fn began(data: &Path) -> Result<Self> {
+        let (page_size, bytes) = isolated_fds::run(|| read_all(data))??;
         let held: HashMap<u32, Vec<u8>> =
             (1..).zip(bytes.chunks_exact(page_size as usize).map(<[u8]>::to_vec)).collect();
         let pages = u32::try_from(held.len()).unwrap_or(u32::MAX);

@@ -2,12 +2,13 @@
 
 use std::{fs::File, path::Path};
 
-use super::{checksummed, timeline::Isolated};
+use super::checksummed;
 use crate::{
     disk::Disk,
     error::Result,
     shm,
     stamps::LogEnd,
+    sys::isolated_fds,
     wal::{self, FRAME_HEADER_LEN, Frame, HEADER_LEN, Header, SeenFrames},
 };
 
@@ -72,18 +73,11 @@ impl Log {
     }
 
     /// The log that SQLite writes to, up to the last commit that anybody has seen, if it has these salts.
-    pub(super) fn open_live(
-        data: &Path,
-        path: &Path,
-        salts: [u8; 8],
-        apart: Isolated,
-    ) -> Result<Option<(File, Self)>> {
+    pub(super) fn open_live(data: &Path, path: &Path, salts: [u8; 8]) -> Result<Option<(File, Self)>> {
         let Some((file, log)) = Self::open(path)?.filter(|(_, log)| log.salts == salts) else {
             return Ok(None);
         };
-        let mut seen = Ok(SeenFrames::Unknown);
-        apart(&mut || seen = shm::seen(data, salts))?;
-        match seen? {
+        match isolated_fds::run(|| shm::seen(data, salts))?? {
             SeenFrames::UpTo(frame) => log.up_to(frame, &file, path).map(|log| Some((file, log))),
             SeenFrames::Unknown => Ok(Some((file, log))),
         }

@@ -31,11 +31,8 @@
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 
 use super::{
-    Birth, HistoricalImage, RetentionMark,
-    compress::alone,
-    foreign, live_stamps, read_stamps,
-    snapshot::Snapshot,
-    timeline::{Isolated, Timeline},
+    Birth, HistoricalImage, RetentionMark, compress::alone, foreign, live_stamps, read_stamps,
+    snapshot::Snapshot, timeline::Timeline,
 };
 use crate::{
     disk::Disk,
@@ -61,7 +58,6 @@ pub(crate) struct Maintenance<'a> {
     pub(crate) disk: &'a Disk,
     pub(crate) data: &'a Path,
     pub(crate) birth: Birth,
-    pub(crate) apart: Isolated,
     /// Whether its pages are in the clear.
     pub(crate) is_plain: bool,
     pub(crate) now: Timestamp,
@@ -88,7 +84,7 @@ impl Maintenance<'_> {
     }
 
     pub(super) fn ask<T>(&self, question: impl FnMut(&Timeline) -> Result<T>) -> Result<T> {
-        Timeline::ask(Some(self.disk), self.data, self.birth, self.apart, question)
+        Timeline::ask(Some(self.disk), self.data, self.birth, question)
     }
 
     /// The spans of time that can be restored.

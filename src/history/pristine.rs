@@ -11,13 +11,14 @@ use super::{
     checksummed, damaged,
     errors::{changed, lost, not_kept, outside},
     log::Log,
-    timeline::{Isolated, Timeline, state_of},
+    timeline::{Timeline, state_of},
 };
 use crate::{
     disk::Disk,
     error::{ErrorKind, Result},
     layout,
     stamps::{FileState, Word},
+    sys::isolated_fds,
     time::Timestamp,
 };
 
@@ -36,7 +37,7 @@ pub(crate) fn mark(disk: &Disk, data: &Path) -> Result<()> {
 }
 
 /// Whether the database in the file `data` is as it was created; nothing where that is not noted.
-pub(crate) fn is_as_it_began(data: &Path, apart: Isolated) -> Result<Option<bool>> {
+pub(crate) fn is_as_it_began(data: &Path) -> Result<Option<bool>> {
     let path = layout::unwritten(data);
     match Disk::len(&path)? {
         None => return Ok(None),
@@ -63,9 +64,7 @@ pub(crate) fn is_as_it_began(data: &Path, apart: Isolated) -> Result<Option<bool
     if state == Some(began) || state.is_none_or(|state| state.len != len) || len > READ_MAX {
         return Ok(Some(state == Some(began)));
     }
-    let mut found = Ok(0);
-    apart(&mut || found = sum_of(data, len))?;
-    Ok(Some(found? == sum))
+    Ok(Some(isolated_fds::run(|| sum_of(data, len))?? == sum))
 }
 
 /// The checksum of a database that is so long; 0 where it is too long for that.
@@ -78,7 +77,7 @@ impl Timeline {
     pub(super) fn is_as_it_was_born(&self) -> Result<bool> {
         Ok(self.birth.is_kept_since
             && self.retained_from.is_none()
-            && is_as_it_began(&self.data, self.apart)? == Some(true))
+            && is_as_it_began(&self.data)? == Some(true))
     }
 
     /// Makes sure that a database without a history is at an instant as it is now.

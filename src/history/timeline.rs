@@ -22,6 +22,7 @@ use crate::{
     layout::{self, ArchiveFile, ArchivePaths},
     point::{InstantPosition, ResolvedInstant},
     stamps::{CommitRecord, FileState, Generation, LogEnd, Stamps},
+    sys::isolated_fds,
     time::Timestamp,
 };
 
@@ -45,7 +46,6 @@ pub(crate) struct Timeline {
     pub(super) sequences: Vec<u64>,
     /// Generations that have a snapshot before them.
     pub(super) snapshots: BTreeSet<u64>,
-    pub(super) apart: Isolated,
     /// Where indexes are written, if they may be.
     pub(super) disk: Option<Disk>,
     /// Nothing of the history is removed for as long as this is held.
@@ -54,9 +54,6 @@ pub(crate) struct Timeline {
 
 /// What changes when a generation ends or another one begins.
 pub(super) type Seen = Option<(Generation, bool, Option<LogEnd>, Option<FileState>)>;
-
-/// Runs what opens the database file by its path where that does no harm to the locks of open connections.
-pub(crate) type Isolated = fn(&mut (dyn FnMut() + Send)) -> Result<()>;
 
 /// The end of a history's part that an instant means.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +76,7 @@ pub(super) struct Source {
 
 impl Timeline {
     /// Looks at the history of the database in the file `data`. Nothing of it is removed for as long as this lives.
-    pub(crate) fn read(disk: Option<&Disk>, data: &Path, birth: Birth, apart: Isolated) -> Result<Self> {
+    pub(crate) fn read(disk: Option<&Disk>, data: &Path, birth: Birth) -> Result<Self> {
         let paths = ArchivePaths::of(data);
         // Before what it is taken away for.
         let is_unwritten = Disk::exists(&layout::unwritten(data))?;
@@ -140,7 +137,6 @@ impl Timeline {
                 seen,
                 sequences,
                 snapshots,
-                apart,
                 disk: disk.cloned(),
                 held,
             });
@@ -177,7 +173,7 @@ impl Timeline {
         // One that is archived meanwhile is found in its new place. One that a crash left in both may have gone on since.
         let path = layout::beside(&self.data, "-wal");
         if self.is_live(generation)
-            && let Some((file, log)) = Log::open_live(&self.data, &path, generation.salts, self.apart)?
+            && let Some((file, log)) = Log::open_live(&self.data, &path, generation.salts)?
             // Begun anew while it was read, it lost frames that the archive has; and so it did where the power took the header
             // of the one that was begun over it.
             && log.is_still_there(&file, &path)?
@@ -262,11 +258,10 @@ impl Timeline {
         disk: Option<&Disk>,
         data: &Path,
         birth: Birth,
-        apart: Isolated,
         mut question: impl FnMut(&Self) -> Result<T>,
     ) -> Result<T> {
         for _ in 0..ATTEMPTS {
-            let timeline = Self::read(disk, data, birth, apart)?;
+            let timeline = Self::read(disk, data, birth)?;
             match question(&timeline) {
                 Err(_) if timeline.has_moved()? => {}
                 answer => return answer,
@@ -474,11 +469,9 @@ impl Timeline {
     /// Whether the database file is, page by page, what it was when a generation ended. Its time changes when a fleet is
     /// copied elsewhere.
     pub(crate) fn is_at_end(&self, stamps: &Stamps) -> Result<bool> {
-        // No file may come into what runs apart, nor leave it.
-        let mut same = Ok(false);
-        (self.apart)(&mut || {
-            same = HistoricalImage::at_end(self, stamps)
-                .and_then(|past| base_snapshot::is_at(&self.data, &past));
+        // The image is read in there too: an open file must not cross into isolated descriptors.
+        let same = isolated_fds::run(|| {
+            HistoricalImage::at_end(self, stamps).and_then(|past| base_snapshot::is_at(&self.data, &past))
         })?;
         match same {
             // What is damaged or not there cannot be gone on from.

@@ -94,8 +94,7 @@ impl Plane {
     fn is_unwritten(&self, database: &Resolved) -> Result<bool> {
         let data = self.data(&database.entry);
         let birth = birth(&database.entry)?;
-        let answer =
-            Timeline::ask(Some(&self.disk), &data, birth, vfs::apart, |timeline| Ok(timeline.is_empty()));
+        let answer = Timeline::ask(Some(&self.disk), &data, birth, |timeline| Ok(timeline.is_empty()));
         self.hold(database, answer)
     }
 }
@@ -135,7 +134,7 @@ impl ControlPlane {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
         let (data, birth) = (self.0.data(&database.entry), birth(&database.entry)?);
         let disk = Some(&self.0.disk);
-        let points = Timeline::ask(disk, &data, birth, vfs::apart, |timeline| timeline.points(range));
+        let points = Timeline::ask(disk, &data, birth, |timeline| timeline.points(range));
         self.0.hold(&database, points)
     }
 
@@ -267,7 +266,6 @@ impl ControlPlane {
             disk: &self.0.disk,
             data: &self.0.data(entry),
             birth: birth(entry)?,
-            apart: vfs::apart,
             is_plain: entry.database.cipher.is_none(),
             now: self.0.clock.now(),
         };

@@ -16,8 +16,8 @@ use crate::{
     disk::{DirLock, Disk},
     error::{Error, ErrorKind, Result},
     id, layout,
+    sys::isolated_fds,
     time::Timestamp,
-    vfs::ffi::with_private_descriptors,
 };
 
 const PREFIX: &str = "litefleet-";
@@ -91,8 +91,7 @@ impl Partial {
                 Err(error)
             })
         };
-        with_private_descriptors(rename, || ())
-            .map_err(|error| Error::io("starting a thread with descriptors of its own", error))?
+        isolated_fds::run(rename)?
     }
 
     /// Removes the directory with all that is in it. What cannot be removed now is left to the next export.

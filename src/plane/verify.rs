@@ -13,7 +13,7 @@ use crate::{
     layout::{ArchiveFile, ArchivePaths},
     page::{self, HEADER_LEN, Header, PageCodec},
     progress::{self, ProgressFn},
-    vfs,
+    sys::isolated_fds,
 };
 
 /// How a database is to be verified.
@@ -93,10 +93,10 @@ impl Plane {
                 None => true,
             };
             let tag = codec.is_some().then_some(&is_authentic as &verify::Tag<'_>);
-            let subject = Subject { data: &data, birth, page_size, tag, apart: vfs::apart };
+            let subject = Subject { data: &data, birth, page_size, tag };
             verify::verify(&subject, &mut |progress| teller.tell(progress))
         };
-        vfs::apart_and(run, || listener.listen(watch))?
+        isolated_fds::run_while(run, || listener.listen(watch))?
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     live_copy::LiveCopy,
     page::{self, Header, Identity, PageCodec, PageFormat, Seal},
     progress::{self, Phase, ProgressFn},
-    vfs::ffi,
+    sys::isolated_fds,
 };
 
 /// How often a staging directory is made anew that is swept away before it can be locked.
@@ -201,6 +201,5 @@ fn copy_and<T: Send>(
         let size = copy.run(&mut watch)?;
         then(size, &mut watch)
     };
-    ffi::with_private_descriptors(run, || listener.listen(watch))
-        .map_err(|error| Error::io("starting a thread with descriptors of its own", error))?
+    isolated_fds::run_while(run, || listener.listen(watch))?
 }

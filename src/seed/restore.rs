@@ -173,8 +173,8 @@ pub(crate) fn in_place(
 pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<HistoricalImage> {
     for _ in 0..ATTEMPTS {
         let Some(mut past) = find(disk, data, instant, None)? else {
-            let past = HistoricalImage::began(data, vfs::apart)?;
-            let timeline = Timeline::read(Some(disk), data, instant.birth, vfs::apart)?;
+            let past = HistoricalImage::began(data)?;
+            let timeline = Timeline::read(Some(disk), data, instant.birth)?;
             if timeline.is_empty() {
                 return Ok(past);
             }
@@ -249,7 +249,7 @@ fn materialize(
 }
 
 fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Result<Option<HistoricalImage>> {
-    Timeline::ask(Some(disk), data, instant.birth, vfs::apart, |timeline| {
+    Timeline::ask(Some(disk), data, instant.birth, |timeline| {
         HistoricalImage::find(timeline, instant.at, instant.now, below)
     })
 }

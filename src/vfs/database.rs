@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
+    sys::wal_index::WalIndex,
     wal::{self, SeenFrames},
 };
 
@@ -53,7 +54,7 @@ pub(super) struct Database {
     file: AtomicPtr<c_void>,
     /// The address of the connection, by which a file that it opens is told to be its own.
     connection: AtomicUsize,
-    wal_index: ffi::WalIndex,
+    wal_index: WalIndex,
     /// The connections of this process to the same file. Its lock guards the three that follow.
     neighbours: OnceLock<Arc<Peers>>,
     /// The lock of the file that SQLite believes to hold.
@@ -103,7 +104,7 @@ impl Database {
             sealed,
             file: AtomicPtr::new(ptr::null_mut()),
             connection: AtomicUsize::new(0),
-            wal_index: ffi::WalIndex::default(),
+            wal_index: WalIndex::default(),
             neighbours: OnceLock::new(),
             lock_level: AtomicI32::new(SQLITE_LOCK_NONE),
             wal_was_moved: AtomicBool::new(false),
@@ -160,7 +161,7 @@ impl Database {
         self.sealed.get()
     }
 
-    pub(super) fn wal_index(&self) -> &ffi::WalIndex {
+    pub(super) fn wal_index(&self) -> &WalIndex {
         &self.wal_index
     }
 
@@ -426,7 +427,7 @@ impl Database {
     /// The shared memory is about to be left: the database leaves WAL mode, or is closed.
     pub(super) fn before_shm_unmap(&self) {
         self.note_ending();
-        self.wal_index.unmapped();
+        self.wal_index.unmap();
         self.checkpointing.store(false, Relaxed);
         if let Some(sealed) = self.sealed() {
             sealed.end_move();

@@ -1,6 +1,6 @@
 //! The C side: SQLite's tables of functions, and the two things that the operating system offers only through C.
 //!
-//! All of the crate's `unsafe` is in this file. The functions below are a few lines each: they turn C's arguments
+//! The functions below are a few lines each: they turn C's arguments
 //! into Rust's, ask the safe code beside this file, and pass the call on to the real file, whose memory lies right behind
 //! ours.
 //!
@@ -10,20 +10,15 @@
 use std::{
     collections::BTreeMap,
     ffi::{CStr, CString, OsStr, c_char, c_int, c_void},
-    io,
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     ptr, slice,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
 
-use memmap2::MmapRaw;
 use rusqlite::{
     Connection,
     ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs},
@@ -45,7 +40,6 @@ use super::{
 use crate::{
     cipher,
     page::{PageCodec, Seal},
-    wal,
 };
 
 /// The file-control by which [`ask`] reaches our file of a connection. SQLite passes what it does not know on to the
@@ -251,67 +245,6 @@ pub(super) fn log(code: c_int, message: &str) {
     if let Ok(message) = CString::new(message) {
         // SAFETY: the format takes one string.
         unsafe { ffi::sqlite3_log(code, c"%s".as_ptr(), message.as_ptr()) };
-    }
-}
-
-/// The wal-index of a connection, as far as it is mapped: memory that all connections of all processes share.
-#[derive(Debug, Default)]
-pub(super) struct WalIndex {
-    regions: Mutex<Vec<Option<&'static [AtomicU32]>>>,
-}
-
-impl WalIndex {
-    /// The page whose version a frame of the WAL holds; nothing if that part of the index is not mapped.
-    pub(super) fn page_of(&self, frame: u32) -> Option<u32> {
-        let (region, word) = wal::index_slot(frame);
-        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let page = regions.get(region).copied().flatten()?[word].load(Relaxed);
-        (page > 0).then_some(page)
-    }
-
-    /// How many pages the last commit left; nothing if the index is not mapped, and so the database not in WAL mode.
-    pub(super) fn page_count(&self) -> Option<u32> {
-        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(regions.first().copied().flatten()?[wal::INDEX_PAGE_COUNT].load(Relaxed))
-    }
-
-    /// The frame that ended the last commit, and the salts of the WAL.
-    pub(super) fn last_commit(&self) -> Option<(u32, [u8; 8])> {
-        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that nobody has written yet says nothing.
-        let words = regions.first().copied().flatten().filter(|words| words[0].load(Relaxed) != 0)?;
-        let mut salts = [0; 8];
-        for (bytes, word) in salts.chunks_exact_mut(4).zip(&words[wal::INDEX_SALTS..]) {
-            // They stand there as they stand in the file, and so in any machine's byte order.
-            bytes.copy_from_slice(&word.load(Relaxed).to_le().to_le_bytes());
-        }
-        Some((words[wal::INDEX_LAST_FRAME].load(Relaxed), salts))
-    }
-
-    /// A region was mapped at `memory`.
-    ///
-    /// # Safety
-    ///
-    /// `memory` is null, or a region of a wal-index, which stays mapped until [`unmapped`](Self::unmapped).
-    unsafe fn mapped(&self, region: c_int, size: c_int, memory: *mut c_void) {
-        let (Ok(region), Ok(size)) = (usize::try_from(region), usize::try_from(size)) else { return };
-        if memory.is_null() || size != wal::INDEX_REGION_LEN {
-            return;
-        }
-        let words = size / size_of::<AtomicU32>();
-        // SAFETY: the memory is as long as that, aligned as a mapping is, and nothing borrows it longer than the lock of
-        // `regions` is held, which `unmapped` takes. SQLite writes to it while others read, word by word.
-        let words = unsafe { slice::from_raw_parts(memory.cast::<AtomicU32>(), words) };
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        if regions.len() <= region {
-            regions.resize(region + 1, None);
-        }
-        regions[region] = Some(words);
-    }
-
-    /// The regions are about to be unmapped.
-    pub(super) fn unmapped(&self) {
-        self.regions.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -521,47 +454,6 @@ impl RawFile for Real {
         };
         if code == ffi::SQLITE_OK { u64::try_from(size).map_err(|_| ffi::SQLITE_IOERR) } else { Err(code) }
     }
-}
-
-/// The words of a shared mapping, which other processes count in too.
-pub(crate) fn words(map: &MmapRaw) -> &[AtomicU64] {
-    // SAFETY: a mapping begins at a page and so is aligned, is as long as it says, lives as long as it is borrowed,
-    // and nobody reads or writes this memory but through atomics.
-    unsafe { slice::from_raw_parts(map.as_mut_ptr().cast_const().cast(), map.len() / size_of::<AtomicU64>()) }
-}
-
-/// Runs `run` on a thread with a table of file descriptors of its own, in which none but the standard ones are open,
-/// and `meanwhile` on this one.
-///
-/// POSIX takes all of a process's locks on a file away when the process closes *any* descriptor of it, whoever
-/// opened that one, and with its locks SQLite loses its safety. On Linux such locks belong to the descriptor
-/// table. So this is the way to open, copy and close a database by its path while connections of this process have
-/// it open. No descriptor may leave `run`, nor come into it; code of the host's therefore runs in `meanwhile`.
-pub(crate) fn with_private_descriptors<T: Send>(
-    run: impl FnOnce() -> T + Send,
-    meanwhile: impl FnOnce(),
-) -> io::Result<T> {
-    const FIRST: libc::c_uint = 3;
-    let private = || {
-        // A handler of the host's that writes to one of its descriptors would write to whatever has that number here.
-        let mut all = std::mem::MaybeUninit::uninit();
-        // SAFETY: the first call fills the set that the second one reads, which changes this new thread alone.
-        unsafe {
-            libc::sigfillset(all.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), ptr::null_mut());
-        }
-        // SAFETY: the call takes three integers. It unshares the table of this new thread alone before it closes
-        // anything, and nothing that this thread can reach owns a descriptor of the old table.
-        let code = unsafe {
-            libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE)
-        };
-        if code == 0 { Ok(run()) } else { Err(io::Error::last_os_error()) }
-    };
-    thread::scope(|scope| {
-        let running = thread::Builder::new().name("litefleet-copy".into()).spawn_scoped(scope, private)?;
-        meanwhile();
-        running.join().unwrap_or_else(|panic| resume_unwind(panic))
-    })
 }
 
 /// Runs Rust code on behalf of C, and answers with `SQLITE_IOERR` if it panics.
@@ -1207,12 +1099,14 @@ unsafe extern "C" fn shm_map(
     memory: *mut *mut c_void,
 ) -> c_int {
     let code = pass!(file.xShmMap(region, size, extend, memory));
-    // SAFETY: the file is open, and the real file has set `memory`.
+    // SAFETY: the file is open, and the real file has set `memory` to null or to a region of `size` bytes. SQLite accesses
+    // the wal-index word by word, and unmaps a region in `xShmUnmap` only, before which `shm_unmap` calls `unmap`.
     unsafe {
         if let Handle::Data(database, _) = handle(file)
             && code == ffi::SQLITE_OK
+            && let (Ok(region), Ok(size)) = (usize::try_from(region), usize::try_from(size))
         {
-            database.wal_index().mapped(region, size, *memory);
+            database.wal_index().map(region, size, *memory);
         }
     }
     code

@@ -19,8 +19,8 @@ mod capture;
 mod closing;
 mod database;
 mod fence;
-#[expect(unsafe_code, reason = "SQLite's VFS interface is C; all of the crate's unsafe code is in this file")]
-pub(crate) mod ffi;
+#[expect(unsafe_code, reason = "SQLite's VFS interface is C")]
+mod ffi;
 mod history_view;
 mod journal;
 mod limits;
@@ -435,18 +435,6 @@ pub(crate) fn hand_over<T>(
     WAITING.set(Some(governor));
     let _waiting = Waiting;
     open().map_err(|error| NotOpened { error, refusal: NOT_OPENED.take() })
-}
-
-/// Runs what opens a database file by its path, while connections of this process may have it open.
-pub(crate) fn apart(run: &mut (dyn FnMut() + Send)) -> Result<()> {
-    ffi::with_private_descriptors(run, || ())
-        .map_err(|error| Error::io("starting a thread with descriptors of its own", error))
-}
-
-/// The same of what gives an answer, with `meanwhile` on this thread. No open file may come into `run`, nor leave it.
-pub(crate) fn apart_and<T: Send>(run: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> Result<T> {
-    ffi::with_private_descriptors(run, meanwhile)
-        .map_err(|error| Error::io("starting a thread with descriptors of its own", error))
 }
 
 /// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.

@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("api", &["cipher", "error", "name", "page", "point", "size", "time", "retention"]),
     ("description", &["cipher", "error", "name", "page", "size", "time", "retention"]),
     // files: no SQLite
+    ("sys", &["error", "wal"]),
     ("disk", &["error"]),
     ("layout", &["name"]),
     ("os_cache", &[]),
@@ -52,6 +53,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "seekable",
             "shm",
             "stamps",
+            "sys",
             "time",
             "wal",
             "retention",
@@ -61,8 +63,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "vfs",
         &[
-            "history", "cipher", "disk", "error", "layout", "page", "os_cache", "size", "stamps", "time",
-            "wal",
+            "history", "cipher", "disk", "error", "layout", "page", "os_cache", "size", "stamps", "sys",
+            "time", "wal",
         ],
     ),
     ("fence", &["vfs"]),
@@ -107,6 +109,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "progress",
             "size",
             "sqlite",
+            "sys",
             "time",
             "vfs",
         ],
@@ -133,6 +136,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "progress",
             "seed",
             "size",
+            "sys",
             "time",
             "vfs",
             "retention",
@@ -174,7 +178,10 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/seed/upload.rs",
         ],
     ),
-    (concat!("unsafe", " {"), &["src/vfs/ffi.rs"]),
+    (
+        concat!("unsafe", " {"),
+        &["src/sys/isolated_fds.rs", "src/sys/shared_words.rs", "src/sys/wal_index.rs", "src/vfs/ffi.rs"],
+    ),
     ("SystemTime", &["src/time.rs"]),
     (
         "serde",

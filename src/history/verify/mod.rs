@@ -23,7 +23,7 @@ use super::{
     Birth, frame_index,
     log::Log,
     log_file::LogFile,
-    timeline::{Isolated, Target, Timeline},
+    timeline::{Target, Timeline},
 };
 use crate::{
     disk::Disk,
@@ -52,12 +52,11 @@ pub(crate) struct Subject<'a> {
     pub(crate) page_size: u32,
     /// Nothing where no tags are checked.
     pub(crate) tag: Option<&'a Tag<'a>>,
-    pub(crate) apart: Isolated,
 }
 
 /// Verifies a database and its history.
 ///
-/// Must run [with private descriptors](crate::vfs::ffi::with_private_descriptors): it opens and closes the database file
+/// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the database file
 /// and its shared memory.
 pub(crate) fn verify(subject: &Subject<'_>, watch: &mut ProgressFn<'_>) -> Result<VerifyReport> {
     let paths = ArchivePaths::of(subject.data);
@@ -154,7 +153,6 @@ impl Run<'_> {
                 .filter(|(_, file)| *file == ArchiveFile::Sum)
                 .map(|(at, _)| *at)
                 .collect(),
-            apart: self.subject.apart,
             disk: None,
         };
         self.strays(look, &known);

@@ -31,6 +31,7 @@ use crate::{
     layout::{self, ArchiveFile, ArchivePaths},
     os_cache,
     stamps::{Commit, FileState, Generation, LogEnd, Stamps},
+    sys::isolated_fds,
     time::{Clock, Timestamp},
     wal::Header,
 };
@@ -416,8 +417,8 @@ impl Capture {
 
     /// Takes a snapshot before a generation.
     fn take_snapshot(&self, generation: &Generation) -> Result<()> {
-        let mut taken = Ok(());
-        super::apart(&mut || taken = base_snapshot::take(self.disk(), &self.paths, &self.data, generation))?;
+        let taken =
+            isolated_fds::run(|| base_snapshot::take(self.disk(), &self.paths, &self.data, generation))?;
         if taken.is_err() {
             let _removed_by_the_next = self.disk().remove(&self.paths.dir().join("snapshot.new"));
         }
@@ -481,7 +482,7 @@ impl Capture {
         }
         let database = self.history.database;
         let birth = Birth { database, at: Timestamp::from_micros(0)?, is_kept_since: false };
-        match Timeline::read(Some(self.disk()), &self.data, birth, super::apart) {
+        match Timeline::read(Some(self.disk()), &self.data, birth) {
             // What is damaged cannot be gone on from.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
             timeline => timeline?.is_at_end(stamps),

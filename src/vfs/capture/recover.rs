@@ -172,7 +172,7 @@ impl Capture {
             }
         }
         let sequence = self.next_number()?;
-        let is_as_it_began = || match pristine::is_as_it_began(&self.data, crate::vfs::apart) {
+        let is_as_it_began = || match pristine::is_as_it_began(&self.data) {
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
             is_as_it_began => is_as_it_began,
         };

@@ -9,15 +9,13 @@ use std::{
     },
 };
 
-use memmap2::{MmapOptions, MmapRaw};
-
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     stamps::{
         Commit, Generation, HEADER_LEN, HEADER_WORDS, RECORD_LEN, RECORD_WORDS, Record, Slot, Stamps, Word,
     },
-    vfs::ffi,
+    sys::shared_words::SharedWords,
 };
 
 /// Who appends holds the lock under which nobody else writes to the WAL.
@@ -25,7 +23,7 @@ use crate::{
 pub(super) struct StampLog {
     generation: Generation,
     seed: u64,
-    map: MmapRaw,
+    map: SharedWords,
     /// Places that were seen to be taken.
     used: usize,
     /// The instant of the newest stamp.
@@ -35,7 +33,7 @@ pub(super) struct StampLog {
 impl StampLog {
     /// Maps a file of stamps with this header.
     pub(super) fn map(generation: &Generation, file: &File, path: &Path) -> Result<Self> {
-        let map = MmapOptions::new().map_raw(file).map_err(|error| Error::io_at("mapping", path, error))?;
+        let map = SharedWords::map(file).map_err(|error| Error::io_at("mapping", path, error))?;
         if map.len() < HEADER_LEN {
             return Err(Error::naming(ErrorKind::Corrupt, path, |file| {
                 format!("{file} is damaged: it is cut off")
@@ -80,7 +78,7 @@ impl StampLog {
             *self = Self::map(&self.generation, &file, path)?;
         }
         let place = HEADER_WORDS + self.used * RECORD_WORDS;
-        let words = &ffi::words(&self.map)[place..place + RECORD_WORDS];
+        let words = &self.map.words()[place..place + RECORD_WORDS];
         for (word, value) in words.iter().zip(record.encode(self.seed, self.used)) {
             word.store(value.to_le(), Release);
         }
@@ -96,8 +94,7 @@ impl StampLog {
     /// Takes in what stands at a place, if anything does.
     fn take_in(&mut self, place: usize) -> bool {
         let at = HEADER_WORDS + place * RECORD_WORDS;
-        let Some(words) =
-            ffi::words(&self.map).get(at..).and_then(<[AtomicU64]>::first_chunk::<RECORD_WORDS>)
+        let Some(words) = self.map.words().get(at..).and_then(<[AtomicU64]>::first_chunk::<RECORD_WORDS>)
         else {
             return false;
         };
@@ -115,7 +112,7 @@ impl StampLog {
     /// All that stands there.
     pub(super) fn stamps(&self) -> Result<Stamps> {
         let words: Vec<Word> =
-            ffi::words(&self.map).iter().map(|word| Word::from_le(word.load(Acquire))).collect();
+            self.map.words().iter().map(|word| Word::from_le(word.load(Acquire))).collect();
         Stamps::of(&words)
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the stamps of a database are damaged"))
     }
