@@ -12,17 +12,14 @@
 //! The file is read and never mapped: another program that truncates it must not end this process with `SIGBUS`. A reader
 //! that finds it too short looks each time, and the next change writes it anew with numbers that no reader has seen.
 
-use std::{
-    fs::File,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-};
+use std::{fs::File, path::PathBuf};
 
 use crate::{
     disk::Disk,
     error::{Error, Result},
     layout::Layout,
     name::DatabaseName,
+    sync::{Mutex, Rank},
     time::Timestamp,
 };
 
@@ -39,7 +36,7 @@ const PAIRS: usize = FILE_LEN / PAIR_LEN;
 
 /// One thread of this process at a time raises a counter of finished changes. Between processes a lock of the file decides,
 /// which does not keep the threads of one process apart.
-static FINISHING: Mutex<()> = Mutex::new(());
+static FINISHING: Mutex<()> = Mutex::new(Rank::Changes, ());
 
 #[derive(Debug)]
 pub(crate) struct Changes {
@@ -156,7 +153,7 @@ impl Changes {
     }
 
     fn raise_finished(&self, pair: Pair, number: u64) -> Result<()> {
-        let _alone = FINISHING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = FINISHING.lock_or_recover();
         let _locked = Disk::lock_shared(self.file()?, &self.path)?;
         if self.read(pair.finished_at())? < number {
             self.write(number, pair.finished_at())?;

@@ -14,6 +14,7 @@ mod point;
 mod progress;
 mod retention;
 mod size;
+mod sync;
 mod time;
 
 mod api;

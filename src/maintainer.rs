@@ -3,7 +3,7 @@
 use std::{
     fmt,
     ops::ControlFlow,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -14,6 +14,7 @@ use crate::{
     name::DatabaseName,
     plane::ControlPlane,
     point::MaintenanceReport,
+    sync::{Condvar, Guard, Mutex, Rank},
     time::Timestamp,
 };
 
@@ -100,7 +101,7 @@ pub struct Maintainer {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     stopped: Condvar,
@@ -113,8 +114,13 @@ struct State {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new() -> Self {
+        Self { state: Mutex::new(Rank::Maintainer, State::default()), stopped: Condvar::default() }
+    }
+
+    /// A flag and a statistic: no panic leaves them half changed.
+    fn state(&self) -> Guard<'_, State> {
+        self.state.lock_or_recover()
     }
 
     fn is_stopped(&self) -> bool {
@@ -123,8 +129,7 @@ impl Shared {
 
     /// Waits for `time`. `false` if the maintainer is stopped meanwhile.
     fn wait(&self, time: Duration) -> bool {
-        let waited = self.stopped.wait_timeout_while(self.state(), time, |state| !state.is_stopped);
-        !waited.unwrap_or_else(PoisonError::into_inner).0.is_stopped
+        !self.stopped.wait_timeout_while(self.state(), time, |state| !state.is_stopped).is_stopped
     }
 }
 
@@ -139,7 +144,7 @@ impl Maintainer {
         if every.is_zero() {
             return Err(Error::new(ErrorKind::Invalid, "the period of maintenance must not be zero"));
         }
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared::new());
         let running = Arc::clone(&shared);
         let run = move || {
             let mut pause = part(every.min(FIRST_PASS_MAX), random());

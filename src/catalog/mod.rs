@@ -10,7 +10,6 @@ mod schema;
 use std::{
     fmt::Display,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,6 +21,7 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout, sqlite,
+    sync::{Mutex, Rank},
 };
 
 /// How long a transaction waits for another process's.
@@ -70,8 +70,8 @@ impl Catalog {
             path,
             inode,
             domain,
-            writer: Some(Mutex::new(writer)),
-            readers: Mutex::default(),
+            writer: Some(Mutex::new(Rank::CatalogWriter, writer)),
+            readers: Mutex::new(Rank::CatalogReaders, Vec::new()),
         })
     }
 
@@ -79,7 +79,14 @@ impl Catalog {
     pub(crate) fn open_read_only(disk: &Disk, path: PathBuf, domain: String) -> Result<Self> {
         let inode = Disk::inode(&path);
         schema::check(&connect_to_read(&path)?)?;
-        Ok(Self { disk: disk.clone(), path, inode, domain, writer: None, readers: Mutex::default() })
+        Ok(Self {
+            disk: disk.clone(),
+            path,
+            inode,
+            domain,
+            writer: None,
+            readers: Mutex::new(Rank::CatalogReaders, Vec::new()),
+        })
     }
 
     /// Fails with [`ErrorKind::Replaced`] if the catalog is not the file that was opened, in the directory that was opened.
@@ -99,7 +106,7 @@ impl Catalog {
     pub(crate) fn read<T>(&self, run: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
         self.check()?;
         // No lock is held while `run` runs: it may be called by the VFS in the middle of a host's own transaction.
-        let pooled = lock(&self.readers).pop();
+        let pooled = self.readers.lock_or_recover().pop();
         let connection = match pooled {
             Some(connection) => connection,
             None if self.writer.is_none() => connect_to_read(&self.path)?,
@@ -110,7 +117,7 @@ impl Catalog {
         if self.writer.is_none() {
             return result;
         }
-        let mut readers = lock(&self.readers);
+        let mut readers = self.readers.lock_or_recover();
         if readers.len() < READERS_MAX {
             readers.push(connection);
         }
@@ -125,7 +132,8 @@ impl Catalog {
     ) -> Result<T> {
         let failed = |error| sqlite::failed_at(self.path.to_str(), "writing the catalog", error);
         let writer = self.writer.as_ref().ok_or_else(|| self.read_only())?;
-        let mut writer = lock(writer);
+        // A panic under the lock rolls the transaction back.
+        let mut writer = writer.lock_or_recover();
         let synchronous = match durability {
             Durability::Full => "PRAGMA synchronous=FULL",
             Durability::Lazy => "PRAGMA synchronous=NORMAL",
@@ -147,7 +155,7 @@ impl Catalog {
         let catalog = Self::open(disk, path.to_owned(), String::new())?;
         catalog.write(Durability::Full, fill)?;
         let Some(writer) = catalog.writer else { return Ok(()) };
-        let writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let writer = writer.into_inner_or_recover();
         // The last connection takes the log along.
         writer.close().map_err(|(_, error)| sqlite::failed_at(path.to_str(), "writing the catalog", error))
     }
@@ -205,11 +213,6 @@ fn connect_by(name: &Path, path: &Path, flags: OpenFlags) -> Result<Connection> 
         Ok(connection)
     };
     open().map_err(|error| sqlite::failed_to_open(path, error))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under the lock leaves a connection whose transaction was rolled back: it is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -354,7 +354,7 @@ impl Timeline {
     fn place_of(&self, at: i64) -> Result<Option<usize>> {
         let starts = |place: usize| {
             let stamps = self.stamps(self.sequences[place])?;
-            Ok(self.starts_at(&stamps.generation) <= at)
+            Ok::<_, Error>(self.starts_at(&stamps.generation) <= at)
         };
         let search = || {
             let (mut low, mut high) = (0, self.sequences.len());

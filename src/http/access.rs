@@ -11,7 +11,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -24,7 +23,10 @@ use super::{
     dir::PrivateDir,
     refusal::{Answer, Refusal},
 };
-use crate::{Database, Error, ErrorKind, Group, Result, Timestamp};
+use crate::{
+    Database, Error, ErrorKind, Group, Result, Timestamp,
+    sync::{Mutex, Rank},
+};
 
 /// The size of the secret: that of the hash that signs.
 const SECRET_LEN: usize = 32;
@@ -170,7 +172,7 @@ impl Tokens {
         Ok(Self {
             signing: EncodingKey::from_secret(&secret),
             checking: DecodingKey::from_secret(&secret),
-            rotations: Mutex::new(connection),
+            rotations: Mutex::new(Rank::Rotations, connection),
             dir,
         })
     }
@@ -277,8 +279,7 @@ impl Tokens {
     /// Revokes every token of a subject.
     pub(super) fn rotate(&self, subject: &Subject) -> Result<()> {
         self.rotations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            .lock_or_recover()
             .execute(
                 "INSERT INTO rotations VALUES (?1, 1) ON CONFLICT DO UPDATE SET times = times + 1",
                 [subject.to_text()],
@@ -289,7 +290,7 @@ impl Tokens {
 
     /// How often the tokens of a subject were revoked.
     fn rotation(&self, subject: &Subject) -> Result<i64> {
-        let connection = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = self.rotations.lock_or_recover();
         let times = connection
             .prepare_cached("SELECT times FROM rotations WHERE subject = ?1")
             .and_then(|mut select| select.query_row([subject.to_text()], |row| row.get(0)).optional())

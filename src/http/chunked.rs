@@ -6,7 +6,7 @@
 //! Digests tell chunks apart that a client mixed up. They are no defence against one that forges its own file.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -24,7 +24,10 @@ use super::{
     upload::{Part, Parts},
     work::{Load, Permit, Work},
 };
-use crate::RemoteEncryption;
+use crate::{
+    RemoteEncryption,
+    sync::{Guard, Mutex, Rank},
+};
 
 /// The size of all chunks but the last. What is sent again after a broken connection is less than this, and each costs one
 /// round trip: at a tenth of a second that leaves 80 MB/s.
@@ -114,7 +117,7 @@ impl Chunked {
         Self {
             size,
             turn: Turns::new(Turn { call: Call::NotBegun(place), passed: 0, digest: Xxh3::new() }),
-            taken: Mutex::default(),
+            taken: Mutex::new(Rank::Chunks, Vec::new()),
             newest: watch::Sender::new(0),
             fate: Arc::new(Fate {
                 is_begun: AtomicBool::new(false),
@@ -135,8 +138,9 @@ impl Chunked {
         false
     }
 
-    fn taken(&self) -> MutexGuard<'_, Vec<u128>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changed by one insertion at a time.
+    fn taken(&self) -> Guard<'_, Vec<u128>> {
+        self.taken.lock_or_recover()
     }
 
     fn next(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
@@ -13,6 +13,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::limits::Bounds;
+use crate::sync::{Guard, Mutex, Rank};
 
 /// Counts of connections, for the figures of the server.
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ impl Connection {
 
 impl Connections {
     pub(super) fn new(bounds: Bounds, counts: Arc<Counts>) -> Self {
-        Self { bounds, counts, begun: Instant::now(), open: Mutex::default() }
+        Self { bounds, counts, begun: Instant::now(), open: Mutex::new(Rank::Connections, Open::default()) }
     }
 
     pub(super) const fn bounds(&self) -> &Bounds {
@@ -112,8 +113,9 @@ impl Connections {
         is_displaced
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changed by one insertion or removal at a time.
+    fn open(&self) -> Guard<'_, Open> {
+        self.open.lock_or_recover()
     }
 
     fn now(&self) -> u64 {

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,10 @@ use super::{
     refusal::{Answer, Refusal},
     work::Permit,
 };
-use crate::{Error, ErrorKind};
+use crate::{
+    Error, ErrorKind,
+    sync::{Guard, Mutex, Rank},
+};
 
 /// How long an upload may wait for its next request, unless the host says otherwise: clients wait a minute between two
 /// tries, so this is a few of them, and it is as long as their tokens last.
@@ -28,8 +31,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 const END_TIME: Duration = Duration::from_secs(30);
 
 /// The uploads in chunks of a server, by their ids.
-#[derive(Default)]
 pub(super) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self(Mutex::new(Rank::Sessions, HashMap::new()))
+    }
+}
 
 impl std::fmt::Debug for Sessions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -78,8 +86,9 @@ impl Drop for InUse {
 }
 
 impl Session {
-    fn usage(&self) -> MutexGuard<'_, Usage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A count and a time: no panic leaves them half changed.
+    fn usage(&self) -> Guard<'_, Usage> {
+        self.usage.lock_or_recover()
     }
 
     /// How long it has waited for a request.
@@ -91,8 +100,9 @@ impl Session {
 }
 
 impl Sessions {
-    fn by_id(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changed by one insertion or removal at a time.
+    fn by_id(&self) -> Guard<'_, HashMap<String, Arc<Session>>> {
+        self.0.lock_or_recover()
     }
 
     /// Begins an upload of `size` bytes to a database that has no other one, and answers its id.
@@ -111,7 +121,7 @@ impl Sessions {
         let session = Arc::new(Session {
             database: database.to_owned(),
             upload: Chunked::new(size, place),
-            usage: Mutex::new(Usage { requests: 0, last: Instant::now() }),
+            usage: Mutex::new(Rank::SessionUsage, Usage { requests: 0, last: Instant::now() }),
         });
         let mut by_id = self.by_id();
         // Of two that start at once, one is late.
