@@ -1,4 +1,4 @@
-//! Clocks that step back, stand still, or are far off.
+//! Stamps are unique and ordered if the clock steps back, stops, or is far off.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::support::contains;
 
 const HOUR: i64 = 3_600_000_000;
 
-struct Clocked {
+struct ClockedPlane {
     dir: tempfile::TempDir,
     plane: ControlPlane,
     now: Arc<AtomicI64>,
@@ -28,8 +28,8 @@ fn instant(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros).unwrap()
 }
 
-impl Clocked {
-    /// A database that is created at an instant.
+impl ClockedPlane {
+    /// A plane whose clock the test sets, with a database created at `at`.
     fn new(at: i64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now = Arc::new(AtomicI64::new(at));
@@ -51,7 +51,7 @@ impl Clocked {
         self.plane.points("orders", ..).unwrap().points.iter().map(|point| point.at.as_micros()).collect()
     }
 
-    /// How many rows the database had at an instant, and how that lies to the commits.
+    /// The number of rows and tables at an instant, and the position of the instant among the commits.
     fn rows_at(&mut self, at: i64) -> litefleet::Result<(usize, InstantPosition)> {
         self.restored += 1;
         let name = format!("restored-{}", self.restored);
@@ -65,8 +65,8 @@ impl Clocked {
         Ok((usize::try_from(tables + rows).unwrap(), reached.kind))
     }
 
-    /// Commits once at each of these readings of the clock, while logs end in each way, and checks all that is known of the
-    /// stamps then.
+    /// Commits once per clock reading, ends the WAL in different ways in between, and checks stamps, ranges and
+    /// restores.
     fn check(&mut self, readings: &[i64]) {
         let mut connection = self.connect();
         for (number, reading) in readings.iter().enumerate() {
@@ -88,7 +88,7 @@ impl Clocked {
         assert_eq!(stamps.len(), readings.len());
         let mut last = born;
         for (stamp, reading) in stamps.iter().zip(readings) {
-            assert_eq!(*stamp, (last + 1).max(*reading), "never back, and never twice the same");
+            assert_eq!(*stamp, (last + 1).max(*reading), "stamps increase and follow the clock");
             last = *stamp;
         }
         let windows = self.plane.points("orders", ..).unwrap().windows;
@@ -106,38 +106,38 @@ impl Clocked {
 }
 
 #[test]
-fn a_clock_that_steps_back_and_forward_never_takes_stamps_back() {
+fn stamps_increase_while_clock_steps_back_and_forward() {
     let start = 1_764_000_000_000_000;
     let mut readings: Vec<i64> = (1..8).map(|step| start + step * 1000).collect();
     readings.extend((0..7).map(|step| start - 5 * HOUR + step));
     readings.extend((0..7).map(|step| start + 9 * HOUR + step * 1_000_000));
     readings.extend([start; 4]);
-    Clocked::new(start).check(&readings);
+    ClockedPlane::new(start).check(&readings);
 }
 
 #[test]
-fn a_clock_that_stands_still_stamps_each_commit_by_itself() {
+fn stopped_clock_gives_each_commit_its_own_stamp() {
     let start = 1_764_000_000_000_000;
-    Clocked::new(start).check(&[start; 16]);
+    ClockedPlane::new(start).check(&[start; 16]);
 }
 
 #[test]
-fn a_clock_before_1970_or_after_2106_is_a_clock() {
+fn clock_before_1970_or_after_2106_is_accepted() {
     let leap = "2106-02-07T06:28:16Z".parse::<Timestamp>().unwrap().as_micros();
     let long_ago = "1901-12-13T20:45:52Z".parse::<Timestamp>().unwrap().as_micros();
     for start in [-3, long_ago, leap - 4] {
         let readings: Vec<i64> = (0..12).map(|step| start + step).collect();
-        Clocked::new(start).check(&readings);
+        ClockedPlane::new(start).check(&readings);
     }
-    // And from the one to the other.
-    Clocked::new(long_ago).check(&[long_ago, -1, 0, 1, leap - 1, leap, leap + HOUR, -1, 0]);
+    // From one extreme to the other.
+    ClockedPlane::new(long_ago).check(&[long_ago, -1, 0, 1, leap - 1, leap, leap + HOUR, -1, 0]);
 }
 
 #[test]
-fn a_gap_while_the_clock_stands_still_or_steps_back_is_behind_what_was_before() {
+fn gap_follows_earlier_stamps_if_clock_stops_or_steps_back() {
     let start = 1_764_000_000_000_000;
     for step in [0, -HOUR] {
-        let mut clocked = Clocked::new(start);
+        let mut clocked = ClockedPlane::new(start);
         clocked.connect().execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
         let before = clocked.stamps();
         let data = clocked.dir.path().join("root/default/orders/data.db");
@@ -154,9 +154,9 @@ fn a_gap_while_the_clock_stands_still_or_steps_back_is_behind_what_was_before() 
 }
 
 #[test]
-fn what_lost_its_stamp_before_the_clock_stepped_back_is_in_no_instant_before_that() {
+fn commit_without_stamp_counts_from_next_stamp_after_clock_step() {
     let start = 1_764_000_000_000_000;
-    let mut clocked = Clocked::new(start);
+    let mut clocked = ClockedPlane::new(start);
     let connection = clocked.connect();
     for (reading, sql) in [
         (start + 10, "CREATE TABLE t(a)"),
@@ -177,7 +177,7 @@ fn what_lost_its_stamp_before_the_clock_stepped_back_is_in_no_instant_before_tha
         (start, Some(0)),
         (start + 10, None),
         (start + 999, None),
-        // The next log was begun, and what is stamped later had been committed.
+        // The next generation began here; its first stamp covers every earlier commit.
         (start + 1000, None),
         (start + HOUR - 1, None),
         (start + HOUR, Some(2)),

@@ -1,4 +1,4 @@
-//! Logs that few restores need are compressed, and nobody but the disk notices.
+//! Compression of segments changes only the size of the archive: restores, views and verification give equal results.
 
 use std::{
     fs,
@@ -20,17 +20,17 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     maintain::{
-        CIPHERS, Stop, done_nothing, exported_at, later, maintain, maintain_copy, maintain_later, restart,
-        set_window, with_history, write,
+        CIPHERS, Stop, a_day_later, empty_report, exported_at, maintain, maintain_a_day_later, maintain_copy,
+        restart_wal, set_window, with_history, write,
     },
     support::{Ledger, contains, contents, files, now},
 };
 
 pub(crate) fn archive(ledger: &Ledger) -> PathBuf {
-    ledger.place().join("archive")
+    ledger.database_dir().join("archive")
 }
 
-/// The names of the logs, or of those that are compressed.
+/// The names in the archive that end with `kind`.
 fn logs(ledger: &Ledger, kind: &str) -> Vec<String> {
     files(&archive(ledger)).into_iter().filter(|name| name.ends_with(kind)).collect()
 }
@@ -45,29 +45,29 @@ fn verified(ledger: &Ledger) -> Vec<String> {
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
-/// A plain database of which the logs 1 to 4 are compressed, at rest.
+/// A plain database without writes in progress, with segments 1 to 4 compressed.
 fn compressed() -> (Ledger, Connection) {
     let (ledger, connection) = with_history(None, 5);
-    assert_eq!(maintain_later(&ledger).compressed, 4);
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 4);
     (ledger, connection)
 }
 
 #[test]
-fn logs_before_the_newest_snapshot_are_compressed_and_every_answer_stays() {
+fn maintenance_compresses_logs_before_newest_snapshot() {
     for cipher in CIPHERS {
         let (mut ledger, connection) = with_history(cipher, 5);
         let points = ledger.plane.points("orders", ..).unwrap();
         let before = size(&archive(&ledger));
         let wals: Vec<_> =
             (1..=4).map(|log| fs::read(archive(&ledger).join(format!("{log:012}.wal"))).unwrap()).collect();
-        let done = maintain_later(&ledger);
+        let done = maintain_a_day_later(&ledger);
         assert_eq!(done.snapshots, 1);
         if cipher.is_some() {
-            // Sealed pages look like noise.
+            // Ciphertext does not compress.
             assert_eq!((done.compressed, done.bytes_saved, logs(&ledger, "zst").len()), (0, 0, 0));
             continue;
         }
-        // The snapshot is before the fifth log, and that is needed for what comes after.
+        // The new snapshot precedes segment 5, which later instants still need.
         let names: Vec<_> = (1..=4).map(|log| format!("{log:012}.wal.zst")).collect();
         assert_eq!((done.compressed, logs(&ledger, "zst")), (4, names.clone()));
         assert_eq!(logs(&ledger, ".wal"), ["000000000005.wal"]);
@@ -88,32 +88,32 @@ fn logs_before_the_newest_snapshot_are_compressed_and_every_answer_stays() {
         assert_eq!(ledger.plane.points("orders", ..).unwrap(), points);
         ledger.check_all();
         assert_eq!(verified(&ledger), [""; 0]);
-        assert_eq!(maintain_later(&ledger), done_nothing(&done));
-        // Without its index, a log is read whole.
+        assert_eq!(maintain_a_day_later(&ledger), empty_report(&done));
+        // Without its index, a segment is read from the start.
         for name in logs(&ledger, ".index") {
             fs::remove_file(archive(&ledger).join(name)).unwrap();
         }
         ledger.check_all();
-        // And the history goes on.
+        // The history continues.
         for _ in 0..4 {
             write(&mut ledger, &connection, 6);
-            restart(&connection);
+            restart_wal(&connection);
         }
         write(&mut ledger, &connection, 1);
-        assert!(maintain_later(&ledger).compressed > 2);
+        assert!(maintain_a_day_later(&ledger).compressed > 2);
         ledger.check_all();
         assert_eq!(verified(&ledger), [""; 0]);
     }
 }
 
 #[test]
-fn what_a_restore_to_the_last_day_needs_is_left_as_it_is() {
+fn logs_needed_for_the_last_day_stay_uncompressed() {
     const DAY: i64 = 86_400_000_000;
     let (mut ledger, connection) = with_history(None, 5);
     assert_eq!(maintain(&ledger).snapshots, 1);
     for _ in 0..4 {
         write(&mut ledger, &connection, 6);
-        restart(&connection);
+        restart_wal(&connection);
     }
     let (first, second) = (5, 9);
     write(&mut ledger, &connection, 1);
@@ -124,15 +124,15 @@ fn what_a_restore_to_the_last_day_needs_is_left_as_it_is() {
     };
     let now = now().as_micros();
     assert_eq!((maintain_at(now).snapshots, maintain_at(now).compressed), (1, 0));
-    let begun_at = |sequence: u64| {
+    let began_at = |sequence: u64| {
         let header = fs::read(archive(&ledger).join(format!("{sequence:012}.stamps"))).unwrap();
         i64::from_le_bytes(header[64..72].try_into().unwrap())
     };
-    // A restore to the instant at which a snapshot's generation began needs no log before it, and an earlier one does.
+    // A restore to the start of the snapshot's generation needs no earlier segment; a restore before it does.
     for (sequence, before) in [(first, 0), (second, 4)] {
         let count = || logs(&ledger, "zst").len();
-        assert_eq!((maintain_at(begun_at(sequence) + DAY - 1).compressed, count()), (0, before));
-        maintain_at(begun_at(sequence) + DAY);
+        assert_eq!((maintain_at(began_at(sequence) + DAY - 1).compressed, count()), (0, before));
+        maintain_at(began_at(sequence) + DAY);
         assert_eq!(count(), usize::try_from(sequence).unwrap() - 1);
     }
     ledger.check_all();
@@ -140,9 +140,9 @@ fn what_a_restore_to_the_last_day_needs_is_left_as_it_is() {
 }
 
 #[test]
-fn a_compressed_log_is_the_log_of_its_generation_where_windows_are_told() {
+fn restorable_range_ends_at_last_commit_of_compressed_log() {
     let (ledger, connection) = compressed();
-    // Nothing but the log itself says how it ended.
+    // Remove the end records, so that the segment alone shows where it ends.
     let stamps = archive(&ledger).join("000000000002.stamps");
     let mut bytes = fs::read(&stamps).unwrap();
     let is_commit = |record: &[u8]| record[7] & 0x80 == 0;
@@ -151,7 +151,7 @@ fn a_compressed_log_is_the_log_of_its_generation_where_windows_are_told() {
     fs::write(&stamps, bytes).unwrap();
     fs::write(archive(&ledger).join("000000000003.stamps"), [0; 128]).unwrap();
     let windows = ledger.plane.points("orders", ..).unwrap().windows;
-    // After its last commit comes what nobody knows.
+    // The damaged third stamp file makes everything after the last commit of segment 2 unknown.
     for state in &ledger.states[8..13] {
         assert!(contains(&windows, state.from), "{}: {windows:?}", state.from);
         assert!(ledger.viewed_at(state.from).unwrap() == state.contents);
@@ -160,7 +160,7 @@ fn a_compressed_log_is_the_log_of_its_generation_where_windows_are_told() {
 }
 
 #[test]
-fn what_does_not_shrink_is_left_as_it_is() {
+fn incompressible_logs_stay_uncompressed() {
     let mut ledger = Ledger::plain();
     set_window(&ledger, "7d");
     let connection = ledger.connect();
@@ -169,14 +169,14 @@ fn what_does_not_shrink_is_left_as_it_is() {
         for _ in 0..6 {
             ledger.commit(&connection, "UPDATE t SET value = randomblob(120000)");
         }
-        restart(&connection);
+        restart_wal(&connection);
     }
     ledger.commit(&connection, "INSERT INTO t VALUES (2, 0)");
-    let done = maintain_later(&ledger);
+    let done = maintain_a_day_later(&ledger);
     assert_eq!((done.snapshots, done.compressed, done.bytes_saved), (1, 0, 0));
     assert_eq!((logs(&ledger, ".wal").len(), logs(&ledger, "zst").len()), (4, 0));
-    assert_eq!(maintain_later(&ledger), done_nothing(&done));
-    assert!((1..4).all(|log| says_that_it_does_not_shrink(&index(&ledger, log))));
+    assert_eq!(maintain_a_day_later(&ledger), empty_report(&done));
+    assert!((1..4).all(|log| is_marked_incompressible(&index(&ledger, log))));
     assert_eq!(verified(&ledger), [""; 0]);
     ledger.check_all();
 }
@@ -185,33 +185,33 @@ fn index(ledger: &Ledger, log: u64) -> PathBuf {
     archive(ledger).join(format!("{log:012}.index"))
 }
 
-fn says_that_it_does_not_shrink(index: &Path) -> bool {
+fn is_marked_incompressible(index: &Path) -> bool {
     fs::read(index).unwrap()[32] == 1
 }
 
 #[test]
-fn a_log_that_was_found_not_to_shrink_is_not_looked_at_again() {
+fn log_marked_incompressible_is_not_compressed_again() {
     let (mut ledger, connection) = with_history(None, 5);
     assert_eq!(maintain(&ledger).snapshots, 1);
     let index = index(&ledger, 2);
-    assert!(!says_that_it_does_not_shrink(&index));
-    // What is said of it stands there, whatever the log holds.
+    assert!(!is_marked_incompressible(&index));
+    // The mark in the index is authoritative; the segment itself is not tried again.
     let mut bytes = fs::read(&index).unwrap();
     bytes[32] = 1;
     let (words, check) = bytes.split_last_chunk_mut::<8>().unwrap();
     *check = xxh3_64(words).to_le_bytes();
     fs::write(&index, &bytes).unwrap();
-    assert_eq!(maintain_later(&ledger).compressed, 3);
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 3);
     assert!(logs(&ledger, ".wal").contains(&"000000000002.wal".into()));
     assert_eq!(verified(&ledger), [""; 0]);
     fs::remove_file(&index).unwrap();
-    assert_eq!(maintain_later(&ledger).compressed, 1);
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 1);
     ledger.check_all();
     drop(connection);
 }
 
 #[test]
-fn wherever_compression_stops_every_answer_stays() {
+fn compression_stopped_at_any_step_loses_no_commit() {
     let (mut ledger, connection) = with_history(None, 6);
     ledger.states.last_mut().unwrap().to = now();
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
@@ -220,7 +220,7 @@ fn wherever_compression_stops_every_answer_stays() {
     let original = ledger.plane.clone();
     let elsewhere = tempfile::tempdir().unwrap();
     let whole = maintain_copy(
-        later(ControlPlane::builder()),
+        a_day_later(ControlPlane::builder()),
         original.root(),
         &elsewhere.path().join("whole"),
         Stop::Fails,
@@ -233,42 +233,42 @@ fn wherever_compression_stops_every_answer_stays() {
     let kinds =
         [DiskOp::Create, DiskOp::Write, DiskOp::SyncFile, DiskOp::Rename, DiskOp::SyncDir, DiskOp::Remove];
     assert!(kinds.iter().all(|step| steps[first..].contains(step)), "{:?}", &steps[first..]);
-    // The steps of the first log that is compressed, and those of the last.
+    // The operations on the first compressed segment and on the last.
     let creates: Vec<_> = (0..steps.len()).filter(|at| steps[*at] == DiskOp::Create).collect();
     let [.., one, two, _, _, last] = creates[..] else { panic!("{steps:?}") };
     let all: Vec<_> = (one - 1..=two).chain(last..steps.len()).collect();
     assert!(all.len() > 20);
     let mut both = 0;
-    for stop in [Stop::Fails, Stop::Ends] {
+    for stop in [Stop::Fails, Stop::Dies] {
         for nth in &all {
-            // Of the writes of one file, every eighth stands for all.
+            // Consecutive writes to one file are equivalent; test every eighth.
             if steps[*nth] == DiskOp::Write && steps[nth - 1] == DiskOp::Write && nth % 8 > 0 {
                 continue;
             }
             let copy = elsewhere.path().join("copy");
             let (plane, seen, result) =
-                maintain_copy(later(ControlPlane::builder()), original.root(), &copy, stop, *nth);
+                maintain_copy(a_day_later(ControlPlane::builder()), original.root(), &copy, stop, *nth);
             let at = format!("{stop:?} at {nth}, {:?}", seen.last());
             assert!(result.is_err(), "{at}");
             ledger.plane = plane;
-            let look = |ledger: &Ledger| {
+            let check_states = |ledger: &Ledger| {
                 for state in ledger.states.iter().step_by(5) {
                     assert!(exported_at(ledger, state.from).unwrap() == state.contents, "{at}");
                 }
             };
-            look(&ledger);
+            check_states(&ledger);
             let (plain, zst) = (logs(&ledger, ".wal"), logs(&ledger, "zst"));
-            // Each log is there, and one at most twice.
+            // Each segment exists once, or twice while one replaces the other.
             assert!((7..=8).contains(&(plain.len() + zst.len())), "{at}: {plain:?} {zst:?}");
             both += plain.len() + zst.len() - 7;
             assert_eq!(verified(&ledger), [""; 0], "{at}");
-            let rest = maintain_later(&ledger);
+            let rest = maintain_a_day_later(&ledger);
             assert!(!rest.deferred, "{at}");
-            look(&ledger);
+            check_states(&ledger);
             let names = files(&archive(&ledger));
             assert!(!names.iter().any(|name| name.contains(".new")), "{at}: {names:?}");
             assert_eq!((logs(&ledger, ".wal").len(), logs(&ledger, "zst").len()), (2, 5), "{at}");
-            assert_eq!(maintain_later(&ledger), done_nothing(&rest), "{at}");
+            assert_eq!(maintain_a_day_later(&ledger), empty_report(&rest), "{at}");
             fs::remove_dir_all(&copy).unwrap();
         }
     }
@@ -276,28 +276,28 @@ fn wherever_compression_stops_every_answer_stays() {
 }
 
 #[test]
-fn of_two_files_of_a_log_that_is_read_which_was_there_first() {
+fn uncompressed_log_takes_precedence_over_compressed_copy() {
     let (mut ledger, connection) = with_history(None, 5);
     let name = archive(&ledger).join("000000000002.wal");
     let wal = fs::read(&name).unwrap();
-    assert_eq!(maintain_later(&ledger).compressed, 4);
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 4);
     let compressed = archive(&ledger).join("000000000002.wal.zst");
     let right = fs::read(&compressed).unwrap();
-    // The same log; one that is cut off; and another log.
+    // An intact copy, a truncated one, a copy of another segment, and an empty file.
     let other = fs::read(archive(&ledger).join("000000000003.wal.zst")).unwrap();
     for zst in [&right, &right[..right.len() / 2].to_vec(), &other, &Vec::new()] {
         fs::write(&name, &wal).unwrap();
         fs::write(&compressed, zst).unwrap();
         ledger.check_all();
-        let done = maintain_later(&ledger);
+        let done = maintain_a_day_later(&ledger);
         assert_eq!((done.compressed, done.deferred), (1, false));
         assert!(!name.exists() && fs::read(&compressed).unwrap() == right);
     }
-    // A log that is damaged takes the place of nothing.
+    // A damaged segment replaces nothing.
     let mut damaged = wal.clone();
     damaged[wal.len() / 2] ^= 1;
     fs::write(&name, &damaged).unwrap();
-    assert_eq!(maintain_later(&ledger).compressed, 0);
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 0);
     assert!(fs::read(&name).unwrap() == damaged && fs::read(&compressed).unwrap() == right);
     let found = verified(&ledger);
     assert!(!found.is_empty() && found.iter().all(|found| found.contains("000000000002.wal,")), "{found:?}");
@@ -308,13 +308,13 @@ fn of_two_files_of_a_log_that_is_read_which_was_there_first() {
 }
 
 #[test]
-fn a_compressed_log_that_cannot_be_read_back_takes_the_place_of_nothing() {
+fn compressed_log_that_fails_read_back_replaces_nothing() {
     let (mut ledger, connection) = with_history(None, 5);
     let (archive, armed) = (archive(&ledger), Arc::new(AtomicBool::new(true)));
     let hook = {
         let (archive, armed) = (archive.clone(), Arc::clone(&armed));
         move |step: DiskOp, _: &Path| {
-            // The disk loses a bit of what was written, just before its name is flushed.
+            // Corrupt the written file just before its directory entry is flushed.
             let path = archive.join("000000000003.wal.zst");
             if step == DiskOp::SyncDir && path.exists() && armed.swap(false, SeqCst) {
                 let mut bytes = fs::read(&path).unwrap();
@@ -326,37 +326,37 @@ fn a_compressed_log_that_cannot_be_read_back_takes_the_place_of_nothing() {
         }
     };
     ledger.plane =
-        later(ControlPlane::builder()).fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+        a_day_later(ControlPlane::builder()).fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("000000000003.wal was compressed, and what was read back"), "{error}");
     assert_eq!(logs(&ledger, "zst"), ["000000000001.wal.zst", "000000000002.wal.zst"]);
     ledger.check_all();
-    assert_eq!(maintain_later(&ledger).compressed, 2);
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 2);
     ledger.check_all();
     drop(connection);
 }
 
 #[test]
-fn nothing_is_compressed_under_a_reader() {
+fn compression_is_deferred_while_a_view_is_open() {
     let (ledger, connection) = with_history(None, 5);
     let first = ledger.states[1].clone();
     let (view, _) = ledger.plane.connect_at("orders", first.from, &ledger.options()).unwrap();
-    let done = maintain_later(&ledger);
+    let done = maintain_a_day_later(&ledger);
     assert_eq!((done.snapshots, done.compressed, done.deferred), (1, 0, true));
     assert_eq!(logs(&ledger, "zst"), [""; 0]);
     assert_eq!(contents(&view), first.contents);
     drop(view);
-    let done = maintain_later(&ledger);
+    let done = maintain_a_day_later(&ledger);
     assert_eq!((done.snapshots, done.compressed, done.deferred), (0, 4, false));
     drop(connection);
 }
 
 #[test]
-fn readers_and_compression_do_not_meet() {
+fn concurrent_views_read_correctly_during_compression() {
     let mut ledger = Ledger::plain();
     set_window(&ledger, "7d");
-    // Between two steps there is time to look.
+    // Slow down the steps at which a reader could observe an intermediate state.
     let hook = |step: DiskOp, path: &Path| {
         if path.ends_with("compressed.new") && [DiskOp::Rename, DiskOp::SyncFile].contains(&step) {
             thread::sleep(Duration::from_millis(3));
@@ -364,43 +364,43 @@ fn readers_and_compression_do_not_meet() {
         Ok(())
     };
     let maintaining =
-        later(ControlPlane::builder()).fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+        a_day_later(ControlPlane::builder()).fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = ledger.connect();
     ledger.commit(
         &connection,
         "CREATE TABLE t(id INTEGER PRIMARY KEY, value); INSERT INTO t(value) VALUES (0), (1), (2), (3)",
     );
     let started = Instant::now();
-    let (mut compressed, mut looks) = (0, 0);
-    while compressed < 30 || looks < 200 {
-        assert!(started.elapsed() < Duration::from_secs(120), "{compressed} {looks}");
+    let (mut compressed, mut views) = (0, 0);
+    while compressed < 30 || views < 200 {
+        assert!(started.elapsed() < Duration::from_secs(120), "{compressed} {views}");
         for _ in 0..3 {
             write(&mut ledger, &connection, 6);
-            restart(&connection);
+            restart_wal(&connection);
         }
         write(&mut ledger, &connection, 1);
-        // Those of the logs that are compressed next.
+        // States in the segments that are compressed next.
         let states: Vec<_> = ledger.states.iter().rev().skip(7).take(16).step_by(3).cloned().collect();
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                let mut looks = 0;
+                let mut views = 0;
                 for state in states.iter().cycle().take(12) {
                     assert!(ledger.viewed_at(state.from).unwrap() == state.contents);
-                    looks += 1;
+                    views += 1;
                     thread::sleep(Duration::from_millis(4));
                 }
-                looks
+                views
             });
             while !reader.is_finished() {
                 compressed += maintaining.maintain_database("orders", &mut no_progress).unwrap().compressed;
             }
-            looks += reader.join().unwrap();
+            views += reader.join().unwrap();
         });
     }
 }
 
 #[test]
-fn what_no_window_needs_is_removed_compressed_or_not() {
+fn pruning_removes_compressed_logs_outside_the_window() {
     let (mut ledger, connection) = compressed();
     set_window(&ledger, "1s");
     thread::sleep(Duration::from_millis(1100));
@@ -414,7 +414,7 @@ fn what_no_window_needs_is_removed_compressed_or_not() {
     drop(connection);
 }
 
-/// What is said of the last state in the second log, by a view and by a restore.
+/// The errors of a view and of a restore at the last state in segment 2.
 fn refusals(ledger: &mut Ledger) -> Vec<String> {
     let at = ledger.states[13].from;
     let viewed =
@@ -427,10 +427,10 @@ fn refusals(ledger: &mut Ledger) -> Vec<String> {
 }
 
 #[test]
-fn damage_to_a_compressed_log_is_found_and_named() {
+fn damaged_compressed_log_is_reported_by_name() {
     let (mut ledger, connection) = compressed();
     let windows = ledger.plane.points("orders", ..).unwrap().windows;
-    // What stands in each log is known before that is damaged.
+    // Indexes exist before the damage is done.
     ledger.check_all();
     let path = archive(&ledger).join("000000000002.wal.zst");
     let whole = fs::read(&path).unwrap();
@@ -441,7 +441,7 @@ fn damage_to_a_compressed_log_is_found_and_named() {
         bytes
     };
     let third = fs::read(archive(&ledger).join("000000000003.wal.zst")).unwrap();
-    // A table that says that the first frame holds 4 GiB.
+    // The seek table claims that the first zstd frame holds 4 GiB.
     let mut huge = whole.clone();
     let table = u64::from(u32::from_le_bytes(*whole[..whole.len() - 5].last_chunk().unwrap())) * 8 + 9;
     let first = whole.len() - usize::try_from(table).unwrap();
@@ -466,23 +466,23 @@ fn damage_to_a_compressed_log_is_found_and_named() {
         let found = verified(&ledger);
         let named = |found: &String| found.contains("000000000002.wal.zst") && found.contains(words);
         assert!(found.iter().any(named), "{what}: {found:?}");
-        // What comes from the newer snapshot is not touched by it.
+        // Instants after the newer snapshot do not depend on the damaged segment.
         let last = ledger.states.last().unwrap().clone();
         assert!(ledger.contents_at(last.from).unwrap() == last.contents, "{what}");
-        assert_eq!(maintain_later(&ledger).compressed, 0);
+        assert_eq!(maintain_a_day_later(&ledger).compressed, 0);
     }
     fs::remove_file(&path).unwrap();
     for text in refusals(&mut ledger) {
         assert!(text.contains("000000000002.wal is missing"), "{text}");
     }
-    // What the stamps tell does not change by that.
+    // Ranges derive from stamps, which are intact.
     assert_eq!(ledger.plane.points("orders", ..).unwrap().windows, windows);
     let found = verified(&ledger);
     assert!(found.iter().any(|found| found.contains("000000000002.wal: it is missing")), "{found:?}");
     fs::write(&path, &whole).unwrap();
     ledger.check_all();
 
-    // A view that is open tells when it comes to what is damaged.
+    // An open view reports damage when it reads the damaged page.
     let last = ledger.states[7].clone();
     let (view, _) = ledger.plane.connect_at("orders", last.from, &ledger.options()).unwrap();
     let path = archive(&ledger).join("000000000001.wal.zst");

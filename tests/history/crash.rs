@@ -1,4 +1,5 @@
-//! What a history is after a process was killed, or the power failed, at any step.
+//! The history after a process is killed before any disk operation, and after a power failure that loses part of a
+//! file.
 
 use std::{
     env, fs,
@@ -17,14 +18,14 @@ use litefleet::{
     rusqlite::config::DbConfig,
 };
 
-use crate::support::{Ledger, now, stranger};
+use crate::support::{Ledger, foreign_connection, now};
 
 const ROLE: &str = "LITEFLEET_CRASH_CHILD";
 
-/// Commits rows in a database whose log ends in every way, and dies before the given step of the file operations, or right
-/// after the stamps of a new generation are in their place.
-fn write(orders: &str) -> ! {
-    let [root, step, after, others] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
+/// Commits rows while the WAL ends in every way, and aborts before disk operation `step`, or, with `after`, right
+/// after the stamps of a new generation are renamed into place.
+fn write(args: &str) -> ! {
+    let [root, step, after, others] = args.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
     let (step, after, others): (u64, bool, usize) =
         (step.parse().unwrap(), after == "true", others.parse().unwrap());
     let (count, armed) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
@@ -46,7 +47,7 @@ fn write(orders: &str) -> ! {
     armed.store(true, Ordering::Relaxed);
     let connect = || plane.connect("orders", &ConnectOptions::default()).unwrap();
     let mut connection = connect();
-    // They have its log open, and go on with another one where that is moved away.
+    // They have the WAL open, and continue with a new one when it is moved.
     let mut others: Vec<_> = (0..others).map(|_| connect()).collect();
     for round in 0..9 {
         for other in &others {
@@ -70,12 +71,13 @@ fn write(orders: &str) -> ! {
     std::process::exit(0)
 }
 
-/// What a writer that dies there says: when each of its commits was done, and whether it came to its end.
+/// Runs a writer in a child process. Returns the instant after each commit that returned, and whether the child
+/// finished.
 fn run(root: &Path, step: u64, after: bool, others: usize) -> (Vec<Timestamp>, bool) {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args([
         "--exact",
-        "crash::a_process_may_be_killed_before_any_step",
+        "crash::process_killed_before_any_disk_operation_loses_no_commit",
         "--nocapture",
         "--test-threads=1",
     ]);
@@ -92,9 +94,9 @@ fn rows_at(ledger: &mut Ledger, at: Timestamp) -> usize {
 }
 
 #[test]
-fn a_process_may_be_killed_before_any_step() {
-    if let Ok(orders) = env::var(ROLE) {
-        write(&orders);
+fn process_killed_before_any_disk_operation_loses_no_commit() {
+    if let Ok(args) = env::var(ROLE) {
+        write(&args);
     }
     for (after, others) in [(false, 0), (true, 0), (false, 1)] {
         for step in 0.. {
@@ -111,7 +113,7 @@ fn a_process_may_be_killed_before_any_step() {
             };
             verify(&ledger);
             let check = |ledger: &mut Ledger| {
-                // The last ones are those that a crash could take.
+                // A crash could lose the last commits only.
                 for (rows, at) in (1..).zip(&done).skip(done.len().saturating_sub(2)) {
                     let found = ledger.contents_at(*at).unwrap_or_else(|error| panic!("{context}: {error}"));
                     assert_eq!(found["t"].len(), rows, "{context}");
@@ -119,7 +121,7 @@ fn a_process_may_be_killed_before_any_step() {
                 assert_eq!(ledger.plane.points("orders", ..).unwrap().windows.len(), 1, "{context}");
             };
             check(&mut ledger);
-            // It goes on, and has lost nothing.
+            // The database accepts writes and has lost no commit.
             let connection = ledger.connect();
             ledger.commit(&connection, "INSERT INTO t(value) VALUES ('after')");
             verify(&ledger);
@@ -139,7 +141,7 @@ fn a_process_may_be_killed_before_any_step() {
 }
 
 #[test]
-fn a_restore_while_the_log_is_begun_anew_finds_the_last_commit() {
+fn restore_during_wal_restarts_finds_last_commit() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
@@ -170,14 +172,14 @@ fn a_restore_while_the_log_is_begun_anew_finds_the_last_commit() {
 }
 
 #[test]
-fn stamps_that_others_used_the_room_of_are_made_room_for() {
+fn stamp_file_grows_after_another_connection_filled_it() {
     let ledger = Ledger::plain();
     let (first, second) = (ledger.connect(), ledger.connect());
     for connection in [&first, &second] {
         connection.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
     }
     first.execute_batch("CREATE TABLE t(a)").unwrap();
-    // The file begins with room for 124 records, and grows by doubling: to 252.
+    // The file starts with room for 124 records and doubles in size, which makes room for 252.
     for _ in 0..251 {
         second.execute_batch("INSERT INTO t VALUES (1)").unwrap();
     }
@@ -186,7 +188,7 @@ fn stamps_that_others_used_the_room_of_are_made_room_for() {
 }
 
 #[test]
-fn stamps_behind_a_hole_are_not_taken_for_later_ones() {
+fn stale_stamps_after_a_hole_are_ignored() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     connection.execute_batch("PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a)").unwrap();
@@ -195,13 +197,13 @@ fn stamps_behind_a_hole_are_not_taken_for_later_ones() {
     }
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(connection);
-    // The power fails: the log has lost its last 100 commits, and the stamps their second page, but not the third.
-    let wal = ledger.place().join("data.db-wal");
+    // A power failure: the WAL lost its last 100 commits, and the stamp file lost its second page but not its third.
+    let wal = ledger.database_dir().join("data.db-wal");
     let frame = 24 + 4096;
     let frames = (fs::metadata(&wal).unwrap().len() - 32) / frame;
     fs::File::options().write(true).open(&wal).unwrap().set_len(32 + (frames - 100) * frame).unwrap();
-    fs::remove_file(ledger.place().join("data.db-shm")).unwrap();
-    let stamps = ledger.place().join("archive/live.stamps");
+    fs::remove_file(ledger.database_dir().join("data.db-shm")).unwrap();
+    let stamps = ledger.database_dir().join("archive/live.stamps");
     let mut bytes = fs::read(&stamps).unwrap();
     assert_eq!(bytes.len(), 16384);
     bytes[4096..8192].fill(0);
@@ -223,7 +225,7 @@ fn stamps_behind_a_hole_are_not_taken_for_later_ones() {
 }
 
 #[test]
-fn stamps_that_never_got_to_the_disk_are_a_gap_and_stop_nobody() {
+fn unflushed_stamp_header_leaves_a_gap_and_writes_continue() {
     for (zeros, numbered) in [(true, true), (true, false), (false, true), (false, false)] {
         for at_rest in [true, false] {
             let mut ledger = Ledger::plain();
@@ -237,7 +239,7 @@ fn stamps_that_never_got_to_the_disk_are_a_gap_and_stop_nobody() {
             let lost = now();
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !at_rest).unwrap();
             drop(connection);
-            let stamps = ledger.place().join("archive/live.stamps");
+            let stamps = ledger.database_dir().join("archive/live.stamps");
             let mut bytes = fs::read(&stamps).unwrap();
             if zeros {
                 bytes.fill(0);
@@ -248,7 +250,7 @@ fn stamps_that_never_got_to_the_disk_are_a_gap_and_stop_nobody() {
             let connection = ledger.connect();
             ledger.commit(&connection, "INSERT INTO t VALUES (2)");
             assert_eq!(rows_at(&mut ledger, now()), 3);
-            // The stamps are kept under the number that they would have got, and are named.
+            // The damaged stamp file is kept under its number, and the error names it.
             let error = ledger.restore(lost).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
             let set_aside = if numbered { "000000000002.stamps" } else { "000000000001.stamps" };
@@ -256,21 +258,21 @@ fn stamps_that_never_got_to_the_disk_are_a_gap_and_stop_nobody() {
             if numbered {
                 assert_eq!(rows_at(&mut ledger, kept), 1);
             } else {
-                // What it was when it was born is gone too, and nothing else is given for it.
+                // The initial state is lost too, and no other state is returned for it.
                 let born = ledger.states[0].from;
                 assert_eq!(ledger.restore(born).unwrap_err().kind(), ErrorKind::Corrupt);
             }
             drop(connection);
             assert_eq!(rows_at(&mut ledger, now()), 3);
-            drop(stranger(&ledger));
+            drop(foreign_connection(&ledger));
         }
     }
 }
 
 #[test]
-fn a_segment_is_on_the_disk_before_its_log_is_cut() {
+fn segment_is_flushed_before_wal_is_truncated() {
     let ledger = Ledger::plain();
-    let wal = ledger.place().join("data.db-wal");
+    let wal = ledger.database_dir().join("data.db-wal");
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = {
         let (seen, wal) = (Arc::clone(&seen), wal.clone());
@@ -290,13 +292,13 @@ fn a_segment_is_on_the_disk_before_its_log_is_cut() {
 }
 
 #[test]
-fn a_snapshot_in_the_middle_of_a_strangers_log_is_on_the_disk_before_the_commit_behind_it() {
+fn snapshot_after_foreign_commits_is_flushed_before_next_commit() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
     drop(connection);
-    let strange = stranger(&ledger);
-    strange.execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    let foreign = foreign_connection(&ledger);
+    foreign.execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = {
         let seen = Arc::clone(&seen);
@@ -310,7 +312,8 @@ fn a_snapshot_in_the_middle_of_a_strangers_log_is_on_the_disk_before_the_commit_
     let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
     connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
-    // Behind the stamps of the generation before. The snapshot must not outlive the frames that it holds.
+    // Also after the stamps of the earlier generation: a snapshot must not exist on disk without the frames that it
+    // includes.
     let flushed = seen.lock().unwrap().clone();
     assert!(
         flushed.ends_with(
@@ -318,7 +321,7 @@ fn a_snapshot_in_the_middle_of_a_strangers_log_is_on_the_disk_before_the_commit_
         ),
         "{flushed:?}"
     );
-    // Only once.
+    // The snapshot is flushed once only.
     connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
     assert_eq!(*seen.lock().unwrap(), flushed);
 }

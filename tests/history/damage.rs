@@ -1,5 +1,5 @@
-//! Damage to what a history is made of: a restore is right, or an error that names what is damaged; never anything else.
-//! And the database itself goes on.
+//! Damage to the files of a history: a restore returns the exact contents or an error that names the damaged file,
+//! and the database itself continues to accept commits.
 
 use std::{
     collections::BTreeSet,
@@ -16,26 +16,26 @@ use litefleet::{
 };
 
 use crate::{
-    maintain::{CIPHERS, maintain, maintain_later, set_window, with_history},
+    maintain::{CIPHERS, maintain, maintain_a_day_later, set_window, with_history},
     random::Random,
     support::{Ledger, contents, files, is_index, now, read_contents},
 };
 
-/// What is done to a file.
-type Harm = Box<dyn Fn(&Path)>;
+/// One kind of damage to a file.
+type Damage = Box<dyn Fn(&Path)>;
 
-/// A fleet at rest, or in the middle of a log, with all that is known of its past.
-struct Subject {
+/// A fleet with known states and copies of its files to restore them from after each damage.
+struct Fixture {
     ledger: Ledger,
     pristine: tempfile::TempDir,
-    /// The same database in a fleet that went on otherwise from the middle on.
+    /// A copy of the fleet that diverged after half of the commits.
     sibling: tempfile::TempDir,
-    /// The archive as it was earlier.
+    /// An earlier version of the archive.
     older: tempfile::TempDir,
-    looks: usize,
+    reads: usize,
 }
 
-/// A view says the same as a restore, and takes less time: so only some are restored.
+/// Restores are slower than views and give equal results, so only one read in this many is a restore.
 const RESTORE_EVERY: usize = 16;
 
 fn copy(from: &Path, to: &Path) {
@@ -46,7 +46,7 @@ fn checkpoint(connection: &Connection, mode: &str) {
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
-/// Some commits, and logs that end in each way.
+/// A few commits, with the WAL ended in every way.
 fn some_commits(ledger: &mut Ledger, connection: &mut Connection, mark: &str) {
     for (round, mode) in ["RESTART", "TRUNCATE", "CLOSE"].into_iter().enumerate() {
         for value in 0..2 {
@@ -65,22 +65,22 @@ fn some_commits(ledger: &mut Ledger, connection: &mut Connection, mark: &str) {
     }
 }
 
-impl Subject {
+impl Fixture {
     fn new(cipher: Option<Cipher>, at_rest: bool) -> Self {
         let mut ledger = Ledger::new(cipher);
         let mut connection = ledger.connect();
         ledger.commit(&connection, "CREATE TABLE t(a, b)");
         some_commits(&mut ledger, &mut connection, "early");
         if cipher.is_none() {
-            // Another program makes a gap, and so a second snapshot.
+            // A foreign process causes a gap, and the next commit a second snapshot.
             drop(connection);
-            // Of what was there before, its stamp is the only instant that is known.
+            // Before the gap, only the stamp itself is certain to resolve to the last commit.
             let stamp = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at;
             let last = ledger.states.last_mut().unwrap();
             (last.from, last.to) = (stamp, stamp);
-            Connection::open(ledger.place().join("data.db"))
+            Connection::open(ledger.database_dir().join("data.db"))
                 .unwrap()
-                .execute_batch("INSERT INTO t VALUES ('strange', 0)")
+                .execute_batch("INSERT INTO t VALUES ('foreign', 0)")
                 .unwrap();
             connection = ledger.connect();
             connection.execute_batch("INSERT INTO t VALUES ('after the gap', 0)").unwrap();
@@ -91,7 +91,7 @@ impl Subject {
         some_commits(&mut ledger, &mut connection, "middle");
         drop(connection);
         let older = tempfile::tempdir().unwrap();
-        copy(&ledger.place().join("archive"), &older.path().join("archive"));
+        copy(&ledger.database_dir().join("archive"), &older.path().join("archive"));
         let sibling = tempfile::tempdir().unwrap();
         copy(ledger.plane.root(), &sibling.path().join("root"));
         let finish = |ledger: &mut Ledger, mark: &str| {
@@ -100,7 +100,7 @@ impl Subject {
             ledger.commit(&connection, &format!("INSERT INTO t VALUES ('{mark} last', 0)"));
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !at_rest).unwrap();
         };
-        // The sibling first: its states are none of ours.
+        // Write the sibling first: its states are not part of the expectation.
         let (ours, states) = (ledger.plane.clone(), ledger.states.clone());
         ledger.plane = ControlPlane::open(sibling.path().join("root")).unwrap();
         finish(&mut ledger, "elsewhere");
@@ -108,18 +108,18 @@ impl Subject {
         finish(&mut ledger, "late");
         ledger.states.last_mut().unwrap().to = now();
         if at_rest {
-            // What was before the gap only leads to older instants: of a plain database, it is compressed a day later.
+            // Logs before the gap serve older instants only, so those of a plain database are compressed after a day.
             set_window(&ledger, "7d");
             let compressed = if cipher.is_none() { 3 } else { 0 };
-            assert_eq!(maintain_later(&ledger).compressed, compressed);
+            assert_eq!(maintain_a_day_later(&ledger).compressed, compressed);
         }
         let pristine = tempfile::tempdir().unwrap();
-        copy(&ledger.place(), &pristine.path().join("orders"));
-        Self { ledger, pristine, sibling, older, looks: 0 }
+        copy(&ledger.database_dir(), &pristine.path().join("orders"));
+        Self { ledger, pristine, sibling, older, reads: 0 }
     }
 
     fn archive(&self) -> PathBuf {
-        self.ledger.place().join("archive")
+        self.ledger.database_dir().join("archive")
     }
 
     fn files(&self) -> Vec<String> {
@@ -131,49 +131,52 @@ impl Subject {
         names
     }
 
-    fn heal(&self) {
-        let place = self.ledger.place();
-        fs::remove_dir_all(&place).unwrap();
+    fn reset(&self) {
+        let dir = self.ledger.database_dir();
+        fs::remove_dir_all(&dir).unwrap();
         assert!(
             Command::new("cp")
                 .arg("-rp")
                 .arg(self.pristine.path().join("orders"))
-                .arg(&place)
+                .arg(&dir)
                 .status()
                 .unwrap()
                 .success()
         );
     }
 
-    /// Restores remembered instants, and counts those that are refused. What is found must be right.
-    fn look(&mut self, harm: &str, every: usize) -> usize {
+    /// Reads known states, checks the contents, and returns the number of instants that failed.
+    fn check_states(&mut self, damage: &str, every: usize) -> usize {
         let mut refused = 0;
         for (number, state) in self.ledger.states.clone().into_iter().enumerate() {
             if number % every != 0 && number + 3 < self.ledger.states.len() {
                 continue;
             }
             for at in [state.from, state.to] {
-                self.looks += 1;
-                let found = if self.looks.is_multiple_of(RESTORE_EVERY) {
+                self.reads += 1;
+                let found = if self.reads.is_multiple_of(RESTORE_EVERY) {
                     self.ledger.restored_at(at)
                 } else {
                     self.ledger.viewed_at(at)
                 };
                 match found {
                     Ok(found) => {
-                        assert!(found == state.contents, "{harm}: state {number} at {at} is another one");
+                        assert!(
+                            found == state.contents,
+                            "{damage}: wrong contents for state {number} at {at}"
+                        );
                     }
                     Err(error) => {
                         refused += 1;
                         let (kind, text) = (error.kind(), error.to_string());
                         assert!(
                             matches!(kind, ErrorKind::Corrupt | ErrorKind::OutsideWindow),
-                            "{harm}: {kind}: {text}"
+                            "{damage}: {kind}: {text}"
                         );
                         let names = text.contains("/archive/")
                             || text.contains("data.db-wal")
                             || kind == ErrorKind::OutsideWindow;
-                        assert!(names, "{harm}: {text}");
+                        assert!(names, "{damage}: {text}");
                     }
                 }
             }
@@ -181,20 +184,20 @@ impl Subject {
         refused
     }
 
-    /// Checks one harm: what can be restored before anybody writes, that the database goes on, and what can be restored
-    /// then.
-    fn suffer(&mut self, harm: &str, every: usize) -> usize {
-        let begins_anew = ["no harm", "live.stamps", "the archive"].iter().any(|name| harm.starts_with(name));
-        let refused = self.look(harm, every);
+    /// Checks one kind of damage: reads before any write, then commits, then reads again.
+    fn check_damage(&mut self, damage: &str, every: usize) -> usize {
+        let starts_new_history =
+            ["no damage", "live.stamps", "the archive"].iter().any(|name| damage.starts_with(name));
+        let refused = self.check_states(damage, every);
         let _answered = self.ledger.plane.points("orders", ..);
         let states = self.ledger.states.clone();
         let last = states.last().unwrap().contents.clone();
         {
             let connection = self.ledger.connect();
-            assert!(contents(&connection) == last, "{harm}: the database itself");
+            assert!(contents(&connection) == last, "{damage}: the live database changed");
             for value in 0..2 {
                 let answer = connection.execute_batch(&format!("INSERT INTO t VALUES ('went on', {value})"));
-                answer.unwrap_or_else(|error| panic!("{harm}: {}", explain(&connection, error)));
+                answer.unwrap_or_else(|error| panic!("{damage}: {}", explain(&connection, error)));
                 let from = now();
                 self.ledger.states.push(crate::support::State {
                     from,
@@ -206,26 +209,26 @@ impl Subject {
                 }
             }
         }
-        // What was written since is known, unless it goes on from what is damaged.
+        // New commits are restorable, unless their history depends on the damaged file.
         for state in &self.ledger.states.clone()[states.len()..] {
             match self.ledger.viewed_at(state.from) {
-                Ok(found) => assert!(found == state.contents, "{harm}: what was written since"),
+                Ok(found) => assert!(found == state.contents, "{damage}: what was written since"),
                 Err(error) => {
                     assert!(
-                        !begins_anew && error.to_string().contains("/archive/"),
-                        "{harm}: since: {error}"
+                        !starts_new_history && error.to_string().contains("/archive/"),
+                        "{damage}: since: {error}"
                     );
                 }
             }
         }
-        self.look(&format!("{harm}, and it went on"), every);
+        self.check_states(&format!("{damage}, and it went on"), every);
         self.ledger.states = states;
-        self.heal();
+        self.reset();
         refused
     }
 }
 
-/// Where a file may be cut: at its boundaries, within them, and in half.
+/// Lengths to truncate a file to: at record boundaries, within records, and in the middle.
 fn cuts(name: &str, len: u64) -> BTreeSet<u64> {
     let (header, record) = match name.rsplit('.').next().unwrap() {
         "stamps" => (128, 32),
@@ -241,7 +244,7 @@ fn cuts(name: &str, len: u64) -> BTreeSet<u64> {
     cuts
 }
 
-fn flip(bit: u64) -> Harm {
+fn flip(bit: u64) -> Damage {
     Box::new(move |path| {
         let mut bytes = fs::read(path).unwrap();
         bytes[usize::try_from(bit / 8).unwrap()] ^= 1 << (bit % 8);
@@ -249,10 +252,10 @@ fn flip(bit: u64) -> Harm {
     })
 }
 
-fn harms(subject: &Subject, name: &str, random: &mut Random) -> Vec<(String, Harm)> {
-    let path = subject.archive().join(name);
+fn damage_cases(fixture: &Fixture, name: &str, random: &mut Random) -> Vec<(String, Damage)> {
+    let path = fixture.archive().join(name);
     let len = fs::metadata(&path).unwrap().len();
-    let mut harms: Vec<(String, Harm)> = vec![
+    let mut damage_cases: Vec<(String, Damage)> = vec![
         ("removed".into(), Box::new(|path| fs::remove_file(path).unwrap())),
         ("emptied".into(), Box::new(|path| fs::write(path, b"").unwrap())),
         (
@@ -261,28 +264,28 @@ fn harms(subject: &Subject, name: &str, random: &mut Random) -> Vec<(String, Har
         ),
     ];
     for cut in cuts(name, len) {
-        let harm: Harm = Box::new(move |path| {
+        let damage: Damage = Box::new(move |path| {
             fs::File::options().write(true).open(path).unwrap().set_len(cut).unwrap();
         });
-        harms.push((format!("cut to {cut} of {len}"), harm));
+        damage_cases.push((format!("cut to {cut} of {len}"), damage));
     }
-    // Stamps are mostly room.
+    // The rest of a stamp file is unused space.
     let end =
         if path.extension().is_some_and(|extension| extension == "stamps") { len.min(360) } else { len };
     for _ in 0..12 {
         let bit = random.below(end * 8);
-        harms.push((format!("bit {bit} flipped"), flip(bit)));
+        damage_cases.push((format!("bit {bit} flipped"), flip(bit)));
     }
     for from in
-        [&subject.older.path().join("archive"), &subject.sibling.path().join("root/default/orders/archive")]
+        [&fixture.older.path().join("archive"), &fixture.sibling.path().join("root/default/orders/archive")]
     {
         let from = from.join(name);
         if from.exists() && fs::read(&from).unwrap() != fs::read(&path).unwrap() {
             let what = format!("replaced by {}", from.display());
-            harms.push((what, Box::new(move |path| _ = fs::copy(&from, path).unwrap())));
+            damage_cases.push((what, Box::new(move |path| _ = fs::copy(&from, path).unwrap())));
         }
     }
-    harms
+    damage_cases
 }
 
 fn kind_of(name: &str) -> &str {
@@ -290,40 +293,40 @@ fn kind_of(name: &str) -> &str {
 }
 
 fn matrix(cipher: Option<Cipher>, at_rest: bool) {
-    let mut subject = Subject::new(cipher, at_rest);
+    let mut fixture = Fixture::new(cipher, at_rest);
     let mut random = Random::new(3);
-    let files = subject.files();
-    // By default a part of it: each file, and each kind of harm.
+    let files = fixture.files();
+    // Outside of a soak test, a sample: every file, and every kind of damage.
     let is_soak = env::var_os("LITEFLEET_SOAK").is_some();
-    assert_eq!(subject.look("no harm", 1), 0);
-    assert_eq!(subject.suffer("no harm", 1), 0);
+    assert_eq!(fixture.check_states("no damage", 1), 0);
+    assert_eq!(fixture.check_damage("no damage", 1), 0);
     for name in &files {
-        for (number, (what, harm)) in harms(&subject, name, &mut random).into_iter().enumerate() {
+        for (number, (what, damage)) in damage_cases(&fixture, name, &mut random).into_iter().enumerate() {
             let one_of = if name == "live.stamps" { 3 } else { 24 };
             if !is_soak && number > 0 && random.below(one_of) > 0 {
                 continue;
             }
-            harm(&subject.archive().join(name));
-            subject.suffer(&format!("{name} {what}"), 4);
+            damage(&fixture.archive().join(name));
+            fixture.check_damage(&format!("{name} {what}"), 4);
         }
     }
-    // Two of a kind in each other's place.
+    // Swap two files of one kind.
     for (at, one) in files.iter().enumerate() {
         if let Some(other) = files[at + 1..].iter().find(|other| kind_of(other) == kind_of(one)) {
-            let archive = subject.archive();
+            let archive = fixture.archive();
             let (first, second) =
                 (fs::read(archive.join(one)).unwrap(), fs::read(archive.join(other)).unwrap());
             fs::write(archive.join(one), second).unwrap();
             fs::write(archive.join(other), first).unwrap();
-            subject.suffer(&format!("{one} and {other} swapped"), 2);
+            fixture.check_damage(&format!("{one} and {other} swapped"), 2);
         }
     }
-    // The tail is cut off.
+    // Remove the newest generations.
     let numbers: BTreeSet<_> =
         files.iter().filter_map(|name| name.split('.').next().unwrap().parse::<u64>().ok()).collect();
     for count in 1..=numbers.len() {
         for live_too in [false, true] {
-            // Without a trace of a history a database is taken for one that nobody has written to.
+            // Without any file, the database is indistinguishable from a pristine one.
             if live_too && count == numbers.len() {
                 continue;
             }
@@ -331,42 +334,42 @@ fn matrix(cipher: Option<Cipher>, at_rest: bool) {
             for name in &files {
                 let number = name.split('.').next().unwrap().parse::<u64>();
                 if number.map_or(live_too, |number| cut.contains(&&number)) {
-                    fs::remove_file(subject.archive().join(name)).unwrap();
+                    fs::remove_file(fixture.archive().join(name)).unwrap();
                 }
             }
-            subject.suffer(&format!("the last {count} are gone, live {live_too}"), 2);
+            fixture.check_damage(&format!("the last {count} are gone, live {live_too}"), 2);
         }
     }
-    // All of it of another time, or another fleet, and the database as it is.
+    // Replace the archive with an older version or with that of another fleet.
     for from in
-        [subject.older.path().join("archive"), subject.sibling.path().join("root/default/orders/archive")]
+        [fixture.older.path().join("archive"), fixture.sibling.path().join("root/default/orders/archive")]
     {
-        fs::remove_dir_all(subject.archive()).unwrap();
-        copy(&from, &subject.archive());
-        subject.suffer(&format!("the archive is {}", from.display()), 1);
+        fs::remove_dir_all(fixture.archive()).unwrap();
+        copy(&from, &fixture.archive());
+        fixture.check_damage(&format!("the archive is {}", from.display()), 1);
     }
 }
 
 #[test]
-fn a_damaged_history_of_a_database_at_rest_is_right_or_refused() {
+fn damaged_history_after_last_close_restores_exactly_or_fails() {
     matrix(None, true);
 }
 
 #[test]
-fn a_damaged_history_of_a_database_with_a_log_is_right_or_refused() {
+fn damaged_history_with_live_wal_restores_exactly_or_fails() {
     matrix(None, false);
 }
 
 #[test]
-fn a_damaged_history_of_an_encrypted_database_is_right_or_refused() {
+fn damaged_history_of_encrypted_database_restores_exactly_or_fails() {
     matrix(Some(Cipher::Aegis256), true);
 }
 
 #[test]
-fn a_damaged_snapshot_keeps_what_leads_around_it() {
+fn pruning_keeps_fallback_for_a_damaged_snapshot() {
     let (mut ledger, connection) = with_history(None, 4);
     assert_eq!(maintain(&ledger).snapshots, 1);
-    let snapshot = ledger.place().join("archive/000000000004.db");
+    let snapshot = ledger.database_dir().join("archive/000000000004.db");
     let mut bytes = fs::read(&snapshot).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -384,29 +387,29 @@ fn a_damaged_snapshot_keeps_what_leads_around_it() {
 }
 
 #[test]
-fn a_view_that_was_opened_before_finds_its_way_around_damage_that_comes_later() {
+fn open_view_falls_back_when_its_snapshot_is_damaged_later() {
     for cipher in CIPHERS {
         let (mut ledger, connection) = with_history(cipher, 4);
         assert_eq!(maintain(&ledger).snapshots, 1);
-        let snapshot = ledger.place().join("archive/000000000004.db");
+        let snapshot = ledger.database_dir().join("archive/000000000004.db");
         let whole = fs::read(&snapshot).unwrap();
-        // The newest instant of all: what is committed from here on is none of it.
+        // A view of a future instant must not include commits made after it was opened.
         let at = Timestamp::from_micros(now().as_micros() + 3_600_000_000).unwrap();
-        let wanted = ledger.states.last().unwrap().contents.clone();
+        let expected = ledger.states.last().unwrap().contents.clone();
         let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
-        // Every page but the first, which has been read.
+        // Damage every page but the first, which the view has read.
         let broken: Vec<u8> =
             whole.iter().zip(0..).map(|(byte, at)| if at < 4096 { *byte } else { byte ^ 1 }).collect();
         fs::write(&snapshot, broken).unwrap();
-        // Its last commits come into the archive, and others behind them.
+        // Archive the view's last commits and two later ones.
         for _ in 0..2 {
             ledger.commit(&connection, "UPDATE t SET value = randomblob(100000)");
             checkpoint(&connection, "RESTART");
         }
-        assert!(contents(&view) == wanted);
-        // Without another way it is the newest snapshot that is named. The logs behind it do not hold all of its pages yet.
+        assert!(contents(&view) == expected);
+        // Without a fallback the error names the newest snapshot. The later logs do not hold all of its pages.
         let (view, _) = ledger.plane.connect_at("orders", ledger.states[21].from, &ledger.options()).unwrap();
-        fs::remove_file(ledger.place().join("archive/000000000001.sum")).unwrap();
+        fs::remove_file(ledger.database_dir().join("archive/000000000001.sum")).unwrap();
         let error = read_contents(&view).map_err(|error| explain(&view, error)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains("000000000004.db is damaged"), "{error}");
@@ -414,18 +417,18 @@ fn a_view_that_was_opened_before_finds_its_way_around_damage_that_comes_later() 
 }
 
 #[test]
-fn a_damaged_log_is_named_with_the_instants_that_it_leads_to() {
+fn maintenance_names_damaged_log_and_the_instants_that_need_it() {
     for cipher in CIPHERS {
         let (mut ledger, connection) = with_history(cipher, 5);
-        let segment = ledger.place().join("archive/000000000002.wal");
+        let segment = ledger.database_dir().join("archive/000000000002.wal");
         let whole = fs::read(&segment).unwrap();
         fs::write(&segment, &whole[..whole.len() - 10]).unwrap();
-        let before = files(&ledger.place().join("archive"));
+        let before = files(&ledger.database_dir().join("archive"));
         let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         let message = error.to_string();
         assert!(message.contains("no new snapshot") && message.contains("000000000002.wal"), "{message}");
-        let after = files(&ledger.place().join("archive"));
+        let after = files(&ledger.database_dir().join("archive"));
         assert!(
             after.iter().all(|name| before.contains(name) || is_index(name) || name == "wanted"),
             "{after:?}"
@@ -446,11 +449,11 @@ fn a_damaged_log_is_named_with_the_instants_that_it_leads_to() {
                 }
             }
         }
-        // Nothing is refused before the log that is damaged: the first one has the table and six commits.
+        // No instant before the damaged log fails: the first log has the table and six commits.
         assert!(right >= 7 && refused >= 6, "{right} {refused}");
         let first_refused = ledger.states[right].from;
         assert!(from < first_refused && from > ledger.states[right - 2].from, "{from} {first_refused}");
-        // The host goes on, and with the file in its place all is as it was.
+        // The database accepts commits, and once the file is restored every instant is restorable.
         ledger.commit(&connection, "INSERT INTO t(value) VALUES ('goes on')");
         fs::write(&segment, &whole).unwrap();
         assert_eq!(maintain(&ledger).snapshots, 1);

@@ -1,10 +1,10 @@
-//! A database that is destroyed under a transaction, and another one of its name.
+//! A connection with an open transaction to a destroyed database does not affect a new database of its name.
 
 use litefleet::{CreateDatabaseInput, ErrorKind, explain, rusqlite::Connection};
 
 use crate::support::{Ledger, State, contents, files, now};
 
-/// Destroys the database under the transaction of a connection, and makes another one.
+/// Destroys the database during a transaction of `connection` and creates another of its name.
 fn replace(ledger: &mut Ledger, connection: &Connection) {
     connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES ('old')").unwrap();
     ledger.plane.destroy_database("orders").unwrap();
@@ -13,12 +13,12 @@ fn replace(ledger: &mut Ledger, connection: &Connection) {
     ledger.states = vec![State { from: now(), to: now(), contents: found }];
 }
 
-/// The commit is refused, and the new database and its history go on as if there had been none before.
+/// The old connection's commit fails, and the new database and its history are unaffected.
 fn check(mut ledger: Ledger, old: Connection) {
-    let before = files(&ledger.place());
+    let before = files(&ledger.database_dir());
     let refused = old.execute_batch("COMMIT").unwrap_err();
     assert_eq!(explain(&old, refused).kind(), ErrorKind::Destroyed);
-    assert_eq!(files(&ledger.place()), before);
+    assert_eq!(files(&ledger.database_dir()), before);
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE new(a)");
     drop(old);
@@ -28,7 +28,7 @@ fn check(mut ledger: Ledger, old: Connection) {
 }
 
 #[test]
-fn a_log_that_is_begun_in_a_destroyed_database_leaves_the_next_one_alone() {
+fn wal_restart_in_destroyed_database_leaves_successor_alone() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
@@ -38,11 +38,11 @@ fn a_log_that_is_begun_in_a_destroyed_database_leaves_the_next_one_alone() {
 }
 
 #[test]
-fn stamps_of_a_destroyed_database_are_not_those_of_the_next_one() {
+fn stamps_of_destroyed_database_are_not_used_by_successor() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     connection.execute_batch("PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a)").unwrap();
-    // The room of the first stamps is used up.
+    // Fill the initial capacity of the stamp file.
     for _ in 1..124 {
         connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
     }

@@ -1,4 +1,5 @@
-//! A commit that is whole in the log and that failed all the same: nobody has seen it, and the next one is written over it.
+//! A commit whose frames are complete in the WAL but whose flush failed: it never becomes visible, and the next
+//! commit overwrites its frames.
 
 use std::{
     env,
@@ -15,14 +16,14 @@ use litefleet::{
 };
 
 use crate::{
-    disk::{self, Call, Opened, Verdict, Watcher},
-    support::{Contents, Ledger, contents, difference, now, stranger},
+    fault_vfs::{self, Call, Opened, Verdict, Watcher},
+    support::{Contents, Ledger, contents, difference, foreign_connection, now},
 };
 
-/// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
-const ROLE: &str = "LITEFLEET_UNSEEN_CHILD";
+/// Set in the child process, in which the fault-injecting VFS is installed before SQLite opens a file.
+const ROLE: &str = "LITEFLEET_FAILED_COMMIT_CHILD";
 
-/// Lets one flush of a log fail: the one behind so many others.
+/// Fails one flush of the WAL, after the given number of successful ones.
 struct Flush(AtomicUsize);
 
 const NEVER: usize = usize::MAX;
@@ -39,8 +40,8 @@ impl Watcher for Flush {
                 Verdict::Fail(rusqlite::ffi::SQLITE_IOERR_FSYNC)
             }
             (Call::Sync, NEVER) => Verdict::Pass,
-            (Call::Sync, behind) => {
-                self.0.store(behind - 1, SeqCst);
+            (Call::Sync, remaining) => {
+                self.0.store(remaining - 1, SeqCst);
                 Verdict::Pass
             }
             _ => Verdict::Pass,
@@ -48,7 +49,7 @@ impl Watcher for Flush {
     }
 }
 
-/// What a fork has, as the database is now.
+/// The contents of a new fork of the current database.
 fn forked(ledger: &Ledger, name: &str) -> Contents {
     let mut input = CreateDatabaseInput::fork(name, "orders");
     if let Some(key) = &ledger.key {
@@ -65,33 +66,33 @@ fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) 
     ledger.commit(&connection, "CREATE TABLE t(a)");
     ledger.commit(&connection, "INSERT INTO t VALUES (1)");
     if is_first_log {
-        // The next log is the first one of its wal-index, which does not know the log's salts before the commit.
+        // A new wal-index does not contain the salts of the WAL before its first commit.
         drop(connection);
         connection = ledger.plane.connect("orders", &options).unwrap();
     }
-    // The header of a new log is flushed first.
+    // In that case the header of the new WAL is flushed first.
     flush.0.store(usize::from(is_first_log), SeqCst);
     connection.execute_batch("INSERT INTO t VALUES ('failed'), (zeroblob(50000))").unwrap_err();
     assert_eq!(flush.0.load(SeqCst), NEVER);
     let state = ledger.states.last().unwrap().clone();
-    let is_as_before =
+    let assert_unchanged =
         |found: Contents| assert!(found == state.contents, "{}", difference(&found, &state.contents));
-    is_as_before(contents(&connection));
+    assert_unchanged(contents(&connection));
     let after: Timestamp = now();
-    is_as_before(ledger.contents_at(after).unwrap());
-    is_as_before(forked(&ledger, "at-once"));
-    let is_well = |ledger: &Ledger| {
+    assert_unchanged(ledger.contents_at(after).unwrap());
+    assert_unchanged(forked(&ledger, "at-once"));
+    let assert_no_findings = |ledger: &Ledger| {
         let verified =
             ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, []);
     };
-    is_well(&ledger);
+    assert_no_findings(&ledger);
     if ends {
         drop(connection);
-        is_well(&ledger);
+        assert_no_findings(&ledger);
         connection = ledger.plane.connect("orders", &options).unwrap();
     }
-    // Shorter than what failed, of which frames remain behind it.
+    // Shorter than the failed commit, so frames of that remain after it.
     ledger.commit(&connection, "INSERT INTO t VALUES (2)");
     let found = forked(&ledger, "later");
     assert!(found == ledger.states.last().unwrap().contents);
@@ -99,35 +100,36 @@ fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) 
     drop(connection);
     ledger.check_all();
     ledger.check_windows();
-    is_well(&ledger);
+    assert_no_findings(&ledger);
     assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), 4);
 }
 
-/// Runs a test in a process of its own, with a flush that can be failed; nothing where that was done.
-fn in_child(name: &str) -> Option<(Arc<Flush>, disk::ProgressFn)> {
+/// Reruns the test in a child process and returns `None`; in the child, installs the VFS and returns the flush to
+/// fail.
+fn in_child(name: &str) -> Option<(Arc<Flush>, fault_vfs::WatchGuard)> {
     if env::var_os(ROLE).is_none() {
         let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
         assert!(child.status().unwrap().success());
         return None;
     }
-    disk::slide_beneath();
+    fault_vfs::install();
     let flush = Arc::new(Flush(AtomicUsize::new(NEVER)));
-    let watch = disk::watch(Arc::clone(&flush) as _);
+    let watch = fault_vfs::watch(Arc::clone(&flush) as _);
     Some((flush, watch))
 }
 
-/// The commit of a connection that keeps no history, or of another program, takes the frames of one that failed and has
-/// its stamp.
+/// A commit without a stamp, by a connection with its history off or by a foreign process, overwrites the frames of a
+/// failed commit that has one.
 #[test]
-fn a_stamp_is_not_taken_for_that_of_a_later_commit() {
-    let name = "failed_commit::a_stamp_is_not_taken_for_that_of_a_later_commit";
+fn stamp_of_failed_commit_is_not_used_for_a_later_commit() {
+    let name = "failed_commit::stamp_of_failed_commit_is_not_used_for_a_later_commit";
     let Some((flush, _watch)) = in_child(name) else { return };
     let window = |ledger: &Ledger, window: &str| {
         let window = DatabaseChanges::default().history_window(Some(window.parse().unwrap()));
         ledger.plane.configure_database("orders", window).unwrap();
     };
-    for (cipher, by_stranger, ends) in [
+    for (cipher, by_foreign, ends) in [
         (None, false, false),
         (None, false, true),
         (None, true, false),
@@ -135,7 +137,7 @@ fn a_stamp_is_not_taken_for_that_of_a_later_commit() {
         (Some(Cipher::Aegis256), false, false),
         (Some(Cipher::Aegis256), false, true),
     ] {
-        let context = format!("{cipher:?}, by a stranger: {by_stranger}, the log ends: {ends}");
+        let context = format!("{cipher:?}, by a foreign process: {by_foreign}, the WAL ends: {ends}");
         let mut ledger = Ledger::new(cipher);
         let options = ledger.options().synchronous(Synchronous::Full);
         let connection = ledger.plane.connect("orders", &options).unwrap();
@@ -145,15 +147,15 @@ fn a_stamp_is_not_taken_for_that_of_a_later_commit() {
         connection.execute_batch("INSERT INTO t VALUES ('failed')").unwrap_err();
         let state = ledger.states.last().unwrap().clone();
         let after = now();
-        if by_stranger {
-            stranger(&ledger).execute_batch("INSERT INTO t VALUES ('unkept')").unwrap();
+        if by_foreign {
+            foreign_connection(&ledger).execute_batch("INSERT INTO t VALUES ('unkept')").unwrap();
         } else {
             window(&ledger, "0");
             connection.execute_batch("INSERT INTO t VALUES ('unkept')").unwrap();
             window(&ledger, "1h");
         }
         if ends {
-            // It is the last one in its log.
+            // The unstamped commit is the last one of its WAL.
             connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
         }
         let rows: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
@@ -161,7 +163,7 @@ fn a_stamp_is_not_taken_for_that_of_a_later_commit() {
         let later = now();
         connection.execute_batch("INSERT INTO t VALUES (5)").unwrap();
         let last = now();
-        // What a restore holds that is answered: what the database had then.
+        // A restore either fails or returns what the database contained at that instant.
         for (at, rows) in [(after, 1), (later, 2)] {
             match ledger.contents_at(at) {
                 Ok(found) => assert_eq!(found["t"].len(), rows, "{context}"),
@@ -174,8 +176,8 @@ fn a_stamp_is_not_taken_for_that_of_a_later_commit() {
 }
 
 #[test]
-fn a_commit_that_failed_when_it_was_flushed_is_in_no_answer() {
-    let name = "failed_commit::a_commit_that_failed_when_it_was_flushed_is_in_no_answer";
+fn commit_that_failed_to_flush_is_never_restored() {
+    let name = "failed_commit::commit_that_failed_to_flush_is_never_restored";
     let Some((flush, _watch)) = in_child(name) else { return };
     for cipher in [None, Some(Cipher::Aegis256)] {
         for (is_first_log, ends) in [(false, false), (false, true), (true, false), (true, true)] {

@@ -1,4 +1,4 @@
-//! However a compressed log is divided, and whoever divided it, a restore finds its pages.
+//! Compressed logs of another writer: a restore works with zstd frames of any size.
 
 use std::fs;
 
@@ -6,11 +6,11 @@ use litefleet::ErrorKind;
 
 use crate::{
     compressed::archive,
-    maintain::{maintain_later, restart, set_window},
+    maintain::{maintain_a_day_later, restart_wal, set_window},
     support::Ledger,
 };
 
-/// A log in the same format, divided elsewhere: pages are in two parts, or several in one.
+/// Compresses a log in frames of `len` bytes, so that pages straddle frames or share one.
 fn divided(log: &[u8], len: usize) -> Vec<u8> {
     let (mut bytes, mut table) = (Vec::new(), Vec::new());
     for piece in log.chunks(len) {
@@ -32,7 +32,7 @@ fn divided(log: &[u8], len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_restore_of_many_pages_is_right_however_their_logs_are_divided() {
+fn restore_reads_logs_with_any_zstd_frame_size() {
     let mut ledger = Ledger::plain();
     set_window(&ledger, "7d");
     let connection = ledger.connect();
@@ -40,14 +40,14 @@ fn a_restore_of_many_pages_is_right_however_their_logs_are_divided() {
     let fill = format!("{rows} INSERT INTO t SELECT i, hex(randomblob(1500)) FROM n");
     ledger.commit(&connection, &format!("CREATE TABLE t(id INTEGER PRIMARY KEY, value); {fill}"));
     for part in 0..4 {
-        restart(&connection);
+        restart_wal(&connection);
         let update = format!("UPDATE t SET value = hex(randomblob(1500)) WHERE id % 5 = {part}");
         ledger.commit(&connection, &update);
     }
-    restart(&connection);
+    restart_wal(&connection);
     ledger.commit(&connection, "INSERT INTO t(value) VALUES (0)");
-    assert_eq!(maintain_later(&ledger).compressed, 4);
-    // More pages than are put together at once, of which the snapshot has none: several threads read them.
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 4);
+    // More pages than one batch, none of them in the snapshot, so that several threads read them.
     let states = ledger.states[1..5].to_vec();
     let check = |ledger: &mut Ledger| {
         for state in &states {
@@ -64,7 +64,7 @@ fn a_restore_of_many_pages_is_right_however_their_logs_are_divided() {
         fs::write(&path, bytes).unwrap();
         check(&mut ledger);
     }
-    // What one thread comes to is told of by all of them.
+    // An error on one thread fails the restore.
     let mut bytes = whole;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -1,4 +1,4 @@
-//! Logs whose checksums are right, and whose frames say what cannot be.
+//! Logs with valid checksums whose frames carry impossible values.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
-/// Carries the checksum of a log on.
+/// Continues the running checksum of a WAL over `bytes`.
 fn sum(is_big: bool, [mut s0, mut s1]: [u32; 2], bytes: &[u8]) -> [u32; 2] {
     let read = |bytes: &[u8], at| if is_big { word(bytes, at) } else { word(bytes, at).swap_bytes() };
     for pair in bytes.chunks_exact(8) {
@@ -25,7 +25,7 @@ fn sum(is_big: bool, [mut s0, mut s1]: [u32; 2], bytes: &[u8]) -> [u32; 2] {
     [s0, s1]
 }
 
-/// Lets the last frame of a log say that its commit left so many pages, or be of that page too.
+/// Sets the page count of the last commit frame, and with `page_too` its page number, and recomputes the checksum.
 fn claim(log: &mut [u8], pages: u32, page_too: bool) {
     let is_big = word(log, 0) & 1 == 1;
     let mut last = log.len() - FRAME_LEN;
@@ -43,7 +43,7 @@ fn claim(log: &mut [u8], pages: u32, page_too: bool) {
 }
 
 #[test]
-fn a_frame_that_says_that_there_are_more_pages_than_can_be_is_damage() {
+fn impossible_page_count_in_commit_frame_is_corruption() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
         let connection = ledger.connect();
@@ -53,10 +53,10 @@ fn a_frame_that_says_that_there_are_more_pages_than_can_be_is_damage() {
         ledger.commit(&connection, "INSERT INTO t VALUES (2)");
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
         drop(connection);
-        let path = ledger.place().join("data.db-wal");
+        let path = ledger.database_dir().join("data.db-wal");
         let log = fs::read(&path).unwrap();
         for pages in [u32::MAX, 100_000] {
-            // The tag of a sealed page says which one it is.
+            // The tag of a sealed page covers its page number.
             for page_too in [false, true].into_iter().filter(|page_too| !page_too || cipher.is_none()) {
                 let mut log = log.clone();
                 claim(&mut log, pages, page_too);
@@ -69,7 +69,7 @@ fn a_frame_that_says_that_there_are_more_pages_than_can_be_is_damage() {
                 assert_eq!(ledger.contents_at(whole.from).unwrap(), whole.contents);
             }
         }
-        // What it said is what it is.
+        // Forging the original value reproduces the original log.
         let pages = word(&log, log.len() - FRAME_LEN + 4);
         let mut same = log.clone();
         claim(&mut same, pages, false);
@@ -80,7 +80,7 @@ fn a_frame_that_says_that_there_are_more_pages_than_can_be_is_damage() {
 }
 
 #[test]
-fn a_commit_may_leave_many_pages_that_it_never_wrote() {
+fn commit_may_add_pages_that_it_never_wrote() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
         let connection = ledger.connect();

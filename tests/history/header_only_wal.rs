@@ -1,4 +1,5 @@
-//! A log that has a header and nothing behind it: the flush of that header may be left out, and no other one.
+//! A WAL that consists of a header only: the flush of that header may be skipped, but not the flush of a later
+//! commit.
 
 use std::{
     env,
@@ -13,14 +14,14 @@ use std::{
 use litefleet::{Cipher, DatabaseChanges, ErrorKind, Retention, SizeLimit, Synchronous, explain};
 
 use crate::{
-    disk::{self, Call, Opened, Verdict, Watcher},
+    fault_vfs::{self, Call, Opened, Verdict, Watcher},
     support::Ledger,
 };
 
-/// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
-const ROLE: &str = "LITEFLEET_BARE_CHILD";
+/// Set in the child process, in which the fault-injecting VFS is installed before SQLite opens a file.
+const ROLE: &str = "LITEFLEET_HEADER_ONLY_WAL_CHILD";
 
-/// Counts the flushes of a log.
+/// Counts flushes of the WAL.
 #[derive(Default)]
 struct Flushes(AtomicUsize);
 
@@ -37,7 +38,7 @@ impl Watcher for Flushes {
     }
 }
 
-/// Leaves a header alone, turns the history off, and commits.
+/// Produces a WAL with a header only, turns the history off, and commits.
 fn check(cipher: Option<Cipher>, flushes: &Flushes) {
     let ledger = Ledger::new(cipher);
     let connection =
@@ -47,16 +48,16 @@ fn check(cipher: Option<Cipher>, flushes: &Flushes) {
     connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
     let size = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().size;
     configure(DatabaseChanges::default().size_limit(Some(SizeLimit::from_bytes(size).unwrap())));
-    // The first pages that do not fit into the cache are behind the limit.
+    // The first page that spills from the cache exceeds the limit.
     let sql = "PRAGMA cache_size = 1; BEGIN; INSERT INTO t VALUES (zeroblob(1000000))";
     let refused = connection.execute_batch(sql).unwrap_err();
     assert_eq!(explain(&connection, refused).kind(), ErrorKind::TooLarge);
     if !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK").unwrap();
     }
-    // The log was moved away, and the new one has a header alone.
-    assert!(ledger.place().join("archive/000000000001.wal").exists());
-    let mut log = std::fs::File::open(ledger.place().join("data.db-wal")).unwrap();
+    // The old WAL was archived, and the new one has a header and no frame.
+    assert!(ledger.database_dir().join("archive/000000000001.wal").exists());
+    let mut log = std::fs::File::open(ledger.database_dir().join("data.db-wal")).unwrap();
     let mut head = [0; 33];
     log.seek(SeekFrom::Start(0)).unwrap();
     log.read_exact(&mut head).unwrap();
@@ -68,25 +69,21 @@ fn check(cipher: Option<Cipher>, flushes: &Flushes) {
     configure(DatabaseChanges::default().size_limit(None).history_window(Some(Retention::OFF)));
     let before = flushes.0.load(SeqCst);
     connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
-    assert!(
-        flushes.0.load(SeqCst) > before,
-        "{cipher:?}: a commit with synchronous=FULL that was not flushed"
-    );
+    assert!(flushes.0.load(SeqCst) > before, "{cipher:?}: a commit with synchronous=FULL was not flushed");
 }
 
 #[test]
-fn a_commit_is_flushed_that_follows_a_lone_header_with_the_history_turned_off() {
+fn commit_after_header_only_wal_is_flushed_with_history_off() {
     if env::var_os(ROLE).is_none() {
-        let name =
-            "header_only_wal::a_commit_is_flushed_that_follows_a_lone_header_with_the_history_turned_off";
+        let name = "header_only_wal::commit_after_header_only_wal_is_flushed_with_history_off";
         let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
         assert!(child.status().unwrap().success());
         return;
     }
-    disk::slide_beneath();
+    fault_vfs::install();
     let flushes = Arc::new(Flushes::default());
-    let _watch = disk::watch(Arc::clone(&flushes) as _);
+    let _watch = fault_vfs::watch(Arc::clone(&flushes) as _);
     for cipher in [None, Some(Cipher::Aegis256)] {
         check(cipher, &flushes);
     }

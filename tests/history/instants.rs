@@ -1,4 +1,4 @@
-//! Which state an instant means.
+//! The state that an instant resolves to: after checkpoints, gaps, lost stamps and power failures.
 
 use std::{fs, path::Path, process::Command};
 
@@ -7,12 +7,12 @@ use litefleet::{
     rusqlite::config::DbConfig,
 };
 
-use crate::support::{Ledger, contents, files, now, stranger};
+use crate::support::{Ledger, contents, files, foreign_connection, now};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
 #[test]
-fn every_commit_is_restored_whatever_became_of_its_log() {
+fn every_commit_is_restored_after_any_checkpoint_mode() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
         let mut connection = ledger.connect();
@@ -43,12 +43,12 @@ fn every_commit_is_restored_whatever_became_of_its_log() {
     }
 }
 
-fn micros(at: Timestamp, more: i64) -> Timestamp {
+fn plus_micros(at: Timestamp, more: i64) -> Timestamp {
     Timestamp::from_micros(at.as_micros() + more).unwrap()
 }
 
 #[test]
-fn an_instant_means_the_last_commit_at_or_before_it() {
+fn instant_resolves_to_last_commit_at_or_before_it() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
@@ -64,16 +64,16 @@ fn an_instant_means_the_last_commit_at_or_before_it() {
         let (before, after) = (&ledger.states[number], &ledger.states[number + 1]);
         assert!(before.to < point.at && point.at < after.from, "{number}");
         let (before, after) = (before.contents.clone(), after.contents.clone());
-        assert_eq!(ledger.contents_at(micros(point.at, -1)).unwrap(), before, "{number}");
+        assert_eq!(ledger.contents_at(plus_micros(point.at, -1)).unwrap(), before, "{number}");
         assert_eq!(ledger.contents_at(point.at).unwrap(), after, "{number}");
-        assert_eq!(ledger.contents_at(micros(point.at, 1)).unwrap(), after, "{number}");
+        assert_eq!(ledger.contents_at(plus_micros(point.at, 1)).unwrap(), after, "{number}");
     }
-    // The answer says what the instant came to.
+    // The result reports the position of the instant among the commits.
     let (first, second, last) = (points.points[0].at, points.points[1].at, points.points[5].at);
     for (at, kind, commit, next) in [
         (born, InstantPosition::BeforeFirst, None, Some(first)),
         (first, InstantPosition::Exact, Some(first), Some(second)),
-        (micros(first, 1), InstantPosition::Between, Some(first), Some(second)),
+        (plus_micros(first, 1), InstantPosition::Between, Some(first), Some(second)),
         (last, InstantPosition::Exact, Some(last), None),
         (now(), InstantPosition::AfterLast, Some(last), None),
         ("2106-02-07T06:28:17Z".parse().unwrap(), InstantPosition::AfterLast, Some(last), None),
@@ -81,17 +81,17 @@ fn an_instant_means_the_last_commit_at_or_before_it() {
         let reached = ledger.restore(at).unwrap().1.reached.unwrap();
         assert_eq!((reached.kind, reached.commit, reached.next), (kind, commit, next), "{at}");
     }
-    // Before it was born there was nothing.
-    let error = ledger.restore(micros(born, -1)).unwrap_err();
+    // Instants before the creation are outside the window.
+    let error = ledger.restore(plus_micros(born, -1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutsideWindow);
     assert!(error.to_string().ends_with(&born.to_string()), "{error}");
-    // Points by range.
+    // Points in a range.
     let some = ledger.plane.points("orders", second..last).unwrap().points;
     assert_eq!(some, points.points[1..5]);
 }
 
 #[test]
-fn a_database_that_nobody_wrote_to_is_as_it_began() {
+fn pristine_database_restores_to_its_initial_state() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
         ledger.check_all();
@@ -103,7 +103,7 @@ fn a_database_that_nobody_wrote_to_is_as_it_began() {
 }
 
 #[test]
-fn a_copy_of_the_fleet_has_the_same_past() {
+fn copied_fleet_restores_every_instant() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
         let connection = ledger.connect();
@@ -118,7 +118,7 @@ fn a_copy_of_the_fleet_has_the_same_past() {
         assert!(Command::new("cp").arg("-r").arg(ledger.plane.root()).arg(&copy).status().unwrap().success());
         ledger.plane = ControlPlane::open(&copy).unwrap();
         ledger.check_all();
-        // And it goes on.
+        // The copy accepts commits.
         let connection = ledger.connect();
         ledger.commit(&connection, "INSERT INTO t VALUES ('there')");
         drop(connection);
@@ -128,7 +128,7 @@ fn a_copy_of_the_fleet_has_the_same_past() {
 }
 
 #[test]
-fn what_another_program_changed_is_a_gap_that_is_named() {
+fn foreign_commit_after_close_is_a_named_gap() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
@@ -137,19 +137,19 @@ fn what_another_program_changed_is_a_gap_that_is_named() {
     let last = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at;
     ledger.states.last_mut().unwrap().to = last;
     let states = ledger.states.clone();
-    // Its last commit is still there, and what came after is not known.
-    stranger(&ledger).execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    // The last stamped commit is restorable; later instants are unknown.
+    foreign_connection(&ledger).execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
     for state in &states {
         assert_eq!(ledger.contents_at(state.to).unwrap(), state.contents);
     }
     let window = ledger.plane.points("orders", ..).unwrap().windows;
-    assert_eq!(window.last().unwrap().to, Some(micros(last, 1)));
+    assert_eq!(window.last().unwrap().to, Some(plus_micros(last, 1)));
     let error = ledger.restore(now()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutsideWindow);
     assert!(error.to_string().contains("changed by another program"), "{error}");
-    let in_the_gap = now();
+    let in_gap = now();
 
-    // From the next commit on all is known again.
+    // From the next commit on, instants are known again.
     let connection = ledger.connect();
     let contents = contents(&connection);
     ledger.commit(&connection, "INSERT INTO t VALUES (3)");
@@ -163,7 +163,7 @@ fn what_another_program_changed_is_a_gap_that_is_named() {
         for (at, contents) in known.chain([(newest.from, &newest.contents)]) {
             assert_eq!(ledger.contents_at(at).unwrap(), *contents, "{round}");
         }
-        let error = ledger.restore(in_the_gap).unwrap_err();
+        let error = ledger.restore(in_gap).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutsideWindow);
         ledger.check_windows();
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
@@ -171,17 +171,17 @@ fn what_another_program_changed_is_a_gap_that_is_named() {
 }
 
 #[test]
-fn what_another_program_added_to_the_log_is_part_of_the_history() {
+fn foreign_commits_in_wal_are_restorable_except_for_their_span() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
     let before = ledger.states.last().unwrap().clone();
-    let strange = stranger(&ledger);
+    let foreign = foreign_connection(&ledger);
     let from = now();
-    strange.execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    foreign.execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
     let between = now();
     ledger.commit(&connection, "INSERT INTO t VALUES (1)");
-    // When it was committed nobody knows: so its span is refused, and nothing else is.
+    // The time of the foreign commit is unknown, so only the span that may contain it is refused.
     assert_eq!(ledger.contents_at(before.from).unwrap_err().kind(), ErrorKind::OutsideWindow);
     for at in [from, between] {
         assert_eq!(ledger.restore(at).unwrap_err().kind(), ErrorKind::OutsideWindow);
@@ -194,9 +194,9 @@ fn what_another_program_added_to_the_log_is_part_of_the_history() {
     assert_eq!(ledger.contents_at(stamps[1]).unwrap(), last.contents);
     assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
     ledger.check_windows();
-    // At the end of a log they are in the way of nothing behind it.
+    // A foreign commit at the end of a WAL affects no later generation.
     for ends in [false, true] {
-        strange.execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+        foreign.execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
         let stamp = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at;
         let known = ledger.states.last().unwrap().contents.clone();
         ledger.check_windows();
@@ -208,21 +208,21 @@ fn what_another_program_added_to_the_log_is_part_of_the_history() {
         ledger.check_windows();
     }
     assert_eq!(ledger.plane.points("orders", ..).unwrap().windows.len(), 4);
-    drop(strange);
+    drop(foreign);
 }
 
 #[test]
-fn a_log_that_another_program_wrote_away_is_a_gap() {
+fn wal_checkpointed_away_by_foreign_process_is_a_gap() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
     ledger.commit(&connection, "INSERT INTO t VALUES (1)");
-    // The host dies without a checkpoint, and another program closes the database.
+    // The host dies without a checkpoint, and a foreign process closes the database last.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(connection);
-    assert!(ledger.place().join("data.db-wal").exists());
-    stranger(&ledger).execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
-    assert!(!ledger.place().join("data.db-wal").exists());
+    assert!(ledger.database_dir().join("data.db-wal").exists());
+    foreign_connection(&ledger).execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
+    assert!(!ledger.database_dir().join("data.db-wal").exists());
     let born = ledger.states[0].clone();
     assert_eq!(ledger.contents_at(born.from).unwrap(), born.contents);
     for state in ledger.states.clone().into_iter().skip(1) {
@@ -235,18 +235,18 @@ fn a_log_that_another_program_wrote_away_is_a_gap() {
     let last = ledger.states.last().unwrap().clone();
     assert_eq!(ledger.contents_at(now()).unwrap(), last.contents);
     ledger.check_windows();
-    // What is wrong then is the snapshot behind the gap, and not that no older one leads there.
+    // If the snapshot after the gap is damaged, the error names it, not the missing way from an older one.
     drop(connection);
-    let sums = files(&ledger.place().join("archive"))
+    let sums = files(&ledger.database_dir().join("archive"))
         .into_iter()
         .rfind(|name| Path::new(name).extension().is_some_and(|of| of == "sum"))
         .unwrap();
-    fs::write(ledger.place().join("archive").join(&sums), "damaged").unwrap();
+    fs::write(ledger.database_dir().join("archive").join(&sums), "damaged").unwrap();
     let error = ledger.viewed_at(last.from).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(&sums), "{error}");
 }
 
-/// Takes the last records of a file of stamps, as a power loss does that comes before the system wrote them.
+/// Zeroes the last records of a stamp file, as a power failure does that precedes their write-back.
 fn lose_records(path: &Path, count: usize) {
     let mut bytes = fs::read(path).unwrap();
     let used = bytes.chunks(32).rposition(|record| record.iter().any(|byte| *byte != 0)).unwrap() + 1;
@@ -255,7 +255,7 @@ fn lose_records(path: &Path, count: usize) {
 }
 
 #[test]
-fn stamps_that_the_power_took_leave_spans_that_are_refused_and_nothing_else() {
+fn lost_stamps_make_only_their_own_spans_unrestorable() {
     for archived in [false, true] {
         let mut ledger = Ledger::plain();
         let connection = ledger.connect();
@@ -263,11 +263,11 @@ fn stamps_that_the_power_took_leave_spans_that_are_refused_and_nothing_else() {
         for value in 0..4 {
             ledger.commit(&connection, &format!("INSERT INTO t VALUES ({value})"));
         }
-        let archive = ledger.place().join("archive");
+        let archive = ledger.database_dir().join("archive");
         if archived {
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
             ledger.commit(&connection, "INSERT INTO t VALUES ('next')");
-            // Its end and how the file was then were recorded too.
+            // The end record and the checkpointed state are lost too.
             lose_records(&archive.join("000000000001.stamps"), 4);
         } else {
             lose_records(&archive.join("live.stamps"), 2);
@@ -287,13 +287,13 @@ fn stamps_that_the_power_took_leave_spans_that_are_refused_and_nothing_else() {
             }
         }
         ledger.check_windows();
-        // The two that were lost and the instants around them; of a generation that is over, all.
+        // The two lost stamps and the instants around them; in an ended generation, all of its instants.
         assert!(if archived { refused == 5 } else { (2..=3).contains(&refused) }, "{archived} {refused}");
     }
 }
 
 #[test]
-fn a_history_that_is_gone_is_not_taken_for_none() {
+fn removed_archive_is_reported_as_lost_history() {
     for at_rest in [false, true] {
         let mut ledger = Ledger::plain();
         let connection = ledger.connect();
@@ -301,14 +301,14 @@ fn a_history_that_is_gone_is_not_taken_for_none() {
         ledger.commit(&connection, "INSERT INTO t VALUES (1)");
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !at_rest).unwrap();
         drop(connection);
-        fs::remove_dir_all(ledger.place().join("archive")).unwrap();
+        fs::remove_dir_all(ledger.database_dir().join("archive")).unwrap();
         assert!(ledger.plane.points("orders", ..).unwrap().windows.is_empty());
         for state in ledger.states.clone() {
             let error = ledger.contents_at(state.from).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::OutsideWindow);
             assert!(error.to_string().contains("the history of the database is gone"), "{error}");
         }
-        // A new one begins with the next commit.
+        // The next commit starts a new history.
         let connection = ledger.connect();
         ledger.commit(&connection, "INSERT INTO t VALUES (2)");
         for state in &ledger.states.clone()[..3] {
@@ -320,15 +320,15 @@ fn a_history_that_is_gone_is_not_taken_for_none() {
 }
 
 #[test]
-fn a_power_loss_after_the_last_close_leaves_no_gap() {
+fn lost_end_records_after_last_close_leave_no_gap() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
         let connection = ledger.connect();
         ledger.commit(&connection, "CREATE TABLE t(a)");
         ledger.commit(&connection, "INSERT INTO t VALUES (1)");
         drop(connection);
-        // How the log ended, and how the file was then.
-        lose_records(&ledger.place().join("archive/live.stamps"), 2);
+        // The end record and the checkpointed state.
+        lose_records(&ledger.database_dir().join("archive/live.stamps"), 2);
         let check = |ledger: &mut Ledger| {
             for state in ledger.states.clone() {
                 assert_eq!(ledger.contents_at(state.from).unwrap(), state.contents);
@@ -345,7 +345,7 @@ fn a_power_loss_after_the_last_close_leaves_no_gap() {
 }
 
 #[test]
-fn a_log_of_which_the_power_left_an_old_header_takes_nothing_from_the_past() {
+fn stale_wal_header_after_power_loss_loses_no_history() {
     for cipher in CIPHERS {
         for lost in 2..=3 {
             let mut ledger = Ledger::new(cipher);
@@ -353,15 +353,15 @@ fn a_log_of_which_the_power_left_an_old_header_takes_nothing_from_the_past() {
             ledger.commit(&connection, "CREATE TABLE t(a)");
             ledger.commit(&connection, "INSERT INTO t VALUES (1)");
             drop(connection);
-            // How the log ended, how the file was then, and perhaps the last stamp.
-            let archive = ledger.place().join("archive");
+            // The end record, the checkpointed state, and in one case the last stamp.
+            let archive = ledger.database_dir().join("archive");
             lose_records(&archive.join("live.stamps"), lost);
             let segment = fs::read(archive.join("000000000001.wal")).unwrap();
             let known = ledger.states.len() - usize::from(lost == 3);
             for round in 0..2 {
-                // The header of the log that was begun then is lost, and where it is written over the old one stands.
+                // The header of the next WAL is lost, and the header of the archived one is in its place.
                 if round == 0 {
-                    fs::write(ledger.place().join("data.db-wal"), &segment[..32]).unwrap();
+                    fs::write(ledger.database_dir().join("data.db-wal"), &segment[..32]).unwrap();
                 }
                 for (number, state) in ledger.states.clone().into_iter().enumerate().take(3) {
                     let found = ledger.viewed_at(state.from);
@@ -388,18 +388,18 @@ fn a_log_of_which_the_power_left_an_old_header_takes_nothing_from_the_past() {
 }
 
 #[test]
-fn a_log_that_was_begun_for_a_transaction_that_was_rolled_back_has_the_stamps_of_all() {
+fn wal_begun_by_rolled_back_transaction_keeps_all_later_stamps() {
     let mut ledger = Ledger::plain();
     let (one, other) = (ledger.connect(), ledger.connect());
     one.execute_batch("PRAGMA cache_size=5").unwrap();
     ledger.commit(&one, "CREATE TABLE t(a)");
     for _ in 0..2 {
-        // Who has begun a log of its own before begins the next one with the salts that it finds.
+        // A connection that has begun a WAL before reuses the salts that it finds.
         for writer in [&one, &other] {
             ledger.commit(writer, "INSERT INTO t VALUES (0)");
             writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
         }
-        // It is larger than the cache, and so the log is begun. The next commit begins the same one once more.
+        // The transaction spills from the cache and so begins the WAL, which the next commit then begins again.
         let sql = "BEGIN; WITH RECURSIVE k(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM k WHERE i < 50)
             INSERT INTO t SELECT zeroblob(3000) FROM k; ROLLBACK";
         one.execute_batch(sql).unwrap();
@@ -417,16 +417,16 @@ fn a_log_that_was_begun_for_a_transaction_that_was_rolled_back_has_the_stamps_of
 }
 
 #[test]
-fn what_another_program_changed_where_the_last_stamps_got_their_number_is_in_no_window() {
+fn foreign_commit_after_crash_between_renames_is_outside_ranges() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
     drop(connection);
-    // A process that is killed between two renames leaves them so.
-    let archive = ledger.place().join("archive");
+    // The state that a process leaves which is killed between two renames.
+    let archive = ledger.database_dir().join("archive");
     fs::rename(archive.join("live.stamps"), archive.join("000000000001.stamps")).unwrap();
     ledger.check_windows();
-    stranger(&ledger).execute_batch("INSERT INTO t VALUES ('strange')").unwrap();
+    foreign_connection(&ledger).execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
     assert_eq!(ledger.viewed_at(now()).unwrap_err().kind(), ErrorKind::OutsideWindow);
     ledger.check_windows();
 }

@@ -1,8 +1,7 @@
-//! Several processes write to one database at once and are killed at any moment; every instant of it is restored right.
+//! Several processes write to one database and are killed at random moments; every instant must be restored exactly.
 //!
-//! The test runs this very binary again as its children, which find their orders in the environment. Each transaction takes
-//! the next number, so that the numbers are the order of the commits; and what a database holds after the commit `n` depends
-//! on `n` alone.
+//! The test runs its own binary as child processes, which take their arguments from the environment. Each transaction
+//! takes the next number, so numbers follow commit order, and the contents after commit `n` are a function of `n`.
 
 use std::{
     collections::BTreeMap,
@@ -24,25 +23,25 @@ use litefleet::{
 use crate::{random::Random, support::Ledger};
 
 const ROLE: &str = "LITEFLEET_HISTORY_CHILD";
-const NAME: &str = "killed::processes_killed_at_any_moment_leave_every_instant_restorable";
+const NAME: &str = "killed::killed_processes_leave_every_instant_restorable";
 
-/// How long it goes on, unless the environment says otherwise.
+/// Duration of the test in seconds, unless `LITEFLEET_SOAK` overrides it.
 const SECONDS: u64 = 20;
 
-/// How many processes write at once, and with how many connections each. Logs are moved away only where all connections are of
-/// one process.
+/// Pairs of writing processes and connections per process. A WAL is moved only if all connections belong to one
+/// process; otherwise it is copied.
 const WRITERS: &[(u64, u64)] = &[(3, 1), (1, 3), (2, 2)];
 
-/// Rows that a transaction writes again are among this many last ones.
+/// A transaction updates rows among this many last ones.
 const AGAIN: u64 = 70;
 
-/// The body of a row, in SQL.
+/// The body of a row as an SQL expression.
 const BODY: &str = "printf('%.*c', (n * 31 + again * 17) % 1900, char(97 + again % 26))";
 
 const SCHEMA: &str = "BEGIN; CREATE TABLE counter(n INTEGER); INSERT INTO counter VALUES (0);
     CREATE TABLE t(n INTEGER PRIMARY KEY, again INTEGER, body TEXT); CREATE INDEX i ON t(body); COMMIT";
 
-/// One transaction up to its commit; it takes the next number.
+/// One transaction without its COMMIT; it takes the next number.
 fn transaction() -> String {
     format!(
         "BEGIN IMMEDIATE; UPDATE counter SET n = n + 1;
@@ -53,7 +52,7 @@ fn transaction() -> String {
     )
 }
 
-/// The transaction that wrote a row last, if there were `last` of them.
+/// The number of the transaction that wrote row `n` last, out of `last` transactions.
 fn written_last(n: u64, last: u64) -> u64 {
     let last = last.min(n + AGAIN - 1);
     last - (last - n) % 7
@@ -67,11 +66,11 @@ fn options(sealed: bool) -> ConnectOptions {
     if sealed { ConnectOptions::default().encryption_key(key()) } else { ConnectOptions::default() }
 }
 
-fn ask(connection: &Connection, sql: &str) -> u64 {
+fn query(connection: &Connection, sql: &str) -> u64 {
     connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap().cast_unsigned()
 }
 
-/// What others hold may be waited for, and nothing else may go wrong.
+/// Runs a statement. Returns `false` if a lock of another process prevents it; any other error fails the test.
 fn run(connection: &Connection, sql: &str) -> bool {
     match connection.execute_batch(sql) {
         Ok(()) => true,
@@ -91,7 +90,7 @@ fn run(connection: &Connection, sql: &str) -> bool {
     }
 }
 
-/// Connects with settings that a host may choose.
+/// Connects with random settings that a host may choose.
 fn connect(plane: &ControlPlane, sealed: bool, random: &mut Random) -> Connection {
     let connection = plane.connect("orders", &options(sealed)).unwrap();
     let synchronous = random.one_of(&["NORMAL", "FULL", "OFF"]);
@@ -107,9 +106,9 @@ fn connect(plane: &ControlPlane, sealed: bool, random: &mut Random) -> Connectio
     connection
 }
 
-/// The writers of a process, until it is killed or told to stop.
-fn write_all(orders: &str) {
-    let [root, writers, sealed, seed] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
+/// The writers of one process, until it is killed or the stop file appears.
+fn write_all(args: &str) {
+    let [root, writers, sealed, seed] = args.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
     let (first, count) = writers.split_once('+').unwrap();
     let (first, count): (u64, u64) = (first.parse().unwrap(), count.parse().unwrap());
     let (root, sealed, seed) = (Path::new(root), sealed == "sealed", seed.parse().unwrap());
@@ -121,8 +120,7 @@ fn write_all(orders: &str) {
     });
 }
 
-/// A writer. It notes for each commit its number, its own clock before it asked for the commit and its own clock after that
-/// had returned.
+/// One writer. It logs the number of each commit and the clock before and after the COMMIT statement.
 fn write(plane: &ControlPlane, writer: u64, sealed: bool, seed: u64) {
     let mut random = Random::new(seed * 31 + writer);
     let root = plane.root();
@@ -132,7 +130,7 @@ fn write(plane: &ControlPlane, writer: u64, sealed: bool, seed: u64) {
     let mut connection = connect(plane, sealed, &mut random);
     while !stop.exists() {
         if run(&connection, &transaction()) {
-            let n = ask(&connection, "SELECT n FROM counter");
+            let n = query(&connection, "SELECT n FROM counter");
             let before = Timestamp::now().as_micros();
             connection.execute_batch("COMMIT").unwrap();
             let after = Timestamp::now().as_micros();
@@ -158,21 +156,21 @@ fn write(plane: &ControlPlane, writer: u64, sealed: bool, seed: u64) {
     }
 }
 
-/// A fleet with one database, and what is known of its commits.
-struct Killed {
+/// A fleet with one database, and the log of its commits.
+struct Harness {
     dir: tempfile::TempDir,
     plane: ControlPlane,
     sealed: bool,
-    /// The clocks before and after each commit that was noted, by its number.
+    /// The clock before and after each logged commit, by its number.
     notes: BTreeMap<u64, (i64, i64)>,
-    /// What was restored while others wrote: an instant, and the number of its last commit.
+    /// Restores made while others wrote: the instant, and the number of the last commit found.
     seen: Vec<(i64, u64)>,
     restored: u64,
     rounds: u64,
     logs_left: u64,
 }
 
-impl Killed {
+impl Harness {
     fn new(sealed: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
@@ -188,7 +186,7 @@ impl Killed {
         Self { dir, plane, sealed, notes, seen: Vec::new(), restored: 0, rounds: 0, logs_left: 0 }
     }
 
-    /// A process with so many writers, from this one on.
+    /// Starts a process with `count` writers, numbered from `first`.
     fn spawn(&self, first: u64, count: u64) -> Child {
         let sealed = if self.sealed { "sealed" } else { "plain" };
         let mut command = Command::new(env::current_exe().unwrap());
@@ -198,7 +196,7 @@ impl Killed {
         command.stdout(Stdio::null()).spawn().unwrap()
     }
 
-    /// Lets some write until each of them was killed, or all that live were told to stop.
+    /// Runs writers until each is killed or told to stop.
     fn round(&mut self, random: &mut Random) {
         self.rounds += 1;
         let (processes, connections) = random.one_of(WRITERS);
@@ -223,10 +221,10 @@ impl Killed {
             assert!(child.wait().unwrap().success(), "a writer of round {}", self.rounds);
         }
         fs::remove_file(stop).unwrap();
-        let place = self.plane.root().join("default/orders");
-        self.logs_left += u64::from(place.join("data.db-wal").exists());
+        let dir = self.plane.root().join("default/orders");
+        self.logs_left += u64::from(dir.join("data.db-wal").exists());
         if random.below(2) == 0 {
-            let _not_there = fs::remove_file(place.join("data.db-shm"));
+            let _not_there = fs::remove_file(dir.join("data.db-shm"));
         }
         for writer in 0..processes * connections {
             let notes = self.dir.path().join(format!("notes-{}-{writer}", self.rounds));
@@ -239,13 +237,14 @@ impl Killed {
                 assert_eq!(
                     self.notes.insert(n.cast_unsigned(), (before, after)),
                     None,
-                    "commit {n} came about twice"
+                    "two commits took the number {n}"
                 );
             }
         }
     }
 
-    /// Restores the database to an instant, checks that it is what some commit left, and says the number of that.
+    /// Restores the database as of an instant, checks that the contents are those of a commit, and returns its
+    /// number.
     fn restore(&mut self, at: i64, while_written: bool) -> Option<u64> {
         self.restored += 1;
         let name = format!("restored-{}", self.restored);
@@ -260,36 +259,33 @@ impl Killed {
             created => _ = created.unwrap_or_else(|error| panic!("{instant}: {error}")),
         }
         let connection = self.plane.connect(&name, &options(self.sealed)).unwrap();
-        let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-        assert_eq!(sound, "ok", "{instant}");
-        let last = ask(&connection, "SELECT n FROM counter");
-        let wrong = ask(&connection, &format!("SELECT count(*) FROM t WHERE body IS NOT {BODY}"));
+        let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok", "{instant}");
+        let last = query(&connection, "SELECT n FROM counter");
+        let wrong = query(&connection, &format!("SELECT count(*) FROM t WHERE body IS NOT {BODY}"));
         assert_eq!(wrong, 0, "{instant}");
         let rows: Vec<(i64, i64)> = {
             let mut rows = connection.prepare("SELECT n, again FROM t ORDER BY n").unwrap();
             let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
             rows.map(Result::unwrap).collect()
         };
-        let wanted: Vec<_> =
+        let expected: Vec<_> =
             (1..=last).map(|n| (n.cast_signed(), written_last(n, last).cast_signed())).collect();
-        assert!(rows == wanted, "{instant}: not what commit {last} left");
+        assert!(rows == expected, "{instant}: not the contents after commit {last}");
         drop(connection);
         self.plane.destroy_database(&name).unwrap();
         Some(last)
     }
 
-    /// The last commit at an instant is none that was asked for later, and not older than one that had returned.
+    /// A restore contains every commit that returned before the instant and none that began after it.
     fn check_bounds(&self, at: i64, last: u64) {
         let returned =
             self.notes.iter().filter(|(_, (_, after))| *after <= at).map(|(n, _)| *n).max().unwrap_or(0);
-        assert!(
-            returned <= last,
-            "{at}: commit {returned} had returned, and {last} is the last one restored"
-        );
+        assert!(returned <= last, "{at}: commit {returned} had returned, but the restore ends with {last}");
         let later = self.notes.iter().filter(|(_, (before, _))| *before > at).map(|(n, _)| *n).min();
         assert!(
             later.is_none_or(|later| last < later),
-            "{at}: commit {later:?} came later than that, and {last} is there"
+            "{at}: commit {later:?} began later, but the restore contains {last}"
         );
     }
 
@@ -297,7 +293,7 @@ impl Killed {
         for (at, last) in std::mem::take(&mut self.seen) {
             self.check_bounds(at, last);
         }
-        // Every commit is a point, in order, within the clocks of who made it.
+        // Every commit has one point, in order, within the clock readings of its writer.
         let points = self.plane.points("orders", ..).unwrap();
         assert_eq!(points.windows.len(), 1, "{:?}", points.windows);
         assert_eq!(points.windows[0].to, None);
@@ -309,7 +305,7 @@ impl Killed {
             let at = stamps[usize::try_from(*n).unwrap()];
             assert!(
                 (*before..=*after).contains(&at),
-                "commit {n} is stamped {at}, and was made from {before} to {after}"
+                "commit {n} is stamped {at}, outside {before} to {after}"
             );
         }
         assert_eq!(self.restore(Timestamp::now().as_micros(), false), Some(last));
@@ -320,7 +316,7 @@ impl Killed {
             let (noted, (before, after)) =
                 self.notes.range(n..).next().map_or((0, self.notes[&0]), |(n, clocks)| (*n, *clocks));
             for at in [before, after] {
-                // Before the first commit there is no table.
+                // The table does not exist before the first commit.
                 if noted == 0 && at == before {
                     continue;
                 }
@@ -332,7 +328,7 @@ impl Killed {
     }
 }
 
-/// Kills a child that has not ended by itself.
+/// Kills a child, which must still be running.
 fn kill(mut child: Child) {
     child.kill().unwrap();
     let ended = child.wait().unwrap();
@@ -340,9 +336,9 @@ fn kill(mut child: Child) {
 }
 
 #[test]
-fn processes_killed_at_any_moment_leave_every_instant_restorable() {
-    if let Ok(orders) = env::var(ROLE) {
-        write_all(&orders);
+fn killed_processes_leave_every_instant_restorable() {
+    if let Ok(args) = env::var(ROLE) {
+        write_all(&args);
         return;
     }
     let seconds = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
@@ -350,7 +346,7 @@ fn processes_killed_at_any_moment_leave_every_instant_restorable() {
     let mut random = Random::new(seed);
     for sealed in [false, true] {
         let started = Instant::now();
-        let mut killed = Killed::new(sealed);
+        let mut killed = Harness::new(sealed);
         while started.elapsed() < Duration::from_secs(seconds) / 4 || killed.rounds < 4 {
             killed.round(&mut random);
         }
@@ -361,7 +357,7 @@ fn processes_killed_at_any_moment_leave_every_instant_restorable() {
             killed.logs_left, killed.restored
         );
         assert!(commits > rounds * 5 && killed.logs_left > 0);
-        // And after all of it the database goes on, and its history with it.
+        // Afterwards the database and its history continue.
         drop(connect(&killed.plane, sealed, &mut random));
         killed.round(&mut random);
         killed.check(2, &mut random);
@@ -369,7 +365,7 @@ fn processes_killed_at_any_moment_leave_every_instant_restorable() {
 }
 
 #[test]
-fn a_commit_that_no_index_knew_when_its_process_died_is_no_point() {
+fn commit_missing_from_wal_index_is_no_recovery_point() {
     for sealed in [None, Some(Cipher::Aegis256)] {
         for ending in ["", "RESTART", "TRUNCATE", "CLOSE", "RECOVER"] {
             let mut ledger = Ledger::new(sealed);
@@ -377,9 +373,9 @@ fn a_commit_that_no_index_knew_when_its_process_died_is_no_point() {
             connection.execute_batch("PRAGMA wal_autocheckpoint=0").unwrap();
             ledger.commit(&connection, "CREATE TABLE t(a)");
             ledger.commit(&connection, "INSERT INTO t VALUES (1)");
-            // What a process leaves that is killed between the last frame of its commit and the index of that: the two
-            // copies of the index's header.
-            let shm = ledger.place().join("data.db-shm");
+            // The state after a kill between the commit frame and the update of the wal-index header, of which there
+            // are two copies.
+            let shm = ledger.database_dir().join("data.db-shm");
             let index = fs::read(&shm).unwrap()[..96].to_vec();
             connection.execute_batch("INSERT INTO t VALUES ('dead')").unwrap();
             let file = File::options().write(true).open(&shm).unwrap();
@@ -398,8 +394,8 @@ fn a_commit_that_no_index_knew_when_its_process_died_is_no_point() {
                 mode => checkpoint(mode),
             }
             let connection = ledger.connect();
-            let dead = ask(&connection, "SELECT count(*) FROM t WHERE a = 'dead'");
-            // A recovery finds it, and then it is one.
+            let dead = query(&connection, "SELECT count(*) FROM t WHERE a = 'dead'");
+            // Recovery of the wal-index makes the commit visible.
             assert_eq!(dead, u64::from(ending == "RECOVER"), "{ending}");
             if dead == 0 {
                 ledger.commit(&connection, "INSERT INTO t VALUES (2)");
@@ -418,7 +414,7 @@ fn a_commit_that_no_index_knew_when_its_process_died_is_no_point() {
 }
 
 #[test]
-fn a_log_that_was_to_be_begun_anew_when_the_power_went_goes_on() {
+fn wal_restart_lost_to_power_failure_continues_old_wal() {
     for sealed in [None, Some(Cipher::Aegis256)] {
         for ending in ["", "RESTART", "TRUNCATE", "CLOSE"] {
             let mut ledger = Ledger::new(sealed);
@@ -427,8 +423,8 @@ fn a_log_that_was_to_be_begun_anew_when_the_power_went_goes_on() {
             ledger.commit(&connection, "CREATE TABLE t(a)");
             ledger.commit(&connection, "INSERT INTO t VALUES (1)");
             connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
-            // Of the next commit its stamp got to the disk, and nothing else.
-            let wal = ledger.place().join("data.db-wal");
+            // Of the next commit only the stamp reaches the disk.
+            let wal = ledger.database_dir().join("data.db-wal");
             let before = fs::read(&wal).unwrap();
             connection.execute_batch("INSERT INTO t VALUES ('lost')").unwrap();
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();

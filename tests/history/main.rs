@@ -1,43 +1,45 @@
-//! Every commit is a point that a database can be restored to, exactly, and nothing else is ever restored.
+//! History: every commit can be restored exactly, and a restore never returns anything but a committed state. The
+//! tests cover resolution of instants, maintenance, verification, crashes, power failures, damage and foreign
+//! processes.
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
-mod by_hand;
 mod clock;
-mod cold;
+mod cold_cache;
 mod compressed;
 mod crash;
+mod crash_image;
 mod damage;
 mod destroyed;
-mod detour;
-#[expect(dead_code, reason = "others use it too, and more of it")]
-#[path = "../io_faults/disk.rs"]
-mod disk;
+mod disk_full;
 mod failed_commit;
-mod foreign;
+mod fallback;
+#[expect(dead_code, reason = "shared with io_faults, which uses more of it")]
+#[path = "../io_faults/fault_vfs.rs"]
+mod fault_vfs;
+mod foreign_archive;
+mod foreign_reader;
 mod foreign_zstd_frames;
 mod forged_page_count;
-mod full;
+mod format_versions;
 mod header_only_wal;
-mod image;
-mod in_place;
+mod history_off;
 mod instants;
 mod killed;
-mod lost;
-mod machine;
+mod lost_database;
 mod maintain;
+mod manual_restore;
 mod model;
-mod neighbours;
-mod paused;
-mod policy;
+mod peers;
 mod power;
+mod pristine;
 mod random;
 mod released;
+mod restorable_ranges;
+mod restore_in_place;
+mod retention;
+mod simulated_disk;
 mod snapshot_request;
 mod support;
-mod unwritten;
 mod verify;
-mod versions;
 mod view;
-mod viewer;
-mod windows;

@@ -1,4 +1,5 @@
-//! Maintenance changes no answer within the window, whatever else is going on, and wherever it stops.
+//! Maintenance changes no answer within the retention window, with concurrent readers and writers and wherever it
+//! stops.
 
 use std::{
     fs, io,
@@ -33,29 +34,28 @@ pub(crate) fn maintain(ledger: &Ledger) -> MaintenanceReport {
     ledger.plane.maintain_database("orders", &mut no_progress).unwrap()
 }
 
-/// A day and an hour later. What was written before is older than what stays uncompressed, and none of it too old for the
-/// window of [`with_history`].
-pub(crate) fn later(builder: ControlPlaneBuilder) -> ControlPlaneBuilder {
+/// Sets the clock 25 hours ahead: older than what stays uncompressed, and within the window of [`with_history`].
+pub(crate) fn a_day_later(builder: ControlPlaneBuilder) -> ControlPlaneBuilder {
     const HOURS: i64 = 25;
     builder.clock(Arc::new(|| {
         Timestamp::from_micros(Timestamp::now().as_micros() + HOURS * 3_600_000_000).unwrap()
     }))
 }
 
-pub(crate) fn maintain_later(ledger: &Ledger) -> MaintenanceReport {
-    let plane = later(ControlPlane::builder()).open(ledger.plane.root()).unwrap();
+pub(crate) fn maintain_a_day_later(ledger: &Ledger) -> MaintenanceReport {
+    let plane = a_day_later(ControlPlane::builder()).open(ledger.plane.root()).unwrap();
     plane.maintain_database("orders", &mut no_progress).unwrap()
 }
 
-pub(crate) fn restart(connection: &Connection) {
-    restart_as(connection, "RESTART");
+pub(crate) fn restart_wal(connection: &Connection) {
+    checkpoint(connection, "RESTART");
 }
 
-fn restart_as(connection: &Connection, mode: &str) {
+fn checkpoint(connection: &Connection, mode: &str) {
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
-/// Commits of which ten fill a log that is worth a snapshot.
+/// Makes commits, ten of which fill a WAL large enough to justify a snapshot.
 pub(crate) fn write(ledger: &mut Ledger, connection: &Connection, commits: usize) {
     for _ in 0..commits {
         let sql = "UPDATE t SET value = hex(randomblob(60000)) WHERE id = 1 + abs(random() % 4)";
@@ -63,7 +63,7 @@ pub(crate) fn write(ledger: &mut Ledger, connection: &Connection, commits: usize
     }
 }
 
-/// A database with a history of several logs.
+/// A database with a history of `logs` segments and a commit in the live WAL.
 pub(crate) fn with_history(cipher: Option<Cipher>, logs: usize) -> (Ledger, Connection) {
     let mut ledger = Ledger::new(cipher);
     set_window(&ledger, "7d");
@@ -73,14 +73,14 @@ pub(crate) fn with_history(cipher: Option<Cipher>, logs: usize) -> (Ledger, Conn
     ledger.commit(&connection, rows);
     for _ in 0..logs {
         write(&mut ledger, &connection, 6);
-        restart(&connection);
+        restart_wal(&connection);
     }
     write(&mut ledger, &connection, 1);
     ledger.states.last_mut().unwrap().to = now();
     (ledger, connection)
 }
 
-/// Restores every state at both of its ends: right, or, before `cutoff`, refused as too old. Says how many were refused.
+/// Reads both ends of every state. Instants before `cutoff` may fail as too old; returns how many did.
 fn check(ledger: &mut Ledger, cutoff: Option<Timestamp>) -> usize {
     let mut refused = 0;
     for (number, state) in ledger.states.clone().into_iter().enumerate() {
@@ -102,10 +102,10 @@ fn check(ledger: &mut Ledger, cutoff: Option<Timestamp>) -> usize {
 }
 
 #[test]
-fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
+fn maintenance_adds_snapshot_when_logs_outgrow_database() {
     for cipher in CIPHERS {
         let (mut ledger, connection) = with_history(cipher, 5);
-        let archive = ledger.place().join("archive");
+        let archive = ledger.database_dir().join("archive");
         let files = || files(&archive).into_iter().filter(|name| !is_index(name)).collect();
         let before: Vec<String> = files();
         let done = maintain(&ledger);
@@ -113,15 +113,15 @@ fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
         let after: Vec<String> = files();
         let is_new = |name: &&String| !before.contains(name);
         let new: Vec<_> = after.iter().filter(is_new).collect();
-        // Before the newest log that has ended: the one after that is still written.
+        // The snapshot precedes the newest ended log; the live one is still written.
         assert_eq!(new, ["000000000005.db", "000000000005.sum"]);
         assert_eq!(check(&mut ledger, None), 0);
         // Nothing is due.
-        assert_eq!(maintain(&ledger), done_nothing(&done));
+        assert_eq!(maintain(&ledger), empty_report(&done));
         assert_eq!(files(), after);
-        // The snapshot leads where it says: what was before it is not needed for what comes after.
+        // Instants after the snapshot do not depend on earlier logs.
         for sequence in 1..5 {
-            fs::remove_file(ledger.place().join(format!("archive/{sequence:012}.wal"))).unwrap();
+            fs::remove_file(ledger.database_dir().join(format!("archive/{sequence:012}.wal"))).unwrap();
         }
         let last = ledger.states.last().unwrap().clone();
         assert_eq!(ledger.contents_at(last.from).unwrap(), last.contents);
@@ -129,27 +129,27 @@ fn a_snapshot_is_made_where_the_logs_outgrow_the_database() {
     }
 }
 
-pub(crate) fn done_nothing(done: &MaintenanceReport) -> MaintenanceReport {
+pub(crate) fn empty_report(done: &MaintenanceReport) -> MaintenanceReport {
     let mut nothing = MaintenanceReport::default();
     nothing.windows.clone_from(&done.windows);
     nothing
 }
 
 #[test]
-fn what_no_window_needs_is_removed_and_nothing_else() {
+fn pruning_removes_only_what_no_window_needs() {
     for cipher in CIPHERS {
         let (mut ledger, connection) = with_history(cipher, 4);
         set_window(&ledger, "1s");
         assert_eq!(maintain(&ledger).snapshots, 1);
         thread::sleep(Duration::from_millis(1200));
-        // The first snapshot is out of the window, and the next one within.
+        // The first snapshot is outside the window, the next one inside.
         write(&mut ledger, &connection, 1);
         for _ in 0..4 {
             write(&mut ledger, &connection, 6);
-            restart(&connection);
+            restart_wal(&connection);
         }
         write(&mut ledger, &connection, 1);
-        let archive = ledger.place().join("archive");
+        let archive = ledger.database_dir().join("archive");
         let size = |dir: &Path| -> u64 {
             files(dir).iter().map(|name| fs::metadata(dir.join(name)).unwrap().len()).sum()
         };
@@ -167,13 +167,13 @@ fn what_no_window_needs_is_removed_and_nothing_else() {
         assert!(refused > 20, "{refused}");
         assert!(done.windows.len() == 1 && done.windows[0].to.is_none());
         assert_eq!(ledger.plane.points("orders", ..).unwrap().windows, done.windows);
-        // The instant that is named is the earliest one, and works.
+        // The instant that the error names is the earliest restorable one.
         let earliest = done.windows[0].from;
         ledger.contents_at(earliest).unwrap();
         let before = Timestamp::from_micros(earliest.as_micros() - 1).unwrap();
         assert_eq!(ledger.restore(before).unwrap_err().kind(), ErrorKind::OutsideWindow);
 
-        // The same after another one, in a copy of the fleet, and by another handle.
+        // Equal results after another run, in a copy of the fleet, and through another handle.
         set_window(&ledger, "1h");
         assert_eq!(maintain(&ledger).generations, 0);
         assert_eq!(check(&mut ledger, Some(cutoff)), refused);
@@ -192,16 +192,16 @@ fn what_no_window_needs_is_removed_and_nothing_else() {
     }
 }
 
-/// What a hook does at one of the steps of a call.
+/// How a hook interrupts a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Stop {
-    /// This step fails, and those that follow do not.
+    /// One step fails; later steps succeed.
     Fails,
-    /// The process ends there: neither this step nor any other one is done.
-    Ends,
+    /// The process dies: no further step is executed.
+    Dies,
 }
 
-/// What the database was at an instant, as an exported file has it.
+/// The contents at an instant, read from an exported file.
 pub(crate) fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("exported.db");
@@ -209,7 +209,7 @@ pub(crate) fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
     Ok(contents(&Connection::open(&file).unwrap()))
 }
 
-/// A copy of a fleet whose nth step of maintenance, and perhaps all that follow, are not done.
+/// Copies a fleet and maintains the copy, interrupted at step `nth`.
 pub(crate) fn maintain_copy(
     builder: ControlPlaneBuilder,
     root: &Path,
@@ -218,7 +218,7 @@ pub(crate) fn maintain_copy(
     nth: usize,
 ) -> (ControlPlane, Vec<DiskOp>, Result<MaintenanceReport>) {
     assert!(Command::new("cp").arg("-a").arg(root).arg(copy).status().unwrap().success());
-    // Which segments have an index depends on what was read: here all have one but that which is read for a snapshot.
+    // Indexes depend on earlier reads. Remove the index of the segment that a snapshot reads, and keep the others.
     let archive = copy.join("default/orders/archive");
     for name in files(&archive).iter().filter(|name| name.ends_with("6.index")) {
         fs::remove_file(archive.join(name)).unwrap();
@@ -238,7 +238,7 @@ pub(crate) fn maintain_copy(
             if number == nth {
                 at_index.store(name.starts_with("index-") || is_index(name), SeqCst);
             }
-            if number == nth || (number > nth && stop == Stop::Ends) {
+            if number == nth || (number > nth && stop == Stop::Dies) {
                 return Err(io::Error::other("stopped"));
             }
             Ok(())
@@ -249,7 +249,7 @@ pub(crate) fn maintain_copy(
     let result = plane.maintain_database("orders", &mut no_progress);
     armed.store(false, SeqCst);
     let steps = steps.lock().unwrap().clone();
-    // What an index holds is read from its segment where there is none.
+    // A missing index is not an error: its contents are read from the segment.
     if result.is_ok() && nth != usize::MAX {
         assert!(at_index.load(SeqCst) && stop == Stop::Fails, "{stop:?} at {nth}, {:?}", steps.get(nth));
     }
@@ -257,12 +257,12 @@ pub(crate) fn maintain_copy(
 }
 
 #[test]
-fn wherever_maintenance_stops_every_answer_stays() {
+fn maintenance_stopped_at_any_step_loses_no_instant() {
     let (mut ledger, connection) = with_history(None, 4);
     assert_eq!(maintain(&ledger).snapshots, 1);
     for _ in 0..3 {
         write(&mut ledger, &connection, 6);
-        restart(&connection);
+        restart_wal(&connection);
     }
     write(&mut ledger, &connection, 1);
     ledger.states.last_mut().unwrap().to = now();
@@ -284,10 +284,10 @@ fn wherever_maintenance_stops_every_answer_stays() {
     {
         assert!(steps.contains(&step), "{step:?} of {steps:?}");
     }
-    // The states at the edges of what is pruned, and some of the others.
+    // The states around the pruning cutoff, and some others.
     let kept = ledger.states.iter().position(|state| state.from >= earliest).unwrap();
     let numbers = [0, 5, kept - 2, kept - 1, kept, kept + 1, kept + 5, ledger.states.len() - 1];
-    let look = |ledger: &Ledger, may_be_pruned: bool| {
+    let check_states = |ledger: &Ledger, may_be_pruned: bool| {
         for number in numbers {
             let state = &ledger.states[number];
             match exported_at(ledger, state.from) {
@@ -300,9 +300,9 @@ fn wherever_maintenance_stops_every_answer_stays() {
             }
         }
     };
-    for stop in [Stop::Fails, Stop::Ends] {
+    for stop in [Stop::Fails, Stop::Dies] {
         for nth in 0..steps.len() {
-            // Of many files that are flushed one after the other, the first and the last ones stand for all.
+            // Of consecutive flushes, test the first and the last.
             let is = |at: Option<usize>| at.and_then(|at| steps.get(at)) == Some(&DiskOp::SyncFile);
             if is(nth.checked_sub(1)) && is(Some(nth)) && is(Some(nth + 1)) {
                 continue;
@@ -311,23 +311,23 @@ fn wherever_maintenance_stops_every_answer_stays() {
             let (plane, seen, _) = maintain_now(original.root(), &copy, stop, nth);
             let at = format!("{stop:?} at {nth}, {:?}", seen.last());
             ledger.plane = plane;
-            look(&ledger, true);
-            // The next one does the rest, and leaves nothing behind.
+            check_states(&ledger, true);
+            // The next run completes the work and leaves no temporary file.
             assert!(!maintain(&ledger).deferred, "{at}");
-            look(&ledger, true);
+            check_states(&ledger, true);
             assert_eq!(ledger.plane.points("orders", ..).unwrap().windows[0].from, earliest, "{at}");
-            let names = files(&ledger.place().join("archive"));
+            let names = files(&ledger.database_dir().join("archive"));
             assert!(!names.iter().any(|name| name.contains(".new")), "{at}: {names:?}");
             let count = |what: &str| names.iter().filter(|name| name.ends_with(what)).count();
             assert_eq!((count(".db"), count(".sum")), (1, 1), "{at}: {names:?}");
-            assert_eq!(maintain(&ledger), done_nothing(&done), "{at}");
+            assert_eq!(maintain(&ledger), empty_report(&done), "{at}");
             fs::remove_dir_all(&copy).unwrap();
         }
     }
 }
 
 #[test]
-fn writers_and_maintenance_do_not_meet() {
+fn concurrent_writers_lose_no_commit_during_maintenance() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
         let connection = ledger.connect();
@@ -338,7 +338,7 @@ fn writers_and_maintenance_do_not_meet() {
         let mut counts = Vec::new();
         let mut snapshots = 0;
         thread::scope(|scope| {
-            // Each has a handle of its own, as another process would.
+            // Each thread has its own handle, as another process would.
             let counting = scope.spawn(|| {
                 let plane = ControlPlane::open(&root).unwrap();
                 let mut counts = Vec::new();
@@ -358,7 +358,7 @@ fn writers_and_maintenance_do_not_meet() {
                     }
                     let sql = "DELETE FROM other; INSERT INTO other VALUES (randomblob(200000))";
                     connection.execute_batch(sql).unwrap();
-                    restart_as(&connection, mode);
+                    checkpoint(&connection, mode);
                     thread::sleep(Duration::from_millis(2));
                 }
             });
@@ -381,13 +381,13 @@ fn writers_and_maintenance_do_not_meet() {
 }
 
 #[test]
-fn nothing_is_removed_under_a_reader() {
+fn pruning_is_deferred_while_a_reader_is_open() {
     let (mut ledger, connection) = with_history(None, 4);
     assert_eq!(maintain(&ledger).snapshots, 1);
     set_window(&ledger, "1s");
     thread::sleep(Duration::from_millis(1100));
     let first = ledger.states[1].clone();
-    // A view reads for as long as it is open.
+    // A view blocks pruning while it is open.
     let (view, _) = ledger.plane.connect_at("orders", first.from, &ledger.options()).unwrap();
     let done = maintain(&ledger);
     assert_eq!((done.generations, done.bytes_freed, done.deferred), (0, 0, true));
@@ -415,10 +415,10 @@ fn nothing_is_removed_under_a_reader() {
 }
 
 #[test]
-fn an_idle_database_is_left_alone() {
+fn maintenance_leaves_an_idle_database_unchanged() {
     let (ledger, connection) = with_history(None, 1);
     drop(connection);
-    let archive = ledger.place().join("archive");
+    let archive = ledger.database_dir().join("archive");
     let seen = || -> Vec<_> {
         let of = |name: &String| {
             let found = fs::metadata(archive.join(name)).unwrap();
@@ -426,29 +426,29 @@ fn an_idle_database_is_left_alone() {
         };
         files(&archive).iter().map(of).collect()
     };
-    let before = (seen(), files(&ledger.place()));
+    let before = (seen(), files(&ledger.database_dir()));
     for _ in 0..2 {
-        assert_eq!(maintain(&ledger), done_nothing(&maintain(&ledger)));
-        assert_eq!((seen(), files(&ledger.place())), before);
+        assert_eq!(maintain(&ledger), empty_report(&maintain(&ledger)));
+        assert_eq!((seen(), files(&ledger.database_dir())), before);
     }
 }
 
 #[test]
-fn a_long_load_takes_bounded_room() {
+fn archive_size_stays_bounded_under_sustained_load() {
     let mut ledger = Ledger::plain();
     set_window(&ledger, "1s");
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
     ledger.commit(&connection, "INSERT INTO t(value) VALUES (zeroblob(100000)), (1), (2), (3)");
     connection.execute_batch("PRAGMA wal_autocheckpoint=200").unwrap();
-    let archive = ledger.place().join("archive");
+    let archive = ledger.database_dir().join("archive");
     let size = || -> u64 {
         files(&archive).iter().map(|name| fs::metadata(archive.join(name)).unwrap().len()).sum()
     };
     let (mut written, mut largest, mut most, mut pruned) = (0_u64, 0, u64::MAX / 4, 0);
-    // What a second adds is not known beforehand: it is counted as it is written.
+    // The bytes written per second vary, so they are recorded.
     let mut added: Vec<(i64, u64)> = Vec::new();
-    // Until four times as much was written as there was in any window.
+    // Until four times the largest window was written.
     while pruned < 5 || written < 4 * most {
         for _ in 0..10 {
             connection
@@ -467,7 +467,7 @@ fn a_long_load_takes_bounded_room() {
         if done.generations > 0 {
             most = if pruned > 1 { most.max(in_window) } else { in_window };
         }
-        // The logs of the window, a snapshot for each time that they are longer than the least, and one stretch more.
+        // The logs of the window, one snapshot per stretch of logs, and one more stretch.
         assert!(size() < 2 * in_window + 10 * (1 << 20), "{} with {in_window} in the window", size());
     }
     assert!(largest * 2 < written, "{largest} of {written}");

@@ -1,6 +1,6 @@
-//! A history against a model: whatever is done to a database, each of its commits is restored as it was.
+//! A history compared with a model: after random operations, each commit is restored to the contents recorded for it.
 //!
-//! The operations are drawn from a seed, which a failure prints.
+//! Operations derive from a seed, which a failure prints.
 
 use std::{cell::Cell, collections::BTreeMap, env};
 
@@ -15,15 +15,15 @@ use proptest::{
 };
 
 use crate::{
-    maintain::later,
+    maintain::a_day_later,
     support::{Contents, contents},
 };
 
-/// What is done next, by a connection of several.
+/// An operation on one of several connections.
 #[derive(Clone, Debug)]
 enum Action {
-    /// Statements in one transaction, whose end is a commit, or a rollback, or an error in its middle and then a commit of
-    /// what was before.
+    /// Statements in one transaction, which ends in a commit or a rollback. Statements may fail and be undone
+    /// individually.
     Transaction {
         statements: Vec<Statement>,
         end: End,
@@ -35,10 +35,10 @@ enum Action {
         checkpoints: bool,
     },
     Setting(&'static str),
-    /// A reader that keeps its snapshot over what follows, or lets it go.
+    /// Opens a reader that keeps its snapshot until `Release`.
     Read,
     Release,
-    /// A transaction over this database and another one.
+    /// A transaction that spans both databases.
     Both,
     Maintain,
 }
@@ -62,7 +62,7 @@ enum Statement {
     Savepoint {
         rows: u32,
     },
-    /// A statement that fails after it has changed rows, and is undone alone.
+    /// A statement that fails after it has changed rows, and is undone individually.
     Conflict,
 }
 
@@ -146,24 +146,24 @@ impl Statement {
     }
 }
 
-/// Databases, what is done to them, and what each was after each commit.
-struct Bench {
+/// Two databases, and their contents after each commit.
+struct Harness {
     _dir: tempfile::TempDir,
     plane: ControlPlane,
     key: Option<EncryptionKey>,
     connections: Vec<Connection>,
     reader: Option<Connection>,
-    /// By the name of the database: the instant before each commit and after, and the contents then.
+    /// By database: the clock before and after each commit, and the contents after it.
     states: BTreeMap<&'static str, Vec<(i64, i64, Contents)>>,
     restored: u32,
     number: u32,
-    /// Logs that were compressed.
+    /// Number of compressed logs.
     compressed: u64,
 }
 
 const NAMES: [&str; 2] = ["orders", "other"];
 
-impl Bench {
+impl Harness {
     fn new(sealed: bool, auto_vacuum: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
@@ -177,7 +177,7 @@ impl Bench {
             }
             plane.create_database(input).unwrap();
         }
-        let mut bench = Self {
+        let mut harness = Self {
             _dir: dir,
             plane,
             key,
@@ -188,10 +188,10 @@ impl Bench {
             number: 0,
             compressed: 0,
         };
-        bench.connections = (0..3).map(|_| bench.connect()).collect();
+        harness.connections = (0..3).map(|_| harness.connect()).collect();
         let begin = format!("PRAGMA auto_vacuum={auto_vacuum}; VACUUM");
-        bench.commit(0, &[], |connection| connection.execute_batch(&begin).unwrap());
-        bench.commit(0, &NAMES, |connection| {
+        harness.commit(0, &[], |connection| connection.execute_batch(&begin).unwrap());
+        harness.commit(0, &NAMES, |connection| {
             let tables = |schema| {
                 format!("CREATE TABLE {schema}.t(id INTEGER PRIMARY KEY, word TEXT NOT NULL, bytes BLOB);")
             };
@@ -199,7 +199,7 @@ impl Bench {
                 .execute_batch(&format!("BEGIN; {} {} COMMIT", tables("main"), tables("other")))
                 .unwrap();
         });
-        bench
+        harness
     }
 
     fn options(&self) -> ConnectOptions {
@@ -216,7 +216,7 @@ impl Bench {
         connection
     }
 
-    /// Does what changes these databases, all or nothing, and remembers what they are then.
+    /// Applies an atomic change to these databases and records their contents.
     fn commit(&mut self, by: usize, names: &[&'static str], change: impl FnOnce(&Connection)) {
         let clock = || {
             let now = crate::support::now();
@@ -268,7 +268,7 @@ impl Bench {
             Action::Checkpoint(mode) => {
                 for schema in ["main", "other"] {
                     let sql = format!("PRAGMA {schema}.wal_checkpoint({mode})");
-                    // A reader may stand in its way.
+                    // A reader may prevent it.
                     let _busy: i64 = self.connections[by].query_row(&sql, [], |row| row.get(0)).unwrap();
                 }
             }
@@ -290,7 +290,7 @@ impl Bench {
             }
             Action::Release => self.reader = None,
             Action::Maintain => {
-                let plane = later(ControlPlane::builder()).open(self.plane.root()).unwrap();
+                let plane = a_day_later(ControlPlane::builder()).open(self.plane.root()).unwrap();
                 for name in NAMES {
                     let done = plane.maintain_database(name, &mut no_progress).unwrap();
                     self.compressed += done.compressed;
@@ -309,36 +309,36 @@ impl Bench {
         }
         self.plane.create_database(input).unwrap_or_else(|error| panic!("{source} at {at}: {error}"));
         let connection = self.plane.connect(&name, &self.options()).unwrap();
-        let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-        assert_eq!(sound, "ok", "{source} at {at}");
+        let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok", "{source} at {at}");
         let found = contents(&connection);
         drop(connection);
         self.plane.destroy_database(&name).unwrap();
         found
     }
 
-    /// Restores every state of every database to just after its commit, and to just before the next one.
+    /// Restores every state of both databases, just after its commit and just before the next.
     fn check(&mut self) {
         for (source, states) in self.states.clone() {
             assert_eq!(self.plane.points(source, ..).unwrap().windows.len(), 1, "{source}");
-            for (number, (_, after, wanted)) in states.iter().enumerate() {
+            for (number, (_, after, expected)) in states.iter().enumerate() {
                 let next = states.get(number + 1).map(|(before, ..)| *before);
                 for at in [Some(*after), next].into_iter().flatten() {
                     let found = self.contents_at(source, at);
-                    assert!(found == *wanted, "{source}: state {number} at {at} is another one");
+                    assert!(found == *expected, "{source}: wrong contents for state {number} at {at}");
                 }
             }
         }
     }
 }
 
-/// Cases of each kind, unless the environment says more.
+/// Cases of each kind.
 fn cases() -> u32 {
     if env::var_os("LITEFLEET_SOAK").is_some() { 60 } else { 2 }
 }
 
 #[test]
-fn every_commit_is_restored_as_the_model_has_it() {
+fn every_commit_is_restored_as_in_the_model() {
     let seed: u64 = env::var("LITEFLEET_SEED").ok().map_or(11, |seed| seed.parse().unwrap());
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -352,17 +352,17 @@ fn every_commit_is_restored_as_the_model_has_it() {
         let actions = prop::collection::vec((0..3_usize, action()), 30..60);
         runner
             .run(&(auto_vacuum, actions), |(auto_vacuum, actions)| {
-                let mut bench = Bench::new(sealed, auto_vacuum);
+                let mut harness = Harness::new(sealed, auto_vacuum);
                 for (by, action) in &actions {
-                    bench.run(*by, action);
+                    harness.run(*by, action);
                 }
-                bench.check();
-                (bench.reader, bench.connections) = (None, Vec::new());
-                bench.check();
-                // The same answers after whatever is due by now.
-                bench.run(0, &Action::Maintain);
-                bench.check();
-                compressed.set(compressed.get() + bench.compressed);
+                harness.check();
+                (harness.reader, harness.connections) = (None, Vec::new());
+                harness.check();
+                // Equal results after maintenance.
+                harness.run(0, &Action::Maintain);
+                harness.check();
+                compressed.set(compressed.get() + harness.compressed);
                 Ok(())
             })
             .unwrap_or_else(|error| panic!("LITEFLEET_SEED={seed}, sealed {sealed}: {error}"));

@@ -1,23 +1,24 @@
-//! The power fails at any moment of a database with a history: it is what some commit left, each instant is answered right
-//! or refused, and all goes on.
+//! Power failures at random moments: the database is in the state of some commit, each instant is restored exactly or
+//! refused, and writes continue.
 //!
-//! What must hold, whatever was lost:
+//! Guarantees that are checked, whatever was lost:
 //!
-//! - **An answer** is what the database was at that instant; where the newest commits were lost, it is the last one that is
-//!   there, the same for all instants behind it. Anything else is an error that names a file or a span of time.
-//! - **What was in the archive when all was flushed last** is answered, until it is pruned: each instant between two commits
-//!   that both stand there. So is, where nothing was lost, all that is in the archive.
-//! - **An instant in a window** that `points` tells is not refused for want of time: what is wrong is a file.
-//! - **A stranger**, who writes to a plain database without this crate's VFS, makes a gap. An instant after its commit and
-//!   before the next one is refused and in no window, unless that commit was lost. The last stamp before it, and what is
-//!   behind the gap, are answered.
-//! - **`synchronous=NORMAL` and `FULL`**: the database is sound, and at some commit: in `FULL` the last one or a later one than
-//!   had returned. More is committed to it, and each later commit is answered.
-//! - **`synchronous=OFF`**: SQLite promises nothing of the database. Its file may be torn, or of another time than its log. So
-//!   the first three hold, with the commit up to which the history goes in the place of the database's own; and only
-//!   where the database is sound and `verify` finds nothing, later commits are answered too. The first commit of all is
-//!   flushed here: that nobody has written to a database is told by a note that it removes, and by the time of change of
-//!   the file, and in this mode neither need be on the disk before what is written.
+//! - **A restore** returns the contents at the instant. If the newest commits were lost, all instants after the last
+//!   surviving commit resolve to that commit. Otherwise it fails with an error that names a file or a span of time.
+//! - **Generations that were archived and flushed** are restorable until they are pruned: every instant between two
+//!   commits in them. If nothing was lost, this holds for the whole archive.
+//! - **An instant in a range that `points` reports** never fails as outside the window, only because of a damaged
+//!   file.
+//! - **A foreign commit** to a plain database, made without this crate's VFS, causes a gap. Instants between it and
+//!   the next commit are refused and outside every range, unless the commit was lost. The last stamp before the gap
+//!   and instants after it are restorable.
+//! - **`synchronous=NORMAL` and `FULL`**: the database passes its integrity check and is in the state of a commit, in
+//!   `FULL` at least that of the last commit that returned. It accepts commits, and each is restorable.
+//! - **`synchronous=OFF`**: SQLite guarantees nothing. The database file may be torn or older than the WAL. The first
+//!   three guarantees hold with the last commit of the history in place of that of the database. New commits must be
+//!   restorable only if the integrity check passes and `verify` finds nothing. The test flushes the first commit: a
+//!   pristine database is recognised by a mark that this commit removes and by the file's modification time, and in
+//!   this mode neither is ordered before the data.
 
 use std::{
     collections::BTreeSet,
@@ -39,77 +40,77 @@ use litefleet::{
 };
 
 use crate::{
-    disk,
-    image::{self, Image, Moment, copy_dir},
-    machine::Machine,
+    crash_image::{self, ImageRoot, KnownState, copy_dir},
+    fault_vfs,
     random::Random,
+    simulated_disk::SimulatedDisk,
     support::contents,
 };
 
-/// The part of this test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
+/// Set in the child process, in which the fault-injecting VFS is installed before SQLite opens a file.
 const ROLE: &str = "LITEFLEET_POWER_CHILD";
 
-/// How long it runs, unless the environment says more.
+/// Duration of the test in seconds, unless `LITEFLEET_SOAK` overrides it.
 const SECONDS: u64 = 7;
 
-/// What was answered, over all images.
+/// Counts over all images.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) images: u64,
     pub(crate) right: u64,
     pub(crate) refused: u64,
-    /// Images that lost a commit that had returned, not counting those without any flush.
+    /// Images that lost a commit that had returned, except in `synchronous=OFF`.
     pub(crate) lost: u64,
-    /// Answers of which it was certain that they must be given.
+    /// Restores that were guaranteed to succeed.
     pub(crate) kept: u64,
-    /// Images with right answers before a stranger's commit and behind it.
+    /// Images with correct restores before and after a foreign commit.
     pub(crate) spanned: u64,
-    /// Of those without any flush: databases that SQLite cannot use any more, and those in which all was well.
+    /// In `synchronous=OFF`: databases that fail the integrity check, and those that pass it and `verify`.
     pub(crate) unsound: u64,
-    pub(crate) went_on: u64,
-    /// Generations that were pruned before the power failed, and logs that were compressed.
+    pub(crate) continued: u64,
+    /// Generations pruned and logs compressed before the failure.
     pruned: u64,
     compressed: u64,
 }
 
-/// What is the same in all images of one database.
+/// The parameters of one run.
 #[derive(Clone)]
-pub(crate) struct Terms {
+pub(crate) struct Scenario {
     pub(crate) synchronous: Synchronous,
     cipher: Option<Cipher>,
-    /// Whether its logs outgrow it, and are pruned.
+    /// Whether the run is long enough for snapshots and pruning.
     pub(crate) is_maintained: bool,
-    /// Whether strangers write to it.
+    /// Whether a foreign process writes to the database.
     is_shared: bool,
-    /// How much of the past is kept then, and how far the clock is put forward each time, in hours.
+    /// The retention window, and the hours by which the clock advances at each maintenance.
     window: &'static str,
     step: i64,
-    /// What the clock is ahead, in microseconds.
+    /// Offset of the clock in microseconds.
     ahead: Arc<AtomicI64>,
 }
 
-/// A database that is written to, on a machine.
-struct Bench {
+/// A database under load, on a simulated disk.
+struct Workload {
     plane: ControlPlane,
-    machine: Arc<Machine>,
-    terms: Terms,
+    simulated_disk: Arc<SimulatedDisk>,
+    scenario: Scenario,
     pruned: u64,
     compressed: u64,
     random: Random,
     connections: [Option<Connection>; 2],
-    /// A connection of another program's.
-    stranger: Option<Connection>,
-    /// Whether the second connection is in the middle of reading.
+    /// A connection outside the fleet's VFS.
+    foreign: Option<Connection>,
+    /// Whether the second connection has an open read transaction.
     reads: bool,
-    moments: Vec<Moment>,
+    states: Vec<KnownState>,
 }
 
-/// In microseconds.
+/// One hour in microseconds.
 const HOUR: i64 = 3_600_000_000;
 
-impl Terms {
+impl Scenario {
     fn any(random: &mut Random) -> Self {
-        // What is kept for longer is compressed before it is pruned.
+        // A long window lets logs be compressed before they are pruned.
         let (window, step) = random.one_of(&[("10m", 1), ("120h", 26)]);
         let synchronous = random.one_of(&[Synchronous::Normal, Synchronous::Full, Synchronous::Off]);
         let cipher = random.one_of(&[None, None, None, Some(Cipher::Aegis256)]);
@@ -129,7 +130,7 @@ impl Terms {
     }
 
     pub(crate) fn options(&self, synchronous: Synchronous) -> ConnectOptions {
-        // Whoever is in the way is on this very thread.
+        // Conflicting locks belong to this thread, so waiting is futile.
         let options = ConnectOptions::default().synchronous(synchronous).busy_timeout(Duration::ZERO);
         match self.key() {
             Some(key) => options.encryption_key(key),
@@ -141,7 +142,8 @@ impl Terms {
         Timestamp::from_micros(Timestamp::now().as_micros() + self.ahead.load(SeqCst)).unwrap()
     }
 
-    /// The instants are told apart by more than the clock's step.
+    /// The current time, at least 20 µs from any commit before or after the call, so that instants and
+    /// stamps differ.
     pub(crate) fn now(&self) -> Timestamp {
         let step = || thread::sleep(Duration::from_micros(20));
         step();
@@ -151,8 +153,8 @@ impl Terms {
     }
 
     pub(crate) fn builder(&self) -> ControlPlaneBuilder {
-        let terms = self.clone();
-        ControlPlane::builder().clock(Arc::new(move || terms.read_clock()))
+        let scenario = self.clone();
+        ControlPlane::builder().clock(Arc::new(move || scenario.read_clock()))
     }
 }
 
@@ -160,11 +162,11 @@ pub(crate) fn checkpoint(connection: &Connection, mode: &str) {
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
-impl Bench {
+impl Workload {
     fn connect(&mut self, which: usize) -> &Connection {
         self.connections[which].get_or_insert_with(|| {
             let connection =
-                self.plane.connect("orders", &self.terms.options(self.terms.synchronous)).unwrap();
+                self.plane.connect("orders", &self.scenario.options(self.scenario.synchronous)).unwrap();
             connection.execute_batch("PRAGMA wal_autocheckpoint=25; PRAGMA cache_size=20").unwrap();
             connection
         })
@@ -172,7 +174,7 @@ impl Bench {
 
     fn commit(&mut self) {
         let which = usize::from(self.connections[1].is_some() && self.random.below(2) == 0);
-        let number = self.moments.len();
+        let number = self.states.len();
         let (len, times) = (self.random.one_of(&[10, 100, 3000, 9000]), self.random.one_of(&[1, 1, 1, 2, 8]));
         let also = self.random.one_of(&[
             "",
@@ -181,9 +183,9 @@ impl Bench {
             "DELETE FROM t WHERE id % 4 = 1 AND id < (SELECT max(id) FROM t);",
             "CREATE TABLE IF NOT EXISTS u(a); INSERT INTO u SELECT length(value) FROM t;",
         ]);
-        // The log of a few of these is longer than the database.
+        // A few of these outgrow the database, which makes a snapshot due.
         let big = "CREATE TABLE IF NOT EXISTS big(a); INSERT OR REPLACE INTO big(rowid, a) VALUES (1, hex(randomblob(200000)));";
-        let also = if self.terms.is_maintained && self.random.below(3) > 0 { big } else { also };
+        let also = if self.scenario.is_maintained && self.random.below(3) > 0 { big } else { also };
         let insert = format!("INSERT INTO t(value) VALUES ('{number} ' || hex(randomblob({len})));");
         let sql = format!("BEGIN IMMEDIATE; {}{also} COMMIT", insert.repeat(times));
         if which == 1 {
@@ -193,69 +195,69 @@ impl Bench {
     }
 
     fn commit_sql(&mut self, which: usize, sql: &str) {
-        let number = self.moments.len();
+        let number = self.states.len();
         self.connect(which);
-        self.moments.last_mut().unwrap().to = self.terms.now();
+        self.states.last_mut().unwrap().to = self.scenario.now();
         self.connect(which).execute_batch(sql).unwrap();
-        self.machine.acknowledge(number);
-        let from = self.terms.now();
+        self.simulated_disk.acknowledge(number);
+        let from = self.scenario.now();
         let contents = contents(self.connect(which));
-        let generation = image::live(&self.dir());
-        self.moments.push(Moment { from, to: from, contents, generation });
+        let generation = crash_image::live(&self.dir());
+        self.states.push(KnownState { from, to: from, contents, generation });
     }
 
     fn dir(&self) -> PathBuf {
         self.plane.root().join("default/orders")
     }
 
-    /// What another program does.
-    fn intrude(&mut self) {
-        // What it writes in the same tick of the file system's clock as somebody else is not noticed.
+    /// A random action of the foreign process.
+    fn act_as_foreign_process(&mut self) {
+        // A foreign write within one tick of the file system's clock is not detected.
         thread::sleep(Duration::from_millis(12));
         match self.random.below(8) {
-            0 => self.leave(),
+            0 => self.close_foreign(),
             1 => {
                 let mode = self.random.one_of(&["PASSIVE", "RESTART", "TRUNCATE"]);
-                checkpoint(self.stranger(), mode);
+                checkpoint(self.foreign(), mode);
             }
-            _ => self.commit_as_a_stranger(),
+            _ => self.commit_as_foreign_process(),
         }
     }
 
-    fn leave(&mut self) {
+    fn close_foreign(&mut self) {
         let checkpoints = self.random.below(3) > 0;
-        if let Some(stranger) = self.stranger.take() {
-            stranger.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !checkpoints).unwrap();
+        if let Some(foreign) = self.foreign.take() {
+            foreign.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !checkpoints).unwrap();
         }
     }
 
-    fn stranger(&mut self) -> &Connection {
+    fn foreign(&mut self) -> &Connection {
         let path = self.dir().join("data.db");
-        let synchronous = self.terms.synchronous;
-        self.stranger.get_or_insert_with(|| {
-            let stranger = Connection::open(path).unwrap();
-            stranger.busy_timeout(Duration::ZERO).unwrap();
+        let synchronous = self.scenario.synchronous;
+        self.foreign.get_or_insert_with(|| {
+            let foreign = Connection::open(path).unwrap();
+            foreign.busy_timeout(Duration::ZERO).unwrap();
             let sql = format!("PRAGMA synchronous={synchronous:?}; PRAGMA wal_autocheckpoint=25");
-            stranger.execute_batch(&sql).unwrap();
-            stranger
+            foreign.execute_batch(&sql).unwrap();
+            foreign
         })
     }
 
-    fn commit_as_a_stranger(&mut self) {
-        let number = self.moments.len();
-        // Of what lies between two commits, the second of which is a stranger's, only the first one's instant is known.
+    fn commit_as_foreign_process(&mut self) {
+        let number = self.states.len();
+        // Before a foreign commit, only the stamp itself is certain to resolve to the last commit.
         let stamp = self.plane.points("orders", ..).unwrap().points.last().map(|point| point.at);
-        if let [.., before, last] = &mut self.moments[..] {
+        if let [.., before, last] = &mut self.states[..] {
             let stamp = stamp.filter(|stamp| *stamp > before.to && last.generation.is_some());
             last.to = stamp.unwrap_or(last.from);
         }
         let len = self.random.one_of(&[10, 3000, 90_000]);
-        let sql = format!("INSERT INTO t(value) VALUES ('{number} strange ' || hex(randomblob({len})))");
-        self.stranger().execute_batch(&sql).unwrap();
-        self.machine.acknowledge(number);
-        let from = self.terms.now();
-        let contents = contents(self.stranger());
-        self.moments.push(Moment { from, to: from, contents, generation: None });
+        let sql = format!("INSERT INTO t(value) VALUES ('{number} foreign ' || hex(randomblob({len})))");
+        self.foreign().execute_batch(&sql).unwrap();
+        self.simulated_disk.acknowledge(number);
+        let from = self.scenario.now();
+        let contents = contents(self.foreign());
+        self.states.push(KnownState { from, to: from, contents, generation: None });
     }
 
     fn end_reading(&mut self) {
@@ -270,11 +272,13 @@ impl Bench {
         self.compressed += done.compressed;
     }
 
-    /// What a host does.
+    /// A random action of the host.
     fn act(&mut self) {
         match self.random.below(24) {
-            20 if self.random.below(2) == 0 => self.machine.flush_all(image::archived(&self.dir())),
-            21..24 if self.terms.is_shared => self.intrude(),
+            20 if self.random.below(2) == 0 => {
+                self.simulated_disk.flush_all(crash_image::archived(&self.dir()))
+            }
+            21..24 if self.scenario.is_shared => self.act_as_foreign_process(),
             0..3 => {
                 let mode = self.random.one_of(&["PASSIVE", "FULL", "RESTART", "RESTART", "TRUNCATE"]);
                 checkpoint(self.connect(0), mode);
@@ -298,82 +302,84 @@ impl Bench {
                     .unwrap();
             }
             9 => self.maintain(),
-            10..12 if self.terms.is_maintained => {
+            10..12 if self.scenario.is_maintained => {
                 self.maintain();
-                self.terms.ahead.fetch_add(self.terms.step * HOUR, SeqCst);
+                self.scenario.ahead.fetch_add(self.scenario.step * HOUR, SeqCst);
             }
             _ => self.commit(),
         }
     }
 }
 
-/// Writes to a database, takes images meanwhile, and checks each.
-fn survive(seed: u64, tally: &mut Tally) {
+/// One run: writes to a database, takes images meanwhile, and checks each.
+fn run_seed(seed: u64, tally: &mut Tally) {
     let mut random = Random::new(seed);
-    let terms = Terms::any(&mut random);
-    let synchronous = terms.synchronous;
+    let scenario = Scenario::any(&mut random);
+    let synchronous = scenario.synchronous;
     let temporary = tempfile::tempdir().unwrap();
     let dir = fs::canonicalize(temporary.path()).unwrap();
     let root = dir.join("root");
-    let plane = terms.builder().open(&root).unwrap();
+    let plane = scenario.builder().open(&root).unwrap();
     plane.create_group("default").unwrap();
-    if terms.is_maintained {
-        plane.set_group_history_window("default", terms.window.parse().unwrap()).unwrap();
+    if scenario.is_maintained {
+        plane.set_group_history_window("default", scenario.window.parse().unwrap()).unwrap();
     }
     let mut input = CreateDatabaseInput::new("orders", "default");
-    if let (Some(key), Some(cipher)) = (terms.key(), terms.cipher) {
+    if let (Some(key), Some(cipher)) = (scenario.key(), scenario.cipher) {
         input = input.with_encryption(RemoteEncryption::new(key, cipher).unwrap());
     }
     plane.create_database(input).unwrap();
     drop(plane);
-    let image = Image { root: dir.join("image"), template: dir.join("template") };
-    copy_dir(&root, &image.template);
-    let dir_of_it = root.join("default/orders");
+    let image_root = ImageRoot { root: dir.join("image"), template: dir.join("template") };
+    copy_dir(&root, &image_root.template);
+    let database_dir = root.join("default/orders");
     let is_durable = synchronous == Synchronous::Full;
-    let every = if terms.is_maintained { 900 } else { 120 };
-    let machine = Arc::new(Machine::new(&dir_of_it, is_durable, every, random.below(1 << 40)));
-    let _watch = disk::watch(Arc::clone(&machine) as _);
-    let told = Arc::clone(&machine);
+    let every = if scenario.is_maintained { 900 } else { 120 };
+    let simulated_disk =
+        Arc::new(SimulatedDisk::new(&database_dir, is_durable, every, random.below(1 << 40)));
+    let _watch = fault_vfs::watch(Arc::clone(&simulated_disk) as _);
+    let recorder = Arc::clone(&simulated_disk);
     let hook = move |step, path: &Path| {
-        told.step(step, path);
+        recorder.step(step, path);
         Ok(())
     };
-    let plane = terms.builder().fault_hook(Arc::new(hook)).open(&root).unwrap();
-    let first = plane.connect("orders", &terms.options(synchronous)).unwrap();
-    let (now, contents) = (terms.now(), contents(&first));
+    let plane = scenario.builder().fault_hook(Arc::new(hook)).open(&root).unwrap();
+    let first = plane.connect("orders", &scenario.options(synchronous)).unwrap();
+    let (now, contents) = (scenario.now(), contents(&first));
     drop(first);
-    let mut bench = Bench {
+    let mut workload = Workload {
         plane,
-        machine,
-        terms,
+        simulated_disk,
+        scenario,
         pruned: 0,
         compressed: 0,
         random,
         connections: [None, None],
-        stranger: None,
+        foreign: None,
         reads: false,
-        moments: vec![Moment { from: now, to: now, contents, generation: Some(0) }],
+        states: vec![KnownState { from: now, to: now, contents, generation: Some(0) }],
     };
-    bench.commit_sql(0, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
+    workload.commit_sql(0, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
     if synchronous == Synchronous::Off {
-        bench.machine.flush_all(BTreeSet::new());
+        workload.simulated_disk.flush_all(BTreeSet::new());
     }
-    let mut shots = Vec::new();
-    let acts = if bench.terms.is_maintained { 40 } else { 10 };
-    for _ in 0..acts + bench.random.below(40) {
-        bench.act();
+    let mut images = Vec::new();
+    let acts = if workload.scenario.is_maintained { 40 } else { 10 };
+    for _ in 0..acts + workload.random.below(40) {
+        workload.act();
     }
-    bench.connections = [None, None];
-    bench.leave();
-    tally.pruned += bench.pruned;
-    tally.compressed += bench.compressed;
-    shots.extend(bench.machine.take());
-    for (number, shot) in shots.iter().enumerate() {
-        let check = || image.check(&bench.terms, shot, &bench.moments, &mut Random::new(seed), tally);
+    workload.connections = [None, None];
+    workload.close_foreign();
+    tally.pruned += workload.pruned;
+    tally.compressed += workload.compressed;
+    images.extend(workload.simulated_disk.finish());
+    for (number, image) in images.iter().enumerate() {
+        let check =
+            || image_root.check(&workload.scenario, image, &workload.states, &mut Random::new(seed), tally);
         if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
             eprintln!(
                 "LITEFLEET_SEED={seed}, {synchronous:?}, {:?}, shared {}, image {number} after commit {}: {}",
-                bench.terms.cipher, bench.terms.is_shared, shot.acknowledged, shot.how
+                workload.scenario.cipher, workload.scenario.is_shared, image.acknowledged, image.how
             );
             if env::var_os("LITEFLEET_KEEP").is_some() {
                 eprintln!("kept in {}", temporary.keep().display());
@@ -384,33 +390,36 @@ fn survive(seed: u64, tally: &mut Tally) {
 }
 
 #[test]
-fn a_power_loss_makes_no_answer_wrong_and_stops_nobody() {
+fn power_loss_makes_no_restore_wrong_and_writes_continue() {
     if env::var_os(ROLE).is_none() {
-        let name = "power::a_power_loss_makes_no_answer_wrong_and_stops_nobody";
+        let name = "power::power_loss_makes_no_restore_wrong_and_writes_continue";
         let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
         assert!(child.status().unwrap().success());
         return;
     }
-    disk::slide_beneath();
+    fault_vfs::install();
     let soak = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let first = env::var("LITEFLEET_SEED").ok().map_or(300, |seed| seed.parse().unwrap());
     let mut tally = Tally::default();
     let begin = Instant::now();
     for seed in first.. {
-        survive(seed, &mut tally);
-        let Tally { lost, pruned, compressed, kept, spanned, unsound, went_on, .. } = tally;
-        let is_each_there = ![lost, pruned, compressed, kept, spanned, unsound, went_on].contains(&0);
+        run_seed(seed, &mut tally);
+        let Tally { lost, pruned, compressed, kept, spanned, unsound, continued, .. } = tally;
+        let is_each_there = ![lost, pruned, compressed, kept, spanned, unsound, continued].contains(&0);
         let is_over = |times| begin.elapsed() > Duration::from_secs(times * soak);
-        // On a slow machine a few of them may have nothing in them.
+        // On a slow computer some of the counts may stay zero.
         if is_over(1) && (is_each_there || is_over(10)) {
             break;
         }
     }
     eprintln!("{tally:?}");
-    let Tally { right, refused, lost, pruned, compressed, kept, spanned, unsound, went_on, .. } = tally;
-    // Otherwise nothing was put to the test.
+    let Tally { right, refused, lost, pruned, compressed, kept, spanned, unsound, continued, .. } = tally;
+    // Otherwise the run has not tested what it claims to.
     assert!(lost > 0 && refused > 0 && right > refused, "{lost}, {refused}, {right}");
     assert!(pruned > 0 && compressed > 0, "{pruned}, {compressed}");
-    assert!(kept > 0 && spanned > 0 && unsound > 0 && went_on > 0, "{kept}, {spanned}, {unsound}, {went_on}");
+    assert!(
+        kept > 0 && spanned > 0 && unsound > 0 && continued > 0,
+        "{kept}, {spanned}, {unsound}, {continued}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Numbers that look random and are the same for the same seed.
+//! A deterministic pseudo-random generator.
 
 pub(crate) struct Random(u64);
 

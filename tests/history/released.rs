@@ -1,4 +1,4 @@
-//! A root that an earlier release wrote opens, restores and verifies as it did then.
+//! A root written by an earlier release opens, restores and verifies as it did with that release.
 
 use std::{
     fs::{self, File, FileTimes},
@@ -15,11 +15,11 @@ use tempfile::TempDir;
 const ROOT: &[u8] = include_bytes!("../../fixtures/roots/8184d97.tar.zst");
 const FACTS: &str = include_str!("../../fixtures/roots/8184d97.txt");
 
-/// The databases of the root, and the length of the key of those that are sealed.
+/// The databases of the root, with the key length of the encrypted ones.
 const DATABASES: [(&str, Option<usize>); 4] =
     [("plain", None), ("sealed", Some(32)), ("interchange", Some(32)), ("pruned", None)];
 
-/// Unpacks the root with the modes and the modification times that it had.
+/// Unpacks the root with its original modes and modification times.
 fn unpack() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut archive = tar::Archive::new(zstd::Decoder::new(ROOT).unwrap());
@@ -40,7 +40,7 @@ fn unpack() -> TempDir {
     dir
 }
 
-/// A PAX time, `seconds.fraction`.
+/// Parses a PAX time, `seconds.fraction`.
 fn nanoseconds(text: &str) -> u64 {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     seconds.parse::<u64>().unwrap() * 1_000_000_000 + format!("{fraction:0<9}").parse::<u64>().unwrap()
@@ -79,7 +79,7 @@ fn restored(plane: &ControlPlane, name: &str, at: Timestamp) -> Result<String> {
     Ok(answer)
 }
 
-/// Holds every recorded instant of a database to what it read as then.
+/// Checks every recorded instant of a database against the recorded contents.
 fn check(
     plane: &ControlPlane,
     name: &str,

@@ -1,4 +1,4 @@
-//! Behind a damaged log a history goes on from a snapshot of the database itself.
+//! After a damaged log, the history continues from a snapshot of the live database.
 
 use std::{fs, thread, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::{
 };
 
 #[test]
-fn behind_a_damaged_log_a_snapshot_is_taken_of_the_database_where_the_next_log_is_begun() {
+fn snapshot_of_live_database_bypasses_damaged_log() {
     for (cipher, mode) in CIPHERS.into_iter().zip(["RESTART", "TRUNCATE"]) {
-        for in_vain in [false, true] {
+        for rolled_back in [false, true] {
             let (mut ledger, connection) = with_history(cipher, 3);
-            let archive = ledger.place().join("archive");
+            let archive = ledger.database_dir().join("archive");
             let segment = archive.join("000000000002.wal");
             let whole = fs::read(&segment).unwrap();
             fs::write(&segment, &whole[..whole.len() - 10]).unwrap();
@@ -25,14 +25,14 @@ fn behind_a_damaged_log_a_snapshot_is_taken_of_the_database_where_the_next_log_i
                 connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
                 connection.execute_batch(sql).unwrap();
             };
-            if in_vain {
-                // A log is begun for what is rolled back, and begun once more then.
+            if rolled_back {
+                // A rolled-back transaction begins the WAL, and the next commit begins it again.
                 begin("PRAGMA cache_size = 2; BEGIN; UPDATE t SET value = randomblob(200000); ROLLBACK");
                 assert!(files(&archive).contains(&"000000000005.sum".into()));
             } else {
                 begin("");
             }
-            let behind = ledger.states.len();
+            let first_after_damage = ledger.states.len();
             for _ in 0..2 {
                 write(&mut ledger, &connection, 6);
                 connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
@@ -46,22 +46,22 @@ fn behind_a_damaged_log_a_snapshot_is_taken_of_the_database_where_the_next_log_i
                 match ledger.viewed_at(state.from) {
                     Ok(found) => assert!(found == state.contents, "state {number}"),
                     Err(error) => {
-                        assert!(number < behind, "state {number}: {error}");
+                        assert!(number < first_after_damage, "state {number}: {error}");
                         assert!(error.to_string().contains("000000000002.wal"), "{error}");
                         refused += 1;
                     }
                 }
             }
             assert!(refused >= 6, "{refused}");
-            // Maintenance goes on from there.
+            // Maintenance continues from the snapshot.
             maintain(&ledger);
             let verified =
                 ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
             let findings = verified.unwrap().findings;
-            let is_it = |finding: &litefleet::Finding| finding.file.ends_with("000000000002.wal");
-            assert!(!findings.is_empty() && findings.iter().all(is_it), "{findings:?}");
+            let names_damaged_log = |finding: &litefleet::Finding| finding.file.ends_with("000000000002.wal");
+            assert!(!findings.is_empty() && findings.iter().all(names_damaged_log), "{findings:?}");
 
-            // There is no gap: with the file in its place every instant is restored.
+            // There is no gap: once the file is restored, every instant is restorable.
             fs::write(&segment, &whole).unwrap();
             for state in &ledger.states {
                 assert!(ledger.viewed_at(state.from).unwrap() == state.contents);

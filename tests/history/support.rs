@@ -1,4 +1,4 @@
-//! What the tests share: a database whose every state is remembered with the instants around the commit that made it.
+//! Shared by the tests: a database together with the contents after each commit and the instants that bracket it.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 pub(crate) type Contents = BTreeMap<String, Vec<Vec<Value>>>;
 
-/// A database, and what is known of its past.
+/// A database and its known states, oldest first.
 pub(crate) struct Ledger {
     _dir: TempDir,
     pub(crate) plane: ControlPlane,
@@ -26,17 +26,17 @@ pub(crate) struct Ledger {
     restored: u32,
 }
 
-/// What the database was between two instants.
+/// The contents of a database between two commits.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
-    /// The client's clock when the commit that made it had returned.
+    /// Read from the clock after the commit that produced this state has returned.
     pub(crate) from: Timestamp,
-    /// The client's clock before the next commit was begun.
+    /// Read from the clock before the next commit begins.
     pub(crate) to: Timestamp,
     pub(crate) contents: Contents,
 }
 
-/// The instants are told apart by more than the clock's step.
+/// The current time, at least 20 µs from any commit before or after the call, so that instants and stamps differ.
 pub(crate) fn now() -> Timestamp {
     thread::sleep(Duration::from_micros(20));
     let now = Timestamp::now();
@@ -44,7 +44,7 @@ pub(crate) fn now() -> Timestamp {
     now
 }
 
-/// The names in a directory, in order.
+/// The names in a directory, sorted.
 pub(crate) fn files(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.collect();
@@ -52,7 +52,7 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Whether a file of an archive is an index, which is written by whoever reads its segment first.
+/// Whether a file of an archive is an index. Indexes are derived: the first reader of a segment writes one.
 pub(crate) fn is_index(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "index")
 }
@@ -78,8 +78,8 @@ impl Ledger {
         ledger
     }
 
-    /// The directory of the database.
-    pub(crate) fn place(&self) -> PathBuf {
+    /// The directory that holds `data.db` and `archive/`.
+    pub(crate) fn database_dir(&self) -> PathBuf {
         self.plane.database_path("orders").unwrap().parent().unwrap().to_owned()
     }
 
@@ -94,7 +94,7 @@ impl Ledger {
         self.plane.connect("orders", &self.options()).unwrap()
     }
 
-    /// Commits SQL, and remembers what the database is then.
+    /// Commits SQL and records the resulting state.
     pub(crate) fn commit(&mut self, connection: &Connection, sql: &str) {
         self.states.last_mut().unwrap().to = now();
         connection.execute_batch(sql).unwrap();
@@ -102,7 +102,7 @@ impl Ledger {
         self.states.push(State { from, to: from, contents: contents(connection) });
     }
 
-    /// Restores the database to an instant, under a new name.
+    /// Restores the database as of an instant under a new name.
     pub(crate) fn restore(&mut self, at: Timestamp) -> Result<(String, CreateDatabaseOutput)> {
         self.restored += 1;
         let name = format!("restored-{}", self.restored);
@@ -114,13 +114,13 @@ impl Ledger {
         Ok((name, output))
     }
 
-    /// What the database was at an instant, by a view of it.
+    /// The contents at an instant, read through a view.
     pub(crate) fn viewed_at(&self, at: Timestamp) -> Result<Contents> {
         let (view, _) = self.plane.connect_at("orders", at, &self.options())?;
         read_contents(&view).map_err(|error| explain(&view, error))
     }
 
-    /// The same by a restore, which is removed again.
+    /// The contents at an instant, read from a restored database, which is then destroyed.
     pub(crate) fn restored_at(&mut self, at: Timestamp) -> Result<Contents> {
         let (name, _) = self.restore(at)?;
         let connection = self.plane.connect(&name, &self.options())?;
@@ -132,7 +132,7 @@ impl Ledger {
         Ok(contents)
     }
 
-    /// The same by both, which must agree.
+    /// The contents at an instant. A view and a restore must agree on them, or fail with one kind of error.
     pub(crate) fn contents_at(&mut self, at: Timestamp) -> Result<Contents> {
         let viewed = self.viewed_at(at);
         let restored = self.restored_at(at);
@@ -146,18 +146,18 @@ impl Ledger {
         restored
     }
 
-    /// Holds the windows to what is answered: every instant in one of them is, and no other one.
+    /// Checks that an instant can be restored if and only if it lies in one of the reported ranges.
     pub(crate) fn check_windows(&mut self) {
         self.states.last_mut().unwrap().to = now();
         let windows = self.plane.points("orders", ..).unwrap().windows;
         assert!(windows.iter().all(|window| window.to.is_none_or(|to| window.from < to)), "{windows:?}");
         let joined = windows.windows(2).find(|pair| pair[0].to.is_none_or(|to| to >= pair[1].from));
         assert_eq!(joined, None);
-        // What is known changes at the borders, and at the commits.
+        // An answer can change only at the ends of ranges and at commits.
         let borders = windows.iter().flat_map(|window| [Some(window.from), window.to]).flatten();
         let stamps = self.plane.points("orders", ..).unwrap().points.into_iter().map(|point| point.at);
         let outside = stamps.clone().find(|at| !contains(&windows, *at));
-        assert_eq!(outside, None, "a commit that is in none of {windows:?}");
+        assert_eq!(outside, None, "a commit outside every range of {windows:?}");
         let around = borders
             .chain(stamps)
             .flat_map(|at| [-1, 0, 1].map(|more| Timestamp::from_micros(at.as_micros() + more).unwrap()));
@@ -170,7 +170,7 @@ impl Ledger {
         }
     }
 
-    /// Restores every state at both of its ends, and compares.
+    /// Checks the contents at both ends of every state.
     pub(crate) fn check_all(&mut self) {
         self.states.last_mut().unwrap().to = now();
         for (number, state) in self.states.clone().into_iter().enumerate() {
@@ -187,29 +187,29 @@ impl Ledger {
     }
 }
 
-/// Whether an instant is in one of the windows.
+/// Whether an instant lies in one of the ranges.
 pub(crate) fn contains(windows: &[RestorableRange], at: Timestamp) -> bool {
     windows.iter().any(|window| window.from <= at && window.to.is_none_or(|to| at < to))
 }
 
-/// Another program's connection, which knows nothing of the fleet.
-pub(crate) fn stranger(ledger: &Ledger) -> Connection {
-    Connection::open(ledger.place().join("data.db")).unwrap()
+/// A connection outside the fleet's VFS, as another program opens one.
+pub(crate) fn foreign_connection(ledger: &Ledger) -> Connection {
+    Connection::open(ledger.database_dir().join("data.db")).unwrap()
 }
 
-pub(crate) fn difference(found: &Contents, wanted: &Contents) -> String {
+pub(crate) fn difference(found: &Contents, expected: &Contents) -> String {
     let rows = |contents: &Contents| -> Vec<(String, usize)> {
         contents.iter().map(|(table, rows)| (table.clone(), rows.len())).collect()
     };
-    format!("found {:?}, wanted {:?}", rows(found), rows(wanted))
+    format!("found {:?}, expected {:?}", rows(found), rows(expected))
 }
 
-/// Every table's rows, and the schema.
+/// The rows of every table, and the schema.
 pub(crate) fn contents(connection: &Connection) -> Contents {
     read_contents(connection).unwrap()
 }
 
-/// The same of what may be damaged.
+/// Like [`contents`], for a database that may be damaged.
 pub(crate) fn read_contents(connection: &Connection) -> rusqlite::Result<Contents> {
     let rows = |sql: &str| -> rusqlite::Result<Vec<Vec<Value>>> {
         let mut statement = connection.prepare(sql)?;
@@ -232,7 +232,7 @@ pub(crate) fn read_contents(connection: &Connection) -> rusqlite::Result<Content
     Ok(all)
 }
 
-/// Reports a test that checks nothing on this machine, also where the output of tests that pass is not shown.
+/// Reports on stderr that a test was skipped, because the output of passing tests is not shown.
 pub(crate) fn skipped(reason: &str) {
     let test = std::thread::current();
     let line = format!("{}: skipped: {reason}\n", test.name().unwrap_or_default());

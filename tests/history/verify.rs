@@ -1,4 +1,4 @@
-//! Verification finds what is not as it was written, says where, and changes nothing.
+//! Verification finds every deviation from what was written, names its location, and changes no file.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use litefleet::{
     rusqlite::{Connection, config::DbConfig},
 };
 
-use crate::support::{Ledger, stranger};
+use crate::support::{Ledger, foreign_connection};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256X2)];
 
@@ -34,8 +34,8 @@ fn findings(ledger: &Ledger) -> Vec<Finding> {
     verify(ledger).findings
 }
 
-/// Nothing is found, with the key or without it.
-fn is_well(ledger: &Ledger) {
+/// Checks that verification finds nothing, with the key and without it.
+fn assert_no_findings(ledger: &Ledger) {
     let without =
         ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
     assert_eq!((without.findings, findings(ledger)), (vec![], vec![]));
@@ -45,13 +45,13 @@ fn checkpoint(connection: &Connection, mode: &str) {
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
-/// Closes a connection as a process that dies leaves it: with its log.
+/// Closes a connection without a checkpoint, as a killed process leaves it.
 fn abandon(connection: Connection) {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(connection);
 }
 
-/// A history with segments that were copied and one that was moved, a gap, and commits in a log that was left.
+/// A history with copied and moved segments, a gap, and commits in a WAL that was left behind.
 fn history(cipher: Option<Cipher>) -> Ledger {
     let mut ledger = Ledger::new(cipher);
     let connection = ledger.connect();
@@ -65,7 +65,7 @@ fn history(cipher: Option<Cipher>) -> Ledger {
     ledger.commit(&connection, "UPDATE t SET value = 'closed' WHERE id = 2");
     drop(connection);
     if cipher.is_none() {
-        stranger(&ledger).execute_batch("INSERT INTO t(value) VALUES ('strange')").unwrap();
+        foreign_connection(&ledger).execute_batch("INSERT INTO t(value) VALUES ('foreign')").unwrap();
     }
     let connection = ledger.connect();
     ledger.commit(&connection, "INSERT INTO t(value) VALUES (randomblob(5000))");
@@ -77,12 +77,12 @@ fn history(cipher: Option<Cipher>) -> Ledger {
 }
 
 #[test]
-fn nothing_is_found_in_a_history_that_is_well() {
+fn intact_history_has_no_findings() {
     for cipher in CIPHERS {
         let mut ledger = Ledger::new(cipher);
-        is_well(&ledger);
+        assert_no_findings(&ledger);
         let mut connection = ledger.connect();
-        is_well(&ledger);
+        assert_no_findings(&ledger);
         ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
         for round in 0..24 {
             ledger.commit(&connection, &format!("INSERT INTO t(value) VALUES (randomblob({}))", round * 900));
@@ -94,64 +94,64 @@ fn nothing_is_found_in_a_history_that_is_well() {
                 3 => checkpoint(&connection, "TRUNCATE"),
                 4 => {
                     drop(connection);
-                    is_well(&ledger);
+                    assert_no_findings(&ledger);
                     connection = ledger.connect();
                 }
                 5 => {
                     abandon(connection);
-                    is_well(&ledger);
+                    assert_no_findings(&ledger);
                     connection = ledger.connect();
                 }
                 6 => connection.execute_batch("BEGIN; UPDATE t SET value = 'undone'; ROLLBACK").unwrap(),
                 _ => {}
             }
-            is_well(&ledger);
+            assert_no_findings(&ledger);
         }
         let verified = verify(&ledger);
         let points = ledger.plane.points("orders", ..).unwrap().points;
         assert_eq!(verified.commits, u64::try_from(points.len()).unwrap());
         assert!(verified.logs > 8 && verified.snapshots == 1 && verified.bytes > 100_000, "{verified:?}");
         drop(connection);
-        is_well(&ledger);
-        is_well(&history(cipher));
+        assert_no_findings(&ledger);
+        assert_no_findings(&history(cipher));
     }
 }
 
 #[test]
-fn a_gap_that_is_known_is_no_finding() {
+fn known_gap_is_no_finding() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
-    // Into the log, past it, and with the log.
-    stranger(&ledger).execute_batch("INSERT INTO t VALUES (1)").unwrap();
-    is_well(&ledger);
+    // Foreign commits into the WAL, after it has ended, and together with it.
+    foreign_connection(&ledger).execute_batch("INSERT INTO t VALUES (1)").unwrap();
+    assert_no_findings(&ledger);
     ledger.commit(&connection, "INSERT INTO t VALUES (2)");
     drop(connection);
-    is_well(&ledger);
+    assert_no_findings(&ledger);
     for left in [false, true] {
-        stranger(&ledger).execute_batch("INSERT INTO t VALUES (3)").unwrap();
-        // What is not known yet is one.
+        foreign_connection(&ledger).execute_batch("INSERT INTO t VALUES (3)").unwrap();
+        // A change that no commit has recorded yet is a finding.
         let found = findings(&ledger);
         assert!(found.iter().all(|finding| finding.file.ends_with("data.db")), "{found:?}");
         assert!(!found.is_empty());
         let connection = ledger.connect();
         ledger.commit(&connection, "INSERT INTO t VALUES (4)");
-        is_well(&ledger);
+        assert_no_findings(&ledger);
         if left {
-            let strange = stranger(&ledger);
-            strange.execute_batch("INSERT INTO t VALUES (5)").unwrap();
+            let foreign = foreign_connection(&ledger);
+            foreign.execute_batch("INSERT INTO t VALUES (5)").unwrap();
             ledger.commit(&connection, "INSERT INTO t VALUES (6)");
         }
         drop(connection);
-        is_well(&ledger);
+        assert_no_findings(&ledger);
     }
 }
 
-/// The files of the database, all of them.
+/// Contents and modification time of every file of the database.
 fn files(ledger: &Ledger) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
-    let place = ledger.place();
+    let dir = ledger.database_dir();
     let mut found = BTreeMap::new();
-    for dir in [place.clone(), place.join("archive")] {
+    for dir in [dir.clone(), dir.join("archive")] {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {
@@ -167,8 +167,8 @@ fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-/// The bytes of a file that count: of stamps, those up to the last record.
-fn counting(path: &Path, bytes: &[u8]) -> usize {
+/// The used length of a file: stamp files end with unused space.
+fn used_len(path: &Path, bytes: &[u8]) -> usize {
     if name(path).ends_with(".stamps") {
         return bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
     }
@@ -176,22 +176,22 @@ fn counting(path: &Path, bytes: &[u8]) -> usize {
 }
 
 #[test]
-fn a_changed_byte_is_found_in_every_file_and_named() {
+fn verify_finds_a_changed_byte_in_every_file() {
     for cipher in CIPHERS {
         let mut ledger = history(cipher);
-        // A restore leaves indexes of what it has read.
+        // A restore creates indexes.
         let last = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at;
         ledger.contents_at(last).unwrap();
-        is_well(&ledger);
+        assert_no_findings(&ledger);
         let before = files(&ledger);
         assert!(before.len() > 12, "{:?}", before.keys());
         assert!(before.keys().any(|path| name(path).ends_with("index")));
         for (path, (bytes, _)) in &before {
-            // SQLite makes the one anew, and the other is no part of the history.
+            // SQLite rebuilds the wal-index, and the description is not part of the history.
             if ["data.db-shm", "description.json"].contains(&name(path)) {
                 continue;
             }
-            let len = counting(path, bytes);
+            let len = used_len(path, bytes);
             let step = (len / 40).max(1);
             for at in (0..len).step_by(step).chain([len - 1, 8, 20]).filter(|at| *at < len) {
                 let mut changed = bytes.clone();
@@ -203,11 +203,11 @@ fn a_changed_byte_is_found_in_every_file_and_named() {
                     "{}: byte {at}: {found:?}",
                     path.display()
                 );
-                let place = found.iter().find(|finding| finding.file == *path).unwrap();
+                let finding = found.iter().find(|finding| finding.file == *path).unwrap();
                 if name(path).ends_with("wal") && at >= 32 {
                     let frame = u32::try_from((at - 32) / (24 + 4096) + 1).unwrap();
-                    assert_eq!(place.frame, Some(frame), "{found:?}");
-                    // A page is damaged alone, and no frame behind it is accused.
+                    assert_eq!(finding.frame, Some(frame), "{found:?}");
+                    // A damaged page is one finding; later frames are not reported.
                     assert_eq!(
                         found.iter().filter(|finding| finding.frame.is_some()).count(),
                         1,
@@ -215,26 +215,26 @@ fn a_changed_byte_is_found_in_every_file_and_named() {
                     );
                 }
                 if path.extension().is_some_and(|extension| extension == "db") {
-                    assert_eq!(place.page, Some(u32::try_from(at / 4096 + 1).unwrap()), "{found:?}");
+                    assert_eq!(finding.page, Some(u32::try_from(at / 4096 + 1).unwrap()), "{found:?}");
                 }
             }
             fs::write(path, bytes).unwrap();
         }
-        is_well(&ledger);
+        assert_no_findings(&ledger);
     }
 }
 
 #[test]
-fn a_file_that_is_gone_is_found_and_named() {
+fn verify_finds_every_missing_file() {
     for cipher in CIPHERS {
         for at_rest in [false, true] {
             let ledger = history(cipher);
             if at_rest {
                 drop(ledger.connect());
             }
-            is_well(&ledger);
+            assert_no_findings(&ledger);
             for (path, (bytes, _)) in files(&ledger) {
-                // SQLite, readers and maintenance make these anew.
+                // SQLite, readers and maintenance rebuild these.
                 if ["data.db-shm", "description.json"].contains(&name(&path))
                     || name(&path).ends_with("index")
                 {
@@ -251,22 +251,22 @@ fn a_file_that_is_gone_is_found_and_named() {
                 );
                 fs::write(&path, bytes).unwrap();
             }
-            is_well(&ledger);
+            assert_no_findings(&ledger);
         }
     }
 }
 
 #[test]
-fn what_belongs_to_another_history_is_found() {
+fn verify_finds_files_of_another_history() {
     let ledger = history(None);
     let other = history(None);
     let (ours, theirs) = (files(&ledger), files(&other));
     for (path, (bytes, _)) in &ours {
-        if path.parent().unwrap() == ledger.place() {
+        if path.parent().unwrap() == ledger.database_dir() {
             continue;
         }
-        let (foreign, _) = &theirs[&other.place().join("archive").join(name(path))];
-        // Both began as the same empty database.
+        let (foreign, _) = &theirs[&other.database_dir().join("archive").join(name(path))];
+        // Both histories start with the same empty database.
         if foreign == bytes {
             continue;
         }
@@ -275,18 +275,18 @@ fn what_belongs_to_another_history_is_found() {
         assert!(!found.is_empty(), "{}", path.display());
         fs::write(path, bytes).unwrap();
     }
-    is_well(&ledger);
+    assert_no_findings(&ledger);
 }
 
 #[test]
-fn stamps_that_were_lost_with_the_power_are_named_and_nothing_else_is() {
+fn verify_reports_stamps_lost_in_power_failure_only() {
     for cipher in CIPHERS {
         let ledger = history(cipher);
         let commits = verify(&ledger).commits;
-        let path = ledger.place().join("archive/000000000001.stamps");
+        let path = ledger.database_dir().join("archive/000000000001.stamps");
         let whole = fs::read(&path).unwrap();
-        // The last records, that of the end among them; and all of them.
-        for from in [counting(&path, &whole) - 60, 128] {
+        // Lose the last records including the end record, then all records.
+        for from in [used_len(&path, &whole) - 60, 128] {
             let mut bytes = whole.clone();
             bytes[from / 32 * 32..].fill(0);
             fs::write(&path, bytes).unwrap();
@@ -297,40 +297,40 @@ fn stamps_that_were_lost_with_the_power_are_named_and_nothing_else_is() {
             assert!(found.commits < commits);
         }
         fs::write(&path, whole).unwrap();
-        is_well(&ledger);
+        assert_no_findings(&ledger);
     }
 }
 
 #[test]
-fn verification_changes_nothing() {
+fn verify_changes_no_file() {
     for cipher in CIPHERS {
         let ledger = history(cipher);
-        // A leftover of a process that was killed is none of its business.
-        fs::write(ledger.place().join("archive/segment.new"), "half").unwrap();
+        // A temporary file of a killed process is not part of the history.
+        fs::write(ledger.database_dir().join("archive/segment.new"), "half").unwrap();
         let before = files(&ledger);
         assert!(before.keys().any(|path| name(path) == "data.db-wal"));
-        is_well(&ledger);
+        assert_no_findings(&ledger);
         assert!(files(&ledger) == before);
     }
 }
 
 #[test]
-fn the_key_must_be_the_one() {
+fn verify_refuses_a_wrong_key() {
     let ledger = history(Some(Cipher::Aegis256X2));
     let other = litefleet::EncryptionKey::from_bytes(&[8; 32]).unwrap();
     let options = VerifyOptions::default().encryption_key(other);
     let error = ledger.plane.verify_database("orders", &options, &mut no_progress).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongKey);
-    // A page of ours under a checksum that fits, as somebody without the key can make it.
-    let path = ledger.place().join("archive/000000000001.db");
-    let sum = ledger.place().join("archive/000000000001.sum");
-    fs::write(&path, fs::read(ledger.place().join("data.db")).unwrap()).unwrap();
+    // A page replaced together with its checksum, as an attacker without the key could do.
+    let path = ledger.database_dir().join("archive/000000000001.db");
+    let sum = ledger.database_dir().join("archive/000000000001.sum");
+    fs::write(&path, fs::read(ledger.database_dir().join("data.db")).unwrap()).unwrap();
     assert!(findings(&ledger).iter().any(|finding| finding.file == path || finding.file == sum));
 }
 
 const ROLE: &str = "LITEFLEET_VERIFY_CHILD";
 
-/// A writer, until it is killed.
+/// Writes until it is killed.
 fn write(root: &str) -> ! {
     let encrypted = root.ends_with('!');
     let plane = ControlPlane::open(root.trim_end_matches('!')).unwrap();
@@ -360,7 +360,7 @@ fn write(root: &str) -> ! {
     unreachable!("it writes until it is killed")
 }
 
-/// It does not outlive the test.
+/// A child process that is killed when dropped.
 struct Writer(Child);
 
 impl Drop for Writer {
@@ -373,7 +373,7 @@ impl Drop for Writer {
 fn spawn(ledger: &Ledger) -> Writer {
     let mark = if ledger.key.is_some() { "!" } else { "" };
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "verify::nothing_is_found_while_it_is_written_and_when_writers_are_killed"]);
+    command.args(["--exact", "verify::verify_finds_nothing_during_writes_and_after_kills"]);
     command.args(["--nocapture", "--test-threads=1"]);
     command.env(ROLE, format!("{}{mark}", ledger.plane.root().display()));
     let mut writer = Writer(command.stdout(Stdio::piped()).spawn().unwrap());
@@ -383,7 +383,7 @@ fn spawn(ledger: &Ledger) -> Writer {
 }
 
 #[test]
-fn nothing_is_found_while_it_is_written_and_when_writers_are_killed() {
+fn verify_finds_nothing_during_writes_and_after_kills() {
     if let Ok(root) = env::var(ROLE) {
         write(&root);
     }
@@ -397,7 +397,7 @@ fn nothing_is_found_while_it_is_written_and_when_writers_are_killed() {
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
                 if round % 2 == 0 {
-                    // And by a thread of this process, which opens and closes.
+                    // Another thread of this process opens and closes connections.
                     scope.spawn(|| {
                         while !stop.load(Ordering::Relaxed) {
                             thread::sleep(Duration::from_millis(5));
@@ -418,6 +418,6 @@ fn nothing_is_found_while_it_is_written_and_when_writers_are_killed() {
             assert_eq!(findings(&ledger), vec![], "round {round}");
         }
         drop(ledger.connect());
-        is_well(&ledger);
+        assert_no_findings(&ledger);
     }
 }

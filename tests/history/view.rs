@@ -1,4 +1,4 @@
-//! Read-only connections to a database as it was.
+//! Read-only connections to the database as of an instant.
 
 use std::{fs, os::unix::fs::FileExt};
 
@@ -17,7 +17,7 @@ fn filled(cipher: Option<Cipher>) -> Ledger {
 }
 
 #[test]
-fn a_view_stays_as_it_is_whatever_becomes_of_the_log() {
+fn view_is_stable_across_checkpoints() {
     for cipher in [None, Some(Cipher::Aegis128X2)] {
         let mut ledger = filled(cipher);
         let connections = [ledger.connect(), ledger.connect()];
@@ -42,7 +42,7 @@ fn a_view_stays_as_it_is_whatever_becomes_of_the_log() {
 }
 
 #[test]
-fn a_view_is_not_written_to() {
+fn view_is_read_only() {
     for cipher in [None, Some(Cipher::Aegis256)] {
         let ledger = filled(cipher);
         let (view, _) = ledger.plane.connect_at("orders", now(), &ledger.options()).unwrap();
@@ -50,7 +50,7 @@ fn a_view_is_not_written_to() {
             let error = view.execute_batch(sql).unwrap_err().to_string();
             assert!(error.contains("readonly"), "{sql}: {error}");
         }
-        // What a query needs for itself it has.
+        // Temporary tables and sorts work.
         view.execute_batch("CREATE TEMP TABLE mine AS SELECT * FROM t").unwrap();
         let sorted: i64 = view
             .query_row("SELECT count(*) FROM (SELECT * FROM mine ORDER BY value)", [], |row| row.get(0))
@@ -60,7 +60,7 @@ fn a_view_is_not_written_to() {
 }
 
 #[test]
-fn a_view_of_an_encrypted_database_needs_its_key() {
+fn view_of_encrypted_database_requires_its_key() {
     let ledger = filled(Some(Cipher::Aegis256));
     let none = ledger.plane.connect_at("orders", now(), &ConnectOptions::default());
     assert_eq!(none.unwrap_err().kind(), ErrorKind::KeyRequired);
@@ -70,13 +70,13 @@ fn a_view_of_an_encrypted_database_needs_its_key() {
 }
 
 #[test]
-fn a_damaged_page_is_an_error_that_names_its_frame() {
+fn damaged_page_error_names_its_frame() {
     for cipher in [None, Some(Cipher::Aegis256)] {
         let mut ledger = filled(cipher);
-        // The segment is read once while it is whole, and what stands in it is kept.
+        // Read the segment once while it is intact, so that its index exists.
         let at = ledger.states.last().unwrap().from;
         drop(ledger.plane.connect_at("orders", at, &ledger.options()).unwrap());
-        let segment = ledger.place().join("archive/000000000001.wal");
+        let segment = ledger.database_dir().join("archive/000000000001.wal");
         let file = fs::OpenOptions::new().write(true).read(true).open(&segment).unwrap();
         let middle = file.metadata().unwrap().len() / 2;
         let mut byte = [0];

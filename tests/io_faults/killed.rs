@@ -1,6 +1,6 @@
-//! Several processes write to one encrypted database at once, and are killed at any moment.
+//! Several processes write to one encrypted database and are killed at random moments.
 //!
-//! The test runs this very binary again as its children, which find their orders in the environment.
+//! The test runs its own binary as child processes, which take their arguments from the environment.
 
 use std::{
     env, fs,
@@ -18,22 +18,22 @@ use litefleet::{
 
 use crate::{
     model::Random,
-    vault::{Fleet, among_others, ask, key, run},
+    support::{Fleet, key, query, run, shared_turn},
 };
 
-const ROLE: &str = "LITEFLEET_BENEATH_CHILD";
+const ROLE: &str = "LITEFLEET_IO_FAULTS_CHILD";
 const ROUNDS: u64 = 30;
 const WRITERS: u64 = 3;
 
-/// Rows that a transaction writes again are among this many last ones of its writer.
+/// A transaction updates rows among this many last ones of its writer.
 const AGAIN: u64 = 150;
 
-/// Each writer counts its transactions, adds a row in each, and writes some of its last rows again.
+/// Each transaction increments its writer's counter, adds a row, and updates some of the writer's last rows.
 const SCHEMA: &str = "CREATE TABLE writer(id INTEGER PRIMARY KEY, n INTEGER);
     CREATE TABLE t(writer INTEGER, n INTEGER, again INTEGER, body TEXT, PRIMARY KEY (writer, n)) WITHOUT ROWID;
     CREATE INDEX i ON t(body)";
 
-/// What a row holds, in SQL.
+/// The body of a row as an SQL expression.
 const BODY: &str = "writer || '-' || n || '-' || again || '-' || printf('%.*c', (n * 31 + again * 17) % 1200, char(97 + again % 26))";
 
 fn transaction(writer: u64, n: u64) -> String {
@@ -45,17 +45,15 @@ fn transaction(writer: u64, n: u64) -> String {
     )
 }
 
-/// The transaction that wrote a row last, if there were `last` of them.
+/// The number of the transaction that wrote row `n` last, out of `last` transactions.
 fn written_last(n: u64, last: u64) -> u64 {
     let last = last.min(n + AGAIN - 1);
     last - (last - n) % 7
 }
 
-/// A writer, until it is killed. It says which transactions it knows to be committed.
-fn write(orders: &str) -> ! {
-    let [root, writer, synchronous, cache] = orders.split('|').collect::<Vec<_>>()[..] else {
-        unreachable!()
-    };
+/// Writes until it is killed, and prints the number of each committed transaction.
+fn write(args: &str) -> ! {
+    let [root, writer, synchronous, cache] = args.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
     let writer: u64 = writer.parse().unwrap();
     let plane = ControlPlane::open(root).unwrap();
     let options = ConnectOptions::default().encryption_key(key(Cipher::Aegis256X2));
@@ -63,12 +61,12 @@ fn write(orders: &str) -> ! {
     let settings = "PRAGMA wal_autocheckpoint=50; PRAGMA cache_spill=2";
     run(&connection, &format!("PRAGMA synchronous={synchronous}; PRAGMA cache_size={cache}; {settings}"))
         .unwrap();
-    let n: i64 = ask(&connection, &format!("SELECT n FROM writer WHERE id = {writer}")).unwrap();
+    let n: i64 = query(&connection, &format!("SELECT n FROM writer WHERE id = {writer}")).unwrap();
     let mut random = Random::new(writer + n.cast_unsigned());
     println!("\nREADY");
     for n in n.cast_unsigned() + 1.. {
         while let Err(error) = run(&connection, &transaction(writer, n)) {
-            // Three writers in a row may make one wait for too long.
+            // With three writers, one may wait longer than the busy timeout.
             assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy), "{error}");
         }
         println!("\nDONE {n}");
@@ -83,25 +81,25 @@ fn write(orders: &str) -> ! {
 }
 
 fn spawn(fleet: &Fleet, writer: u64, synchronous: &str, cache: u64) -> Child {
-    let name = "killed::processes_killed_at_any_moment_leave_what_they_committed";
+    let name = "killed::commits_of_killed_processes_survive";
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
     command.env(ROLE, format!("{}|{writer}|{synchronous}|{cache}", fleet.plane.root().display()));
     command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
 }
 
-/// Checks that the database holds what each writer has committed, which is what it said or one transaction more.
-fn check(connection: &Connection, said: &mut [u64], context: &str) {
-    assert_eq!(ask::<String>(connection, "PRAGMA integrity_check").unwrap(), "ok", "{context}");
-    assert_eq!(ask::<i64>(connection, &format!("SELECT count(*) FROM t WHERE body <> {BODY}")).unwrap(), 0);
-    for (writer, said) in (0_i64..).zip(said) {
-        let last: i64 = ask(connection, &format!("SELECT n FROM writer WHERE id = {writer}")).unwrap();
+/// Checks that the database contains every transaction that each writer confirmed, and at most one more.
+fn check(connection: &Connection, confirmed: &mut [u64], context: &str) {
+    assert_eq!(query::<String>(connection, "PRAGMA integrity_check").unwrap(), "ok", "{context}");
+    assert_eq!(query::<i64>(connection, &format!("SELECT count(*) FROM t WHERE body <> {BODY}")).unwrap(), 0);
+    for (writer, confirmed) in (0_i64..).zip(confirmed) {
+        let last: i64 = query(connection, &format!("SELECT n FROM writer WHERE id = {writer}")).unwrap();
         let last = last.cast_unsigned();
         assert!(
-            (*said..=*said + 1).contains(&last),
-            "writer {writer}: {last}, and it said {said}; {context}"
+            (*confirmed..=*confirmed + 1).contains(&last),
+            "writer {writer}: {last}, but it confirmed {confirmed}; {context}"
         );
-        *said = last;
+        *confirmed = last;
         let mut rows = connection.prepare("SELECT n, again FROM t WHERE writer = ?1 ORDER BY n").unwrap();
         let rows =
             rows.query_map([writer], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).unwrap();
@@ -119,11 +117,11 @@ fn check(connection: &Connection, said: &mut [u64], context: &str) {
 }
 
 #[test]
-fn processes_killed_at_any_moment_leave_what_they_committed() {
-    if let Ok(orders) = env::var(ROLE) {
-        write(&orders);
+fn commits_of_killed_processes_survive() {
+    if let Ok(args) = env::var(ROLE) {
+        write(&args);
     }
-    let _turn = among_others();
+    let _turn = shared_turn();
     let rounds = env::var("LITEFLEET_KILL_ROUNDS").ok().map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let fleet = Fleet::new(Some(Cipher::Aegis256X2), PageFormat::Native);
     run(&fleet.connect(), SCHEMA).unwrap();
@@ -131,7 +129,7 @@ fn processes_killed_at_any_moment_leave_what_they_committed() {
         run(&fleet.connect(), &format!("INSERT INTO writer VALUES ({writer}, 0)")).unwrap();
     }
     let mut random = Random::new(7);
-    let mut said = [0; 3];
+    let mut confirmed = [0; 3];
     let mut logs_left = 0;
     for round in 0..rounds {
         let synchronous = ["NORMAL", "FULL", "OFF"][random.index(3)];
@@ -147,27 +145,30 @@ fn processes_killed_at_any_moment_leave_what_they_committed() {
                 assert!(output.read_line(&mut line).unwrap() > 0, "a writer ended in round {round}");
             }
         }
-        // One after the other: those that live find what the dead ones left.
+        // One after the other, so that survivors encounter what killed processes left.
         for child in &mut children {
             thread::sleep(Duration::from_micros(random.below(40_000)));
             child.kill().unwrap();
-            // Not one that ended by itself.
+            // Still running until now.
             assert_eq!(child.wait().unwrap().signal(), Some(9), "round {round}");
         }
-        for (output, said) in outputs.iter_mut().zip(&mut said) {
+        for (output, confirmed) in outputs.iter_mut().zip(&mut confirmed) {
             let mut text = String::new();
             output.read_to_string(&mut text).unwrap();
             let mut done = text.lines().filter_map(|line| line.strip_prefix("DONE ")?.parse().ok());
-            *said = done.next_back().unwrap_or(*said);
+            *confirmed = done.next_back().unwrap_or(*confirmed);
         }
-        let place = fleet.place();
+        let dir = fleet.database_dir();
         let removed = random.below(2) == 0;
         if removed {
-            fs::remove_file(place.join("data.db-shm")).unwrap();
+            fs::remove_file(dir.join("data.db-shm")).unwrap();
         }
-        logs_left += u64::from(fs::metadata(place.join("data.db-wal")).is_ok_and(|found| found.len() > 5000));
+        logs_left += u64::from(fs::metadata(dir.join("data.db-wal")).is_ok_and(|found| found.len() > 5000));
         let context = format!("round {round}, synchronous {synchronous}, cache {cache}, removed {removed}");
-        check(&fleet.connect(), &mut said, &context);
+        check(&fleet.connect(), &mut confirmed, &context);
     }
-    assert!(said.iter().all(|n| *n > rounds) && logs_left > rounds / 2, "{said:?}, {logs_left} logs");
+    assert!(
+        confirmed.iter().all(|n| *n > rounds) && logs_left > rounds / 2,
+        "{confirmed:?}, {logs_left} logs"
+    );
 }

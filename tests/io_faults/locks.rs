@@ -1,5 +1,5 @@
-//! What a connection takes for held where a lock of the shared memory was not taken, or not given back: what it seals, and
-//! what it lets through, depends on that.
+//! Shared-memory lock calls that fail: the tracked lock state, which decides what is sealed and what is allowed, must
+//! match the real one.
 
 use std::{
     ffi::c_int,
@@ -21,12 +21,12 @@ use litefleet::{
 };
 
 use crate::{
-    disk::{self, Call, Opened, ProgressFn, Verdict, Watcher},
+    fault_vfs::{self, Call, Opened, Verdict, WatchGuard, Watcher},
     model::{Model, SCHEMA, transaction},
-    vault::{Fleet, among_others, ask, copy_files, run},
+    support::{Fleet, copy_files, query, run, shared_turn},
 };
 
-/// Fails the next call that is for one of some locks.
+/// Fails the next call for one of these locks.
 struct Fault {
     dir: PathBuf,
     next: Mutex<Option<Next>>,
@@ -47,9 +47,9 @@ impl Watcher for Fault {
     fn see(&self, _: &Opened, call: Call<'_>) -> Verdict {
         let Call::ShmLock { first, take, shared } = call else { return Verdict::Pass };
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it =
+        let matches =
             |next: &mut Next| next.locks.contains(&first) && next.take == take && next.shared == shared;
-        next.take_if(is_it).map_or(Verdict::Pass, |next| next.verdict)
+        next.take_if(matches).map_or(Verdict::Pass, |next| next.verdict)
     }
 }
 
@@ -60,24 +60,24 @@ const READ_LOCKS: std::ops::Range<c_int> = 3..8;
 struct Case {
     fleet: Fleet,
     fault: Arc<Fault>,
-    _watch: ProgressFn,
+    _watch: WatchGuard,
 }
 
 impl Case {
     fn new() -> Self {
         let fleet = Fleet::new(Some(Cipher::Aegis256), PageFormat::Native);
-        let fault = Arc::new(Fault { dir: fleet.place(), next: Mutex::default() });
-        let watch = disk::watch(Arc::clone(&fault) as _);
+        let fault = Arc::new(Fault { dir: fleet.database_dir(), next: Mutex::default() });
+        let watch = fault_vfs::watch(Arc::clone(&fault) as _);
         Self { fleet, fault, _watch: watch }
     }
 
-    /// Runs a statement in which a call for a lock fails.
+    /// Runs a statement during which a lock call fails.
     fn fail(&self, connection: &Connection, next: Next, sql: &str) -> rusqlite::Result<()> {
         let set = |next| *self.fault.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
         set(Some(next));
         let answer = run(connection, sql);
         let left = self.fault.next.lock().unwrap_or_else(PoisonError::into_inner).take();
-        assert!(left.is_none(), "{sql} made no such call");
+        assert!(left.is_none(), "{sql} made no such lock call");
         answer
     }
 
@@ -90,14 +90,14 @@ fn kind(connection: &Connection, sql: &str) -> Option<ErrorKind> {
     run(connection, sql).err().map(|error| explain(connection, error).kind())
 }
 
-/// Within a write transaction nothing that was begun is refused.
+/// A write transaction in progress is exempt from blocks; a connection without the write lock must not be.
 #[test]
-fn a_connection_that_did_not_get_the_write_lock_or_gave_it_back_is_not_taken_to_write() {
-    let _turn = among_others();
+fn failed_write_lock_call_ends_the_write_state() {
+    let _turn = shared_turn();
     for (take, verdict) in [
         (true, Verdict::Fail(ffi::SQLITE_BUSY)),
         (true, Verdict::Fail(ffi::SQLITE_IOERR_SHMLOCK)),
-        // SQLite takes a lock for given back, whatever the answer.
+        // SQLite considers a lock released whatever the result.
         (false, Verdict::Tear(ffi::SQLITE_IOERR_SHMLOCK)),
     ] {
         let case = Case::new();
@@ -109,16 +109,16 @@ fn a_connection_that_did_not_get_the_write_lock_or_gave_it_back_is_not_taken_to_
         case.configure(DatabaseChanges::default().block_reads(true));
         assert_eq!(kind(&connection, "SELECT * FROM t"), Some(ErrorKind::Blocked), "{verdict:?}");
         case.configure(DatabaseChanges::default().block_reads(false));
-        assert_eq!(ask::<i64>(&connection, "SELECT count(*) FROM t"), Ok(i64::from(!take)));
+        assert_eq!(query::<i64>(&connection, "SELECT count(*) FROM t"), Ok(i64::from(!take)));
         run(&connection, "INSERT INTO t VALUES (2)").unwrap();
     }
 }
 
-/// Recovery takes the write lock too, where nothing is read. What it reads of a log is handed out otherwise than what a
-/// writer reads.
+/// Recovery takes the write lock without a read lock, and its reads of the WAL are treated differently from those of
+/// a writer.
 #[test]
-fn a_connection_that_did_not_get_a_read_lock_or_gave_it_back_recovers_the_log() {
-    let _turn = among_others();
+fn wal_recovery_works_after_a_failed_read_lock_call() {
+    let _turn = shared_turn();
     for (take, verdict) in
         [(true, Verdict::Fail(ffi::SQLITE_IOERR_SHMLOCK)), (false, Verdict::Tear(ffi::SQLITE_IOERR_SHMLOCK))]
     {
@@ -128,28 +128,28 @@ fn a_connection_that_did_not_get_a_read_lock_or_gave_it_back_recovers_the_log() 
         let next = Next { locks: READ_LOCKS, take, shared: true, verdict };
         let read = case.fail(&connection, next, "SELECT * FROM t");
         assert_eq!(read.is_ok(), !take, "{verdict:?}");
-        // Writes that are blocked do not keep a log from being recovered.
+        // Blocked writes do not prevent recovery of the WAL.
         case.configure(DatabaseChanges::default().block_writes(true));
-        // The index of the log is lost. Another process does it: closing a file here would drop this process's locks.
+        // Destroy the wal-index from another process: closing a descriptor here would release this process's locks.
         let mut child = Command::new("dd")
-            .arg(format!("of={}", case.fleet.place().join("data.db-shm").display()))
+            .arg(format!("of={}", case.fleet.database_dir().join("data.db-shm").display()))
             .args(["conv=notrunc", "status=none"])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(&[0; 136]).unwrap();
         assert!(child.wait().unwrap().success());
-        assert_eq!(ask::<i64>(&connection, "SELECT count(*) FROM t"), Ok(1), "{verdict:?}");
+        assert_eq!(query::<i64>(&connection, "SELECT count(*) FROM t"), Ok(1), "{verdict:?}");
         case.configure(DatabaseChanges::default().block_writes(false));
         run(&connection, "INSERT INTO t VALUES (2)").unwrap();
-        assert_eq!(ask::<i64>(&connection, "SELECT count(*) FROM t"), Ok(2), "{verdict:?}");
+        assert_eq!(query::<i64>(&connection, "SELECT count(*) FROM t"), Ok(2), "{verdict:?}");
     }
 }
 
-/// What a checkpoint reads of a log is handed out otherwise than what a writer reads.
+/// A checkpoint's reads of the WAL are treated differently from those of a writer.
 #[test]
-fn a_connection_that_did_not_get_the_checkpoint_lock_or_gave_it_back_writes_a_log_that_is_whole() {
-    let _turn = among_others();
+fn writer_keeps_wal_intact_after_a_failed_checkpoint_lock_call() {
+    let _turn = shared_turn();
     for (take, verdict) in [
         (true, Verdict::Fail(ffi::SQLITE_IOERR_SHMLOCK)),
         (true, Verdict::Fail(ffi::SQLITE_BUSY)),
@@ -165,23 +165,27 @@ fn a_connection_that_did_not_get_the_checkpoint_lock_or_gave_it_back_writes_a_lo
         for n in 1..=8 {
             run(&connection, &transaction(n, "main")).unwrap();
         }
-        // As a crash would leave it.
+        // The state after a crash.
         case.fleet.fork("crashed");
-        copy_files(&case.fleet.place(), &case.fleet.place_of("crashed"), &["data.db", "data.db-wal"]);
+        copy_files(
+            &case.fleet.database_dir(),
+            &case.fleet.database_dir_of("crashed"),
+            &["data.db", "data.db-wal"],
+        );
         let crashed = case.fleet.plane.connect("crashed", &case.fleet.options()).unwrap();
         assert_eq!(model.check(&crashed, "main"), Ok(8), "{verdict:?}");
         assert_eq!(model.check(&connection, "main"), Ok(8), "{verdict:?}");
     }
 }
 
-/// Refuses the shared lock of the database file to the connection that one thread opened, so many times.
-struct Stubborn {
+/// Refuses the shared file lock to connections opened by one thread, `left` times.
+struct LockRefuser {
     dir: PathBuf,
     opener: ThreadId,
     left: AtomicU32,
 }
 
-impl Watcher for Stubborn {
+impl Watcher for LockRefuser {
     fn covers(&self, file: &Opened) -> bool {
         file.thread == self.opener && file.path.as_ref().is_some_and(|path| path.parent() == Some(&self.dir))
     }
@@ -193,31 +197,31 @@ impl Watcher for Stubborn {
     }
 }
 
-/// While a log is moved away, the other connections of the process give up their lock of the database file for a moment.
+/// While the WAL is moved, peers briefly release their locks of the database file.
 #[test]
-fn a_connection_that_does_not_get_its_lock_back_says_so_until_it_is_opened_anew() {
-    let _turn = among_others();
+fn connection_that_lost_its_file_lock_fails_until_reopened() {
+    let _turn = shared_turn();
     let fleet = Fleet::new(Some(Cipher::Aegis256), PageFormat::Native);
-    let log = fleet.place().join("data.db-wal");
+    let log = fleet.database_dir().join("data.db-wal");
     let one = fleet.connect();
     run(&one, "CREATE TABLE t(a)").unwrap();
     let (two, opener) = thread::scope(|scope| {
         let opened = scope.spawn(|| {
             let two = fleet.connect();
-            assert_eq!(ask::<i64>(&two, "SELECT count(*) FROM t"), Ok(0));
+            assert_eq!(query::<i64>(&two, "SELECT count(*) FROM t"), Ok(0));
             (two, thread::current().id())
         });
         opened.join().unwrap()
     });
-    let stubborn = Arc::new(Stubborn { dir: fleet.place(), opener, left: AtomicU32::new(0) });
-    let _watch = disk::watch(Arc::clone(&stubborn) as _);
+    let refuser = Arc::new(LockRefuser { dir: fleet.database_dir(), opener, left: AtomicU32::new(0) });
+    let _watch = fault_vfs::watch(Arc::clone(&refuser) as _);
     for (row, refused) in [(1, 3), (2, u32::MAX)] {
-        stubborn.left.store(refused, SeqCst);
-        ask::<i64>(&one, "PRAGMA wal_checkpoint(RESTART)").unwrap();
+        refuser.left.store(refused, SeqCst);
+        query::<i64>(&one, "PRAGMA wal_checkpoint(RESTART)").unwrap();
         let before = fs::metadata(&log).unwrap().ino();
         run(&one, "INSERT INTO t VALUES (1)").unwrap();
         assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the log was moved");
-        let seen = ask::<i64>(&two, "SELECT count(*) FROM t");
+        let seen = query::<i64>(&two, "SELECT count(*) FROM t");
         if refused == 3 {
             assert_eq!(seen, Ok(row));
         } else {
@@ -227,11 +231,11 @@ fn a_connection_that_does_not_get_its_lock_back_says_so_until_it_is_opened_anew(
             assert!(run(&two, "INSERT INTO t VALUES (2)").is_err());
         }
     }
-    stubborn.left.store(0, SeqCst);
-    // It does not come back by itself: others may have had the database to themselves meanwhile.
+    refuser.left.store(0, SeqCst);
+    // The connection stays failed: a foreign process may have had exclusive access in between.
     assert_eq!(kind(&two, "SELECT count(*) FROM t"), Some(ErrorKind::Io));
     drop(two);
     let two = fleet.connect();
     run(&two, "INSERT INTO t VALUES (3)").unwrap();
-    assert_eq!(ask::<i64>(&one, "SELECT count(*) FROM t"), Ok(3));
+    assert_eq!(query::<i64>(&one, "SELECT count(*) FROM t"), Ok(3));
 }

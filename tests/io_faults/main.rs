@@ -1,19 +1,19 @@
-//! What goes to the disk and what comes back from it, as a VFS beneath the crate's sees it: nothing in the clear, nothing
-//! lost when the machine stops, nothing wrong when the disk fails.
+//! Disk I/O observed and failed by a VFS below litefleet's: no plaintext is written, no commit is lost in a crash,
+//! and no read is wrong when the disk fails.
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
-mod clear;
-mod codes;
-mod crash;
-mod disk;
-mod errors;
+mod fault_vfs;
+mod io_errors;
+mod io_methods_version_1;
 mod killed;
 mod locks;
-mod log;
 mod model;
-mod power;
+mod plaintext;
+mod power_loss;
 mod recorder;
+mod result_codes;
+mod simulated_disk;
 mod super_journal;
-mod vault;
-mod version_1;
+mod support;
+mod wal;

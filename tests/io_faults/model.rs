@@ -1,16 +1,16 @@
-//! Numbered transactions, and what each of them leaves: told by a plain database in memory that runs the same ones.
+//! Numbered transactions, and the state after each, computed by a plain database in memory.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use litefleet::rusqlite::{self, Connection};
 
-use crate::vault::{ask, run};
+use crate::support::{query, run};
 
-/// What is there before the first transaction. The number of the last one stands in a table.
+/// The schema before the first transaction. The table `state` holds the number of the last transaction.
 pub(crate) const SCHEMA: &str = "CREATE TABLE state(n INTEGER); INSERT INTO state VALUES (0);
     CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT NOT NULL, bytes TEXT); CREATE INDEX i ON t(word)";
 
-/// Numbers that look random and are the same for the same seed.
+/// A deterministic pseudo-random generator.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -29,14 +29,14 @@ impl Random {
         self.next() % end
     }
 
-    /// The same as an index.
+    /// A random index.
     pub(crate) fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.below(len as u64)).unwrap()
     }
 }
 
-/// The statements of a transaction: growth, shrinking, pages written again and again, savepoints, large rows, tables that
-/// come and go. What they do depends on the number alone.
+/// The statements of transaction `n`, a function of `n`: growth, shrinking, repeated updates, savepoints, large rows,
+/// tables created and dropped.
 pub(crate) fn transaction(n: u64, schema: &str) -> String {
     let change = match n % 9 {
         0 | 6 => format!(
@@ -63,7 +63,7 @@ pub(crate) fn transaction(n: u64, schema: &str) -> String {
         _ if (n / 9).is_multiple_of(2) => format!("CREATE TABLE {schema}.x{} AS SELECT * FROM t LIMIT 200", n / 18 % 3),
         _ => format!("DROP TABLE IF EXISTS {schema}.x{}; INSERT INTO t(word) VALUES ('dropped')", n / 18 % 3),
     };
-    // A table that is made again was dropped before.
+    // Drop the table first if it exists.
     let first =
         if n % 9 == 8 { format!("DROP TABLE IF EXISTS {schema}.x{};", n / 18 % 3) } else { String::new() };
     format!("BEGIN IMMEDIATE; {first} {change}; UPDATE state SET n = {n}; COMMIT")
@@ -71,10 +71,10 @@ pub(crate) fn transaction(n: u64, schema: &str) -> String {
 
 /// The number of the last transaction.
 pub(crate) fn number(connection: &Connection) -> rusqlite::Result<u64> {
-    ask::<i64>(connection, "SELECT n FROM state").map(i64::cast_unsigned)
+    query::<i64>(connection, "SELECT n FROM state").map(i64::cast_unsigned)
 }
 
-/// A fingerprint of all that is in the database.
+/// A fingerprint of the contents.
 pub(crate) fn digest(connection: &Connection, schema: &str) -> rusqlite::Result<u64> {
     let mut hasher = DefaultHasher::new();
     let mut take = |sql: &str| -> rusqlite::Result<()> {
@@ -93,14 +93,14 @@ pub(crate) fn digest(connection: &Connection, schema: &str) -> rusqlite::Result<
     take("SELECT word, CAST(id AS TEXT) FROM t INDEXED BY i ORDER BY word, id")?;
     for table in ["x0", "x1", "x2"] {
         let is_there = format!("SELECT count(*) FROM {schema}.sqlite_schema WHERE name = '{table}'");
-        if ask::<i64>(connection, &is_there)? > 0 {
+        if query::<i64>(connection, &is_there)? > 0 {
             take(&format!("SELECT '{table}', word, bytes FROM {schema}.{table}"))?;
         }
     }
     Ok(hasher.finish())
 }
 
-/// What each transaction leaves.
+/// The expected state after each transaction.
 pub(crate) struct Model {
     connection: Connection,
     digests: Vec<u64>,
@@ -114,7 +114,7 @@ impl Model {
         Self { connection, digests }
     }
 
-    /// What a database is to hold after the transaction `n`.
+    /// The digest after transaction `n`.
     pub(crate) fn after(&mut self, n: u64) -> u64 {
         let n = usize::try_from(n).unwrap();
         while self.digests.len() <= n {
@@ -124,7 +124,8 @@ impl Model {
         self.digests[n]
     }
 
-    /// Checks that a database is sound, and holds what some transaction left; answers with that one's number.
+    /// Checks the integrity of a database and that it is in the state of some transaction. Returns that transaction's
+    /// number.
     pub(crate) fn check(&mut self, connection: &Connection, schema: &str) -> Result<u64, String> {
         let n = number(connection).map_err(|error| format!("the number: {error}"))?;
         let found =
@@ -132,8 +133,8 @@ impl Model {
         if found != self.after(n) {
             return Err(format!("the rows are not those after {n}"));
         }
-        let sound: String = ask(connection, &format!("PRAGMA {schema}.integrity_check"))
+        let check: String = query(connection, &format!("PRAGMA {schema}.integrity_check"))
             .map_err(|error| format!("the check after {n}: {error}"))?;
-        if sound == "ok" { Ok(n) } else { Err(format!("after {n}: {sound}")) }
+        if check == "ok" { Ok(n) } else { Err(format!("after {n}: {check}")) }
     }
 }

@@ -1,4 +1,4 @@
-//! Watchers that write down what they see.
+//! A watcher that records writes.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -6,26 +6,26 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::disk::{Call, Kind, Opened, Verdict, Watcher};
+use crate::fault_vfs::{Call, Kind, Opened, Verdict, Watcher};
 
-/// Looks for texts in all that is written to the files in a directory, and to files without a name.
+/// Searches for texts in all writes to the files below a directory and to unnamed files.
 pub(crate) struct Recorder {
     root: PathBuf,
     needles: Vec<Vec<u8>>,
     seen: Mutex<Seen>,
 }
 
-/// What was written, by the kind of file.
+/// Counts of writes, by kind of file.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) writes: BTreeMap<Kind, u64>,
-    /// Writes in which a text stood.
+    /// Writes that contain a text.
     pub(crate) clear: BTreeMap<Kind, u64>,
-    /// What stood there, the first time.
+    /// The first such text, with its file and offset.
     pub(crate) example: Option<String>,
-    /// The beginnings of blocks in files without a name.
+    /// The first bytes of each block written to unnamed files.
     blocks: HashSet<[u8; 16]>,
-    /// Blocks that began as another one did.
+    /// Blocks that start like an earlier one.
     pub(crate) same_blocks: u64,
 }
 
@@ -55,7 +55,7 @@ impl Watcher for Recorder {
                 let needle = String::from_utf8_lossy(needle);
                 seen.example.get_or_insert(format!("{needle:?} in {kind:?} {:?} at {at}", file.path));
             }
-            if kind == Kind::Nameless {
+            if kind == Kind::Unnamed {
                 for block in bytes.chunks(4096).filter_map(<[u8]>::first_chunk) {
                     seen.same_blocks += u64::from(!seen.blocks.insert(*block));
                 }
@@ -68,7 +68,7 @@ impl Watcher for Recorder {
 fn holds(bytes: &[u8], needle: &[u8]) -> bool {
     let first = needle[0];
     let mut rest = bytes;
-    // A search that is quick where the first byte is rare, as it is in ciphertext.
+    // Fast if the first byte is rare, as in ciphertext.
     while let Some(at) = rest.iter().position(|byte| *byte == first) {
         if rest[at..].starts_with(needle) {
             return true;

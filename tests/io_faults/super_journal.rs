@@ -1,4 +1,5 @@
-//! Transactions over several encrypted files in rollback mode: a super-journal makes them one, whatever is interrupted.
+//! Transactions over several encrypted files in rollback mode: a super-journal makes them atomic, whatever is
+//! interrupted.
 
 use std::{
     fs,
@@ -12,15 +13,15 @@ use litefleet::{
 };
 
 use crate::{
-    disk::{self, Call, Opened, Verdict, Watcher},
-    vault::{Fleet, among_others, ask, copy_files, run},
+    fault_vfs::{self, Call, Opened, Verdict, Watcher},
+    support::{Fleet, copy_files, query, run, shared_turn},
 };
 
 const CIPHER: Cipher = Cipher::Aegis256;
 const FILES: [&str; 4] = ["one.db", "one.db-journal", "two.db", "two.db-journal"];
 
-/// Copies the files in a directory when their super-journal is about to be deleted, by which the transaction commits; and may
-/// have that fail.
+/// Copies the files before the super-journal is deleted, which is the commit point, and optionally makes the deletion
+/// fail.
 struct Commit {
     dir: PathBuf,
     aside: PathBuf,
@@ -35,7 +36,7 @@ impl Watcher for Commit {
     }
 
     fn see(&self, file: &Opened, call: Call<'_>) -> Verdict {
-        // Where that fails, the rollback deletes it once more.
+        // After a failure, the rollback deletes it again.
         if let (Call::Delete { .. }, Some(path)) = (call, &file.path)
             && self.seen.lock().unwrap().is_none()
         {
@@ -58,7 +59,7 @@ fn attach(fleet: &Fleet, dir: &Path, mode: &str) -> Connection {
         let file = dir.join(format!("{schema}.db"));
         connection.execute(&format!("ATTACH ?1 AS {schema}"), [file.to_str().unwrap()]).unwrap();
         let pragma = format!("PRAGMA {schema}.journal_mode={mode}");
-        assert_eq!(ask::<String>(&connection, &pragma).unwrap(), mode);
+        assert_eq!(query::<String>(&connection, &pragma).unwrap(), mode);
         run(&connection, &format!("PRAGMA {schema}.synchronous=FULL")).unwrap();
     }
     connection
@@ -66,17 +67,17 @@ fn attach(fleet: &Fleet, dir: &Path, mode: &str) -> Connection {
 
 fn counts(connection: &Connection) -> (i64, i64) {
     let count =
-        |schema| ask(connection, &format!("SELECT count(*) FROM {schema}.t WHERE a = 'new'")).unwrap();
+        |schema| query(connection, &format!("SELECT count(*) FROM {schema}.t WHERE a = 'new'")).unwrap();
     (count("one"), count("two"))
 }
 
 const BOTH: &str = "BEGIN; UPDATE one.t SET a = 'new'; UPDATE two.t SET a = 'new'; COMMIT";
 
 #[test]
-fn a_transaction_over_two_files_commits_whole_or_not_at_all() {
-    let _turn = among_others();
+fn transaction_over_two_files_is_atomic() {
+    let _turn = shared_turn();
     for format in [PageFormat::Native, PageFormat::Turso] {
-        // With PERSIST and TRUNCATE the journals stay, so that more than a page may follow the record.
+        // PERSIST and TRUNCATE keep the journals, so that old content may follow the super-journal record.
         for mode in ["delete", "truncate", "persist"] {
             let fleet = Fleet::new(Some(CIPHER), format);
             let dir = fleet.dir.path().join("files");
@@ -93,7 +94,7 @@ fn a_transaction_over_two_files_commits_whole_or_not_at_all() {
                 vault.execute("VACUUM INTO ?1", [dir.join(name).to_str().unwrap()]).unwrap();
             }
             let connection = attach(&fleet, &dir, mode);
-            // A longer journal of an earlier transaction, which PERSIST leaves.
+            // An earlier, longer transaction, whose journal PERSIST keeps.
             run(&connection, "BEGIN; UPDATE one.t SET filler = 1; UPDATE two.t SET filler = 2; COMMIT")
                 .unwrap();
             assert_eq!(counts(&connection), (0, 0));
@@ -104,9 +105,9 @@ fn a_transaction_over_two_files_commits_whole_or_not_at_all() {
                     Commit { dir: dir.clone(), aside: aside.to_owned(), fails, seen: Mutex::default() };
                 Arc::new(commit)
             };
-            // The commit fails, and both are rolled back.
+            // The commit fails, and both files are rolled back.
             let commit = watch(true, &aside);
-            let watching = disk::watch(Arc::clone(&commit) as _);
+            let watching = fault_vfs::watch(Arc::clone(&commit) as _);
             run(&connection, BOTH).unwrap_err();
             drop(watching);
             if !connection.is_autocommit() {
@@ -115,7 +116,7 @@ fn a_transaction_over_two_files_commits_whole_or_not_at_all() {
             assert_eq!(counts(&connection), (0, 0), "{format} {mode}");
             drop(connection);
 
-            // The machine stops right before it, or right after.
+            // A crash just before the commit point, and just after it.
             let super_journal = commit.seen.lock().unwrap().clone().expect("a super-journal");
             let name = super_journal.file_name().unwrap().to_str().unwrap();
             for (is_there, expected) in [(true, (0, 0)), (false, (50, 50))] {
@@ -128,11 +129,11 @@ fn a_transaction_over_two_files_commits_whole_or_not_at_all() {
                 assert_eq!(counts(&recovered), expected, "{format} {mode}, super-journal: {is_there}");
                 for schema in ["one", "two"] {
                     let check = format!("PRAGMA {schema}.integrity_check");
-                    assert_eq!(ask::<String>(&recovered, &check).unwrap(), "ok");
+                    assert_eq!(query::<String>(&recovered, &check).unwrap(), "ok");
                 }
             }
 
-            // And it commits.
+            // Without a fault the transaction commits.
             copy_files(&aside, &dir, &["one.db", "two.db"]);
             let connection = attach(&fleet, &dir, mode);
             run(&connection, BOTH).unwrap();

@@ -1,5 +1,5 @@
-//! A call of the VFS beneath that fails while a log is moved into the archive: the host is given its result code, and nothing is
-//! lost.
+//! A call of the underlying VFS fails while the WAL is moved into the archive: the host receives its result code, and
+//! no commit is lost.
 
 use std::sync::{
     Arc,
@@ -12,11 +12,11 @@ use litefleet::{
 };
 
 use crate::{
-    disk::{self, Call, Kind, Opened, Verdict, Watcher},
-    vault::{Fleet, among_others, ask, run},
+    fault_vfs::{self, Call, Kind, Opened, Verdict, Watcher},
+    support::{Fleet, query, run, shared_turn},
 };
 
-/// Has the next file of a log that is made fail with a result code.
+/// Fails the next creation of a WAL with a result code.
 struct Failing {
     dir: std::path::PathBuf,
     code: AtomicI32,
@@ -39,12 +39,12 @@ impl Watcher for Failing {
 }
 
 #[test]
-fn a_log_that_cannot_be_begun_anew_fails_with_the_code_of_the_vfs_beneath() {
-    let _turn = among_others();
+fn failed_wal_restart_returns_code_of_the_underlying_vfs() {
+    let _turn = shared_turn();
     for cipher in [None, Some(Cipher::Aegis256)] {
         let fleet = Fleet::new(cipher, PageFormat::Native);
-        let failing = Arc::new(Failing { dir: fleet.place(), code: AtomicI32::new(0) });
-        let _watch = disk::watch(Arc::clone(&failing) as _);
+        let failing = Arc::new(Failing { dir: fleet.database_dir(), code: AtomicI32::new(0) });
+        let _watch = fault_vfs::watch(Arc::clone(&failing) as _);
         let connection = fleet.connect();
         run(&connection, "CREATE TABLE t(a)").unwrap();
         let mut rows = 0;
@@ -56,27 +56,27 @@ fn a_log_that_cannot_be_begun_anew_fails_with_the_code_of_the_vfs_beneath() {
             run(&connection, "PRAGMA wal_checkpoint(FULL)").unwrap();
             failing.code.store(code, SeqCst);
             let error = run(&connection, "INSERT INTO t VALUES (1)").unwrap_err();
-            assert_eq!(failing.code.load(SeqCst), 0, "no log was begun anew");
+            assert_eq!(failing.code.load(SeqCst), 0, "the WAL was not restarted");
             assert_eq!(error.sqlite_extended_error_code(), Some(code), "{cipher:?}: {error}");
             assert_eq!(explain(&connection, error).kind(), kind, "{cipher:?}: {code}");
             run(&connection, "INSERT INTO t VALUES (1)").unwrap();
             rows += 1;
-            assert_eq!(ask::<i64>(&connection, "SELECT count(*) FROM t").unwrap(), rows);
+            assert_eq!(query::<i64>(&connection, "SELECT count(*) FROM t").unwrap(), rows);
         }
         check_history(&fleet, &connection, rows);
     }
 }
 
-/// Every commit is a point, and none that failed is one.
+/// Checks that every commit is a recovery point, and no failed one is.
 fn check_history(fleet: &Fleet, connection: &Connection, rows: i64) {
     let points = fleet.plane.points("vault", ..).unwrap();
     let expected = usize::try_from(rows).unwrap() + 1;
     assert_eq!((points.points.len(), points.windows.len()), (expected, 1), "{points:?}");
     let at = |at: Timestamp| {
         let (view, _) = fleet.plane.connect_at("vault", at, &fleet.options()).unwrap();
-        ask::<i64>(&view, "SELECT count(*) FROM t").unwrap()
+        query::<i64>(&view, "SELECT count(*) FROM t").unwrap()
     };
     let counts: Vec<_> = points.points.iter().map(|point| at(point.at)).collect();
     assert_eq!(counts, (0..=rows).collect::<Vec<_>>());
-    assert_eq!(ask::<String>(connection, "PRAGMA integrity_check").unwrap(), "ok");
+    assert_eq!(query::<String>(connection, "PRAGMA integrity_check").unwrap(), "ok");
 }

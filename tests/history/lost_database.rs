@@ -1,4 +1,4 @@
-//! A database that is damaged or gone, and whose history is whole: what it was can be had all the same.
+//! A database file that is damaged or missing, with an intact history: every instant can be restored and exported.
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
@@ -6,25 +6,25 @@ use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, ExportOptions,
 
 use crate::support::{Ledger, contents};
 
-/// What becomes of the database file.
+/// A kind of damage to the database file.
 type Loss = (&'static str, fn(&Path));
 
 const LOSSES: &[Loss] = &[
-    ("the first page is written over", |data| {
+    ("first page overwritten", |data| {
         fs::File::options().write(true).open(data).unwrap().write_all_at(&[0x5a; 4096], 0).unwrap();
     }),
-    ("all pages but the first are", |data| {
+    ("all pages but the first overwritten", |data| {
         let file = fs::File::options().write(true).open(data).unwrap();
         let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
         file.write_all_at(&vec![0x5a; len - 4096], 4096).unwrap();
     }),
-    ("it is cut off", |data| fs::File::options().write(true).open(data).unwrap().set_len(1000).unwrap()),
-    ("it is emptied", |data| fs::File::options().write(true).open(data).unwrap().set_len(0).unwrap()),
-    ("it is removed", |data| fs::remove_file(data).unwrap()),
+    ("truncated", |data| fs::File::options().write(true).open(data).unwrap().set_len(1000).unwrap()),
+    ("emptied", |data| fs::File::options().write(true).open(data).unwrap().set_len(0).unwrap()),
+    ("removed", |data| fs::remove_file(data).unwrap()),
 ];
 
 #[test]
-fn what_a_database_was_is_had_when_it_is_damaged_or_gone() {
+fn history_restores_a_damaged_or_missing_database() {
     for cipher in [None, Some(Cipher::Aegis256)] {
         for (loss, lose) in LOSSES {
             let context = format!("{cipher:?}: {loss}");
@@ -43,7 +43,7 @@ fn what_a_database_was_is_had_when_it_is_damaged_or_gone() {
                 let restored =
                     ledger.restored_at(state.from).unwrap_or_else(|error| panic!("{context}: {error}"));
                 assert!(restored == state.contents, "{context}");
-                let out = ledger.place().with_file_name("out.db");
+                let out = ledger.database_dir().with_file_name("out.db");
                 let mut options = ExportOptions::default().at(state.from);
                 if let Some(key) = &ledger.key {
                     options = options.encryption_key(key.clone()).decrypt(true);
@@ -54,7 +54,7 @@ fn what_a_database_was_is_had_when_it_is_damaged_or_gone() {
                 drop(exported);
                 fs::remove_file(out).unwrap();
             }
-            // A wrong key stays one.
+            // A wrong key is still reported as one.
             if let Some(cipher) = cipher {
                 let wrong = EncryptionKey::from_bytes(&vec![8; cipher.key_len()]).unwrap();
                 let options = ConnectOptions::default().encryption_key(wrong);
@@ -66,7 +66,7 @@ fn what_a_database_was_is_had_when_it_is_damaged_or_gone() {
 }
 
 #[test]
-fn an_instant_that_the_first_stamps_told_of_is_refused_by_their_name() {
+fn instant_in_missing_first_stamps_names_their_file() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
@@ -76,7 +76,7 @@ fn an_instant_that_the_first_stamps_told_of_is_refused_by_their_name() {
     }
     drop(connection);
     let stamps = "archive/000000000001.stamps";
-    fs::remove_file(ledger.place().join(stamps)).unwrap();
+    fs::remove_file(ledger.database_dir().join(stamps)).unwrap();
     let error = ledger.viewed_at(ledger.states[0].from).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains(stamps), "{error}");

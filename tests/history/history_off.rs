@@ -1,4 +1,4 @@
-//! A database whose history was off for a time: what was not kept is a gap, and verification raises no alarm.
+//! A history that was off for a time: commits in that time are a gap, and verification reports no finding.
 
 use std::{fs, os::unix::fs::FileExt};
 
@@ -20,7 +20,7 @@ fn verify(ledger: &Ledger) -> Vec<String> {
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
-fn begun(cipher: Option<Cipher>) -> Ledger {
+fn with_table(cipher: Option<Cipher>) -> Ledger {
     let mut ledger = Ledger::new(cipher);
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
@@ -29,10 +29,10 @@ fn begun(cipher: Option<Cipher>) -> Ledger {
 }
 
 #[test]
-fn commits_while_the_history_is_off_are_no_finding() {
+fn commits_while_history_is_off_are_no_finding() {
     for cipher in CIPHERS {
         for is_open in [false, true] {
-            let mut ledger = begun(cipher);
+            let mut ledger = with_table(cipher);
             let mut connection = ledger.connect();
             ledger.commit(&connection, "INSERT INTO t(value) VALUES ('kept')");
             if !is_open {
@@ -63,10 +63,10 @@ fn commits_while_the_history_is_off_are_no_finding() {
 }
 
 #[test]
-fn a_history_that_was_pruned_whole_is_no_finding() {
+fn fully_pruned_history_is_no_finding() {
     for cipher in CIPHERS {
         for writes in [false, true] {
-            let mut ledger = begun(cipher);
+            let mut ledger = with_table(cipher);
             set_window(&ledger, "off");
             maintain(&ledger);
             assert_eq!(verify(&ledger), [""; 0], "{cipher:?}");
@@ -84,9 +84,9 @@ fn a_history_that_was_pruned_whole_is_no_finding() {
 }
 
 #[test]
-fn damage_is_found_after_the_history_was_off() {
+fn damage_is_found_after_history_was_off() {
     for cipher in CIPHERS {
-        let mut ledger = begun(cipher);
+        let mut ledger = with_table(cipher);
         let connection = ledger.connect();
         set_window(&ledger, "off");
         connection.execute_batch("INSERT INTO t(value) VALUES ('off')").unwrap();
@@ -96,9 +96,9 @@ fn damage_is_found_after_the_history_was_off() {
         ledger.commit(&connection, "INSERT INTO t(value) VALUES (randomblob(5000))");
         drop(connection);
         assert_eq!(verify(&ledger), [""; 0], "{cipher:?}");
-        // A damaged page, as a disk damages it: the times of the file stay.
+        // Damage that leaves the modification time unchanged, as a failing disk does.
         for file in ["data.db", "archive/000000000001.wal", "archive/000000000002.db"] {
-            let path = ledger.place().join(file);
+            let path = ledger.database_dir().join(file);
             let changed = fs::metadata(&path).unwrap().modified().unwrap();
             let bytes = fs::read(&path).unwrap();
             let damaged = fs::File::options().write(true).open(&path).unwrap();

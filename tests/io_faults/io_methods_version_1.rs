@@ -1,7 +1,7 @@
-//! A default VFS whose files have no shared memory: a database that needs it is refused, and nothing behind the end of a table of
-//! functions is called.
+//! A default VFS whose files have io_methods of version 1, without shared memory: a WAL database is refused, and no
+//! method beyond the table of version 1 is called.
 //!
-//! The test runs this very binary again, since a process has one default VFS.
+//! The test runs its own binary as a child process, because a process has one default VFS.
 
 #![expect(unsafe_code, reason = "SQLite's VFS interface is C")]
 
@@ -22,7 +22,7 @@ use litefleet::{
 
 const ROLE: &str = "LITEFLEET_VERSION_1_CHILD";
 
-/// What stands behind the end of a table of version 1 is no function.
+/// Methods beyond the table of version 1 must not be called.
 unsafe extern "C" fn no_map(
     _: *mut sqlite3_file,
     _: c_int,
@@ -52,14 +52,13 @@ unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: this is called with the VFS that was registered below, and with arguments for `xOpen`; a file that is
-    // open has functions.
+    // SAFETY: SQLite passes the VFS registered below and valid arguments of `xOpen`; an open file has methods.
     unsafe {
         let real: *mut sqlite3_vfs = (*vfs).pAppData.cast();
         let code =
             ((*real).xOpen).map_or(ffi::SQLITE_CANTOPEN, |open| open(real, name, file, flags, out_flags));
         if code == ffi::SQLITE_OK {
-            // Leaked: the process ends soon.
+            // Leaked, because the process ends soon.
             (*file).pMethods = Box::leak(Box::new(sqlite3_io_methods {
                 iVersion: 1,
                 xShmMap: Some(no_map),
@@ -73,9 +72,9 @@ unsafe extern "C" fn open(
     }
 }
 
-/// Makes a VFS with files of version 1 the default.
+/// Registers a VFS with files of version 1 as the default.
 fn register() {
-    // SAFETY: a null name asks for the default VFS, whose structure is copied; the copy is leaked.
+    // SAFETY: a null name requests the default VFS, whose structure is copied, and the copy is leaked.
     unsafe {
         let real = ffi::sqlite3_vfs_find(ptr::null());
         let vfs = sqlite3_vfs {
@@ -89,8 +88,8 @@ fn register() {
     }
 }
 
-/// The child: a database that needs shared memory is refused, and nothing ends the process.
-fn use_it(root: &str) {
+/// The child: a database that needs shared memory is refused, and the process survives.
+fn run_child(root: &str) {
     let plane = ControlPlane::open(root).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("a", "default")).unwrap();
@@ -98,9 +97,9 @@ fn use_it(root: &str) {
     let error = plane.connect("a", &ConnectOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("shared memory"), "{error}");
-    // A new root has its catalog without, or is refused.
+    // A new root has a catalog without WAL, or is refused.
     let _or_not = ControlPlane::open(format!("{root}-new")).and_then(|plane| plane.create_group("default"));
-    // Through the crate's VFS, a file that is the host's own and needs no shared memory.
+    // A file of the host opened through litefleet's VFS works without shared memory.
     let copy = format!("{root}-copy.db");
     let own =
         Connection::open_with_flags_and_vfs(&copy, OpenFlags::default(), c"litefleet-unfenced").unwrap();
@@ -111,13 +110,17 @@ fn use_it(root: &str) {
 }
 
 #[test]
-fn a_default_vfs_without_shared_memory_is_refused() {
+fn default_vfs_without_shared_memory_is_refused() {
     if let Ok(root) = env::var(ROLE) {
-        return use_it(&root);
+        return run_child(&root);
     }
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "version_1::a_default_vfs_without_shared_memory_is_refused", "--nocapture"])
+        .args([
+            "--exact",
+            "io_methods_version_1::default_vfs_without_shared_memory_is_refused",
+            "--nocapture",
+        ])
         .env(ROLE, dir.path().join("root"))
         .output()
         .unwrap();

@@ -1,5 +1,5 @@
-//! A plain database is restored by hand: with `cp` and `sqlite3`, and without this crate. The steps are those of the
-//! format document.
+//! Restores a plain database without this crate: with `cp`, `zstd` and `sqlite3`, by the steps of the format
+//! document.
 
 use std::{
     fs,
@@ -10,32 +10,32 @@ use std::{
 use litefleet::rusqlite::{Connection, config::DbConfig};
 
 use crate::{
-    maintain::{maintain_later, with_history},
+    maintain::{maintain_a_day_later, with_history},
     support::{Contents, Ledger, contents},
 };
 
-/// A snapshot and the logs behind it, in order: archived ones, and the one that is live.
+/// The first snapshot, and the segments and live WAL that follow it, in order.
 fn logs(ledger: &Ledger) -> (PathBuf, Vec<PathBuf>) {
-    let archive = ledger.place().join("archive");
+    let archive = ledger.database_dir().join("archive");
     let mut segments: Vec<_> = fs::read_dir(&archive)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "wal" || extension == "zst"))
         .collect();
     segments.sort();
-    let live = ledger.place().join("data.db-wal");
+    let live = ledger.database_dir().join("data.db-wal");
     segments.extend(live.exists().then_some(live));
     (archive.join("000000000001.db"), segments)
 }
 
-/// Has SQLite write a log into the file, with this very program's SQLite, which knows nothing of the crate's VFS.
+/// Checkpoints with the SQLite library of this process and its default VFS.
 fn by_library(file: &Path) {
     let connection = Connection::open(file).unwrap();
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
     assert_eq!(busy, 0);
 }
 
-/// The same with the program.
+/// Checkpoints with the `sqlite3` program.
 fn by_program(file: &Path) {
     let output = Command::new("sqlite3").arg(file).arg("PRAGMA wal_checkpoint(TRUNCATE)").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "0|0|0\n", "{output:?}");
@@ -55,7 +55,7 @@ fn log_of(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// The frames that end commits in a log, as its frame headers say: counted from 1, up to the last with the log's salts.
+/// The numbers of the commit frames of a WAL, counted from 1, up to the last frame with the header's salts.
 fn commits(log: &[u8], page_size: usize) -> Vec<usize> {
     let frames = log[32..].chunks_exact(24 + page_size).take_while(|frame| frame[8..16] == log[16..24]);
     let commits = (1..).zip(frames).filter(|(_, frame)| frame[4..8] != [0; 4]);
@@ -63,7 +63,7 @@ fn commits(log: &[u8], page_size: usize) -> Vec<usize> {
 }
 
 #[test]
-fn every_commit_is_restored_with_a_copy_and_a_checkpoint() {
+fn copy_and_checkpoint_restore_every_commit() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
@@ -84,16 +84,16 @@ fn every_commit_is_restored_with_a_copy_and_a_checkpoint() {
 }
 
 #[test]
-fn logs_that_are_compressed_are_decompressed_first() {
+fn decompressed_segments_restore_every_commit() {
     let (mut ledger, connection) = with_history(None, 5);
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(connection);
-    assert_eq!(maintain_later(&ledger).compressed, 4);
+    assert_eq!(maintain_a_day_later(&ledger).compressed, 4);
     restore_by_hand(&mut ledger, 4);
 }
 
-/// The log in a file, which may be compressed: by the program `zstd` or, where that is not, by its library, which knows
-/// nothing of the table at the end either.
+/// The bytes of a WAL or segment. Compressed segments go through the `zstd` program if it is installed, otherwise
+/// through the zstd library; neither reads the seek table.
 fn log_in(path: &Path) -> Vec<u8> {
     if path.extension().is_none_or(|extension| extension != "zst") {
         return fs::read(path).unwrap();
@@ -107,7 +107,7 @@ fn log_in(path: &Path) -> Vec<u8> {
     }
 }
 
-/// Restores every commit, of logs of which so many are compressed.
+/// Restores every commit by hand from a history with `compressed` compressed segments.
 fn restore_by_hand(ledger: &mut Ledger, compressed: usize) {
     let points = ledger.plane.points("orders", ..).unwrap().points;
     let states: Vec<_> = points.iter().map(|point| ledger.contents_at(point.at).unwrap()).collect();
@@ -129,7 +129,7 @@ fn restore_by_hand(ledger: &mut Ledger, compressed: usize) {
         let mut states = states.iter();
         for log in &logs {
             let bytes = log_in(log);
-            // Up to each commit within the log, of which a copy is cut off behind the commit's last frame.
+            // Each commit within the segment, restored from a copy that ends after its commit frame.
             for frame in commits(&bytes, 4096) {
                 let part = dir.path().join("part.db");
                 fs::copy(&file, &part).unwrap();
@@ -137,7 +137,7 @@ fn restore_by_hand(ledger: &mut Ledger, compressed: usize) {
                 write(&part);
                 assert!(opened(&part) == *states.next().unwrap(), "{} to frame {frame}", log.display());
             }
-            // And all of it.
+            // The whole segment.
             fs::write(log_of(&file), &bytes).unwrap();
             write(&file);
         }

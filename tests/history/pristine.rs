@@ -1,23 +1,24 @@
-//! A database to which nobody of the fleet has committed yet: it is as it began, unless somebody else wrote to it.
+//! A pristine database, without any commit by the fleet: it has its initial contents, unless a foreign process wrote
+//! to it.
 
 use std::{fs, time::SystemTime};
 
 use litefleet::{Cipher, CreateDatabaseInput, ErrorKind, Seed, rusqlite::config::DbConfig};
 
-use crate::support::{Ledger, State, contents, now, stranger};
+use crate::support::{Ledger, State, contents, foreign_connection, now};
 
 #[test]
-fn what_another_program_writes_to_a_new_database_is_a_gap() {
+fn foreign_write_to_pristine_database_is_a_gap() {
     for checkpoints in [true, false] {
         let mut ledger = Ledger::plain();
-        let other = stranger(&ledger);
+        let other = foreign_connection(&ledger);
         other.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES ('foreign')").unwrap();
         other.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !checkpoints).unwrap();
         drop(other);
         let instants = [ledger.states[0].from, ledger.states[0].to, now()];
         let refused = |ledger: &mut Ledger| {
             for at in instants {
-                let error = ledger.contents_at(at).expect_err("nobody knows what it was then");
+                let error = ledger.contents_at(at).expect_err("the contents at this instant are unknown");
                 assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{error}");
             }
         };
@@ -38,10 +39,10 @@ fn what_another_program_writes_to_a_new_database_is_a_gap() {
 }
 
 #[test]
-fn a_new_database_that_was_copied_is_known_by_its_contents() {
+fn pristine_database_is_recognised_by_contents_after_copy() {
     for cipher in [None, Some(Cipher::Aegis256)] {
         let mut ledger = Ledger::new(cipher);
-        let data = ledger.place().join("data.db");
+        let data = ledger.database_dir().join("data.db");
         fs::File::options().write(true).open(data).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         ledger.check_all();
         let connection = ledger.connect();
@@ -52,7 +53,7 @@ fn a_new_database_that_was_copied_is_known_by_its_contents() {
 }
 
 #[test]
-fn the_first_commit_is_in_no_copy_of_what_was_before() {
+fn restore_racing_first_commit_excludes_it() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     let (at, plane) = (now(), ledger.plane.clone());

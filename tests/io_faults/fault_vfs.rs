@@ -1,7 +1,6 @@
-//! A VFS beneath the crate's, which is registered over whatever is the default: it sees every byte that goes to the disk,
-//! and may answer in the disk's place.
+//! A VFS below litefleet's, registered as the default: it observes every call to the disk, and can fail calls.
 //!
-//! All that is C is here. What is done with what is seen is up to the [`Watcher`]s.
+//! This file contains the interface to C. [`Watcher`]s decide what to do with a call.
 
 #![expect(unsafe_code, reason = "SQLite's VFS interface is C")]
 
@@ -16,27 +15,27 @@ use std::{
 
 use litefleet::rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
-/// An open file, as the watchers know it.
+/// An open file, as watchers see it.
 pub(crate) struct Opened {
-    /// Nothing for a file without a name.
+    /// `None` for an unnamed file.
     pub(crate) path: Option<PathBuf>,
     /// The thread that opened it.
     pub(crate) thread: ThreadId,
 }
 
-/// What a file is to SQLite.
+/// The role of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     Data,
     Wal,
     Journal,
-    Nameless,
+    Unnamed,
 }
 
 impl Opened {
     pub(crate) fn kind(&self) -> Kind {
         match self.path.as_ref().map(|path| path.to_string_lossy()) {
-            None => Kind::Nameless,
+            None => Kind::Unnamed,
             Some(path) if path.ends_with("-wal") => Kind::Wal,
             Some(path) if path.ends_with("-journal") => Kind::Journal,
             Some(_) => Kind::Data,
@@ -44,10 +43,10 @@ impl Opened {
     }
 }
 
-/// What SQLite, through the crate, asks of the disk.
+/// A call of SQLite or litefleet to the disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Call<'a> {
-    /// A file was opened that is made where it is not there.
+    /// A file was opened with `SQLITE_OPEN_CREATE`.
     Create,
     Read,
     Write {
@@ -58,42 +57,42 @@ pub(crate) enum Call<'a> {
         len: u64,
     },
     Sync,
-    /// With whether the directory is to be flushed.
+    /// `sync`: whether the directory is to be flushed.
     Delete {
         sync: bool,
     },
-    /// A region of the shared memory is mapped.
+    /// Maps a region of shared memory.
     ShmMap,
-    /// Locks of the shared memory are taken or given back, from this one on.
+    /// Takes or releases shared-memory locks, starting with `first`.
     ShmLock {
         first: c_int,
         take: bool,
         shared: bool,
     },
-    /// A lock of the file is taken.
+    /// Takes a lock of the file.
     Lock {
         level: c_int,
     },
 }
 
 impl Call<'_> {
-    /// Whether something may be changed on the disk.
-    pub(crate) fn is_a_change(&self) -> bool {
+    /// Whether the call may change data on disk.
+    pub(crate) fn is_change(&self) -> bool {
         !matches!(self, Self::Read | Self::ShmMap | Self::ShmLock { .. } | Self::Lock { .. })
     }
 }
 
-/// What is to come of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Pass,
-    /// It fails with this result code.
+    /// The call fails with this result code.
     Fail(c_int),
-    /// It fails so, and half of what was to be written is written; or, where nothing is, it was done.
+    /// The call takes effect, a write only by half, but fails with this result code.
     Tear(c_int),
 }
 
-/// Who sees the calls, before they are passed on. It must not panic: C called it.
+/// Observes calls before they are executed. Must not panic, because C is the caller.
 pub(crate) trait Watcher: Send + Sync {
     fn covers(&self, file: &Opened) -> bool;
 
@@ -102,30 +101,30 @@ pub(crate) trait Watcher: Send + Sync {
 
 static WATCHERS: RwLock<Vec<Arc<dyn Watcher>>> = RwLock::new(Vec::new());
 
-/// A watcher sees calls as long as this lives.
-pub(crate) struct ProgressFn(Arc<dyn Watcher>);
+/// Unregisters its watcher when dropped.
+pub(crate) struct WatchGuard(Arc<dyn Watcher>);
 
-/// Lets a watcher see what is asked of the disk from here on.
-pub(crate) fn watch(watcher: Arc<dyn Watcher>) -> ProgressFn {
+/// Registers a watcher for all calls from now on.
+pub(crate) fn watch(watcher: Arc<dyn Watcher>) -> WatchGuard {
     WATCHERS.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&watcher));
-    ProgressFn(watcher)
+    WatchGuard(watcher)
 }
 
-impl Drop for ProgressFn {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
         let mut watchers = WATCHERS.write().unwrap_or_else(PoisonError::into_inner);
         watchers.retain(|watcher| !Arc::ptr_eq(watcher, &self.0));
     }
 }
 
-fn shown(file: &Opened, call: Call<'_>) -> Verdict {
+fn notify(file: &Opened, call: Call<'_>) -> Verdict {
     let watchers = WATCHERS.read().unwrap_or_else(PoisonError::into_inner);
     let verdicts =
         watchers.iter().filter(|watcher| watcher.covers(file)).map(|watcher| watcher.see(file, call));
     verdicts.fold(Verdict::Pass, |all, verdict| if verdict == Verdict::Pass { all } else { verdict })
 }
 
-/// What SQLite, or the crate's VFS, holds for an open file: this, and behind it the real file.
+/// Our part of an open file, which precedes the part of the real VFS.
 #[repr(C)]
 struct File {
     base: sqlite3_file,
@@ -133,7 +132,7 @@ struct File {
 }
 
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
-    // No memory mapping, which would not come through here.
+    // No memory mapping, which would bypass this VFS.
     iVersion: 2,
     xClose: Some(close),
     xRead: Some(read),
@@ -155,22 +154,22 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnfetch: None,
 };
 
-/// Makes this VFS the default one. It must be called before the first database is opened.
-pub(crate) fn slide_beneath() {
+/// Registers this VFS as the default. Call it before the first database is opened.
+pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: a null name asks for the default VFS, which is the system's own, and is never unregistered.
+        // SAFETY: a null name requests the default VFS, which is the system's and is never unregistered.
         let real = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
         assert!(!real.is_null());
-        // SAFETY: it points to a registered VFS. The functions that are copied look at neither the VFS nor a file.
+        // SAFETY: `real` points to a registered VFS. The copied functions access neither the VFS nor a file.
         let mut vfs = unsafe { *real };
         vfs.szOsFile += c_int::try_from(size_of::<File>()).unwrap();
-        vfs.zName = c"beneath".as_ptr();
+        vfs.zName = c"fault".as_ptr();
         vfs.pNext = ptr::null_mut();
         vfs.pAppData = real.cast();
         vfs.xOpen = Some(open);
         vfs.xDelete = Some(delete);
-        // SAFETY: the structure is leaked, and SQLite alone changes it from here on.
+        // SAFETY: the structure is leaked, and only SQLite modifies it from now on.
         let code = unsafe { ffi::sqlite3_vfs_register(Box::leak(Box::new(vfs)), 1) };
         assert_eq!(code, ffi::SQLITE_OK);
     });
@@ -182,27 +181,27 @@ pub(crate) fn slide_beneath() {
 ///
 /// `file` was opened by [`open`] and is not closed.
 unsafe fn real(file: *mut sqlite3_file) -> (*mut sqlite3_file, &'static sqlite3_io_methods) {
-    // SAFETY: `szOsFile` has room for both, and the real VFS filled in its part, whose functions are static.
+    // SAFETY: `szOsFile` includes both parts, and the real VFS initialized its part with static functions.
     unsafe {
         let real: *mut sqlite3_file = file.cast::<File>().add(1).cast();
         (real, &*(*real).pMethods)
     }
 }
 
-/// What the watchers know the file as.
+/// The watchers' view of the file.
 ///
 /// # Safety
 ///
 /// As for [`real`].
 unsafe fn opened<'a>(file: *mut sqlite3_file) -> &'a Opened {
-    // SAFETY: `open` put it there, and `close` takes it away.
+    // SAFETY: `open` stored a valid pointer, and `close` frees it.
     unsafe { &*(*file.cast::<File>()).opened }
 }
 
 /// Calls a function of the real file.
 macro_rules! pass {
     ($file:ident . $method:ident ( $($argument:expr),* )) => {{
-        // SAFETY: this is called with a file that `open` opened, and with arguments that the real function takes.
+        // SAFETY: callers pass a file opened by `open`, and arguments of the real method's types.
         unsafe {
             let (file, methods) = real($file);
             match methods.$method {
@@ -220,29 +219,29 @@ unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: this is called with the VFS that was registered above, a name that is null or a C string, and memory of
-    // `szOsFile` bytes.
+    // SAFETY: SQLite passes the VFS registered above, a name that is null or a C string, and `szOsFile` bytes of
+    // memory.
     unsafe {
         (*file).pMethods = ptr::null();
         let path = (!name.is_null())
             .then(|| Path::new(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())).to_owned());
         let real_vfs: *mut sqlite3_vfs = (*vfs).pAppData.cast();
         let Some(real_open) = (*real_vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
-        let beneath: *mut sqlite3_file = file.cast::<File>().add(1).cast();
-        (*beneath).pMethods = ptr::null();
-        let code = real_open(real_vfs, name, beneath, flags, out_flags);
+        let inner: *mut sqlite3_file = file.cast::<File>().add(1).cast();
+        (*inner).pMethods = ptr::null();
+        let code = real_open(real_vfs, name, inner, flags, out_flags);
         if code != ffi::SQLITE_OK {
-            if let Some(close) = (*beneath).pMethods.as_ref().and_then(|methods| methods.xClose) {
-                close(beneath);
+            if let Some(close) = (*inner).pMethods.as_ref().and_then(|methods| methods.xClose) {
+                close(inner);
             }
             return code;
         }
         let opened = Opened { path, thread: thread::current().id() };
         if flags & ffi::SQLITE_OPEN_CREATE != 0
-            && let Verdict::Fail(code) | Verdict::Tear(code) = shown(&opened, Call::Create)
+            && let Verdict::Fail(code) | Verdict::Tear(code) = notify(&opened, Call::Create)
         {
-            if let Some(close) = (*beneath).pMethods.as_ref().and_then(|methods| methods.xClose) {
-                close(beneath);
+            if let Some(close) = (*inner).pMethods.as_ref().and_then(|methods| methods.xClose) {
+                close(inner);
             }
             return code;
         }
@@ -253,11 +252,11 @@ unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir: c_int) -> c_int {
-    // SAFETY: this is called with the VFS that was registered above, and a C string.
+    // SAFETY: SQLite passes the VFS registered above and a C string.
     unsafe {
         let path = Path::new(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())).to_owned();
         let opened = Opened { path: Some(path), thread: thread::current().id() };
-        match shown(&opened, Call::Delete { sync: sync_dir != 0 }) {
+        match notify(&opened, Call::Delete { sync: sync_dir != 0 }) {
             Verdict::Pass => {}
             Verdict::Fail(code) | Verdict::Tear(code) => return code,
         }
@@ -268,7 +267,7 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     let code = pass!(file.xClose());
-    // SAFETY: a file is closed once, and used no more.
+    // SAFETY: SQLite closes a file once and does not use it afterwards, so `opened` is freed once.
     unsafe {
         (*file).pMethods = ptr::null();
         drop(Box::from_raw((*file.cast::<File>()).opened));
@@ -283,7 +282,7 @@ unsafe extern "C" fn read(
     offset: sqlite3_int64,
 ) -> c_int {
     // SAFETY: the file is open.
-    match shown(unsafe { opened(file) }, Call::Read) {
+    match notify(unsafe { opened(file) }, Call::Read) {
         Verdict::Pass => pass!(file.xRead(buffer, len, offset)),
         Verdict::Fail(code) | Verdict::Tear(code) => code,
     }
@@ -298,7 +297,7 @@ unsafe extern "C" fn write(
     let (Ok(size), Ok(at)) = (usize::try_from(len), u64::try_from(offset)) else { return ffi::SQLITE_IOERR };
     // SAFETY: the file is open, and there are `len` bytes at `buffer`.
     let (opened, bytes) = unsafe { (opened(file), slice::from_raw_parts(buffer.cast::<u8>(), size)) };
-    match shown(opened, Call::Write { at, bytes }) {
+    match notify(opened, Call::Write { at, bytes }) {
         Verdict::Pass => pass!(file.xWrite(buffer, len, offset)),
         Verdict::Fail(code) => code,
         Verdict::Tear(code) => {
@@ -310,7 +309,7 @@ unsafe extern "C" fn write(
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     // SAFETY: the file is open.
-    match shown(unsafe { opened(file) }, Call::Truncate { len: u64::try_from(size).unwrap_or(0) }) {
+    match notify(unsafe { opened(file) }, Call::Truncate { len: u64::try_from(size).unwrap_or(0) }) {
         Verdict::Pass => pass!(file.xTruncate(size)),
         Verdict::Fail(code) | Verdict::Tear(code) => code,
     }
@@ -318,7 +317,7 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
 
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: the file is open.
-    match shown(unsafe { opened(file) }, Call::Sync) {
+    match notify(unsafe { opened(file) }, Call::Sync) {
         Verdict::Pass => pass!(file.xSync(flags)),
         Verdict::Fail(code) | Verdict::Tear(code) => code,
     }
@@ -330,7 +329,7 @@ unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64
 
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     // SAFETY: the file is open.
-    match shown(unsafe { opened(file) }, Call::Lock { level }) {
+    match notify(unsafe { opened(file) }, Call::Lock { level }) {
         Verdict::Pass => pass!(file.xLock(level)),
         Verdict::Fail(code) | Verdict::Tear(code) => code,
     }
@@ -364,10 +363,10 @@ unsafe extern "C" fn shm_map(
     memory: *mut *mut c_void,
 ) -> c_int {
     // SAFETY: the file is open.
-    match shown(unsafe { opened(file) }, Call::ShmMap) {
+    match notify(unsafe { opened(file) }, Call::ShmMap) {
         Verdict::Pass => pass!(file.xShmMap(region, size, extend, memory)),
         Verdict::Fail(code) | Verdict::Tear(code) => {
-            // SAFETY: SQLite gives a place to be set.
+            // SAFETY: SQLite passes a valid pointer for the result.
             unsafe { *memory = ptr::null_mut() };
             code
         }
@@ -381,7 +380,7 @@ unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, n: c_int, 
         shared: flags & ffi::SQLITE_SHM_SHARED != 0,
     };
     // SAFETY: the file is open.
-    match shown(unsafe { opened(file) }, call) {
+    match notify(unsafe { opened(file) }, call) {
         Verdict::Pass => pass!(file.xShmLock(offset, n, flags)),
         Verdict::Fail(code) => code,
         Verdict::Tear(code) => {

@@ -1,4 +1,4 @@
-//! How long back: the window of a group and of a database, and histories that are off.
+//! Retention windows of groups and databases, and histories that are turned off and on.
 
 use litefleet::{
     Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, Retention, Seed, Timestamp, no_progress,
@@ -18,7 +18,7 @@ fn set(ledger: &Ledger, window: Option<Retention>) {
 }
 
 #[test]
-fn a_database_has_the_window_of_its_group_or_its_own() {
+fn database_inherits_group_window_unless_it_has_its_own() {
     let ledger = Ledger::plain();
     let plane = &ledger.plane;
     let of = |name: &str| {
@@ -33,7 +33,7 @@ fn a_database_has_the_window_of_its_group_or_its_own() {
     assert_eq!(of("orders"), ("90m".into(), false));
     plane.set_group_history_window("default", window("0")).unwrap();
     assert_eq!(of("orders"), ("90m".into(), false));
-    // Other changes leave it alone, and a fork takes that of the group.
+    // Other changes leave the window unchanged, and a fork inherits the window of the group.
     plane.configure_database("orders", DatabaseChanges::default().block_writes(false)).unwrap();
     plane.create_database(CreateDatabaseInput::fork("fork", "orders")).unwrap();
     assert_eq!((of("orders"), of("fork")), (("90m".into(), false), ("off".into(), true)));
@@ -45,9 +45,9 @@ fn a_database_has_the_window_of_its_group_or_its_own() {
     assert_eq!((none.kind(), none.to_string().as_str()), (ErrorKind::NotFound, "group not found"));
 }
 
-/// A refusal that says that the instant is not kept.
+/// Checks that an instant cannot be restored.
 fn refused(ledger: &mut Ledger, at: Timestamp) {
-    let error = ledger.restore(at).expect_err("nobody knows what it was then");
+    let error = ledger.restore(at).expect_err("the contents at this instant are unknown");
     assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{error}");
 }
 
@@ -55,11 +55,11 @@ fn checkpoint(connection: &Connection, mode: &str) {
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
-/// What happens to the log while the history is off.
+/// What ends the WAL while the history is off.
 const MEANWHILE: [&str; 4] = ["nothing", "RESTART", "TRUNCATE", "close"];
 
 #[test]
-fn open_connections_follow_when_a_history_is_turned_off_and_on() {
+fn open_connections_follow_when_history_is_turned_off_and_on() {
     for (cipher, meanwhile, of_group) in CIPHERS
         .into_iter()
         .flat_map(|cipher| MEANWHILE.map(|meanwhile| (cipher, meanwhile)))
@@ -73,7 +73,7 @@ fn open_connections_follow_when_a_history_is_turned_off_and_on() {
                 set(ledger, Some(window));
             }
         };
-        // One writes all the time, and one does not while it is off.
+        // One connection writes throughout; the other is idle while the history is off.
         let (mut connection, idle) = (ledger.connect(), ledger.connect());
         ledger.commit(&idle, "CREATE TABLE t(a)");
         checkpoint(&connection, "TRUNCATE");
@@ -92,25 +92,25 @@ fn open_connections_follow_when_a_history_is_turned_off_and_on() {
             (connection, idle) = (ledger.connect(), None);
         }
         connection.execute_batch("INSERT INTO t VALUES ('not kept')").unwrap();
-        let in_the_gap = now();
+        let in_gap = now();
         if meanwhile == "RESTART" || meanwhile == "TRUNCATE" {
             checkpoint(&connection, meanwhile);
         }
         connection.execute_batch("INSERT INTO t VALUES ('nor this')").unwrap();
-        let late_in_the_gap = now();
+        let late_in_gap = now();
         if meanwhile == "close" {
             drop(connection);
             connection = ledger.connect();
         }
-        // What is not kept is no point, nor is what stood in a log that was written over.
+        // Neither commits without history nor those in an overwritten WAL have a point.
         let mut listed = points.clone();
         listed.retain(|point| ledger.viewed_at(point.at).is_ok());
         assert_eq!(ledger.plane.points("orders", ..).unwrap().points, listed, "{meanwhile}");
         assert_eq!(listed[..4], points[..4], "{meanwhile}");
-        for at in [in_the_gap, late_in_the_gap] {
+        for at in [in_gap, late_in_gap] {
             refused(&mut ledger, at);
         }
-        // What was archived before is there, and the log that was not may have been written over.
+        // Archived generations are restorable. The live WAL may have been overwritten.
         for state in &before[..before.len() - 1] {
             assert_eq!(ledger.contents_at(state.from).unwrap(), state.contents, "{meanwhile}");
         }
@@ -128,7 +128,7 @@ fn open_connections_follow_when_a_history_is_turned_off_and_on() {
         for state in &after {
             assert_eq!(ledger.contents_at(state.from).unwrap(), state.contents, "{meanwhile}");
         }
-        for at in [in_the_gap, late_in_the_gap] {
+        for at in [in_gap, late_in_gap] {
             refused(&mut ledger, at);
         }
         checkpoint(&connection, "TRUNCATE");
@@ -140,7 +140,7 @@ fn open_connections_follow_when_a_history_is_turned_off_and_on() {
 }
 
 #[test]
-fn whoever_ends_a_log_last_keeps_it_though_he_was_idle_when_the_history_was_turned_on() {
+fn idle_connection_archives_wal_after_history_was_turned_on() {
     for (cipher, ending) in
         CIPHERS.into_iter().flat_map(|cipher| ["TRUNCATE", "close"].map(|end| (cipher, end)))
     {
@@ -165,7 +165,7 @@ fn whoever_ends_a_log_last_keeps_it_though_he_was_idle_when_the_history_was_turn
 }
 
 #[test]
-fn what_was_never_kept_is_refused_and_not_made_up() {
+fn instants_without_history_are_refused() {
     for written_before in [false, true] {
         let mut ledger = Ledger::plain();
         ledger.plane.set_group_history_window("default", Retention::OFF).unwrap();
@@ -184,7 +184,7 @@ fn what_was_never_kept_is_refused_and_not_made_up() {
             refused(&mut ledger, at);
         }
         assert_eq!(ledger.plane.points("orders", ..).unwrap().windows, []);
-        assert!(!ledger.place().join("archive").exists());
+        assert!(!ledger.database_dir().join("archive").exists());
         ledger.plane.set_group_history_window("default", window("1h")).unwrap();
         for at in [born, between] {
             refused(&mut ledger, at);
@@ -201,7 +201,7 @@ fn what_was_never_kept_is_refused_and_not_made_up() {
 }
 
 #[test]
-fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
+fn maintenance_removes_history_that_is_off() {
     for (cipher, same_log) in CIPHERS.into_iter().flat_map(|cipher| [(cipher, true), (cipher, false)]) {
         let mut ledger = Ledger::new(cipher);
         let connection = ledger.connect();
@@ -210,7 +210,7 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
         ledger.commit(&connection, "INSERT INTO t VALUES (1)");
         let before = ledger.states.clone();
         set(&ledger, Some(Retention::OFF));
-        let archive = ledger.place().join("archive");
+        let archive = ledger.database_dir().join("archive");
         assert!(files(&archive).len() > 3);
         let done = ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
         assert!(!done.deferred && done.generations > 0 && done.bytes_freed > 0, "{done:?}");
@@ -223,14 +223,14 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
         if !same_log {
             checkpoint(&connection, "TRUNCATE");
         }
-        let in_the_gap = now();
-        refused(&mut ledger, in_the_gap);
+        let in_gap = now();
+        refused(&mut ledger, in_gap);
         let done = ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
         assert_eq!((done.generations, files(&archive).len()), (0, 2));
 
-        // The next commit begins a new history, whether or not its log is that of the old one.
+        // The next commit starts a new history, in the old WAL or in a new one.
         set(&ledger, None);
-        refused(&mut ledger, in_the_gap);
+        refused(&mut ledger, in_gap);
         let states = ledger.states.len();
         for value in 2..6 {
             ledger.commit(&connection, &format!("INSERT INTO t VALUES ({value})"));
@@ -246,7 +246,7 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
             for state in &after {
                 assert_eq!(ledger.contents_at(state.from).unwrap(), state.contents);
             }
-            for at in before.iter().map(|state| state.from).chain([in_the_gap]) {
+            for at in before.iter().map(|state| state.from).chain([in_gap]) {
                 refused(&mut ledger, at);
             }
         }
@@ -254,7 +254,7 @@ fn maintenance_of_a_history_that_is_off_leaves_nothing_of_it() {
 }
 
 #[test]
-fn a_restored_database_has_a_history_of_its_own() {
+fn restored_database_has_its_own_retention() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");

@@ -1,5 +1,5 @@
-//! The power fails at any moment: the database is then what some transaction left, and none that was acknowledged as
-//! flushed is missing.
+//! Power failures at random moments: the database is then in the state of some transaction, and no transaction that
+//! was reported as durable is missing.
 
 use std::{
     env,
@@ -15,19 +15,20 @@ use litefleet::{
 };
 
 use crate::{
-    disk,
+    fault_vfs,
     model::{Model, Random, SCHEMA, number, transaction},
-    power::{Files, Machine, Shot, place},
-    vault::{Fleet, among_others, ask, run},
+    simulated_disk::{CrashImage, Files, SimulatedDisk, write_files},
+    support::{Fleet, query, run, shared_turn},
 };
 
-/// A database, and how it is used.
+/// The configuration of a test database.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     pub(crate) cipher: Cipher,
     pub(crate) format: PageFormat,
     pub(crate) synchronous: &'static str,
-    /// The journal mode of a copy that is attached by its path; nothing for a database of the fleet, which is in WAL mode.
+    /// The journal mode of an external copy that is attached by path; `None` for a database of the fleet, which is in
+    /// WAL mode.
     pub(crate) copy: Option<&'static str>,
 }
 
@@ -40,23 +41,23 @@ impl Case {
         self.copy.is_none_or(|mode| mode == "wal")
     }
 
-    /// In WAL mode NORMAL does not flush at each commit.
+    /// Whether every acknowledged commit is durable. In WAL mode, NORMAL does not flush at each commit.
     fn is_durable(&self) -> bool {
         self.synchronous != "NORMAL"
     }
 }
 
-/// The place of a database whose files are put there.
-pub(crate) struct Store {
+/// A database whose files the test replaces.
+pub(crate) struct TestDatabase {
     pub(crate) case: Case,
     fleet: Rc<Fleet>,
-    /// Its name, which is that of the directory for a copy too.
+    /// The name of the database, and of the directory of a copy.
     name: &'static str,
-    /// The files of a database without a row.
+    /// The files of the database without rows.
     pub(crate) empty: Files,
 }
 
-impl Store {
+impl TestDatabase {
     pub(crate) fn new(case: Case) -> Self {
         let fleet = Fleet::new(Some(case.cipher), case.format);
         let connection = fleet.connect();
@@ -74,8 +75,8 @@ impl Store {
         Self { case, fleet: Rc::new(fleet), name: "vault", empty }
     }
 
-    /// Another place where the same files may be put.
-    pub(crate) fn another(&self) -> Self {
+    /// A second database that accepts these files.
+    pub(crate) fn sibling(&self) -> Self {
         self.fleet.fork("another");
         Self { fleet: Rc::clone(&self.fleet), name: "another", empty: self.empty.clone(), ..*self }
     }
@@ -83,12 +84,12 @@ impl Store {
     pub(crate) fn dir(&self) -> PathBuf {
         match self.case.copy {
             Some(_) => self.fleet.dir.path().join(self.name),
-            None => self.fleet.place_of(self.name),
+            None => self.fleet.database_dir_of(self.name),
         }
     }
 
     pub(crate) fn open(&self, synchronous: &str) -> Result<Connection, String> {
-        // Whoever is in the way is on this very thread.
+        // Conflicting locks belong to this thread, so waiting is futile.
         let mut options = self.fleet.options().busy_timeout(Duration::ZERO);
         if self.case.copy.is_some() {
             options = options.unfenced();
@@ -100,7 +101,7 @@ impl Store {
             if let Some(mode) = self.case.copy {
                 let path = self.dir().join("copy.db");
                 connection.execute("ATTACH ?1 AS copy", [path.to_str().unwrap()])?;
-                assert_eq!(ask::<String>(&connection, &format!("PRAGMA copy.journal_mode={mode}"))?, mode);
+                assert_eq!(query::<String>(&connection, &format!("PRAGMA copy.journal_mode={mode}"))?, mode);
             }
             run(
                 &connection,
@@ -115,27 +116,27 @@ impl Store {
     }
 }
 
-/// Puts an image into place and checks that the database can be used; answers with the transaction that it is after.
-fn check(store: &Store, shot: &Shot, model: &mut Model) -> Result<u64, String> {
-    place(&store.dir(), &shot.files);
-    let schema = store.case.schema();
-    let connection = store.open("OFF")?;
+/// Installs an image, checks that the database is usable, and returns the number of its last transaction.
+fn check(database: &TestDatabase, image: &CrashImage, model: &mut Model) -> Result<u64, String> {
+    write_files(&database.dir(), &image.files);
+    let schema = database.case.schema();
+    let connection = database.open("OFF")?;
     let n = model.check(&connection, schema)?;
-    if !(shot.least..=shot.most).contains(&n) {
-        return Err(format!("it is after {n}, not within {} and {}", shot.least, shot.most));
+    if !(image.earliest..=image.latest).contains(&n) {
+        return Err(format!("it is after {n}, not in {}..={}", image.earliest, image.latest));
     }
-    // It goes on as if nothing had been.
+    // The database accepts the next transaction.
     run(&connection, &transaction(n + 1, schema)).map_err(|error| format!("going on after {n}: {error}"))?;
     let on = model.check(&connection, schema)?;
     drop(connection);
-    let again = store.open("OFF")?;
+    let again = database.open("OFF")?;
     let reached = model.check(&again, schema)?;
     if (on, reached) == (n + 1, n + 1) { Ok(n) } else { Err(format!("{reached} and {on} after {n}")) }
 }
 
-/// What a host does between transactions.
-fn keep_house(store: &Store, connection: Connection, random: &mut Random) -> Connection {
-    let schema = store.case.schema();
+/// A random maintenance operation between transactions.
+fn maintain(database: &TestDatabase, connection: Connection, random: &mut Random) -> Connection {
+    let schema = database.case.schema();
     let sql = match random.below(14) {
         0 => format!("PRAGMA {schema}.wal_checkpoint(PASSIVE)"),
         1 => format!("PRAGMA {schema}.wal_checkpoint(RESTART)"),
@@ -145,7 +146,7 @@ fn keep_house(store: &Store, connection: Connection, random: &mut Random) -> Con
         5 => "BEGIN; UPDATE t SET word = word || 'undone', bytes = bytes || word; ROLLBACK".into(),
         6 => {
             drop(connection);
-            return store.open(store.case.synchronous).unwrap();
+            return database.open(database.case.synchronous).unwrap();
         }
         _ => return connection,
     };
@@ -153,17 +154,22 @@ fn keep_house(store: &Store, connection: Connection, random: &mut Random) -> Con
     connection
 }
 
-/// Readers begin and end: a checkpoint goes no further than the oldest, which finds what was there when it began.
-fn read(store: &Store, reader: &mut Option<(Connection, u64)>, model: &mut Model, random: &mut Random) {
-    let schema = store.case.schema();
+/// Opens or closes a reader. A checkpoint proceeds no further than the oldest reader, which keeps its snapshot.
+fn read(
+    database: &TestDatabase,
+    reader: &mut Option<(Connection, u64)>,
+    model: &mut Model,
+    random: &mut Random,
+) {
+    let schema = database.case.schema();
     match random.below(8) {
         0 => {
             if let Some((connection, n)) = reader.take() {
-                assert_eq!(model.check(&connection, schema), Ok(n), "a reader; {:?}", store.case);
+                assert_eq!(model.check(&connection, schema), Ok(n), "a reader; {:?}", database.case);
             }
         }
-        1 if store.case.is_in_wal_mode() => {
-            let connection = store.open(store.case.synchronous).unwrap();
+        1 if database.case.is_in_wal_mode() => {
+            let connection = database.open(database.case.synchronous).unwrap();
             run(&connection, "BEGIN").unwrap();
             let n = number(&connection).unwrap();
             *reader = Some((connection, n));
@@ -172,92 +178,93 @@ fn read(store: &Store, reader: &mut Option<(Connection, u64)>, model: &mut Model
     }
 }
 
-/// Runs transactions, lets the power fail at random moments, checks what is left, and goes on from there.
-fn survive(case: Case, images: u64, seed: u64) {
-    let _turn = among_others();
+/// Runs transactions with simulated power failures, checks every image, and continues from one of them.
+fn run_case(case: Case, images: u64, seed: u64) {
+    let _turn = shared_turn();
     let context = |what: &str| format!("{what}\n{case:?}, seed {seed}");
     let mut random = Random::new(seed);
-    let store = Store::new(case);
-    let other = store.another();
+    let database = TestDatabase::new(case);
+    let other = database.sibling();
     let mut model = Model::new();
-    let (mut files, mut n) = (store.empty.clone(), 0);
-    // Images, and those which had lost a transaction that was begun, or acknowledged.
+    let (mut files, mut n) = (database.empty.clone(), 0);
+    // Images checked; those that lack the last begun transaction; those that lack an acknowledged one.
     let (mut checked, mut unfinished, mut lost) = (0, 0, 0);
     while checked < images {
-        let machine = Arc::new(Machine::new(&store.dir(), &files, n, case.is_durable(), random.next()));
-        let watch = disk::watch(Arc::clone(&machine) as _);
-        let mut connection = store.open(case.synchronous).unwrap();
+        let simulated_disk =
+            Arc::new(SimulatedDisk::new(&database.dir(), &files, n, case.is_durable(), random.next()));
+        let watch = fault_vfs::watch(Arc::clone(&simulated_disk) as _);
+        let mut connection = database.open(case.synchronous).unwrap();
         let found = model.check(&connection, case.schema());
         assert_eq!(found, Ok(n), "{}", context("after a power loss"));
         let mut reader = None;
         let mut left = Vec::new();
-        let mut look = |model: &mut Model, shots: Vec<Shot>| {
-            for shot in shots {
-                let n = check(&other, &shot, model)
-                    .unwrap_or_else(|why| panic!("{}", context(&format!("{why}\n{}", shot.how))));
+        let mut check_images = |model: &mut Model, images: Vec<CrashImage>| {
+            for image in images {
+                let n = check(&other, &image, model)
+                    .unwrap_or_else(|why| panic!("{}", context(&format!("{why}\n{}", image.how))));
                 checked += 1;
-                unfinished += u64::from(n < shot.most);
-                lost += u64::from(n < shot.acknowledged);
-                left.push((shot.files, n));
+                unfinished += u64::from(n < image.latest);
+                lost += u64::from(n < image.acknowledged);
+                left.push((image.files, n));
             }
         };
         for _ in 0..=random.below(15) {
             n += 1;
-            machine.begin(n);
+            simulated_disk.begin(n);
             run(&connection, &transaction(n, case.schema())).unwrap();
-            machine.acknowledge(n);
-            // Where there is a journal, none may read who does not let others write.
-            read(&store, &mut reader, &mut model, &mut random);
-            connection = keep_house(&store, connection, &mut random);
-            look(&mut model, machine.take());
+            simulated_disk.acknowledge(n);
+            // With a rollback journal, a reader would block writers.
+            read(&database, &mut reader, &mut model, &mut random);
+            connection = maintain(&database, connection, &mut random);
+            check_images(&mut model, simulated_disk.take_images());
         }
         drop((reader, connection));
-        look(&mut model, machine.take());
-        look(&mut model, vec![machine.shoot()]);
+        check_images(&mut model, simulated_disk.take_images());
+        check_images(&mut model, vec![simulated_disk.take_image()]);
         drop(watch);
         (files, n) = left.swap_remove(random.index(left.len()));
     }
-    // Otherwise nothing was put to the test.
+    // Otherwise the run has not tested what it claims to.
     assert!(unfinished > images / 10, "{}", context("hardly a transaction was interrupted"));
     assert_eq!(lost > 0, !case.is_durable(), "{}", context(&format!("{lost} images lost a transaction")));
 }
 
-/// Images of each case by default; with `LITEFLEET_SOAK` seconds, as many as go into that time.
-fn survive_often(case: Case, images: u64, seed: u64) {
-    survive(case, images, seed);
+/// Checks `images` images, and with `LITEFLEET_SOAK` set, further runs for that many seconds.
+fn run_case_or_soak(case: Case, images: u64, seed: u64) {
+    run_case(case, images, seed);
     let Some(soak) = env::var("LITEFLEET_SOAK").ok().map(|seconds| seconds.parse().unwrap()) else { return };
     let begin = Instant::now();
     for seed in seed + 1000.. {
         if begin.elapsed() > Duration::from_secs(soak) {
             break;
         }
-        survive(case, images, seed);
+        run_case(case, images, seed);
     }
 }
 
 #[test]
-fn what_was_acknowledged_survives_a_power_loss() {
+fn acknowledged_commits_survive_power_loss_with_synchronous_full() {
     for (cipher, format) in [(Cipher::Aegis256, PageFormat::Native), (Cipher::Aes128Gcm, PageFormat::Turso)] {
-        survive_often(Case { cipher, format, synchronous: "FULL", copy: None }, 150, 1);
+        run_case_or_soak(Case { cipher, format, synchronous: "FULL", copy: None }, 150, 1);
     }
 }
 
 #[test]
-fn without_flushes_a_power_loss_takes_the_last_transactions_and_nothing_else() {
+fn power_loss_with_synchronous_normal_loses_only_last_commits() {
     for (cipher, format) in
         [(Cipher::ChaCha20Poly1305, PageFormat::Native), (Cipher::Aegis128L, PageFormat::Turso)]
     {
-        survive_often(Case { cipher, format, synchronous: "NORMAL", copy: None }, 150, 2);
+        run_case_or_soak(Case { cipher, format, synchronous: "NORMAL", copy: None }, 150, 2);
     }
 }
 
 #[test]
-fn a_copy_outside_of_the_fleet_survives_a_power_loss_in_every_journal_mode() {
-    // Where a journal is deleted, EXTRA flushes the directory too: otherwise it may be there again.
+fn external_copy_survives_power_loss_in_every_journal_mode() {
+    // With a deleted journal only EXTRA flushes the directory; otherwise the journal may reappear.
     for (mode, synchronous) in
         [("delete", "EXTRA"), ("truncate", "FULL"), ("persist", "FULL"), ("wal", "FULL"), ("wal", "NORMAL")]
     {
         let (cipher, format) = (Cipher::Aegis256X2, PageFormat::Native);
-        survive_often(Case { cipher, format, synchronous, copy: Some(mode) }, 80, 3);
+        run_case_or_soak(Case { cipher, format, synchronous, copy: Some(mode) }, 80, 3);
     }
 }

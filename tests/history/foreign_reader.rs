@@ -1,5 +1,5 @@
-//! Another program has the database open when the last connection of the fleet closes, and closes later: the log goes with it,
-//! and every commit of the fleet stays restorable.
+//! A foreign process has the database open when the last connection of the fleet closes, and closes later. SQLite
+//! then deletes the WAL; every commit of the fleet must stay restorable.
 
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ use litefleet::{
 
 use crate::{
     maintain::set_window,
-    support::{Ledger, State, now, stranger},
+    support::{Ledger, State, foreign_connection, now},
 };
 
 fn verify(ledger: &Ledger) -> Vec<String> {
@@ -30,119 +30,119 @@ fn verify(ledger: &Ledger) -> Vec<String> {
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
-/// One connection of the fleet that commits and closes.
+/// A connection of the fleet that makes one commit and closes.
 fn session(ledger: &mut Ledger, sql: &str) {
     let connection = ledger.connect();
     ledger.commit(&connection, sql);
 }
 
-fn begun() -> Ledger {
+fn with_table() -> Ledger {
     let mut ledger = Ledger::plain();
     session(&mut ledger, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
     ledger
 }
 
 fn viewer(ledger: &Ledger) -> Connection {
-    let viewer = stranger(ledger);
+    let viewer = foreign_connection(ledger);
     viewer.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
     viewer
 }
 
-/// Closes a program that has the database open as the last one: the log is gone.
-fn closes_last(ledger: &Ledger, viewer: Connection) {
-    assert!(ledger.place().join("data.db-wal").exists());
+/// Closes the foreign connection as the last one, which deletes the WAL.
+fn close_last(ledger: &Ledger, viewer: Connection) {
+    assert!(ledger.database_dir().join("data.db-wal").exists());
     drop(viewer);
-    assert!(!ledger.place().join("data.db-wal").exists());
+    assert!(!ledger.database_dir().join("data.db-wal").exists());
 }
 
 fn windows(ledger: &Ledger) -> usize {
     ledger.plane.points("orders", ..).unwrap().windows.len()
 }
 
-/// The instant of the last commit that has one.
+/// The last stamp.
 fn last_stamp(ledger: &Ledger) -> Timestamp {
     ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at
 }
 
-/// Every state is restored, and the history is one span.
-fn is_whole(ledger: &mut Ledger) {
+/// Checks that every state is restorable, in one range, without findings.
+fn assert_whole(ledger: &mut Ledger) {
     ledger.check_all();
     ledger.check_windows();
     assert_eq!((windows(ledger), verify(ledger)), (1, vec![]));
 }
 
 #[test]
-fn commits_stay_restorable_when_a_reader_closes_last() {
-    let mut ledger = begun();
+fn commits_stay_restorable_if_a_foreign_reader_closes_last() {
+    let mut ledger = with_table();
     for round in 0..2 {
         let viewer = viewer(&ledger);
         for size in [10, 9000, 500] {
             session(&mut ledger, &format!("INSERT INTO t(value) VALUES (randomblob({size}))"));
-            is_whole(&mut ledger);
+            assert_whole(&mut ledger);
         }
-        closes_last(&ledger, viewer);
-        is_whole(&mut ledger);
-        // The first time the next writer goes on, the second time another reader comes and goes.
+        close_last(&ledger, viewer);
+        assert_whole(&mut ledger);
+        // In the first round a commit follows, in the second another foreign reader opens and closes.
         if round == 0 {
             session(&mut ledger, "DELETE FROM t WHERE id = 2");
         } else {
             drop(self::viewer(&ledger));
         }
-        is_whole(&mut ledger);
+        assert_whole(&mut ledger);
     }
 }
 
 #[test]
-fn each_close_adds_what_is_new_to_the_same_copy() {
-    let mut ledger = begun();
+fn each_close_appends_new_frames_to_the_same_segment() {
+    let mut ledger = with_table();
     let viewer = viewer(&ledger);
-    let segment = ledger.place().join("archive/000000000002.wal");
+    let segment = ledger.database_dir().join("archive/000000000002.wal");
     let (mut inode, mut len) = (None, 0);
     for _ in 0..4 {
         session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(6000))");
         let found = fs::metadata(&segment).unwrap();
         assert!(found.len() > len && inode.is_none_or(|inode| inode == found.ino()));
         (inode, len) = (Some(found.ino()), found.len());
-        let log = fs::read(ledger.place().join("data.db-wal")).unwrap();
+        let log = fs::read(ledger.database_dir().join("data.db-wal")).unwrap();
         assert!(fs::read(&segment).unwrap() == log[..usize::try_from(len).unwrap()]);
     }
-    // A connection that adds nothing copies nothing.
+    // A connection without commits copies nothing.
     let changed = fs::metadata(&segment).unwrap().modified().unwrap();
     drop(ledger.connect());
     assert_eq!(fs::metadata(&segment).unwrap().modified().unwrap(), changed);
-    // The log that ends is added to as well.
+    // A WAL restart appends to the segment too.
     let connection = ledger.connect();
     ledger.commit(&connection, "INSERT INTO t(value) VALUES (1)");
     connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
     ledger.commit(&connection, "INSERT INTO t(value) VALUES (2)");
     assert_eq!(fs::metadata(&segment).unwrap().ino(), inode.unwrap());
     drop(connection);
-    closes_last(&ledger, viewer);
-    is_whole(&mut ledger);
+    close_last(&ledger, viewer);
+    assert_whole(&mut ledger);
 }
 
 #[test]
-fn checkpoints_of_the_other_program_lose_no_commit_of_closed_connections() {
+fn foreign_checkpoints_lose_no_commit_of_closed_connections() {
     for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
-        let mut ledger = begun();
+        let mut ledger = with_table();
         let viewer = viewer(&ledger);
         for _ in 0..3 {
             session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(5000))");
             viewer.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
-            is_whole(&mut ledger);
+            assert_whole(&mut ledger);
         }
         drop(viewer);
-        is_whole(&mut ledger);
+        assert_whole(&mut ledger);
         session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
-        is_whole(&mut ledger);
+        assert_whole(&mut ledger);
     }
 }
 
 #[test]
-fn commits_of_the_other_program_are_a_gap() {
-    // It closes with its commits, or begins the log anew with them.
+fn foreign_commits_are_a_gap() {
+    // The foreign process closes after its commits, or restarts the WAL with them.
     for (closes, restarts) in [(true, false), (true, true), (false, true)] {
-        let mut ledger = begun();
+        let mut ledger = with_table();
         let viewer = viewer(&ledger);
         session(&mut ledger, "INSERT INTO t(value) VALUES ('fleet')");
         let (stamp, last) = (last_stamp(&ledger), now());
@@ -178,10 +178,10 @@ fn commits_of_the_other_program_are_a_gap() {
     }
 }
 
-/// The other program goes on committing into the log that the fleet has left: what the fleet committed is answered all the time.
+/// A foreign process commits to the WAL after the fleet has closed. Commits of the fleet stay restorable throughout.
 #[test]
-fn commits_behind_the_copy_hide_nothing_before_them() {
-    let mut ledger = begun();
+fn foreign_commits_after_the_copy_hide_no_earlier_commit() {
+    let mut ledger = with_table();
     let viewer = viewer(&ledger);
     session(&mut ledger, "INSERT INTO t(value) VALUES ('fleet')");
     let state = State { from: last_stamp(&ledger), ..ledger.states.last().unwrap().clone() };
@@ -189,22 +189,22 @@ fn commits_behind_the_copy_hide_nothing_before_them() {
         viewer.execute_batch("INSERT INTO t(value) VALUES ('viewer')").unwrap();
         assert!(ledger.contents_at(state.from).unwrap() == state.contents);
         assert_eq!(verify(&ledger), [""; 0]);
-        // A reader of the fleet takes the other program's commits with it, as a span without stamps.
+        // A fleet connection that closes copies the foreign commits too, as unstamped ones.
         drop(ledger.connect());
         assert!(ledger.contents_at(state.from).unwrap() == state.contents);
     }
-    // Nobody knows when they were made: all of them are there in the end.
+    // Unstamped commits resolve at the latest possible instant.
     let last = Timestamp::from_micros(now().as_micros() + 3_600_000_000).unwrap();
     let rows: u32 = viewer.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
-    closes_last(&ledger, viewer);
+    close_last(&ledger, viewer);
     assert!(ledger.contents_at(state.from).unwrap() == state.contents);
     assert_eq!(ledger.contents_at(last).unwrap()["t"].len(), rows as usize);
     assert_eq!(verify(&ledger), [""; 0]);
 }
 
 #[test]
-fn a_transaction_of_the_other_program_does_not_keep_commits_from_the_copy() {
-    let mut ledger = begun();
+fn open_foreign_transaction_does_not_prevent_the_copy() {
+    let mut ledger = with_table();
     let viewer = viewer(&ledger);
     for _ in 0..2 {
         let connection = ledger.connect();
@@ -213,15 +213,15 @@ fn a_transaction_of_the_other_program_does_not_keep_commits_from_the_copy() {
         drop(connection);
         viewer.execute_batch("ROLLBACK").unwrap();
     }
-    closes_last(&ledger, viewer);
-    is_whole(&mut ledger);
+    close_last(&ledger, viewer);
+    assert_whole(&mut ledger);
     session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
-    is_whole(&mut ledger);
+    assert_whole(&mut ledger);
 }
 
 #[test]
-fn the_last_of_several_connections_keeps_the_log() {
-    let mut ledger = begun();
+fn last_of_several_connections_archives_the_wal() {
+    let mut ledger = with_table();
     let viewer = viewer(&ledger);
     let [writer, idle, unused] = [ledger.connect(), ledger.connect(), ledger.connect()];
     idle.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
@@ -229,22 +229,22 @@ fn the_last_of_several_connections_keeps_the_log() {
     drop(writer);
     drop(idle);
     drop(unused);
-    // One that leaves the log as a host may ask it to.
+    // A host may suppress the checkpoint on close.
     let connection = ledger.connect();
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     ledger.commit(&connection, "INSERT INTO t(value) VALUES (2)");
     drop(connection);
-    closes_last(&ledger, viewer);
-    is_whole(&mut ledger);
+    close_last(&ledger, viewer);
+    assert_whole(&mut ledger);
 }
 
 #[test]
-fn nothing_is_kept_while_the_history_is_off() {
-    let mut ledger = begun();
+fn close_archives_nothing_while_history_is_off() {
+    let mut ledger = with_table();
     let viewer = viewer(&ledger);
     session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
     set_window(&ledger, "off");
-    let segment = ledger.place().join("archive/000000000002.wal");
+    let segment = ledger.database_dir().join("archive/000000000002.wal");
     let before = fs::read(&segment).unwrap();
     let connection = ledger.connect();
     connection.execute_batch("INSERT INTO t(value) VALUES ('off')").unwrap();
@@ -254,19 +254,19 @@ fn nothing_is_kept_while_the_history_is_off() {
     let kept = State { from: last_stamp(&ledger), ..ledger.states.last().unwrap().clone() };
     session(&mut ledger, "INSERT INTO t(value) VALUES ('on')");
     let last = State { from: last_stamp(&ledger), ..ledger.states.last().unwrap().clone() };
-    closes_last(&ledger, viewer);
+    close_last(&ledger, viewer);
     for state in [kept, last] {
         assert!(ledger.contents_at(state.from).unwrap() == state.contents);
     }
     assert_eq!(verify(&ledger), [""; 0]);
 }
 
-const ROLE: &str = "LITEFLEET_VIEWER_CHILD";
+const ROLE: &str = "LITEFLEET_FOREIGN_READER_CHILD";
 
-/// A process that has the database open through the fleet, commits if it is to, and waits to be told to close or killed. It
-/// dies before the given step of the file operations behind its commit.
-fn open_database(orders: &str) -> ! {
-    let [root, sql, step] = orders.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
+/// A process that opens the database through the fleet, runs SQL, and closes when told to. It aborts before disk
+/// operation `step` of the close.
+fn open_database(args: &str) -> ! {
+    let [root, sql, step] = args.split('|').collect::<Vec<_>>()[..] else { unreachable!() };
     let step: u64 = step.parse().unwrap();
     let (armed, count) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
     let is_armed = Arc::clone(&armed);
@@ -291,7 +291,7 @@ fn open_database(orders: &str) -> ! {
     std::process::exit(0)
 }
 
-/// It does not outlive the test.
+/// A child process that is killed when dropped.
 struct Other(Child);
 
 impl Drop for Other {
@@ -304,7 +304,7 @@ impl Drop for Other {
 fn spawn(ledger: &Ledger, sql: &str, step: u64) -> Other {
     let mark = if ledger.key.is_some() { "!" } else { "" };
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "viewer::a_process_may_be_killed_at_any_step_of_the_copy"]);
+    command.args(["--exact", "foreign_reader::process_killed_at_any_step_of_the_copy_loses_no_commit"]);
     command.args(["--nocapture", "--test-threads=1"]);
     command.env(ROLE, format!("{}{mark}|{sql}|{step}", ledger.plane.root().display()));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -314,23 +314,23 @@ fn spawn(ledger: &Ledger, sql: &str, step: u64) -> Other {
     other
 }
 
-/// Tells a process to close, and says whether it came to its end.
+/// Tells a child to close. Returns whether it exited normally.
 fn close(mut other: Other) -> bool {
     other.0.stdin.take().unwrap().write_all(b"\n").unwrap();
     other.0.wait().unwrap().success()
 }
 
 #[test]
-fn a_process_may_be_killed_at_any_step_of_the_copy() {
-    if let Ok(orders) = env::var(ROLE) {
-        open_database(&orders);
+fn process_killed_at_any_step_of_the_copy_loses_no_commit() {
+    if let Ok(args) = env::var(ROLE) {
+        open_database(&args);
     }
     let mut steps = 0;
-    // A first copy, or one that is added to.
+    // The first copy, or an extension of an existing one.
     for is_added_to in [false, true] {
         for step in 0.. {
             let context = format!("added to {is_added_to}, step {step}");
-            let mut ledger = begun();
+            let mut ledger = with_table();
             let viewer = viewer(&ledger);
             if is_added_to {
                 session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(5000))");
@@ -341,7 +341,7 @@ fn a_process_may_be_killed_at_any_step_of_the_copy() {
             ledger.states.last_mut().unwrap().to = ledger.states.last().unwrap().from;
             assert_eq!(verify(&ledger), [""; 0], "{context}");
             let rows = ledger.contents_at(after).unwrap()["t"].len();
-            closes_last(&ledger, viewer);
+            close_last(&ledger, viewer);
             let check = |ledger: &mut Ledger| {
                 for state in ledger.states.clone() {
                     let found =
@@ -350,7 +350,7 @@ fn a_process_may_be_killed_at_any_step_of_the_copy() {
                 }
                 match ledger.contents_at(after) {
                     Ok(found) => assert_eq!(found["t"].len(), rows, "{context}"),
-                    // Its process was killed before the copy was whole.
+                    // The process was killed before the copy was complete.
                     Err(error) => {
                         assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{context}: {error}");
                         assert!(!ended, "{context}");
@@ -372,7 +372,7 @@ fn a_process_may_be_killed_at_any_step_of_the_copy() {
 }
 
 #[test]
-fn another_process_of_the_fleet_may_be_killed_while_it_is_the_last() {
+fn peer_process_killed_as_last_opener_loses_no_commit() {
     for cipher in [None, Some(Cipher::Aegis256)] {
         let mut ledger = Ledger::new(cipher);
         session(&mut ledger, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
@@ -380,32 +380,32 @@ fn another_process_of_the_fleet_may_be_killed_while_it_is_the_last() {
         let other = spawn(&ledger, "SELECT count(*) FROM t", u64::MAX);
         for _ in 0..3 {
             session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(3000))");
-            is_whole(&mut ledger);
+            assert_whole(&mut ledger);
         }
-        let log = fs::read(ledger.place().join("data.db-wal")).unwrap();
-        let segment = fs::read(ledger.place().join("archive/000000000002.wal")).unwrap();
+        let log = fs::read(ledger.database_dir().join("data.db-wal")).unwrap();
+        let segment = fs::read(ledger.database_dir().join("archive/000000000002.wal")).unwrap();
         assert!(log.starts_with(&segment) && segment.len() > 10_000);
         drop(other);
         if let Some(viewer) = viewer {
-            closes_last(&ledger, viewer);
+            close_last(&ledger, viewer);
         } else {
-            // What a program does that reads the file with the key, and knows nothing of this.
+            // Another connection of the fleet closes last.
             drop(ledger.connect());
         }
-        is_whole(&mut ledger);
+        assert_whole(&mut ledger);
         session(&mut ledger, "INSERT INTO t(value) VALUES (1)");
-        is_whole(&mut ledger);
+        assert_whole(&mut ledger);
     }
 }
 
 #[test]
-fn a_killed_process_whose_log_a_reader_takes_away_leaves_a_gap_and_no_finding() {
-    let mut ledger = begun();
+fn wal_of_killed_process_deleted_by_reader_is_a_gap_not_a_finding() {
+    let mut ledger = with_table();
     let viewer = viewer(&ledger);
     let other = spawn(&ledger, "INSERT INTO t(value) VALUES ('killed')", u64::MAX);
     let within = now();
     drop(other);
-    closes_last(&ledger, viewer);
+    close_last(&ledger, viewer);
     assert_eq!(verify(&ledger), [""; 0]);
     let error = ledger.contents_at(within).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{error}");
@@ -417,31 +417,33 @@ fn a_killed_process_whose_log_a_reader_takes_away_leaves_a_gap_and_no_finding() 
     assert_eq!((windows(&ledger), verify(&ledger)), (2, vec![]));
 }
 
-/// The state after a power failure in which the end record reached the disk, and the move of the log did not.
+/// The state after a power failure in which the end record reached the disk and the rename of the WAL did not.
 #[test]
-fn a_log_that_was_not_moved_and_is_taken_away_is_a_gap() {
+fn unmoved_wal_deleted_by_foreign_process_is_a_gap() {
     for commits in [false, true] {
-        let mut ledger = begun();
+        let mut ledger = with_table();
         session(&mut ledger, "INSERT INTO t(value) VALUES (randomblob(5000))");
-        let (segment, log) =
-            (ledger.place().join("archive/000000000002.wal"), ledger.place().join("data.db-wal"));
-        let changed = fs::metadata(ledger.place().join("data.db")).unwrap().modified().unwrap();
+        let (segment, log) = (
+            ledger.database_dir().join("archive/000000000002.wal"),
+            ledger.database_dir().join("data.db-wal"),
+        );
+        let changed = fs::metadata(ledger.database_dir().join("data.db")).unwrap().modified().unwrap();
         fs::rename(&segment, &log).unwrap();
-        // Nobody has touched the database: it goes on.
+        // The database is unchanged, so the history continues.
         ledger.check_windows();
-        let stranger = stranger(&ledger);
-        let sql = if commits { "INSERT INTO t(value) VALUES ('strange')" } else { "SELECT count(*) FROM t" };
-        stranger.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+        let foreign = foreign_connection(&ledger);
+        let sql = if commits { "INSERT INTO t(value) VALUES ('foreign')" } else { "SELECT count(*) FROM t" };
+        foreign.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
         if commits {
-            stranger.execute_batch(sql).unwrap();
+            foreign.execute_batch(sql).unwrap();
         }
-        drop(stranger);
+        drop(foreign);
         assert!(!log.exists());
-        assert_ne!(fs::metadata(ledger.place().join("data.db")).unwrap().modified().unwrap(), changed);
+        assert_ne!(fs::metadata(ledger.database_dir().join("data.db")).unwrap().modified().unwrap(), changed);
         ledger.states.truncate(2);
         ledger.check_windows();
         let found = verify(&ledger);
-        // As long as nobody has written since, the segment may have been removed as well.
+        // Until the next write, the segment may be reported as missing.
         assert!(found.iter().all(|finding| finding.contains("000000000002.wal: it is missing")), "{found:?}");
         session(&mut ledger, "INSERT INTO t(value) VALUES ('later')");
         ledger.check_windows();

@@ -1,4 +1,4 @@
-//! Stamps that a newer version of this crate wrote.
+//! Stamp files of a newer format version are refused, not reported as damage.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{
     support::{Ledger, now},
 };
 
-/// Makes the header say another version, with or without the check that belongs to it.
+/// Sets the version in the header, with or without recomputing the header's checksum.
 fn set_version(path: &Path, version: u8, is_whole: bool) {
     let mut bytes = fs::read(path).unwrap();
     assert_eq!(bytes[8], 1);
@@ -23,14 +23,14 @@ fn set_version(path: &Path, version: u8, is_whole: bool) {
     fs::write(path, bytes).unwrap();
 }
 
-fn is_of_version_2(error: &Error, name: &str) {
+fn assert_version_2_refused(error: &Error, name: &str) {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     let text = error.to_string();
     assert!(text.contains(name) && text.contains("has format version 2"), "{text}");
 }
 
 #[test]
-fn stamps_of_a_newer_version_are_refused_by_name_and_not_damaged() {
+fn stamps_of_newer_format_version_are_refused_and_left_intact() {
     for cipher in CIPHERS {
         for name in ["live.stamps", "000000000001.stamps"] {
             let mut ledger = Ledger::new(cipher);
@@ -39,28 +39,31 @@ fn stamps_of_a_newer_version_are_refused_by_name_and_not_damaged() {
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
             ledger.commit(&connection, "INSERT INTO t VALUES (1)");
             drop(connection);
-            let path = ledger.place().join("archive").join(name);
+            let path = ledger.database_dir().join("archive").join(name);
             let whole = fs::read(&path).unwrap();
             let at = if name == "live.stamps" { now() } else { ledger.states[1].from };
             ledger.states.last_mut().unwrap().to = now();
 
             set_version(&path, 2, true);
             let newer = fs::read(&path).unwrap();
-            is_of_version_2(&ledger.contents_at(at).unwrap_err(), name);
-            is_of_version_2(&ledger.plane.points("orders", ..).unwrap_err(), name);
-            is_of_version_2(&ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err(), name);
+            assert_version_2_refused(&ledger.contents_at(at).unwrap_err(), name);
+            assert_version_2_refused(&ledger.plane.points("orders", ..).unwrap_err(), name);
+            assert_version_2_refused(
+                &ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err(),
+                name,
+            );
             let verified =
                 ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
-            is_of_version_2(&verified.unwrap_err(), name);
+            assert_version_2_refused(&verified.unwrap_err(), name);
             if name == "live.stamps" {
-                // What the newer one wrote stays what it is.
+                // The file of the newer version is not overwritten.
                 let connection = ledger.connect();
                 let refused = connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
-                is_of_version_2(&explain(&connection, refused), name);
+                assert_version_2_refused(&explain(&connection, refused), name);
             }
             assert!(fs::read(&path).unwrap() == newer);
 
-            // A header that is not whole is damage, whatever version it says.
+            // An invalid header is damage, whatever version it states.
             fs::write(&path, &whole).unwrap();
             set_version(&path, 2, false);
             let error = ledger.viewed_at(at).unwrap_err();

@@ -1,4 +1,5 @@
-//! Logs that are begun anew while several connections have the database open.
+//! WAL restarts while several connections have the database open: whether the WAL is moved or copied, and what peers
+//! see.
 
 use std::{
     env, fs,
@@ -18,12 +19,12 @@ use litefleet::{
 };
 
 use crate::{
-    disk::{self, Call, Opened, Verdict, Watcher},
+    fault_vfs::{self, Call, Opened, Verdict, Watcher},
     random::Random,
-    support::{Ledger, now, stranger},
+    support::{Ledger, foreign_connection, now},
 };
 
-fn begin_anew(connection: &Connection) {
+fn restart_wal(connection: &Connection) {
     let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0)).unwrap();
     assert_eq!(busy, 0);
 }
@@ -32,13 +33,13 @@ fn count(connection: &Connection) -> u32 {
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
 
-/// The inode of the log, and that of the segment that it became when it was begun anew by a commit of `writer`.
+/// Restarts the WAL with a commit of `writer`. Returns the inodes of the old WAL and of the segment.
 fn inodes(ledger: &mut Ledger, writer: &Connection, segment: &str) -> (u64, u64) {
-    let place = ledger.place();
-    let log = fs::metadata(place.join("data.db-wal")).unwrap().ino();
-    begin_anew(writer);
+    let dir = ledger.database_dir();
+    let log = fs::metadata(dir.join("data.db-wal")).unwrap().ino();
+    restart_wal(writer);
     ledger.commit(writer, "INSERT INTO t(value) VALUES (randomblob(3000))");
-    (log, fs::metadata(place.join("archive").join(segment)).unwrap().ino())
+    (log, fs::metadata(dir.join("archive").join(segment)).unwrap().ino())
 }
 
 fn check(ledger: &mut Ledger) {
@@ -48,7 +49,7 @@ fn check(ledger: &mut Ledger) {
 }
 
 #[test]
-fn a_log_is_moved_away_from_under_the_other_connections_of_its_process() {
+fn wal_is_moved_while_peers_have_it_open() {
     for cipher in [None, Some(Cipher::Aegis256)] {
         let mut ledger = Ledger::new(cipher);
         let [one, two, idle] = [ledger.connect(), ledger.connect(), ledger.connect()];
@@ -65,7 +66,7 @@ fn a_log_is_moved_away_from_under_the_other_connections_of_its_process() {
                 assert_eq!(count(reader), rows, "log {number}");
             }
         }
-        // One that comes later finds the same log.
+        // A new connection sees the new WAL.
         let late = ledger.connect();
         assert_eq!(count(&late), 5);
         ledger.commit(&idle, "DELETE FROM t WHERE id = 1");
@@ -78,19 +79,19 @@ fn a_log_is_moved_away_from_under_the_other_connections_of_its_process() {
 }
 
 #[test]
-fn a_log_that_a_stranger_has_open_is_copied() {
+fn wal_open_in_a_foreign_process_is_copied() {
     let mut ledger = Ledger::plain();
     let [one, two] = [ledger.connect(), ledger.connect()];
     ledger.commit(&one, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
-    let stranger = stranger(&ledger);
-    assert_eq!([&two, &stranger].map(count), [0; 2]);
+    let foreign = foreign_connection(&ledger);
+    assert_eq!([&two, &foreign].map(count), [0; 2]);
     let (log, segment) = inodes(&mut ledger, &one, "000000000001.wal");
     assert_ne!(log, segment);
-    assert_eq!([&two, &stranger].map(count), [1; 2]);
-    // Nor does it change hands for those that stay.
+    assert_eq!([&two, &foreign].map(count), [1; 2]);
+    // The WAL is not replaced while both write to it.
     ledger.commit(&two, "INSERT INTO t(value) VALUES (2)");
-    assert_eq!([&one, &stranger].map(count), [2; 2]);
-    drop(stranger);
+    assert_eq!([&one, &foreign].map(count), [2; 2]);
+    drop(foreign);
     let (log, segment) = inodes(&mut ledger, &one, "000000000002.wal");
     assert_eq!(log, segment);
     assert_eq!([&one, &two].map(count), [3; 2]);
@@ -98,9 +99,9 @@ fn a_log_that_a_stranger_has_open_is_copied() {
     check(&mut ledger);
 }
 
-/// The balance of all accounts never changes, and the number of the last transfer never falls.
+/// Invariants: the sum of all balances is constant, and the number of the last transfer never decreases.
 #[test]
-fn threads_that_read_and_write_while_logs_are_moved_see_whole_commits() {
+fn concurrent_threads_see_whole_commits_while_wals_are_moved() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(
@@ -173,21 +174,21 @@ fn threads_that_read_and_write_while_logs_are_moved_see_whole_commits() {
                 )
                 .unwrap();
             assert_eq!(total, 200_000);
-            // A commit that had returned is there, and at most those of both writers that had not yet said so.
+            // Every commit that returned before the instant is included, and at most the two in flight afterwards.
             assert!(((before)..=(after + 2)).contains(&last.cast_unsigned()), "{before} {last} {after}");
         }
     });
     let connection = ledger.connect();
-    let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(sound, "ok");
+    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
     let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
     assert_eq!(verified.unwrap().findings, vec![]);
 }
 
-/// A connection to a database that was destroyed has nothing to do with those to the next one of its name, whose log it would
-/// find at the path of its own.
+/// A connection to a destroyed database has the path of its successor. It must not count as a peer of connections to
+/// that.
 #[test]
-fn a_log_is_not_moved_from_under_connections_to_another_database_of_that_name() {
+fn wal_is_not_moved_while_a_destroyed_namesake_is_open() {
     let ledger = Ledger::plain();
     let fill = |connection: &Connection, what: &str| {
         let sql = format!(
@@ -206,23 +207,23 @@ fn a_log_is_not_moved_from_under_connections_to_another_database_of_that_name() 
     let [one, two] = [ledger.connect(), ledger.connect()];
     fill(&one, "new");
     assert_eq!(count(&two), 300);
-    let log = ledger.place().join("data.db-wal");
+    let log = ledger.database_dir().join("data.db-wal");
     let before = fs::metadata(&log).unwrap().ino();
-    begin_anew(&one);
+    restart_wal(&one);
     one.execute_batch("UPDATE t SET value = 'newer' || value").unwrap();
     assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the log was moved");
     let seen = old.query_row("SELECT count(*) FROM t WHERE value LIKE 'old%'", [], |row| row.get(0));
     assert_eq!(seen, Ok(300));
     drop(old);
     assert_eq!([&one, &two].map(count), [300; 2]);
-    let sound: String = two.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(sound, "ok");
+    let check: String = two.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
 }
 
-/// The part of a test that runs in a process of its own: there the VFS beneath is in its place from the beginning.
-const ROLE: &str = "LITEFLEET_NEIGHBOURS_CHILD";
+/// Set in the child process, in which the fault-injecting VFS is installed before SQLite opens a file.
+const ROLE: &str = "LITEFLEET_PEERS_CHILD";
 
-/// Keeps the shared lock of the database file from one thread, as another program may do for a moment.
+/// Denies one thread the shared lock of the database file, as a foreign process may do briefly.
 #[derive(Default)]
 struct Contended {
     thread: Mutex<Option<ThreadId>>,
@@ -246,25 +247,26 @@ impl Watcher for Contended {
     }
 }
 
-/// Whoever waits for the locks of its neighbours lets others open the database, and gives the locks back when they are free.
+/// A connection that waits for locks of its peers lets others open the database, and releases the locks once it has
+/// them.
 #[test]
-fn waiting_for_the_locks_of_neighbours_blocks_nobody_else() {
-    let name = "neighbours::waiting_for_the_locks_of_neighbours_blocks_nobody_else";
+fn waiting_for_locks_of_peers_does_not_block_opens() {
+    let name = "peers::waiting_for_locks_of_peers_does_not_block_opens";
     if env::var_os(ROLE).is_none() {
         let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
         assert!(child.status().unwrap().success());
         return;
     }
-    disk::slide_beneath();
+    fault_vfs::install();
     let contended = Arc::new(Contended::default());
-    let _watch = disk::watch(Arc::clone(&contended) as _);
+    let _watch = fault_vfs::watch(Arc::clone(&contended) as _);
     let mut ledger = Ledger::plain();
     let [one, two, three] = [ledger.connect(), ledger.connect(), ledger.connect()];
     ledger.commit(&one, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
     assert_eq!([&two, &three].map(count), [0; 2]);
-    begin_anew(&one);
-    let log = fs::metadata(ledger.place().join("data.db-wal")).unwrap().ino();
+    restart_wal(&one);
+    let log = fs::metadata(ledger.database_dir().join("data.db-wal")).unwrap().ino();
     *contended.thread.lock().unwrap() = Some(thread::current().id());
     thread::scope(|scope| {
         let (ledger, contended) = (&ledger, &contended);
@@ -279,6 +281,10 @@ fn waiting_for_the_locks_of_neighbours_blocks_nobody_else() {
         one.execute_batch("INSERT INTO t(value) VALUES (1)").unwrap();
     });
     assert!(contended.was_asked.load(SeqCst));
-    assert_ne!(fs::metadata(ledger.place().join("data.db-wal")).unwrap().ino(), log, "the log was moved");
+    assert_ne!(
+        fs::metadata(ledger.database_dir().join("data.db-wal")).unwrap().ino(),
+        log,
+        "the log was moved"
+    );
     assert_eq!([&one, &two, &three].map(count), [1; 3]);
 }

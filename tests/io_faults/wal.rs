@@ -1,4 +1,4 @@
-//! What stands in a sealed WAL, and that no nonce is ever used twice.
+//! The contents of a sealed WAL, and the uniqueness of nonces.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,8 +11,8 @@ use std::{
 use litefleet::{Cipher, PageFormat, rusqlite::Connection};
 
 use crate::{
-    disk::{self, Call, Kind, Opened, Verdict, Watcher},
-    vault::{Fleet, among_others, ask, run},
+    fault_vfs::{self, Call, Kind, Opened, Verdict, Watcher},
+    support::{Fleet, query, run, shared_turn},
 };
 
 const PAGE_LEN: usize = 4096;
@@ -20,7 +20,7 @@ const HEADER_LEN: usize = 32;
 const FRAME_HEADER_LEN: usize = 24;
 const FRAME_LEN: usize = FRAME_HEADER_LEN + PAGE_LEN;
 
-/// Keeps the nonces of all sealed pages that are written in a directory.
+/// Records the nonces of all sealed pages written below a directory.
 struct NonceWatcher {
     root: PathBuf,
     nonce_len: usize,
@@ -29,14 +29,14 @@ struct NonceWatcher {
 
 #[derive(Default)]
 struct Nonces {
-    /// A fingerprint of the page that was sealed under each, and where it was written first.
+    /// By nonce: a fingerprint of the page sealed under it, and the kind of file to which it was written first.
     pages_by_nonce: HashMap<Vec<u8>, (u64, Kind)>,
     pages: usize,
     kinds: BTreeSet<Kind>,
-    /// Pages that a checkpoint moved as they were.
+    /// Pages that a checkpoint copied unchanged.
     moved: usize,
-    /// Pages under the nonce of another one.
-    twice: usize,
+    /// Pages sealed under a used nonce.
+    reused: usize,
 }
 
 impl NonceWatcher {
@@ -63,7 +63,7 @@ impl Watcher for NonceWatcher {
             match seen.pages_by_nonce.insert(nonce, (fingerprint, kind)) {
                 None => {}
                 Some((same, Kind::Wal)) if same == fingerprint && kind == Kind::Data => seen.moved += 1,
-                Some(_) => seen.twice += 1,
+                Some(_) => seen.reused += 1,
             }
         }
         Verdict::Pass
@@ -71,9 +71,9 @@ impl Watcher for NonceWatcher {
 }
 
 #[test]
-fn no_two_pages_are_sealed_under_the_same_nonce() {
-    let _turn = among_others();
-    // The shortest nonce, and the longest; in Turso's format all files share the key itself.
+fn no_nonce_is_used_twice() {
+    let _turn = shared_turn();
+    // The shortest and the longest nonce. In Turso's format all files share one key.
     for (cipher, format) in [(Cipher::Aes256Gcm, PageFormat::Turso), (Cipher::Aegis256, PageFormat::Native)] {
         let fleet = Fleet::new(Some(cipher), format);
         let watcher = Arc::new(NonceWatcher {
@@ -81,8 +81,8 @@ fn no_two_pages_are_sealed_under_the_same_nonce() {
             nonce_len: cipher.nonce_len(),
             seen: Mutex::default(),
         });
-        let _watch = disk::watch(Arc::clone(&watcher) as _);
-        // Two sorts of rows in turn, so that pages are the same again and again but for what is random.
+        let _watch = fault_vfs::watch(Arc::clone(&watcher) as _);
+        // Alternate two contents, so that plaintext pages repeat.
         let connection = fleet.connect_unfenced();
         run(
             &connection,
@@ -99,7 +99,7 @@ fn no_two_pages_are_sealed_under_the_same_nonce() {
         while watcher.seen().pages < 50_000 {
             round += 1;
             let rows = format!("bytes = printf('%.*c', 3500, '{}')", round % 2);
-            // Each time by another connection, which has a generator of its own.
+            // Each round uses a new connection with its own nonce generator.
             let another = fleet.connect();
             run(&another, &format!("PRAGMA synchronous=OFF; UPDATE t SET {rows}")).unwrap();
             run(&another, "PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
@@ -107,12 +107,12 @@ fn no_two_pages_are_sealed_under_the_same_nonce() {
         }
         let seen = watcher.seen();
         assert_eq!(seen.kinds, [Kind::Data, Kind::Wal, Kind::Journal].into(), "{cipher}");
-        assert_eq!(seen.twice, 0, "{cipher}");
+        assert_eq!(seen.reused, 0, "{cipher}");
         assert_eq!(seen.pages_by_nonce.len() + seen.moved, seen.pages, "{cipher}");
     }
 }
 
-/// Keeps the places and lengths of what is written to a WAL, and whether it is the last frame of a transaction.
+/// Records offset and length of each write to a WAL, and whether it is a commit frame.
 struct FrameWatcher {
     wal: PathBuf,
     writes: Mutex<Vec<(u64, usize, bool)>>,
@@ -133,27 +133,27 @@ impl Watcher for FrameWatcher {
     }
 }
 
-/// How many writes there were of each sort.
+/// The number of writes of each kind.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Writes {
-    headers_of_logs: usize,
+    wal_headers: usize,
     frames: usize,
-    /// Pages that were written again in their transaction.
+    /// Pages overwritten within their transaction.
     pages: usize,
-    /// Headers of frames that were written again at the end of their transaction.
+    /// Frame headers rewritten at the end of their transaction.
     headers: usize,
 }
 
-/// Checks that each write is one that may be, and counts them.
+/// Checks that each write is valid, and counts them by kind.
 fn counted(writes: &[(u64, usize, bool)]) -> Writes {
     let mut counted = Writes::default();
-    // The place after the last frame that was written, after the last transaction, and after the one before it.
+    // End offsets of the last frame, of the last transaction, and of the one before.
     let (mut end, mut committed, mut before) = (0, 0, 0);
     for (at, len, commits) in writes.iter().copied() {
         let is_frame = |at: u64| at >= 32 && (at - 32).is_multiple_of(FRAME_LEN as u64);
         match len {
             HEADER_LEN if at == 0 => {
-                counted.headers_of_logs += 1;
+                counted.wal_headers += 1;
                 (end, committed, before) = (32, 32, 32);
             }
             FRAME_LEN => {
@@ -179,8 +179,8 @@ fn counted(writes: &[(u64, usize, bool)]) -> Writes {
     counted
 }
 
-/// SQLite's running checksum (<https://www.sqlite.org/fileformat2.html#checksum_algorithm>), in the byte order that the
-/// magic number of a log tells.
+/// SQLite's running checksum (<https://www.sqlite.org/fileformat2.html#checksum_algorithm>), in the byte order given
+/// by the WAL's magic number.
 fn checksum(is_big: bool, (mut s0, mut s1): (u32, u32), bytes: &[u8]) -> (u32, u32) {
     let read = |word: &[u8]| {
         let word = word.try_into().unwrap();
@@ -197,7 +197,7 @@ fn be32(bytes: &[u8]) -> u32 {
     u32::from_be_bytes(bytes[..4].try_into().unwrap())
 }
 
-/// Frames from the first one on whose salts are the log's, and whose checksums are right for the bytes that stand there.
+/// The number of frames from the start with the header's salts and valid checksums over the stored bytes.
 fn frames_in_chain(wal: &Path) -> usize {
     let bytes = fs::read(wal).unwrap();
     let (header, frames) = bytes.split_at(HEADER_LEN);
@@ -219,18 +219,18 @@ const ROWS: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT); CREATE IN
     INSERT INTO t SELECT i, (i * 7919 % 3001) || printf('%.*c', 200, 'x') FROM n";
 
 #[test]
-fn a_frame_goes_down_in_one_write_and_its_checksum_is_over_ciphertext() {
-    let _turn = among_others();
+fn frames_are_written_whole_with_checksums_over_ciphertext() {
+    let _turn = shared_turn();
     for (cipher, format) in [(Cipher::Aes256Gcm, PageFormat::Native), (Cipher::Aegis128X2, PageFormat::Turso)]
     {
         let fleet = Fleet::new(Some(cipher), format);
         let connection = fleet.connect();
-        let wal = fleet.place().join("data.db-wal");
+        let wal = fleet.database_dir().join("data.db-wal");
         let watcher = Arc::new(FrameWatcher { wal: wal.clone(), writes: Mutex::default() });
-        let _watch = disk::watch(Arc::clone(&watcher) as _);
+        let _watch = fault_vfs::watch(Arc::clone(&watcher) as _);
         let writes = || std::mem::take(&mut *watcher.writes.lock().unwrap_or_else(PoisonError::into_inner));
 
-        // Where all fits into the cache, there are whole frames alone.
+        // If the transaction fits into the cache, SQLite writes whole frames only.
         run(&connection, "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=FULL").unwrap();
         run(&connection, ROWS).unwrap();
         for at in 0..20 {
@@ -238,10 +238,10 @@ fn a_frame_goes_down_in_one_write_and_its_checksum_is_over_ciphertext() {
         }
         let first = counted(&writes());
         assert!(first.frames > 1000, "{first:?}");
-        assert_eq!((first.headers_of_logs, first.pages, first.headers), (1, 0, 0), "{cipher}");
+        assert_eq!((first.wal_headers, first.pages, first.headers), (1, 0, 0), "{cipher}");
         assert_eq!(frames_in_chain(&wal), first.frames, "{cipher}");
 
-        // Otherwise pages are written again in place, and each frame from there on gets its checksum at the end.
+        // Otherwise it overwrites pages in place and rewrites the checksums of all later frames at commit.
         run(&connection, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA cache_size=5; PRAGMA cache_spill=2")
             .unwrap();
         for at in 0..10 {
@@ -249,7 +249,7 @@ fn a_frame_goes_down_in_one_write_and_its_checksum_is_over_ciphertext() {
                 "BEGIN; UPDATE t SET word = {at} || word WHERE id % 3 = 0; UPDATE t SET word = word || 'z';
                  SAVEPOINT s; DELETE FROM t; ROLLBACK TO s; UPDATE t SET word = 'w' || word WHERE id % 5 = 0;"
             );
-            // What is rolled back leaves frames behind that are not in the chain, and others overwrite them.
+            // A rollback leaves frames outside the chain, which the next transaction overwrites.
             let end = if at % 3 == 1 { "ROLLBACK" } else { "COMMIT" };
             run(&connection, &(more + end)).unwrap();
         }
@@ -259,16 +259,16 @@ fn a_frame_goes_down_in_one_write_and_its_checksum_is_over_ciphertext() {
         assert!(spilled.pages > 100 && spilled.headers > 100, "{spilled:?}");
         let last = all.iter().rfind(|(.., commits)| *commits).unwrap().0;
         assert_eq!(frames_in_chain(&wal), usize::try_from(last).unwrap() / FRAME_LEN + 1, "{cipher}");
-        assert_eq!(ask::<String>(&connection, "PRAGMA integrity_check").unwrap(), "ok");
+        assert_eq!(query::<String>(&connection, "PRAGMA integrity_check").unwrap(), "ok");
     }
 }
 
-/// What one connection knew of the log is nothing any more once another one has written to it, or begun it anew.
+/// What a connection has cached about the WAL is invalid once another has appended to it or restarted it.
 #[test]
-fn connections_that_write_in_turn_keep_one_chain() {
-    let _turn = among_others();
+fn alternating_writers_keep_one_checksum_chain() {
+    let _turn = shared_turn();
     let fleet = Fleet::new(Some(Cipher::Aegis256X2), PageFormat::Native);
-    let wal = fleet.place().join("data.db-wal");
+    let wal = fleet.database_dir().join("data.db-wal");
     let connections = [fleet.connect(), fleet.connect()];
     for connection in &connections {
         run(connection, "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=5; PRAGMA cache_spill=2").unwrap();
@@ -277,21 +277,24 @@ fn connections_that_write_in_turn_keep_one_chain() {
     run(&connections[0], "CREATE TABLE one(n INTEGER); INSERT INTO one VALUES (0)").unwrap();
     let one = |connection: &Connection| run(connection, "UPDATE one SET n = n + 1").unwrap();
     for frames in 1..6 {
-        for begin_anew in [false, true] {
-            // Both write as many frames, so that a place alone does not tell whose they are.
+        for restarts in [false, true] {
+            // Both write equally many frames, so that the offset alone does not identify the WAL.
             run(&connections[1], "PRAGMA wal_checkpoint(RESTART)").unwrap();
             (0..frames).for_each(|_| one(&connections[0]));
-            if begin_anew {
+            if restarts {
                 run(&connections[1], "PRAGMA wal_checkpoint(RESTART)").unwrap();
             } else {
-                // What is spilled and rolled back is overwritten by the next.
+                // Spilled and rolled-back frames are overwritten by the next transaction.
                 run(&connections[1], "BEGIN; UPDATE t SET word = 'undone' || word; ROLLBACK").unwrap();
             }
             (0..frames).for_each(|_| one(&connections[1]));
             one(&connections[0]);
-            let expected = if begin_anew { frames + 1 } else { 2 * frames + 1 };
-            assert_eq!(frames_in_chain(&wal), expected, "{frames} frames, begun anew: {begin_anew}");
+            let expected = if restarts { frames + 1 } else { 2 * frames + 1 };
+            assert_eq!(frames_in_chain(&wal), expected, "{frames} frames, restarted: {restarts}");
         }
     }
-    assert_eq!(ask::<i64>(&connections[1], "SELECT n FROM one").unwrap(), 2 * (2 * (1 + 2 + 3 + 4 + 5) + 5));
+    assert_eq!(
+        query::<i64>(&connections[1], "SELECT n FROM one").unwrap(),
+        2 * (2 * (1 + 2 + 3 + 4 + 5) + 5)
+    );
 }

@@ -1,5 +1,5 @@
-//! A machine whose power fails: what is on its disk then is what was flushed, and of each sector that was written since,
-//! any version.
+//! A simulated disk that loses power: an image contains everything flushed, and any version of each sector written
+//! since.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,18 +9,18 @@ use std::{
 };
 
 use crate::{
-    disk::{Call, Kind, Opened, Verdict, Watcher},
+    fault_vfs::{Call, Kind, Opened, Verdict, Watcher},
     model::Random,
 };
 
-/// What a disk writes as a whole or not at all.
+/// The unit that a disk writes atomically.
 const SECTOR: u64 = 512;
 
-/// Files by their names.
+/// File contents by name.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-/// Puts files into a directory, and takes away what else is there.
-pub(crate) fn place(dir: &Path, files: &Files) {
+/// Replaces the contents of a directory with these files.
+pub(crate) fn write_files(dir: &Path, files: &Files) {
     fs::create_dir_all(dir).unwrap();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -31,8 +31,9 @@ pub(crate) fn place(dir: &Path, files: &Files) {
     }
 }
 
-/// Sees what SQLite does to the files in a directory, and takes images of what a power loss would leave of them.
-pub(crate) struct Machine {
+/// Records the changes that SQLite makes to the files in a directory, and takes images of what a power failure could
+/// leave.
+pub(crate) struct SimulatedDisk {
     dir: PathBuf,
     state: Mutex<State>,
 }
@@ -40,25 +41,25 @@ pub(crate) struct Machine {
 struct State {
     random: Random,
     files: BTreeMap<String, File>,
-    /// What was asked of the disk so far.
+    /// Number of calls so far.
     calls: u64,
     /// Calls until the next image is taken.
-    left: u64,
-    shots: Vec<Shot>,
-    /// The transaction that was begun last, the last that was acknowledged, and the last that is flushed for sure.
+    until_image: u64,
+    images: Vec<CrashImage>,
+    /// The last transaction that was begun, the last that was acknowledged, and the last that is certainly flushed.
     begun: u64,
     acknowledged: u64,
     flushed: u64,
-    /// Whether an acknowledged transaction is a flushed one.
+    /// Whether acknowledged transactions are flushed.
     is_durable: bool,
 }
 
 #[derive(Default)]
 struct File {
-    /// Nothing for one that is not there.
+    /// `None` if the file does not exist.
     flushed: Option<Vec<u8>>,
-    /// What was done to it since, with the number of the call.
-    since: Vec<(u64, Change)>,
+    /// Unflushed changes, each with the number of its call.
+    unflushed: Vec<(u64, Change)>,
 }
 
 enum Change {
@@ -68,38 +69,38 @@ enum Change {
     Delete,
 }
 
-/// What a power loss left.
-pub(crate) struct Shot {
+/// The files that a power failure leaves.
+pub(crate) struct CrashImage {
     pub(crate) files: Files,
-    /// The first and the last transaction that the database may be found after.
-    pub(crate) least: u64,
-    pub(crate) most: u64,
+    /// The first and last transaction whose state the database may be in.
+    pub(crate) earliest: u64,
+    pub(crate) latest: u64,
     pub(crate) acknowledged: u64,
     pub(crate) how: String,
 }
 
-/// What of the changes that were not flushed a power loss leaves.
+/// Which unflushed changes a power failure loses.
 #[derive(Debug)]
 enum Loss {
     Nothing,
     Everything,
-    /// What was written after a moment, and a part of what was written then.
+    /// Changes after this call, and part of the change made by it.
     After(u64),
-    /// Of each sector any version, but with this chance in a hundred the last one.
+    /// Any version of each sector survives, the last one with this probability in percent.
     Sectors(u64),
 }
 
-impl Machine {
-    /// With these files, flushed, which hold what the transaction `n` left.
+impl SimulatedDisk {
+    /// Starts with these files, flushed, in the state after transaction `n`.
     pub(crate) fn new(dir: &Path, files: &Files, n: u64, is_durable: bool, seed: u64) -> Self {
-        place(dir, files);
-        let file = |bytes: &Vec<u8>| File { flushed: Some(bytes.clone()), since: Vec::new() };
+        write_files(dir, files);
+        let file = |bytes: &Vec<u8>| File { flushed: Some(bytes.clone()), unflushed: Vec::new() };
         let state = State {
             random: Random::new(seed),
             files: files.iter().map(|(name, bytes)| (name.clone(), file(bytes))).collect(),
             calls: 0,
-            left: 5,
-            shots: Vec::new(),
+            until_image: 5,
+            images: Vec::new(),
             begun: n,
             acknowledged: n,
             flushed: n,
@@ -120,18 +121,18 @@ impl Machine {
         self.state().acknowledged = n;
     }
 
-    /// The images that were taken since the last call.
-    pub(crate) fn take(&self) -> Vec<Shot> {
-        std::mem::take(&mut self.state().shots)
+    /// The images taken since the last call.
+    pub(crate) fn take_images(&self) -> Vec<CrashImage> {
+        std::mem::take(&mut self.state().images)
     }
 
-    /// An image of now.
-    pub(crate) fn shoot(&self) -> Shot {
-        self.state().shoot()
+    /// Takes an image now.
+    pub(crate) fn take_image(&self) -> CrashImage {
+        self.state().take_image()
     }
 }
 
-impl Watcher for Machine {
+impl Watcher for SimulatedDisk {
     fn covers(&self, file: &Opened) -> bool {
         file.path.as_ref().is_some_and(|path| path.parent() == Some(&self.dir))
     }
@@ -141,14 +142,14 @@ impl Watcher for Machine {
         let name = name.to_string_lossy().into_owned();
         let mut state = self.state();
         let state = &mut *state;
-        if !call.is_a_change() {
+        if !call.is_change() {
             return Verdict::Pass;
         }
-        state.left -= 1;
-        if state.left == 0 {
-            state.left = 1 + state.random.below(120);
-            let shot = state.shoot();
-            state.shots.push(shot);
+        state.until_image -= 1;
+        if state.until_image == 0 {
+            state.until_image = 1 + state.random.below(120);
+            let image = state.take_image();
+            state.images.push(image);
         }
         state.calls += 1;
         let known = state.files.entry(name).or_default();
@@ -159,10 +160,10 @@ impl Watcher for Machine {
             Call::Truncate { len } => Change::Truncate(len),
             Call::Delete { .. } => Change::Delete,
             Call::Sync => {
-                let is_new = known.since.iter().any(|(_, change)| matches!(change, Change::Create));
+                let is_new = known.unflushed.iter().any(|(_, change)| matches!(change, Change::Create));
                 known.flush();
                 if is_new {
-                    // With a new file SQLite flushes the directory, so that what was deleted is gone for good.
+                    // With a new file SQLite flushes the directory, which makes earlier deletions durable.
                     state.files.values_mut().for_each(File::flush_deletion);
                 }
                 if file.kind() == Kind::Wal {
@@ -172,7 +173,7 @@ impl Watcher for Machine {
             }
             Call::Read | Call::ShmMap | Call::ShmLock { .. } | Call::Lock { .. } => return Verdict::Pass,
         };
-        known.since.push((state.calls, change));
+        known.unflushed.push((state.calls, change));
         if let Call::Delete { sync: true } = call {
             known.flush();
         }
@@ -182,7 +183,7 @@ impl Watcher for Machine {
 
 impl File {
     fn is_there(&self) -> bool {
-        self.since.iter().fold(self.flushed.is_some(), |there, (_, change)| match change {
+        self.unflushed.iter().fold(self.flushed.is_some(), |there, (_, change)| match change {
             Change::Create => true,
             Change::Delete => false,
             _ => there,
@@ -190,14 +191,14 @@ impl File {
     }
 
     fn flush_deletion(&mut self) {
-        if let Some(last) = self.since.iter().rposition(|(_, change)| matches!(change, Change::Delete)) {
-            self.since.drain(..=last);
+        if let Some(last) = self.unflushed.iter().rposition(|(_, change)| matches!(change, Change::Delete)) {
+            self.unflushed.drain(..=last);
             self.flushed = None;
         }
     }
 
     fn flush(&mut self) {
-        for (_, change) in std::mem::take(&mut self.since) {
+        for (_, change) in std::mem::take(&mut self.unflushed) {
             change.apply(&mut self.flushed);
         }
     }
@@ -214,7 +215,7 @@ impl Change {
         }
     }
 
-    /// The parts of a write, sector by sector, with the places where they belong.
+    /// The sectors of a write, with their offsets.
     fn parts(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let (mut at, mut rest) = match self {
             Self::Write(at, bytes) => (*at, bytes.as_slice()),
@@ -224,14 +225,14 @@ impl Change {
             let len = rest.len().min(usize::try_from(SECTOR - at % SECTOR).unwrap_or(0));
             let (part, after) = rest.split_at(len);
             rest = after;
-            let place = at;
+            let start = at;
             at += len as u64;
-            (!part.is_empty()).then_some((place, part))
+            (!part.is_empty()).then_some((start, part))
         })
     }
 }
 
-/// Writes at a place; what was not written before it, if it lies beyond the end, is filled.
+/// Writes at an offset, and fills a gap beyond the old end.
 fn put(bytes: &mut Vec<u8>, at: u64, new: &[u8], fill: u8) {
     let at = usize::try_from(at).unwrap_or(0);
     if bytes.len() < at + new.len() {
@@ -241,9 +242,9 @@ fn put(bytes: &mut Vec<u8>, at: u64, new: &[u8], fill: u8) {
 }
 
 impl State {
-    fn shoot(&mut self) -> Shot {
+    fn take_image(&mut self) -> CrashImage {
         let calls: Vec<u64> =
-            self.files.values().flat_map(|file| file.since.iter().map(|(call, _)| *call)).collect();
+            self.files.values().flat_map(|file| file.unflushed.iter().map(|(call, _)| *call)).collect();
         let loss = match self.random.below(8) {
             0 => Loss::Nothing,
             1 => Loss::Everything,
@@ -254,25 +255,25 @@ impl State {
         };
         let mut files = Files::new();
         for (name, file) in &self.files {
-            if let Some(bytes) = file.after(&loss, &mut self.random) {
+            if let Some(bytes) = file.after_loss(&loss, &mut self.random) {
                 files.insert(name.clone(), bytes);
             }
         }
-        let least = if self.is_durable { self.acknowledged } else { self.flushed };
+        let earliest = if self.is_durable { self.acknowledged } else { self.flushed };
         let how = format!("{loss:?} of {} changes at call {}", calls.len(), self.calls);
-        Shot { files, least, most: self.begun, acknowledged: self.acknowledged, how }
+        CrashImage { files, earliest, latest: self.begun, acknowledged: self.acknowledged, how }
     }
 }
 
 impl File {
-    /// What a power loss leaves of the file.
-    fn after(&self, loss: &Loss, random: &mut Random) -> Option<Vec<u8>> {
+    /// The contents of the file after a power failure.
+    fn after_loss(&self, loss: &Loss, random: &mut Random) -> Option<Vec<u8>> {
         let mut file = self.flushed.clone();
         match loss {
             Loss::Everything => {}
-            Loss::Nothing => self.since.iter().for_each(|(_, change)| change.apply(&mut file)),
+            Loss::Nothing => self.unflushed.iter().for_each(|(_, change)| change.apply(&mut file)),
             Loss::After(moment) => {
-                for (call, change) in &self.since {
+                for (call, change) in &self.unflushed {
                     if call < moment {
                         change.apply(&mut file);
                     } else if let (true, Some(bytes)) = (call == moment, &mut file) {
@@ -289,15 +290,16 @@ impl File {
     }
 
     fn lose_sectors(&self, chance: u64, file: &mut Option<Vec<u8>>, random: &mut Random) {
-        // The file system does what makes, cuts and deletes files in order; what was written after that which was not
-        // done any more was written elsewhere.
+        // The file system preserves the order of creations, truncations and deletions. Writes after the first lost
+        // one of these went to another state of the file and are lost too.
         let is_write = |change: &Change| matches!(change, Change::Write(..));
-        let others: Vec<_> = (0..self.since.len()).filter(|at| !is_write(&self.since[*at].1)).collect();
-        let end = others.get(random.index(others.len() + 1)).copied().unwrap_or(self.since.len());
-        // How often each sector was written between those, and so how many versions it has.
+        let others: Vec<_> =
+            (0..self.unflushed.len()).filter(|at| !is_write(&self.unflushed[*at].1)).collect();
+        let end = others.get(random.index(others.len() + 1)).copied().unwrap_or(self.unflushed.len());
+        // The number of versions of each sector, counted between those changes.
         let mut epoch = 0;
         let mut versions = HashMap::<_, u64>::new();
-        for (_, change) in &self.since[..end] {
+        for (_, change) in &self.unflushed[..end] {
             epoch += u64::from(!is_write(change));
             for (at, _) in change.parts() {
                 *versions.entry((epoch, at / SECTOR)).or_default() += 1;
@@ -310,11 +312,11 @@ impl File {
                 *kept = random.below(*kept + 1);
             }
         }
-        // What lies between sectors that were written, and was not: a file system may have anything there.
+        // A gap between written sectors may contain anything.
         let filler = if random.below(2) == 0 { 0 } else { 0xa5 };
         let mut longest = 0;
         epoch = 0;
-        for (_, change) in &self.since[..end] {
+        for (_, change) in &self.unflushed[..end] {
             if !is_write(change) {
                 (epoch, longest) = (epoch + 1, 0);
                 change.apply(file);

@@ -1,4 +1,4 @@
-//! Restores in place: one transaction, which can be undone.
+//! Restores in place: one transaction, which a second restore can undo.
 
 use std::{fs, ops::ControlFlow, time::Duration};
 
@@ -8,8 +8,8 @@ use litefleet::{
 
 use crate::support::{Ledger, contents, now};
 
-/// Rows and tables come and go, so that the file grows and shrinks and the schema changes.
-fn eventful(cipher: Option<Cipher>) -> Ledger {
+/// A database whose file grows and shrinks and whose schema changes.
+fn with_varied_history(cipher: Option<Cipher>) -> Ledger {
     let mut ledger = Ledger::new(cipher);
     let connection = ledger.connect();
     for sql in [
@@ -27,9 +27,9 @@ fn eventful(cipher: Option<Cipher>) -> Ledger {
 }
 
 #[test]
-fn a_restore_in_place_is_one_commit_and_is_undone_by_another() {
+fn restore_in_place_is_one_commit_and_can_be_undone() {
     for cipher in [None, Some(Cipher::Aes256Gcm), Some(Cipher::Aegis256)] {
-        let ledger = eventful(cipher);
+        let ledger = with_varied_history(cipher);
         let (connection, reader) = (ledger.connect(), ledger.connect());
         let last = ledger.states.last().unwrap().contents.clone();
         for state in &ledger.states {
@@ -39,7 +39,7 @@ fn a_restore_in_place_is_one_commit_and_is_undone_by_another() {
                 .plane
                 .restore_database("orders", state.from, &ledger.options(), &mut no_progress)
                 .unwrap();
-            // The reader keeps what it reads, and the other one, which has its schema from before, reads what is there now.
+            // An open reader keeps its snapshot; a connection with a cached schema sees the restored contents.
             assert!(contents(&reader) == last);
             reader.execute_batch("COMMIT").unwrap();
             for connection in [&reader, &connection] {
@@ -53,12 +53,12 @@ fn a_restore_in_place_is_one_commit_and_is_undone_by_another() {
             let undone =
                 ledger.plane.restore_database("orders", undo, &ledger.options(), &mut no_progress).unwrap();
             assert!(contents(&connection) == last);
-            // And so is that.
+            // The undo can be undone too.
             let (again, _) =
                 ledger.plane.connect_at("orders", undone.undo.unwrap(), &ledger.options()).unwrap();
             assert!(contents(&again) == state.contents);
         }
-        // All that was is still there.
+        // Earlier instants are still restorable.
         for state in &ledger.states {
             let (view, _) = ledger.plane.connect_at("orders", state.from, &ledger.options()).unwrap();
             assert!(contents(&view) == state.contents);
@@ -67,8 +67,8 @@ fn a_restore_in_place_is_one_commit_and_is_undone_by_another() {
 }
 
 #[test]
-fn a_restore_in_place_that_fails_changes_nothing() {
-    let ledger = eventful(None);
+fn failed_restore_in_place_changes_nothing() {
+    let ledger = with_varied_history(None);
     let plane = &ledger.plane;
     let last = ledger.states.last().unwrap().contents.clone();
     let large = ledger.states[2].from;
@@ -104,7 +104,7 @@ fn a_restore_in_place_that_fails_changes_nothing() {
 }
 
 #[test]
-fn a_database_that_nobody_wrote_to_is_left_as_it_is() {
+fn restore_in_place_leaves_pristine_database_unchanged() {
     let ledger = Ledger::new(None);
     let restored =
         ledger.plane.restore_database("orders", now(), &ledger.options(), &mut no_progress).unwrap();
@@ -112,13 +112,13 @@ fn a_database_that_nobody_wrote_to_is_left_as_it_is() {
 }
 
 #[test]
-fn commits_whose_stamps_are_lost_are_undone_too() {
+fn restore_in_place_undoes_commits_with_lost_stamps() {
     let mut ledger = Ledger::plain();
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(a)");
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(connection);
-    let stamps = ledger.place().join("archive/live.stamps");
+    let stamps = ledger.database_dir().join("archive/live.stamps");
     let mut bytes = fs::read(&stamps).unwrap();
     bytes[128..].fill(0);
     fs::write(&stamps, bytes).unwrap();

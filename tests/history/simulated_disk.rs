@@ -1,7 +1,9 @@
-//! A machine whose power may fail: what is flushed of a database's directory, and what a power loss leaves of the rest.
+//! A simulated disk with a volatile cache: it tracks what was flushed, and produces the files that a power failure
+//! could leave.
 //!
-//! It is told of every step of the plane by its hook, and of every call of SQLite's by a VFS beneath. Stamps are written in
-//! shared memory, without any call: so what a file holds is read where it matters, and only what is flushed is kept.
+//! The plane reports its disk operations through the fault hook, and SQLite's calls pass through a VFS below
+//! litefleet's. Stamps are written to shared memory without any call, so current contents are read from the files
+//! when an image is taken, and only flushed contents are kept here.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,43 +18,43 @@ use std::{
 use litefleet::DiskOp;
 
 use crate::{
-    disk::{Call, Opened, Verdict, Watcher},
+    fault_vfs::{Call, Opened, Verdict, Watcher},
     random::Random,
 };
 
-/// What a disk writes as a whole or not at all.
+/// The unit that a disk writes atomically.
 const SECTOR: usize = 512;
 
-/// The header of a file of stamps, and one of its records.
+/// Length of the header of a stamp file, and of one record.
 const HEADER_LEN: usize = 128;
 const RECORD_LEN: usize = 32;
 
-pub(crate) struct Machine {
+pub(crate) struct SimulatedDisk {
     dir: PathBuf,
-    /// In others, descriptors are others too.
+    /// The thread whose operations are tracked. File descriptors of other threads may be isolated.
     thread: ThreadId,
     state: Mutex<State>,
 }
 
 struct State {
     random: Random,
-    /// Files by their inodes. They are held open, so that none has the inode of one that was removed, and no descriptor of
-    /// the database file is ever closed, which would drop SQLite's locks.
+    /// Files by inode number. They stay open, so that no inode number is reused and no descriptor of the database
+    /// file is closed, which would release SQLite's locks.
     inodes: HashMap<u64, Inode>,
-    /// Which inode has which name, as it is, and as it is for sure after a power loss.
+    /// The inode of each name: currently, and in every possible image.
     names: Names,
     flushed_names: Names,
-    /// What became of the names since, in order, in which a file system keeps it.
-    since: Vec<Renamed>,
-    /// Whether names may have changed since they were looked at.
+    /// Unflushed changes of names. A file system preserves their order.
+    unflushed_names: Vec<NameChange>,
+    /// Whether names may have changed since the last scan.
     may_have_changed: bool,
-    /// Whether SQLite will flush the directory with the WAL.
+    /// Whether the next flush of the WAL also flushes its directory, as SQLite does after creating it.
     log_is_new: bool,
     events: u64,
-    /// Events until the next image is taken, and about how many there are between two.
-    left: u64,
+    /// Events until the next image, and the average number of events between two.
+    until_image: u64,
     every: u64,
-    shots: Vec<Shot>,
+    images: Vec<CrashImage>,
     acknowledged: usize,
     flushed: usize,
     is_durable: bool,
@@ -61,28 +63,28 @@ struct State {
 
 type Names = BTreeMap<String, u64>;
 
-/// What a name stands for after one step, and which name it had before.
-type Renamed = Vec<(String, Option<u64>)>;
+/// One atomic change of names: the inode of each name after it, or `None` for a removed name.
+type NameChange = Vec<(String, Option<u64>)>;
 
 struct Inode {
-    /// Nothing for a directory.
+    /// `None` for a directory.
     file: Option<File>,
     flushed: Vec<u8>,
     flushed_at: SystemTime,
 }
 
-/// What a power loss left.
-pub(crate) struct Shot {
+/// The files that a power failure leaves.
+pub(crate) struct CrashImage {
     files: BTreeMap<String, Vec<u8>>,
     has_archive: bool,
-    /// When the database file was changed last, as its inode says.
+    /// Modification time of the database file.
     changed_at: Option<SystemTime>,
-    /// The last commit that is flushed for sure, and the last that had returned.
-    pub(crate) least: usize,
+    /// The last commit that is certain to be flushed, and the last that has returned.
+    pub(crate) flushed_commit: usize,
     pub(crate) acknowledged: usize,
-    /// Generations that were in the archive when all was flushed last.
+    /// Generations that were in the archive when everything was flushed last.
     pub(crate) kept: BTreeSet<u64>,
-    /// Whether nothing was lost, as where a process is killed.
+    /// Whether nothing was lost, as when only the process dies.
     pub(crate) is_whole: bool,
     pub(crate) how: String,
 }
@@ -91,15 +93,15 @@ pub(crate) struct Shot {
 enum Loss {
     Nothing,
     Everything,
-    /// Each file is as it was flushed, or as it was, or is cut somewhere.
+    /// Each file is in its flushed or its current state, or a mixture split at a random offset.
     Files,
-    /// Each sector is lost with this chance in a hundred.
+    /// Each sector is lost with this probability in percent.
     Sectors(u64),
 }
 
-impl Shot {
-    /// Puts the files into a directory, and takes away what else is there.
-    pub(crate) fn place(&self, dir: &Path) {
+impl CrashImage {
+    /// Replaces the contents of a directory with the files of the image.
+    pub(crate) fn write_to(&self, dir: &Path) {
         fs::remove_dir_all(dir).unwrap();
         fs::create_dir_all(dir).unwrap();
         if self.has_archive {
@@ -114,29 +116,29 @@ impl Shot {
     }
 }
 
-impl Machine {
-    /// With all that is in a directory flushed. The database is not open.
+impl SimulatedDisk {
+    /// Starts with everything in the directory flushed. The database must not be open.
     pub(crate) fn new(dir: &Path, is_durable: bool, every: u64, seed: u64) -> Self {
         let mut state = State {
             random: Random::new(seed),
             inodes: HashMap::new(),
             names: Names::new(),
             flushed_names: Names::new(),
-            since: Vec::new(),
+            unflushed_names: Vec::new(),
             may_have_changed: false,
             log_is_new: false,
             events: 0,
-            left: 20,
+            until_image: 20,
             every,
-            shots: Vec::new(),
+            images: Vec::new(),
             acknowledged: 0,
             flushed: 0,
             is_durable,
             kept: BTreeSet::new(),
         };
-        state.look(dir);
+        state.scan(dir);
         state.flushed_names = state.names.clone();
-        state.since.clear();
+        state.unflushed_names.clear();
         state.inodes.values_mut().for_each(Inode::flush);
         Self { dir: dir.to_owned(), thread: thread::current().id(), state: Mutex::new(state) }
     }
@@ -145,32 +147,32 @@ impl Machine {
         call(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// So many commits have returned.
+    /// Records that this many commits have returned.
     pub(crate) fn acknowledge(&self, commits: usize) {
         self.with(|state| state.acknowledged = commits);
     }
 
-    /// The system flushes all that is there, these generations in the archive too.
+    /// Flushes everything, as the operating system may; the archive then contains the generations `kept`.
     pub(crate) fn flush_all(&self, kept: BTreeSet<u64>) {
         self.with(|state| {
-            state.look(&self.dir);
+            state.scan(&self.dir);
             state.inodes.values_mut().for_each(Inode::flush);
             state.flushed_names = state.names.clone();
-            state.since.clear();
+            state.unflushed_names.clear();
             (state.flushed, state.log_is_new, state.kept) = (state.acknowledged, false, kept);
         });
     }
 
-    /// The images that were taken.
-    pub(crate) fn take(&self) -> Vec<Shot> {
+    /// Takes a last image, and returns all.
+    pub(crate) fn finish(&self) -> Vec<CrashImage> {
         self.with(|state| {
-            state.look(&self.dir);
-            state.shoot();
-            std::mem::take(&mut state.shots)
+            state.scan(&self.dir);
+            state.take_image();
+            std::mem::take(&mut state.images)
         })
     }
 
-    /// The plane is about to do something.
+    /// Called before each disk operation of the plane.
     pub(crate) fn step(&self, step: DiskOp, path: &Path) {
         let Ok(name) = path.strip_prefix(&self.dir) else { return };
         let name = name.to_string_lossy();
@@ -179,8 +181,8 @@ impl Machine {
                 state.may_have_changed = true;
                 return;
             }
-            // SQLite's calls are many more.
-            state.pass(&self.dir, 10);
+            // Weighted, because SQLite makes many more calls.
+            state.count_event(&self.dir, 10);
             match step {
                 DiskOp::SyncFile if path.is_dir() => state.flush_dir(&name),
                 DiskOp::SyncFile => state.flush(&name),
@@ -192,21 +194,21 @@ impl Machine {
     }
 }
 
-impl Watcher for Machine {
+impl Watcher for SimulatedDisk {
     fn covers(&self, file: &Opened) -> bool {
         file.path.as_ref().is_some_and(|path| path.parent() == Some(&self.dir))
     }
 
     fn see(&self, file: &Opened, call: Call<'_>) -> Verdict {
         let name = file.path.as_ref().and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy();
-        if !call.is_a_change() || thread::current().id() != self.thread {
+        if !call.is_change() || thread::current().id() != self.thread {
             return Verdict::Pass;
         }
         let is_log = name.ends_with("-wal");
         self.with(|state| {
-            // Its watchers are asked when the file is there.
+            // Watchers are called after the file is created.
             state.may_have_changed |= matches!(call, Call::Create);
-            state.pass(&self.dir, 1);
+            state.count_event(&self.dir, 1);
             match call {
                 Call::Create => state.log_is_new |= is_log,
                 Call::Delete { .. } => state.may_have_changed = true,
@@ -227,27 +229,27 @@ impl Watcher for Machine {
 }
 
 impl State {
-    /// Another event: an image may be taken.
-    fn pass(&mut self, dir: &Path, weight: u64) {
+    /// Counts an event, and takes an image if one is due.
+    fn count_event(&mut self, dir: &Path, weight: u64) {
         if self.may_have_changed {
-            self.look(dir);
+            self.scan(dir);
         }
         self.events += 1;
-        self.left = self.left.saturating_sub(weight);
-        if self.left == 0 {
-            self.left = 1 + self.random.below(self.every);
-            self.shoot();
+        self.until_image = self.until_image.saturating_sub(weight);
+        if self.until_image == 0 {
+            self.until_image = 1 + self.random.below(self.every);
+            self.take_image();
         }
     }
 
-    /// Takes in what became of the names.
-    fn look(&mut self, dir: &Path) {
+    /// Scans the directory for changed names.
+    fn scan(&mut self, dir: &Path) {
         self.may_have_changed = false;
         let mut now = Names::new();
         for (dir, prefix) in [(dir.to_owned(), ""), (dir.join("archive"), "archive/")] {
             for entry in fs::read_dir(dir).into_iter().flatten().map(Result::unwrap) {
                 let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-                // It lives in memory.
+                // The wal-index does not survive a power failure.
                 if name.ends_with("-shm") {
                     continue;
                 }
@@ -261,11 +263,11 @@ impl State {
             let old =
                 before.iter().find(|(old, old_ino)| *old_ino == ino && self.names.get(*old) != Some(ino));
             let old = old.map(|(old, _)| (old.clone(), None));
-            self.since.push(old.into_iter().chain([(name.clone(), Some(*ino))]).collect());
+            self.unflushed_names.push(old.into_iter().chain([(name.clone(), Some(*ino))]).collect());
         }
         let is_gone = |ino: &u64| !self.names.values().any(|there| there == ino);
         for (name, _) in before.iter().filter(|(name, ino)| !self.names.contains_key(*name) && is_gone(ino)) {
-            self.since.push(vec![(name.clone(), None)]);
+            self.unflushed_names.push(vec![(name.clone(), None)]);
         }
     }
 
@@ -275,16 +277,16 @@ impl State {
         }
     }
 
-    /// What was done to the names in a directory is on the disk, and all that came before it.
+    /// Flushes the names in a directory, together with every earlier change.
     fn flush_dir(&mut self, dir: &str) {
         let is_in = |name: &str| name.rsplit_once('/').map_or("", |(dir, _)| dir) == dir;
-        let last = self.since.iter().rposition(|step| step.iter().any(|(name, _)| is_in(name)));
+        let last = self.unflushed_names.iter().rposition(|step| step.iter().any(|(name, _)| is_in(name)));
         if let Some(last) = last {
-            self.since.drain(..=last).for_each(|step| apply(&mut self.flushed_names, &step));
+            self.unflushed_names.drain(..=last).for_each(|step| apply(&mut self.flushed_names, &step));
         }
     }
 
-    fn shoot(&mut self) {
+    fn take_image(&mut self) {
         let random = &mut self.random;
         let loss = random.one_of(&[
             Loss::Nothing,
@@ -296,12 +298,12 @@ impl State {
             Loss::Sectors(10),
         ]);
         let kept = match loss {
-            Loss::Nothing => self.since.len(),
+            Loss::Nothing => self.unflushed_names.len(),
             Loss::Everything => 0,
-            _ => index(random, self.since.len() + 1),
+            _ => index(random, self.unflushed_names.len() + 1),
         };
         let mut names = self.flushed_names.clone();
-        self.since[..kept].iter().for_each(|step| apply(&mut names, step));
+        self.unflushed_names[..kept].iter().for_each(|step| apply(&mut names, step));
         let mut files = BTreeMap::new();
         let mut changed_at = None;
         for (name, ino) in &names {
@@ -311,21 +313,21 @@ impl State {
                 let now = file.metadata().unwrap().modified().unwrap();
                 changed_at = random.one_of(&[None, Some(now), Some(inode.flushed_at)]);
             }
-            files.insert(name.clone(), inode.after(loss, name.ends_with(".stamps"), random));
+            files.insert(name.clone(), inode.after_loss(loss, name.ends_with(".stamps"), random));
         }
         let how = format!(
-            "{loss:?} at event {}, {kept} of the names' changes are kept: {:?}\nlost is {:?}",
+            "{loss:?} at event {}, {kept} of the changes of names are kept: {:?}\nlost: {:?}",
             self.events,
             names,
-            &self.since[kept..]
+            &self.unflushed_names[kept..]
         );
-        let least = if self.is_durable { self.acknowledged } else { self.flushed };
+        let flushed_commit = if self.is_durable { self.acknowledged } else { self.flushed };
         let has_archive = names.contains_key("archive");
-        self.shots.push(Shot {
+        self.images.push(CrashImage {
             files,
             has_archive,
             changed_at,
-            least,
+            flushed_commit,
             acknowledged: self.acknowledged,
             kept: self.kept.clone(),
             is_whole: matches!(loss, Loss::Nothing),
@@ -334,7 +336,7 @@ impl State {
     }
 }
 
-fn apply(names: &mut Names, step: &Renamed) {
+fn apply(names: &mut Names, step: &NameChange) {
     for (name, ino) in step {
         match ino {
             Some(ino) => names.insert(name.clone(), *ino),
@@ -360,11 +362,11 @@ impl Inode {
         }
     }
 
-    /// What a power loss leaves of it.
-    fn after(&self, loss: Loss, is_stamps: bool, random: &mut Random) -> Vec<u8> {
+    /// The contents of the file after a power failure.
+    fn after_loss(&self, loss: Loss, is_stamps: bool, random: &mut Random) -> Vec<u8> {
         let mut now = self.file.as_ref().map(read).unwrap_or_default();
         if is_stamps && !matches!(loss, Loss::Nothing) && random.below(2) == 0 {
-            self.forget_records(&mut now, random);
+            self.drop_records(&mut now, random);
         }
         let flushed = &self.flushed;
         match loss {
@@ -375,7 +377,7 @@ impl Inode {
                 0 => flushed.clone(),
                 1 => now,
                 kind => {
-                    // Up to there all is written; behind it nothing is, but the file may be as long.
+                    // Everything before the offset is written and nothing after it, but the length may be.
                     let at = index(random, now.len() + 1);
                     let len = if kind == 2 { now.len() } else { at.max(flushed.len()) };
                     let mut found = now[..at].to_vec();
@@ -388,7 +390,7 @@ impl Inode {
                 let len = random.one_of(&[now.len(), now.len(), flushed.len()]);
                 let unit = if is_stamps && random.below(2) == 0 { 8 * SECTOR } else { SECTOR };
                 let mut found = now;
-                // What was cut off was not written: where the cut is lost, all of it is there again.
+                // A lost truncation brings the old tail back.
                 let written = found.len();
                 found.extend(flushed.iter().skip(written));
                 found.resize(len, 0);
@@ -406,8 +408,8 @@ impl Inode {
         }
     }
 
-    /// The system writes what is in shared memory whenever it likes: what was appended later is not there.
-    fn forget_records(&self, now: &mut [u8], random: &mut Random) {
+    /// Drops some of the last records: the operating system may write back shared memory at any earlier moment.
+    fn drop_records(&self, now: &mut [u8], random: &mut Random) {
         let records = |bytes: &[u8]| {
             let of = bytes.get(HEADER_LEN..).unwrap_or_default().chunks(RECORD_LEN);
             of.collect::<Vec<_>>().iter().rposition(|record| record.iter().any(|byte| *byte != 0))

@@ -1,4 +1,4 @@
-//! The disk fails at the n-th call, for every n: a statement then fails or succeeds, and what is read is never wrong.
+//! The n-th call to the disk fails, for every n: each statement fails or succeeds as a whole, and no read is wrong.
 
 use std::{
     env,
@@ -14,36 +14,36 @@ use litefleet::{
 };
 
 use crate::{
-    crash::{Case, Store},
-    disk::{self, Call, Opened, Verdict, Watcher},
+    fault_vfs::{self, Call, Opened, Verdict, Watcher},
     model::{Model, digest, transaction},
-    power::{Files, place},
-    vault::{among_others, copy_files, run},
+    power_loss::{Case, TestDatabase},
+    simulated_disk::{Files, write_files},
+    support::{copy_files, run, shared_turn},
 };
 
-/// What fails, and how.
+/// The kind of call that fails, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failing {
     Read,
     Write(c_int),
-    /// Half of it is written before it fails.
+    /// The write fails after half of it.
     TornWrite(c_int),
     Sync,
     Truncate,
     Delete,
     ShmMap,
-    /// Taking a lock of the shared memory.
+    /// Taking a shared-memory lock.
     ShmLock(c_int),
-    /// Taking a lock of the file.
+    /// Taking a file lock.
     Lock(c_int),
 }
 
-/// Fails calls to the files in a directory, and to files without a name that this thread makes.
+/// Fails calls to the files in a directory, and to unnamed files opened by this thread.
 struct Fault {
     dir: PathBuf,
     thread: ThreadId,
     failing: Failing,
-    /// Whether the calls after it succeed again.
+    /// Whether later calls succeed again.
     once: bool,
     state: Mutex<State>,
 }
@@ -65,7 +65,7 @@ impl Fault {
         *self.state() = State { is_armed: true, left, fired: false };
     }
 
-    /// Answers with whether a call failed.
+    /// Returns whether a call has failed.
     fn disarm(&self) -> bool {
         std::mem::take(&mut *self.state()).fired
     }
@@ -105,27 +105,27 @@ impl Watcher for Fault {
     }
 }
 
-/// A transaction that is larger than SQLite's cache, so that pages are written to the log again and again, and that
-/// leaves all as it was.
+/// A transaction that exceeds SQLite's cache, so that frames are overwritten repeatedly, and that leaves the contents
+/// unchanged.
 const CHURN: &str =
     "BEGIN IMMEDIATE; UPDATE t SET word = word || 'x', bytes = 'y' || bytes; UPDATE t SET word = word || 'z';
     UPDATE t SET word = substr(word, 1, length(word) - 2), bytes = substr(bytes, 2); COMMIT";
 
-/// What one attempt came to.
+/// The result of one attempt.
 struct Attempt {
     connection: Option<Connection>,
     committed: bool,
 }
 
-/// Opens the database, runs the transaction `n`, reads all, writes the log back, and shrinks, while calls may fail.
-fn attempt(store: &Store, n: u64, model: &mut Model) -> Result<Attempt, String> {
-    let schema = store.case.schema();
-    let Ok(connection) = store.open(store.case.synchronous) else {
+/// Opens the database, runs transaction `n`, reads everything, checkpoints and shrinks, while calls may fail.
+fn attempt(database: &TestDatabase, n: u64, model: &mut Model) -> Result<Attempt, String> {
+    let schema = database.case.schema();
+    let Ok(connection) = database.open(database.case.synchronous) else {
         return Ok(Attempt { connection: None, committed: false });
     };
     let committed = run(&connection, &transaction(n, schema)).is_ok();
     if !connection.is_autocommit() {
-        // What fails here is undone when the connection closes.
+        // If the rollback fails, closing the connection undoes the transaction.
         let _undone = run(&connection, "ROLLBACK");
     }
     let expected = model.after(if committed { n } else { n - 1 });
@@ -143,7 +143,7 @@ fn attempt(store: &Store, n: u64, model: &mut Model) -> Result<Attempt, String> 
             sql => sql.to_owned(),
         };
         let _may_fail = run(&connection, &sql);
-        // Whatever is read is right, even now.
+        // Every successful read is right, even at this moment.
         if let Ok(found) = digest(&connection, schema)
             && found != expected
         {
@@ -153,20 +153,20 @@ fn attempt(store: &Store, n: u64, model: &mut Model) -> Result<Attempt, String> 
     Ok(Attempt { connection: Some(connection), committed })
 }
 
-/// One round: the call after `left` others fails. Answers with whether there were so many, and the transaction that the
-/// database is after.
+/// One round, in which the call after `left` others fails. Returns whether that call was reached, and the number of
+/// the database's last transaction.
 fn round(
-    store: &Store,
-    crashed: Option<&Store>,
+    database: &TestDatabase,
+    crashed: Option<&TestDatabase>,
     fault: &Fault,
     left: u64,
     n: u64,
     model: &mut Model,
 ) -> Result<(bool, u64), String> {
-    let schema = store.case.schema();
+    let schema = database.case.schema();
     fault.arm(left);
-    let attempt = attempt(store, n + 1, model)?;
-    // Now and then the disk fails to the end, and closing cannot put in order what is left.
+    let attempt = attempt(database, n + 1, model)?;
+    // In some rounds the disk fails until the connection is closed, so that closing cannot clean up.
     let to_the_end = (left + n) % 4 == 3;
     let mut fired = false;
     let mut known = None;
@@ -181,21 +181,21 @@ fn round(
             if reached != n + u64::from(attempt.committed) {
                 return Err(format!("{reached} after {n}, and the next: {}", attempt.committed));
             }
-            let fresh = store.open(store.case.synchronous)?;
+            let fresh = database.open(database.case.synchronous)?;
             let found = model.check(&fresh, schema).map_err(|why| format!("a fresh connection: {why}"))?;
             if found != reached {
                 return Err(format!("a fresh connection finds {found}, not {reached}"));
             }
             known = Some(reached);
             drop(fresh);
-            // It goes on as if nothing had been, and so does what finds its files after a crash.
+            // The connection accepts a transaction, and so does a process that opens the files after a crash.
             if let Some(crashed) = crashed {
                 let next = reached + 1;
                 run(&connection, &transaction(next, schema))
                     .and_then(|()| run(&connection, CHURN))
                     .map_err(|error| format!("going on after {reached}: {error}"))?;
-                place(&crashed.dir(), &Files::new());
-                copy_files(&store.dir(), &crashed.dir(), &["data.db", "data.db-wal"]);
+                write_files(&crashed.dir(), &Files::new());
+                copy_files(&database.dir(), &crashed.dir(), &["data.db", "data.db-wal"]);
                 let found = model.check(&crashed.open("OFF")?, schema);
                 if found != Ok(next) {
                     return Err(format!("after a crash it is after {found:?}, not {next}"));
@@ -204,46 +204,46 @@ fn round(
             }
         }
     }
-    let fresh = store.open(store.case.synchronous)?;
+    let fresh = database.open(database.case.synchronous)?;
     let reached = model.check(&fresh, schema).map_err(|why| format!("opened again: {why}"))?;
     let is_right = match known {
         Some(known) => reached == known,
-        // A commit whose flush failed may be found in the log by who opens it next, as it is there.
+        // A commit whose flush failed may be recovered from the WAL by the next opener.
         None => reached == n + 1 || (reached == n && !attempt.committed),
     };
     if is_right { Ok((fired, reached)) } else { Err(format!("opened again, it is after {reached}, not {n}")) }
 }
 
 fn fail_everywhere(case: Case, failing: &[Failing]) {
-    let _turn = among_others();
+    let _turn = shared_turn();
     let is_soak = env::var_os("LITEFLEET_SOAK").is_some();
     for failing in failing.iter().copied() {
         for once in [true, false] {
-            // SQLite waits for seconds before it gives a lock up that somebody else seems to hold.
+            // SQLite waits for seconds for a lock that another connection seems to hold.
             if !once && failing == Failing::ShmLock(ffi::SQLITE_BUSY) {
                 continue;
             }
-            let store = Store::new(case);
-            // Where there is a journal, closing puts all in order that is to be found.
-            let crashed = case.copy.is_none().then(|| store.another());
-            place(&store.dir(), &store.empty);
+            let database = TestDatabase::new(case);
+            // With a rollback journal, closing the connection cleans up, so there is no crash to simulate.
+            let crashed = case.copy.is_none().then(|| database.sibling());
+            write_files(&database.dir(), &database.empty);
             let fault = Arc::new(Fault {
-                dir: store.dir(),
+                dir: database.dir(),
                 thread: thread::current().id(),
                 failing,
                 once,
                 state: Mutex::default(),
             });
-            let _watch = disk::watch(Arc::clone(&fault) as _);
-            // Some rows, which do not go into SQLite's cache.
+            let _watch = fault_vfs::watch(Arc::clone(&fault) as _);
+            // Some rows, more than fit into SQLite's cache.
             let (mut model, mut n, mut left, mut failed) = (Model::new(), 7, 0, 0);
-            let connection = store.open("OFF").unwrap();
+            let connection = database.open("OFF").unwrap();
             (1..=n).for_each(|n| run(&connection, &transaction(n, case.schema())).unwrap());
             drop(connection);
-            // Transactions differ in their calls: that one of them had fewer does not mean that all have.
+            // Transactions make different numbers of calls, so stop only after several without a fault.
             let mut quiet = 0;
             while quiet < 9 {
-                let done = round(&store, crashed.as_ref(), &fault, left, n, &mut model);
+                let done = round(&database, crashed.as_ref(), &fault, left, n, &mut model);
                 let (fired, reached) = done.unwrap_or_else(|why| {
                     panic!("{why}\n{case:?} {failing:?} once: {once}, after {left} calls")
                 });
@@ -258,7 +258,7 @@ fn fail_everywhere(case: Case, failing: &[Failing]) {
 }
 
 #[test]
-fn a_disk_that_fails_leaves_what_was_committed() {
+fn commits_survive_failing_disk_calls() {
     let case = Case { cipher: Cipher::Aegis256, format: PageFormat::Native, synchronous: "FULL", copy: None };
     let all = [
         Failing::Read,
@@ -272,7 +272,7 @@ fn a_disk_that_fails_leaves_what_was_committed() {
 }
 
 #[test]
-fn locks_and_shared_memory_that_fail_leave_what_was_committed() {
+fn commits_survive_failing_locks_and_shared_memory() {
     let case = Case { cipher: Cipher::Aegis256, format: PageFormat::Native, synchronous: "FULL", copy: None };
     let all = [
         Failing::ShmMap,
@@ -283,12 +283,12 @@ fn locks_and_shared_memory_that_fail_leave_what_was_committed() {
     ];
     fail_everywhere(case, &all);
     fail_everywhere(Case { cipher: Cipher::Aegis128L, format: PageFormat::Turso, ..case }, &all);
-    // Outside of WAL mode all locks are those of the file.
+    // Outside WAL mode all locks are file locks.
     fail_everywhere(Case { synchronous: "EXTRA", copy: Some("delete"), ..case }, &all[3..]);
 }
 
 #[test]
-fn a_disk_that_fails_under_a_journal_leaves_what_was_committed() {
+fn commits_survive_failing_disk_calls_with_a_rollback_journal() {
     let case = Case {
         cipher: Cipher::Aegis128X2,
         format: PageFormat::Native,

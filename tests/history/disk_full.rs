@@ -1,4 +1,5 @@
-//! A disk that is full, and steps of the capture that fail: the host is told, nothing is damaged, and all goes on.
+//! Full disks and failing capture steps: the statement fails with `DiskFull`, no commit is lost, and writes continue
+//! once there is space.
 
 use std::{
     fs::{self, File},
@@ -18,10 +19,10 @@ use tempfile::TempDir;
 
 use crate::support::{Contents, contents, now, skipped};
 
-/// A small file system in memory, where the machine lets us have one.
-struct Mounted(TempDir);
+/// A small tmpfs, if this process may mount one.
+struct Tmpfs(TempDir);
 
-impl Mounted {
+impl Tmpfs {
     fn new(size: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
@@ -29,41 +30,41 @@ impl Mounted {
         if mount.status().is_ok_and(|status| status.success()) {
             return Some(Self(dir));
         }
-        skipped("this machine does not let us mount a file system");
+        skipped("mounting a file system is not permitted");
         None
     }
 }
 
-impl Drop for Mounted {
+impl Drop for Tmpfs {
     fn drop(&mut self) {
         let _left_to_the_system = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }
 
-/// What is known of a database: an instant after each commit that returned, and the contents then.
-struct Known {
+/// Known states of a database: the contents after each commit that returned, and an instant after it.
+struct KnownStates {
     states: Vec<(Timestamp, Contents)>,
     restored: u32,
 }
 
-impl Known {
-    fn note(&mut self, connection: &Connection) {
+impl KnownStates {
+    fn record(&mut self, connection: &Connection) {
         let contents = contents(connection);
         self.states.push((now(), contents));
     }
 
-    /// Restores each state, and checks that the database has no others: none of a commit that failed.
+    /// Restores each state, and checks that there is no recovery point for a failed commit.
     fn check(&mut self, plane: &ControlPlane, context: &str) {
-        for (number, (at, wanted)) in self.states.iter().enumerate() {
+        for (number, (at, expected)) in self.states.iter().enumerate() {
             self.restored += 1;
             let name = format!("restored-{}", self.restored);
             let input =
                 CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", *at));
             plane.create_database(input).unwrap_or_else(|error| panic!("{context}: state {number}: {error}"));
             let connection = plane.connect(&name, &ConnectOptions::default()).unwrap();
-            let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-            assert_eq!(sound, "ok");
-            assert!(contents(&connection) == *wanted, "{context}: state {number} is another one");
+            let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!(check, "ok");
+            assert!(contents(&connection) == *expected, "{context}: wrong contents for state {number}");
             drop(connection);
             plane.destroy_database(&name).unwrap();
         }
@@ -76,25 +77,25 @@ impl Known {
 }
 
 #[test]
-fn a_full_disk_refuses_a_commit_and_loses_none() {
-    let Some(disk) = Mounted::new("size=64m") else { return };
+fn full_disk_refuses_commits_and_loses_none() {
+    let Some(disk) = Tmpfs::new("size=64m") else { return };
     let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
     let connect = || plane.connect("orders", &ConnectOptions::default()).unwrap();
     let mut connection = connect();
     connection.execute_batch("PRAGMA wal_autocheckpoint=20; CREATE TABLE t(a)").unwrap();
-    let mut known = Known { states: Vec::new(), restored: 0 };
-    known.note(&connection);
+    let mut known = KnownStates { states: Vec::new(), restored: 0 };
+    known.record(&connection);
     let filler = disk.0.path().join("filler");
     let mut refused = 0;
     for round in 0..12_u64 {
         for value in 0..4 {
             let sql = format!("INSERT INTO t VALUES ('{round} {value}' || hex(randomblob(2000)))");
             connection.execute_batch(&sql).unwrap();
-            known.note(&connection);
+            known.record(&connection);
         }
-        // Room for less than what comes next, and each time for something else of it.
+        // Leave less space than the next statements need, a different amount in each round.
         fs::write(&filler, b"").unwrap();
         let mut full = File::options().append(true).open(&filler).unwrap();
         let _full = io::copy(&mut io::repeat(1), &mut full);
@@ -104,7 +105,7 @@ fn a_full_disk_refuses_a_commit_and_loses_none() {
         for value in 0..60 {
             let sql = format!("INSERT INTO t VALUES ('full {round} {value}' || hex(randomblob(2000)))");
             match connection.execute_batch(&sql) {
-                Ok(()) => known.note(&connection),
+                Ok(()) => known.record(&connection),
                 Err(error) => {
                     let error = litefleet::explain(&connection, error);
                     assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
@@ -131,7 +132,7 @@ fn a_full_disk_refuses_a_commit_and_loses_none() {
         }
         let _there = fs::remove_file(&filler);
         connection.execute_batch("DELETE FROM t WHERE rowid % 2").unwrap();
-        known.note(&connection);
+        known.record(&connection);
         if round % 4 == 3 {
             known.check(&plane, &format!("round {round}"));
         }
@@ -143,8 +144,8 @@ fn a_full_disk_refuses_a_commit_and_loses_none() {
 
 const OFF: usize = usize::MAX;
 
-/// What is tried with each of its steps failing once.
-type Call = fn(&Connection) -> litefleet::rusqlite::Result<()>;
+/// A statement that is run with each of its disk operations failing in turn.
+type Statement = fn(&Connection) -> litefleet::rusqlite::Result<()>;
 
 fn insert(connection: &Connection) -> litefleet::rusqlite::Result<()> {
     connection.execute_batch("INSERT INTO t VALUES ('tried')")
@@ -155,12 +156,12 @@ fn checkpoint(connection: &Connection, mode: &str) -> litefleet::rusqlite::Resul
 }
 
 #[test]
-fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
-    // The first commit of all, one that begins the log anew, one that grows the stamps, a log that is cut off, and one that
-    // is closed.
-    let calls: [(&str, Call, bool); 5] = [
+fn failed_capture_step_fails_the_statement_that_needed_it() {
+    // The first commit, a commit that restarts the WAL, one that grows the stamp file, a WAL that is truncated, and a
+    // commit with synchronous=FULL.
+    let statements: [(&str, Statement, bool); 5] = [
         ("first", insert, true),
-        ("restart", insert, true),
+        ("restart_wal", insert, true),
         ("many", insert, false),
         ("truncate", |connection| checkpoint(connection, "TRUNCATE"), false),
         (
@@ -169,7 +170,7 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
             true,
         ),
     ];
-    for (name, call, has_steps) in calls {
+    for (name, call, has_steps) in statements {
         for stops in [false, true] {
             for step in 0.. {
                 let dir = tempfile::tempdir().unwrap();
@@ -178,7 +179,7 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                 let hook = move |_: DiskOp, _: &_| {
                     let next = |left: usize| match left {
                         OFF => None,
-                        // Every step from here on fails, or this one alone.
+                        // Every step from here on fails, or only this one.
                         0 => Some(if stops { 0 } else { OFF }),
                         left => Some(left - 1),
                     };
@@ -194,36 +195,39 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                 Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
                 plane.import_database(CreateDatabaseInput::new("orders", "default"), file.as_path()).unwrap();
                 let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
-                let mut known = Known { states: Vec::new(), restored: 0 };
+                let mut known = KnownStates { states: Vec::new(), restored: 0 };
                 let before = if name == "first" { 0 } else { 130 };
                 for value in 0..before {
                     connection.execute_batch(&format!("INSERT INTO t VALUES ({value})")).unwrap();
                     if !(2..122).contains(&value) {
-                        known.note(&connection);
+                        known.record(&connection);
                     }
-                    if (name == "restart" || name == "full") && value % 64 == 3 {
+                    if (name == "restart_wal" || name == "full") && value % 64 == 3 {
                         checkpoint(&connection, "RESTART").unwrap();
                     }
                 }
-                if name == "restart" || name == "full" {
+                if name == "restart_wal" || name == "full" {
                     checkpoint(&connection, "RESTART").unwrap();
                 }
                 let was = contents(&connection);
                 countdown.store(step, SeqCst);
                 let answer = call(&connection);
                 let left = countdown.swap(OFF, SeqCst);
-                let came_to_the_end = left != OFF && left > 0;
+                let finished = left != OFF && left > 0;
                 let context = format!("{name}, step {step}, stops {stops}");
                 match answer {
                     Err(error) => {
                         let error = litefleet::explain(&connection, error);
                         assert_eq!(error.kind(), ErrorKind::DiskFull, "{context}: {error}");
-                        assert!(contents(&connection) == was, "{context}: it failed, and left something");
+                        assert!(
+                            contents(&connection) == was,
+                            "{context}: a failed statement changed the database"
+                        );
                     }
-                    Ok(()) if contents(&connection) != was => known.note(&connection),
+                    Ok(()) if contents(&connection) != was => known.record(&connection),
                     Ok(()) => {}
                 }
-                // It goes on, here or after the process has died.
+                // Writes continue, on this connection or after the process has died.
                 let connection = if stops {
                     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
                     drop(connection);
@@ -233,28 +237,28 @@ fn a_step_of_the_capture_that_fails_refuses_what_it_was_for() {
                 };
                 for value in 0..2 {
                     connection.execute_batch(&format!("INSERT INTO t VALUES ('goes on {value}')")).unwrap();
-                    known.note(&connection);
+                    known.record(&connection);
                     checkpoint(&connection, "TRUNCATE").unwrap();
                 }
                 drop(connection);
                 let points = plane.points("orders", ..).unwrap();
                 assert_eq!(points.windows.len(), 1, "{context}");
-                for (at, wanted) in &known.states {
+                for (at, expected) in &known.states {
                     known.restored += 1;
                     let copy = format!("restored-{}", known.restored);
                     let input = CreateDatabaseInput::new(&copy, "default")
                         .with_seed(Seed::database_at("orders", *at));
                     plane.create_database(input).unwrap_or_else(|error| panic!("{context}: {error}"));
                     assert!(
-                        contents(&plane.connect(&copy, &ConnectOptions::default()).unwrap()) == *wanted,
+                        contents(&plane.connect(&copy, &ConnectOptions::default()).unwrap()) == *expected,
                         "{context}"
                     );
                 }
-                if came_to_the_end {
-                    assert!(step > 0 || !has_steps, "{name} takes no step");
+                if finished {
+                    assert!(step > 0 || !has_steps, "{name} has no disk operation");
                     break;
                 }
-                assert!(step < 60, "{name} never gets through");
+                assert!(step < 60, "{name} does not finish");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A fleet on the watched disk, and what the tests do with it.
+//! Shared by the tests: a fleet on the observed disk, and helpers.
 
 use std::{
     fs,
@@ -12,9 +12,9 @@ use litefleet::{
 };
 use tempfile::TempDir;
 
-use crate::disk;
+use crate::fault_vfs;
 
-/// A key that would be told at once if it stood on the disk.
+/// A key that is easy to recognize on disk.
 const KEY: &[u8; 32] = b"this-is-the-key-of-these-tests-!";
 
 pub(crate) fn key(cipher: Cipher) -> EncryptionKey {
@@ -25,19 +25,19 @@ pub(crate) fn key_bytes(cipher: Cipher) -> &'static [u8] {
     &KEY[..cipher.key_len()]
 }
 
-/// Files without a name belong to no database that a watcher could tell. So the tests that look at all of them are alone
-/// while they run.
+/// Unnamed files cannot be attributed to a database, so a test that observes all of them excludes other tests while
+/// it runs.
 static TURNS: RwLock<()> = RwLock::new(());
 
-pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+pub(crate) fn exclusive_turn() -> RwLockWriteGuard<'static, ()> {
     TURNS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn among_others() -> RwLockReadGuard<'static, ()> {
+pub(crate) fn shared_turn() -> RwLockReadGuard<'static, ()> {
     TURNS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A plane with a group `default` and a database `vault`, in a directory that goes with it.
+/// A plane with a group `default` and a database `vault`, in a temporary directory.
 pub(crate) struct Fleet {
     pub(crate) plane: ControlPlane,
     pub(crate) dir: TempDir,
@@ -45,9 +45,9 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Encrypted under the cipher, or plain.
+    /// Creates the database, encrypted under the cipher, or plain.
     pub(crate) fn new(cipher: Option<Cipher>, format: PageFormat) -> Self {
-        disk::slide_beneath();
+        fault_vfs::install();
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
         plane.create_group("default").unwrap();
@@ -67,7 +67,7 @@ impl Fleet {
         }
     }
 
-    /// A second database, whose files may stand where those of the first are: a fork has its source's salt.
+    /// Creates a second database that accepts the files of the first: a fork has the salt of its source.
     pub(crate) fn fork(&self, name: &str) {
         let mut input = CreateDatabaseInput::fork(name, "vault");
         if let Some(cipher) = self.cipher {
@@ -80,22 +80,22 @@ impl Fleet {
         self.plane.connect("vault", &self.options()).unwrap()
     }
 
-    /// A connection whose SQL may attach files by their paths.
+    /// A connection whose SQL may attach files by path.
     pub(crate) fn connect_unfenced(&self) -> Connection {
         self.plane.connect("vault", &self.options().unfenced()).unwrap()
     }
 
-    /// Where the database's files are.
-    pub(crate) fn place(&self) -> PathBuf {
-        self.place_of("vault")
+    /// The directory of the database.
+    pub(crate) fn database_dir(&self) -> PathBuf {
+        self.database_dir_of("vault")
     }
 
-    pub(crate) fn place_of(&self, name: &str) -> PathBuf {
+    pub(crate) fn database_dir_of(&self, name: &str) -> PathBuf {
         self.plane.database_path(name).unwrap().parent().unwrap().to_owned()
     }
 }
 
-/// Runs statements to their ends, whether or not they give rows.
+/// Runs statements to completion, and discards their rows.
 pub(crate) fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     let mut batch = Batch::new(connection, sql);
     while let Some(mut statement) = batch.next()? {
@@ -105,12 +105,12 @@ pub(crate) fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub(crate) fn ask<T: rusqlite::types::FromSql>(connection: &Connection, sql: &str) -> rusqlite::Result<T> {
+pub(crate) fn query<T: rusqlite::types::FromSql>(connection: &Connection, sql: &str) -> rusqlite::Result<T> {
     connection.query_row(sql, [], |row| row.get(0))
 }
 
-/// Copies files of a database as they are now. Another process does it: closing a file here would drop this process's
-/// locks on it.
+/// Copies the current files of a database from another process: closing a descriptor here would release this
+/// process's locks.
 pub(crate) fn copy_files(from: &Path, to: &Path, names: &[&str]) {
     fs::create_dir_all(to).unwrap();
     for name in names {

@@ -1,4 +1,4 @@
-//! A history of which the system has nothing in memory any more.
+//! Restores that read every byte from disk: the page cache of the operating system holds none of the archive.
 
 use std::fs::{self, File};
 
@@ -7,9 +7,9 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::support::{Ledger, is_index};
 
-/// Lets the system forget what it has in memory of the archive.
+/// Drops the archive from the page cache.
 fn forget(ledger: &Ledger) {
-    for entry in fs::read_dir(ledger.place().join("archive")).unwrap() {
+    for entry in fs::read_dir(ledger.database_dir().join("archive")).unwrap() {
         let file = File::open(entry.unwrap().path()).unwrap();
         file.sync_all().unwrap();
         fadvise(&file, 0, None, Advice::DontNeed).unwrap();
@@ -17,7 +17,7 @@ fn forget(ledger: &Ledger) {
 }
 
 fn remove_indexes(ledger: &Ledger) {
-    for entry in fs::read_dir(ledger.place().join("archive")).unwrap() {
+    for entry in fs::read_dir(ledger.database_dir().join("archive")).unwrap() {
         let entry = entry.unwrap();
         if is_index(entry.file_name().to_str().unwrap()) {
             fs::remove_file(entry.path()).unwrap();
@@ -26,7 +26,7 @@ fn remove_indexes(ledger: &Ledger) {
 }
 
 #[test]
-fn what_is_read_from_the_disk_is_what_was_in_memory() {
+fn restore_with_cold_cache_equals_restore_with_warm_cache() {
     for cipher in [None, Some(Cipher::Aegis128L)] {
         let mut ledger = Ledger::new(cipher);
         let connection = ledger.connect();
@@ -36,7 +36,7 @@ fn what_is_read_from_the_disk_is_what_was_in_memory() {
              WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)
              INSERT INTO t SELECT i, randomblob(3000) FROM n; COMMIT",
         );
-        // The versions of each page's neighbours are in other logs.
+        // Consecutive pages have their newest versions in different segments, so that reads are scattered.
         for log in 1..10 {
             connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
             let update = format!("UPDATE t SET value = randomblob(3000) WHERE id * 7 % 10 = {log}");
@@ -45,15 +45,18 @@ fn what_is_read_from_the_disk_is_what_was_in_memory() {
         drop(connection);
         let instants: Vec<_> = ledger.states.iter().skip(1).map(|state| state.from).collect();
         for at in [instants[9], instants[5], instants[1]] {
-            let wanted = ledger.states.iter().find(|state| state.from == at).unwrap().contents.clone();
+            let expected = ledger.states.iter().find(|state| state.from == at).unwrap().contents.clone();
             for keeps_indexes in [false, true] {
                 if !keeps_indexes {
                     remove_indexes(&ledger);
                 }
                 forget(&ledger);
-                assert!(ledger.viewed_at(at).unwrap() == wanted, "viewed, with indexes: {keeps_indexes}");
+                assert!(ledger.viewed_at(at).unwrap() == expected, "viewed, with indexes: {keeps_indexes}");
                 forget(&ledger);
-                assert!(ledger.restored_at(at).unwrap() == wanted, "restored, with indexes: {keeps_indexes}");
+                assert!(
+                    ledger.restored_at(at).unwrap() == expected,
+                    "restored, with indexes: {keeps_indexes}"
+                );
             }
         }
     }

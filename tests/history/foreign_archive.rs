@@ -1,4 +1,4 @@
-//! An archive that belongs to another database is refused by every reader and put aside by writers.
+//! An archive that belongs to another database is refused by every reader and set aside by writers.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -8,21 +8,21 @@ use litefleet::{
 };
 
 use crate::{
-    maintain::{restart, set_window},
+    maintain::{restart_wal, set_window},
     support::{Ledger, State, contents, now},
 };
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
-/// Two databases with a history each: `orders`, whose states are known, and `other`. If they are encrypted, `other` is a fork
-/// of `orders` under the same key, so that nothing but its id tells its pages from those of `orders`.
+/// Two databases with a history each: `orders`, whose states are known, and `other`. If encrypted, `other` is a fork
+/// of `orders` under its key, so that only the id distinguishes their pages.
 fn pair(cipher: Option<Cipher>) -> Ledger {
     let mut ledger = Ledger::new(cipher);
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
     for _ in 0..3 {
         ledger.commit(&connection, "INSERT INTO t(value) VALUES ('orders')");
-        restart(&connection);
+        restart_wal(&connection);
     }
     drop(connection);
     let mut input = CreateDatabaseInput::fork("other", "orders");
@@ -33,7 +33,7 @@ fn pair(cipher: Option<Cipher>) -> Ledger {
     let other = ledger.plane.connect("other", &ledger.options()).unwrap();
     for _ in 0..4 {
         other.execute_batch("INSERT INTO t(value) VALUES ('other')").unwrap();
-        restart(&other);
+        restart_wal(&other);
     }
     drop(other);
     let connection = ledger.connect();
@@ -44,11 +44,11 @@ fn pair(cipher: Option<Cipher>) -> Ledger {
 
 /// Exchanges the archives of the two databases.
 fn swap(ledger: &Ledger) {
-    let (ours, theirs) = (ledger.place(), ledger.place().with_file_name("other"));
-    let beside = ours.join("swapped");
-    fs::rename(ours.join("archive"), &beside).unwrap();
+    let (ours, theirs) = (ledger.database_dir(), ledger.database_dir().with_file_name("other"));
+    let aside = ours.join("swapped");
+    fs::rename(ours.join("archive"), &aside).unwrap();
     fs::rename(theirs.join("archive"), ours.join("archive")).unwrap();
-    fs::rename(beside, theirs.join("archive")).unwrap();
+    fs::rename(aside, theirs.join("archive")).unwrap();
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -69,7 +69,7 @@ fn verify(ledger: &Ledger, name: &str) -> Vec<String> {
 
 type Read = fn(&Ledger, &str, Timestamp) -> Result<()>;
 
-/// Every way to read a history.
+/// Every operation that reads a history.
 const READERS: &[(&str, Read)] = &[
     ("points", |ledger, name, _| ledger.plane.points(name, ..).map(|_| ())),
     ("view", |ledger, name, at| ledger.plane.connect_at(name, at, &ledger.options()).map(|_| ())),
@@ -85,7 +85,7 @@ const READERS: &[(&str, Read)] = &[
         ledger.plane.restore_database(name, at, &ledger.options(), &mut no_progress).map(|_| ())
     }),
     ("export", |ledger, name, at| {
-        let out = ledger.place().with_file_name("out.db");
+        let out = ledger.database_dir().with_file_name("out.db");
         let mut options = ExportOptions::default().at(at);
         if let Some(key) = &ledger.key {
             options = options.encryption_key(key.clone()).decrypt(true);
@@ -95,7 +95,7 @@ const READERS: &[(&str, Read)] = &[
         Ok(())
     }),
     ("export as it is", |ledger, name, at| {
-        let out = ledger.place().with_file_name("out.db");
+        let out = ledger.database_dir().with_file_name("out.db");
         ledger.plane.export_database(name, &out, &ExportOptions::default().at(at), &mut no_progress)?;
         fs::remove_file(out).unwrap();
         Ok(())
@@ -103,9 +103,9 @@ const READERS: &[(&str, Read)] = &[
     ("maintain", |ledger, name, _| ledger.plane.maintain_database(name, &mut no_progress).map(|_| ())),
 ];
 
-/// Every reader refuses the archive of a database and names its directory.
+/// Checks that every reader refuses the archive and names its directory.
 fn every_reader_refuses(ledger: &Ledger, name: &str, context: &str) {
-    let archive = ledger.place().with_file_name(name).join("archive");
+    let archive = ledger.database_dir().with_file_name(name).join("archive");
     let before = files(&archive);
     for at in [ledger.states[2].from, ledger.states.last().unwrap().from, now()] {
         for (reader, read) in READERS {
@@ -123,7 +123,7 @@ fn every_reader_refuses(ledger: &Ledger, name: &str, context: &str) {
 }
 
 #[test]
-fn every_reader_refuses_the_archive_of_another_database() {
+fn every_reader_refuses_archive_of_another_database() {
     for cipher in CIPHERS {
         let mut ledger = pair(cipher);
         swap(&ledger);
@@ -131,13 +131,13 @@ fn every_reader_refuses_the_archive_of_another_database() {
             every_reader_refuses(&ledger, name, &format!("{cipher:?}"));
         }
         // A crash between two renames leaves no live stamps.
-        let archive = ledger.place().join("archive");
+        let archive = ledger.database_dir().join("archive");
         let numbers = files(&archive).into_keys().filter(|name| name.ends_with("stamps")).count();
         let numbered = archive.join(format!("{numbers:012}.stamps"));
         fs::rename(archive.join("live.stamps"), &numbered).unwrap();
         every_reader_refuses(&ledger, "orders", &format!("{cipher:?}, without live stamps"));
         fs::rename(&numbered, archive.join("live.stamps")).unwrap();
-        // Nothing of it is removed even if no history is to be kept.
+        // Maintenance removes nothing, even if no history is to be kept.
         set_window(&ledger, "off");
         let before = files(&archive);
         let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
@@ -153,20 +153,20 @@ fn every_reader_refuses_the_archive_of_another_database() {
 }
 
 #[test]
-fn first_commit_puts_the_archive_of_another_database_aside() {
+fn first_commit_sets_archive_of_another_database_aside() {
     for cipher in CIPHERS {
         let mut ledger = pair(cipher);
         for round in 1..=2 {
             swap(&ledger);
-            let place = ledger.place();
-            let theirs = files(&place.join("archive"));
+            let dir = ledger.database_dir();
+            let theirs = files(&dir.join("archive"));
             let before = now();
             let connection = ledger.connect();
             connection.execute_batch("INSERT INTO t(value) VALUES ('gap')").unwrap();
             let found = contents(&connection);
             ledger.states = vec![State { from: now(), to: now(), contents: found }];
             ledger.commit(&connection, "INSERT INTO t(value) VALUES ('after')");
-            assert!(files(&place.join(format!("archive.foreign-{round}"))) == theirs, "{cipher:?}");
+            assert!(files(&dir.join(format!("archive.foreign-{round}"))) == theirs, "{cipher:?}");
             let points = ledger.plane.points("orders", ..).unwrap();
             assert_eq!((points.points.len(), points.windows.len()), (2, 1), "{points:?}");
             assert!(points.windows[0].from > before);
@@ -177,43 +177,45 @@ fn first_commit_puts_the_archive_of_another_database_aside() {
             ledger.check_all();
             ledger.check_windows();
             assert_eq!(verify(&ledger, "orders"), [""; 0], "{cipher:?}");
-            // Its owner gets it back, and it is whole. The second time the log is at its end when it is put aside.
-            let owners = place.with_file_name("other").join("archive");
+            // The owner's archive is intact. In the second round the WAL has ended before the archive is set aside.
+            let owners = dir.with_file_name("other").join("archive");
             fs::remove_dir_all(&owners).unwrap();
-            fs::rename(place.join(format!("archive.foreign-{round}")), &owners).unwrap();
-            fs::create_dir(place.join(format!("archive.foreign-{round}"))).unwrap();
+            fs::rename(dir.join(format!("archive.foreign-{round}")), &owners).unwrap();
+            fs::create_dir(dir.join(format!("archive.foreign-{round}"))).unwrap();
             assert_eq!(verify(&ledger, "other"), [""; 0], "{cipher:?}");
         }
     }
 }
 
 #[test]
-fn closing_leaves_the_archive_of_another_database_as_it_is() {
+fn close_leaves_archive_of_another_database_unchanged() {
     for cipher in CIPHERS {
         let ledger = pair(cipher);
         let connection = ledger.connect();
         connection.execute_batch("INSERT INTO t(value) VALUES ('open')").unwrap();
         swap(&ledger);
-        let theirs = files(&ledger.place().join("archive"));
+        let theirs = files(&ledger.database_dir().join("archive"));
         drop(connection);
-        assert!(files(&ledger.place().join("archive")) == theirs);
-        assert!(!ledger.place().join("archive.foreign-1").exists());
+        assert!(files(&ledger.database_dir().join("archive")) == theirs);
+        assert!(!ledger.database_dir().join("archive.foreign-1").exists());
         let connection = ledger.connect();
         let rows: u32 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 5);
     }
 }
 
-/// Every file of an archive replaced by the one of that name in the archive of the other database: what is answered is right,
-/// and what is not is refused.
+/// Replaces each file of an archive with the file of that name from the other archive. Restores must return correct
+/// contents or fail.
 #[test]
-fn single_files_of_another_database_give_no_wrong_answer() {
+fn single_file_of_another_database_is_detected_or_harmless() {
     for cipher in CIPHERS {
         let mut ledger = pair(cipher);
         ledger.check_all();
-        let (ours, theirs) =
-            (ledger.place().join("archive"), ledger.place().with_file_name("other").join("archive"));
-        // Both have indexes.
+        let (ours, theirs) = (
+            ledger.database_dir().join("archive"),
+            ledger.database_dir().with_file_name("other").join("archive"),
+        );
+        // Create indexes in both archives.
         let last = ledger.plane.points("other", ..).unwrap().points.last().unwrap().at;
         ledger.plane.connect_at("other", last, &ledger.options()).unwrap();
         for (name, own) in files(&ours) {
@@ -231,7 +233,8 @@ fn single_files_of_another_database_give_no_wrong_answer() {
                 }
             }
             let is_found = !verify(&ledger, "orders").is_empty();
-            // The first snapshots may be the same empty database, and an index that does not fit is made anew.
+            // The first snapshots may be equal empty databases, and an index that does not match its segment is
+            // rebuilt.
             let is_needed = !(same || name.ends_with("index"));
             assert!(!is_needed || is_found && refused > 0, "{cipher:?}: {name}");
             fs::write(ours.join(&name), own).unwrap();
@@ -242,17 +245,19 @@ fn single_files_of_another_database_give_no_wrong_answer() {
 }
 
 #[test]
-fn live_stamps_of_another_database_do_not_hide_own_generations() {
+fn foreign_live_stamps_do_not_hide_own_generations() {
     let mut ledger = pair(None);
-    let (ours, theirs) =
-        (ledger.place().join("archive"), ledger.place().with_file_name("other").join("archive"));
+    let (ours, theirs) = (
+        ledger.database_dir().join("archive"),
+        ledger.database_dir().with_file_name("other").join("archive"),
+    );
     let state = ledger.states[2].clone();
     fs::copy(theirs.join("live.stamps"), ours.join("live.stamps")).unwrap();
     let error = ledger.contents_at(state.from).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     let connection = ledger.connect();
     ledger.commit(&connection, "INSERT INTO t(value) VALUES ('after')");
-    assert!(!ledger.place().join("archive.foreign-1").exists());
+    assert!(!ledger.database_dir().join("archive.foreign-1").exists());
     assert!(ledger.contents_at(state.from).unwrap() == state.contents);
     let last = ledger.states.last().unwrap().clone();
     assert!(ledger.contents_at(last.from).unwrap() == last.contents);
@@ -261,11 +266,11 @@ fn live_stamps_of_another_database_do_not_hide_own_generations() {
     let error = ledger.contents_at(last.from).unwrap_err();
     assert!(error.to_string().contains("retained") && error.kind() == ErrorKind::Corrupt, "{error}");
     assert!(verify(&ledger, "orders").iter().any(|finding| finding.contains("retained")));
-    // It keeps nobody from writing.
+    // Writes continue.
     ledger.commit(&connection, "INSERT INTO t(value) VALUES ('later')");
 }
 
-/// A file by which the database with this id would have pruned its first two generations.
+/// The bytes of a retention mark of the given database that prunes its first two generations.
 fn retained_of(database: u64) -> Vec<u8> {
     let words = [u64::from_le_bytes(*b"LFretain"), 3, database, 0];
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
