@@ -1,8 +1,8 @@
 //! Processes that die, and processes that share a root.
 //!
-//! Each test runs this very binary again as a child, which finds its orders in the environment. A child that is to
-//! die is killed with SIGKILL at a moment that differs from round to round, or stops itself at the n-th step of a
-//! call; then the root is opened anew, and everything in it must be whole, and nothing left over.
+//! Each test runs its own binary as child processes, which take their arguments from the environment. A child dies by
+//! SIGKILL at a random moment or aborts at the n-th step of a call. The parent then opens the root and checks that
+//! every database in it is intact and that nothing else is left.
 
 use std::{
     collections::BTreeMap,
@@ -20,12 +20,12 @@ use std::{
 use crate::support::{assert_no_debris, count};
 use litefleet::{ControlPlane, CreateDatabaseInput, DatabaseState, ErrorKind, Seed, rusqlite::Connection};
 
-/// Rounds of the kill loop, unless the environment says otherwise.
+/// Rounds of the kill loop, unless `LITEFLEET_KILL_ROUNDS` overrides it.
 const ROUNDS: u64 = 300;
 
 const ROLE: &str = "LITEFLEET_TEST_CHILD";
 
-/// A child that runs the test with this path.
+/// A child process that runs the test with this path.
 pub(crate) fn child_of(path: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", path, "--nocapture", "--test-threads=1"]).env(ROLE, role);
@@ -37,12 +37,12 @@ fn child(test: &str, role: &str) -> Command {
     child_of(&format!("crash::{test}"), role)
 }
 
-/// The orders of this process, if it is a child.
-pub(crate) fn orders() -> Option<Vec<String>> {
+/// The arguments of this process, if it is a child.
+pub(crate) fn child_arguments() -> Option<Vec<String>> {
     env::var(ROLE).ok().map(|role| role.split('|').map(str::to_owned).collect())
 }
 
-/// Numbers that look random and are the same for the same seed.
+/// A deterministic pseudo-random generator.
 struct Random(u64);
 
 impl Random {
@@ -62,7 +62,7 @@ fn new(name: &str) -> CreateDatabaseInput {
     CreateDatabaseInput::new(name, "default")
 }
 
-/// One random operation on a few names. It says what it is about to do and what came of it.
+/// One random operation on one of a few names. Only errors that concurrent operations can cause are allowed.
 fn operate(plane: &ControlPlane, file: &Path, random: &mut Random) {
     let name = format!("db-{}", random.below(4));
     let answer = match random.below(9) {
@@ -87,7 +87,7 @@ fn operate(plane: &ControlPlane, file: &Path, random: &mut Random) {
     }
 }
 
-/// Checks that every database in the root is whole: empty, a bank whose books balance, or a draft.
+/// Checks that every database in the root is empty, a bank whose books balance, or a draft.
 fn check(root: &Path) -> ControlPlane {
     let plane = ControlPlane::open(root).unwrap();
     assert_no_debris(&plane);
@@ -96,8 +96,8 @@ fn check(root: &Path) -> ControlPlane {
             continue;
         }
         let connection = plane.connect(database.name.as_str(), &Default::default()).unwrap();
-        let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-        assert_eq!(sound, "ok", "{}", database.name);
+        let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok", "{}", database.name);
         if count(&connection, "SELECT count(*) FROM sqlite_schema") > 0 {
             assert_eq!(count(&connection, "SELECT sum(balance) FROM account"), 10_000, "{}", database.name);
         }
@@ -105,7 +105,7 @@ fn check(root: &Path) -> ControlPlane {
     plane
 }
 
-/// A root with a bank in a group, and a file that holds a bank too.
+/// Creates a root with a bank in a group, and a database file with a bank.
 fn prepare(dir: &Path) -> (PathBuf, PathBuf) {
     let root = dir.join("root");
     let plane = ControlPlane::open(&root).unwrap();
@@ -123,9 +123,9 @@ fn first_line(child: &mut Child) -> String {
 }
 
 #[test]
-fn a_process_killed_at_any_moment_leaves_whole_databases_and_nothing_else() {
-    if let Some(orders) = orders() {
-        let [root, file, seed] = orders.as_slice() else { unreachable!() };
+fn killed_process_leaves_intact_databases_and_no_debris() {
+    if let Some(arguments) = child_arguments() {
+        let [root, file, seed] = arguments.as_slice() else { unreachable!() };
         let plane = ControlPlane::open(root).unwrap();
         println!("READY");
         let mut random = Random(seed.parse().unwrap());
@@ -136,7 +136,7 @@ fn a_process_killed_at_any_moment_leaves_whole_databases_and_nothing_else() {
     let rounds = env::var("LITEFLEET_KILL_ROUNDS").ok().map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let (root, file) = prepare(dir.path());
-    let name = "a_process_killed_at_any_moment_leaves_whole_databases_and_nothing_else";
+    let name = "killed_process_leaves_intact_databases_and_no_debris";
     let mut random = Random(0x5eed_1234_5678_9abc);
     let mut states = BTreeMap::new();
     for round in 0..rounds {
@@ -144,7 +144,7 @@ fn a_process_killed_at_any_moment_leaves_whole_databases_and_nothing_else() {
         let role = format!("{}|{}|{seed}", root.display(), file.display());
         let mut killed = child(name, &role).spawn().unwrap();
         assert!(first_line(&mut killed).contains("READY"), "round {round}");
-        // An operation takes from half a millisecond to some five.
+        // An operation takes 0.5 to 5 milliseconds.
         std::thread::sleep(Duration::from_micros(random.below(12_000)));
         killed.kill().unwrap();
         killed.wait().unwrap();
@@ -155,9 +155,9 @@ fn a_process_killed_at_any_moment_leaves_whole_databases_and_nothing_else() {
 }
 
 #[test]
-fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
-    if let Some(orders) = orders() {
-        let [root, file, operation, step] = orders.as_slice() else { unreachable!() };
+fn process_aborted_at_any_step_leaves_all_or_nothing() {
+    if let Some(arguments) = child_arguments() {
+        let [root, file, operation, step] = arguments.as_slice() else { unreachable!() };
         let step: u64 = step.parse().unwrap();
         let left = Arc::new(AtomicU64::new(u64::MAX));
         let counting = Arc::clone(&left);
@@ -172,7 +172,7 @@ fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
         call(&plane, operation, Path::new(file)).unwrap();
         std::process::exit(7);
     }
-    let name = "a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing";
+    let name = "process_aborted_at_any_step_leaves_all_or_nothing";
     let dir = tempfile::tempdir().unwrap();
     let (root, file) = prepare(dir.path());
     for operation in
@@ -204,9 +204,9 @@ fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
             if status.code() == Some(7) {
                 break;
             }
-            assert_eq!(status.code(), None, "{operation} step {step}: it did not abort but fail");
+            assert_eq!(status.code(), None, "{operation} step {step}: failed instead of aborting");
             steps += 1;
-            // What was stopped can be done anew, whatever of it was settled.
+            // An interrupted call can be repeated, whether or not it took effect.
             let plane = ControlPlane::open(&root).unwrap();
             match call(&plane, operation, &file) {
                 Ok(()) => {}
@@ -216,7 +216,7 @@ fn a_process_that_stops_at_any_step_of_a_call_leaves_all_or_nothing() {
                 ),
             }
             let plane = check(&root);
-            // Whatever became of the group, the one that has its first name is another one.
+            // The group that now has the old name is unaffected.
             if operation == "destroy-renamed-group" {
                 plane.connect("x", &Default::default()).unwrap();
                 assert_eq!(plane.get_database("y").unwrap_err().kind(), ErrorKind::NotFound);
@@ -238,17 +238,17 @@ fn call(plane: &ControlPlane, operation: &str, file: &Path) -> litefleet::Result
     }
 }
 
-/// A process that lives on finds the names and the groups that a dead one held free, without opening the root anew.
+/// A process that keeps running finds the names and groups of a dead process free without reopening the root.
 #[test]
-fn what_a_dead_process_held_is_free_for_those_that_live() {
-    if let Some(orders) = orders() {
+fn names_held_by_a_dead_process_are_free() {
+    if let Some(arguments) = child_arguments() {
         let hook = |step: litefleet::DiskOp, _: &Path| {
             if step == litefleet::DiskOp::SyncFile {
                 std::process::abort();
             }
             Ok(())
         };
-        let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(&orders[0]).unwrap();
+        let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(&arguments[0]).unwrap();
         let _aborts = plane.create_database(new("x"));
         return;
     }
@@ -256,7 +256,7 @@ fn what_a_dead_process_held_is_free_for_those_that_live() {
     let (root, _) = prepare(dir.path());
     let plane = ControlPlane::open(&root).unwrap();
     let die = || {
-        let name = "what_a_dead_process_held_is_free_for_those_that_live";
+        let name = "names_held_by_a_dead_process_are_free";
         let status = child(name, &root.display().to_string()).stdout(Stdio::null()).status().unwrap();
         assert_eq!(status.code(), None);
         assert_eq!(plane.get_database("x").unwrap_err().kind(), ErrorKind::NotFound);
@@ -271,15 +271,15 @@ fn what_a_dead_process_held_is_free_for_those_that_live() {
 }
 
 #[test]
-fn two_processes_share_a_root() {
-    if let Some(orders) = orders() {
-        let [root, file, seed] = orders.as_slice() else { unreachable!() };
+fn processes_share_a_root() {
+    if let Some(arguments) = child_arguments() {
+        let [root, file, seed] = arguments.as_slice() else { unreachable!() };
         let plane = ControlPlane::open(root).unwrap();
         let mut random = Random(seed.parse().unwrap());
         for _ in 0..150 {
             operate(&plane, Path::new(file), &mut random);
         }
-        // Each also opens the root in the middle of the other's work, and sweeps there.
+        // Reopening the root sweeps it while the other processes work.
         drop(plane);
         let plane = ControlPlane::open(root).unwrap();
         for _ in 0..150 {
@@ -292,23 +292,23 @@ fn two_processes_share_a_root() {
     let children: Vec<_> = [11, 12, 13]
         .map(|seed| {
             let role = format!("{}|{}|{seed}", root.display(), file.display());
-            child("two_processes_share_a_root", &role).stderr(Stdio::piped()).spawn().unwrap()
+            child("processes_share_a_root", &role).stderr(Stdio::piped()).spawn().unwrap()
         })
         .into_iter()
         .collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
-        let said =
+        let printed =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(7), "{said}");
+        assert_eq!(output.status.code(), Some(7), "{printed}");
     }
     check(&root);
 }
 
 #[test]
-fn another_process_sees_a_change_on_its_open_connection() {
-    if let Some(orders) = orders() {
-        let plane = ControlPlane::open(&orders[0]).unwrap();
+fn configuration_change_reaches_open_connection_in_other_process() {
+    if let Some(arguments) = child_arguments() {
+        let plane = ControlPlane::open(&arguments[0]).unwrap();
         let connection = plane.connect("bank", &Default::default()).unwrap();
         let kind = |sql: &str| {
             connection.execute_batch(sql).map_or_else(
@@ -326,7 +326,7 @@ fn another_process_sees_a_change_on_its_open_connection() {
     let (root, _) = prepare(dir.path());
     let plane = ControlPlane::open(&root).unwrap();
     let mut other =
-        child("another_process_sees_a_change_on_its_open_connection", &root.display().to_string())
+        child("configuration_change_reaches_open_connection_in_other_process", &root.display().to_string())
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();

@@ -7,7 +7,7 @@ use litefleet::{
 use crate::support::{Fleet, names, refused};
 
 #[test]
-fn an_empty_database_is_a_real_sqlite_file_in_its_place() {
+fn empty_database_is_a_sqlite_file() {
     let fleet = Fleet::new();
     let made = fleet.plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
     assert_eq!((made.name.as_str(), made.hostname.as_str()), ("orders", "orders.localhost"));
@@ -17,7 +17,7 @@ fn an_empty_database_is_a_real_sqlite_file_in_its_place() {
     );
     fleet.run("orders", "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)");
 
-    // Another program reads it, without this crate.
+    // Another program can read the file.
     let theirs = Connection::open(fleet.plane.root().join("default/orders/data.db")).unwrap();
     assert_eq!(theirs.query_row("SELECT sum(a) FROM t", [], |row| row.get::<_, i64>(0)).unwrap(), 3);
     let found = fleet.plane.get_database("orders").unwrap();
@@ -26,7 +26,7 @@ fn an_empty_database_is_a_real_sqlite_file_in_its_place() {
 }
 
 #[test]
-fn documented_texts_are_used_word_for_word() {
+fn documented_error_texts_are_used_verbatim() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let new = |name, group| fleet.plane.create_database(CreateDatabaseInput::new(name, group));
@@ -53,7 +53,7 @@ fn documented_texts_are_used_word_for_word() {
 }
 
 #[test]
-fn a_request_that_is_wrong_leaves_nothing() {
+fn invalid_request_leaves_nothing() {
     let fleet = Fleet::new();
     let no_cipher = r#"{"name":"a","group":"default","remote_encryption":
         {"encryption_key":"AAAAAAAAAAAAAAAAAAAAAA=="}}"#;
@@ -75,7 +75,7 @@ fn a_request_that_is_wrong_leaves_nothing() {
 }
 
 #[test]
-fn requests_are_read_as_the_page_and_its_clients_write_them() {
+fn requests_of_documentation_and_clients_parse() {
     let requests: Vec<serde_json::Value> =
         serde_json::from_str(include_str!("../../fixtures/openapi/requests.json")).unwrap();
     for request in requests {
@@ -89,7 +89,7 @@ fn requests_are_read_as_the_page_and_its_clients_write_them() {
             assert!(!text.contains("c2Vj"), "{what}: a key is printed");
             continue;
         }
-        // What is written is what was read, key included; what is printed is not.
+        // Serialized requests include the key, debug output does not.
         let read = read.unwrap();
         let expected = request.get("read").unwrap_or(&request["body"]);
         assert_eq!(&serde_json::to_value(&read).unwrap(), expected, "{what}");
@@ -98,7 +98,7 @@ fn requests_are_read_as_the_page_and_its_clients_write_them() {
 }
 
 #[test]
-fn protection_holds_for_a_database_and_for_its_group() {
+fn delete_protection_applies_to_database_and_group() {
     let fleet = Fleet::new();
     fleet.create("orders");
     fleet.plane.configure_database("orders", DatabaseChanges::default().delete_protection(true)).unwrap();
@@ -120,7 +120,7 @@ fn protection_holds_for_a_database_and_for_its_group() {
 }
 
 #[test]
-fn destroying_a_group_takes_its_databases_and_no_others() {
+fn destroy_group_destroys_only_its_databases() {
     let fleet = Fleet::new();
     fleet.plane.create_group("other").unwrap();
     fleet.create("a");
@@ -139,7 +139,7 @@ fn destroying_a_group_takes_its_databases_and_no_others() {
 }
 
 #[test]
-fn a_name_is_free_again_as_soon_as_it_is_destroyed() {
+fn name_is_free_after_destroy() {
     let fleet = Fleet::new();
     let mut ids = std::collections::BTreeSet::new();
     for round in 0..20 {
@@ -154,7 +154,7 @@ fn a_name_is_free_again_as_soon_as_it_is_destroyed() {
 }
 
 #[test]
-fn threads_that_race_for_a_name_have_one_winner() {
+fn threads_racing_for_a_name_have_one_winner() {
     let fleet = Fleet::new();
     let answers: Vec<_> = std::thread::scope(|scope| {
         let racers: Vec<_> = (0..8)
@@ -171,7 +171,7 @@ fn threads_that_race_for_a_name_have_one_winner() {
 }
 
 #[test]
-fn a_root_is_found_again_and_a_file_is_no_root() {
+fn root_reopens_and_a_file_is_no_root() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let root = fleet.plane.root().to_owned();

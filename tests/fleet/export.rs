@@ -1,4 +1,4 @@
-//! Exports: what stands beside the target, what an export that died leaves, and several at once.
+//! Exports: leftover files beside the target, leftovers of dead exports, and concurrent exports.
 
 use std::{
     error::Error as _,
@@ -40,7 +40,7 @@ fn fleet() -> (Fleet, PathBuf) {
     (fleet, dir)
 }
 
-/// A log with committed rows of another database, as a killed process leaves it.
+/// A WAL with committed rows of another database, as a killed process leaves it.
 fn foreign_log(dir: &Path) -> Vec<u8> {
     let path = dir.join("foreign.db");
     let connection = Connection::open(&path).unwrap();
@@ -63,7 +63,7 @@ fn export_refuses_leftover_log_journal_and_index() {
         .create_database(CreateDatabaseInput::new("sealed", "default").with_encryption(encryption))
         .unwrap();
     let with_key = ExportOptions::default().encryption_key(key);
-    let ways = [
+    let variants = [
         ("a", ExportOptions::default()),
         ("a", ExportOptions::default().at(Timestamp::now())),
         ("sealed", ExportOptions::default()),
@@ -72,7 +72,7 @@ fn export_refuses_leftover_log_journal_and_index() {
     ];
     let log = foreign_log(&dir);
     for suffix in SUFFIXES {
-        for &(name, ref options) in &ways {
+        for &(name, ref options) in &variants {
             let target = dir.join("out.db");
             let left = beside(&target, suffix);
             fs::write(&left, &log).unwrap();
@@ -86,7 +86,7 @@ fn export_refuses_leftover_log_journal_and_index() {
             fleet.plane.export_database(name, &target, options, &mut no_progress).unwrap();
             fs::remove_file(&target).unwrap();
         }
-        // SQLite would follow it when it makes the file.
+        // SQLite would follow the link when it creates the file.
         let left = beside(&dir.join("out.db"), suffix);
         symlink("nowhere", &left).unwrap();
         assert_eq!(refused(export(&fleet.plane, &dir.join("out.db"))).0, ErrorKind::AlreadyExists);
@@ -110,7 +110,7 @@ fn vacuum_into_removes_leftover_log_and_journal() {
     }
 }
 
-/// A plane whose `hook` is called before each step on a path.
+/// A plane that calls `hook` before each disk operation.
 fn hooked(fleet: &Fleet, hook: impl Fn(DiskOp, &Path) + Send + Sync + 'static) -> ControlPlane {
     let hook = move |step: DiskOp, path: &Path| {
         hook(step, path);
@@ -120,11 +120,11 @@ fn hooked(fleet: &Fleet, hook: impl Fn(DiskOp, &Path) + Send + Sync + 'static) -
 }
 
 #[test]
-fn export_is_withdrawn_if_a_log_appears_before_it_has_its_name() {
+fn export_is_withdrawn_if_a_wal_appears_before_the_rename() {
     let (fleet, dir) = fleet();
     let target = dir.join("out.db");
     let (log, wal) = (foreign_log(&dir), beside(&target, "-wal"));
-    // While it stands there under its name, and is about to be withdrawn, no connection reads it.
+    // Between the rename and the withdrawal, no connection can read the file.
     let (reached, is_reached) = mpsc::channel();
     let (answer, answered) = mpsc::channel();
     let answered = Mutex::new(answered);
@@ -154,7 +154,7 @@ fn export_is_withdrawn_if_a_log_appears_before_it_has_its_name() {
 }
 
 #[test]
-fn next_export_removes_what_dead_exports_left_and_nothing_else() {
+fn export_removes_only_leftovers_of_dead_exports() {
     let (fleet, dir) = fleet();
     let id = |number: u8| format!("litefleet-019a0000-0000-7000-8000-0000000000{number:02}.partial");
     let partial = |number: u8, files: &[&str]| {
@@ -205,7 +205,7 @@ fn one_of_several_exports_to_a_file_succeeds() {
 }
 
 #[test]
-fn export_that_is_cancelled_leaves_nothing() {
+fn cancelled_export_leaves_nothing() {
     let (fleet, dir) = fleet();
     let mut cancel = |_| std::ops::ControlFlow::Break(());
     let cancelled =
@@ -215,7 +215,7 @@ fn export_that_is_cancelled_leaves_nothing() {
 }
 
 #[test]
-fn no_error_chain_says_a_sentence_twice() {
+fn error_chain_repeats_no_sentence() {
     let (fleet, dir) = fleet();
     let connection = fleet.connect("a");
     let explained = |sql: &str| litefleet::explain(&connection, connection.execute_batch(sql).unwrap_err());

@@ -1,4 +1,4 @@
-//! Every step of every call fails once: the call says so, and nothing is left behind.
+//! Each disk operation of each call fails once: the call reports the fault and leaves nothing behind.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use litefleet::{
 
 use crate::support::{Fleet, assert_no_debris, contents, names};
 
-/// A plane over the root of another, whose n-th step fails, counted from when it is armed.
+/// A second plane over a root whose n-th disk operation after arming fails.
 struct Faulty {
     plane: ControlPlane,
     countdown: Arc<AtomicUsize>,
@@ -42,7 +42,7 @@ impl Faulty {
     }
 }
 
-/// A fleet whose group `default` has a directory of another name, since a group that had that name was renamed to `old`.
+/// A fleet whose group `default` has a directory of another name, because a renamed group occupies `default`.
 fn renamed() -> Fleet {
     let fleet = Fleet::new();
     fleet.plane.rename_group("default", "old").unwrap();
@@ -50,7 +50,8 @@ fn renamed() -> Fleet {
     fleet
 }
 
-/// Runs `call` with its first step failing, then its second, and so on until it gets through.
+/// Runs `call` with its first disk operation failing, then its second, and so on until it succeeds. Returns the
+/// number of operations.
 fn each_step_fails_once(
     fleet: &Fleet,
     call: impl Fn(&ControlPlane) -> litefleet::Result<()>,
@@ -59,7 +60,7 @@ fn each_step_fails_once(
     each_step_fails_once_with(fleet, (IoErrorKind::StorageFull, ErrorKind::DiskFull), call, undone)
 }
 
-/// The same with another fault, and the kind of error that it is.
+/// Like [`each_step_fails_once`], with the given I/O error and the expected kind of the call's error.
 fn each_step_fails_once_with(
     fleet: &Fleet,
     (fault, kind): (IoErrorKind, ErrorKind),
@@ -77,17 +78,17 @@ fn each_step_fails_once_with(
                 undone(&fleet.plane);
                 assert_no_debris(&fleet.plane);
             }
-            // The step that failed was one that may: cleaning up, which the next open does instead.
+            // The failed operation was a cleanup, which the next open repeats.
             Ok(()) if left > step => return step,
             Ok(()) => return step,
         }
-        assert!(step < 100, "it never gets through");
+        assert!(step < 100, "the call never succeeds");
     }
     unreachable!()
 }
 
 #[test]
-fn a_create_that_fails_at_any_step_leaves_nothing() {
+fn create_failing_at_any_step_leaves_nothing() {
     for fleet in [Fleet::new(), renamed()] {
         let steps = each_step_fails_once(
             &fleet,
@@ -101,7 +102,7 @@ fn a_create_that_fails_at_any_step_leaves_nothing() {
 }
 
 #[test]
-fn a_fork_that_fails_at_any_step_leaves_nothing() {
+fn fork_failing_at_any_step_leaves_nothing() {
     let fleet = Fleet::new();
     fleet.create("source");
     let source = fleet.connect("source");
@@ -117,7 +118,7 @@ fn a_fork_that_fails_at_any_step_leaves_nothing() {
 }
 
 #[test]
-fn an_import_that_fails_at_any_step_leaves_nothing() {
+fn import_failing_at_any_step_leaves_nothing() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("some.db");
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE t AS SELECT randomblob(50000)").unwrap();
@@ -128,7 +129,7 @@ fn an_import_that_fails_at_any_step_leaves_nothing() {
     );
     assert!(steps >= 8, "{steps}");
 
-    // A draft stays a draft at every step, and is completed in the end.
+    // A draft stays a draft after each failure, and the last upload completes it.
     fleet
         .plane
         .create_database(CreateDatabaseInput::new("b", "default").with_seed(Seed::DatabaseUpload))
@@ -143,7 +144,7 @@ fn an_import_that_fails_at_any_step_leaves_nothing() {
 }
 
 #[test]
-fn an_export_that_fails_at_any_step_leaves_nothing_for_long() {
+fn export_failing_at_any_step_is_cleaned_up_by_the_next() {
     let fleet = Fleet::new();
     fleet.create("a");
     fleet.run("a", "CREATE TABLE t AS SELECT randomblob(50000) AS a");
@@ -171,14 +172,14 @@ fn an_export_that_fails_at_any_step_leaves_nothing_for_long() {
 }
 
 #[test]
-fn a_destroy_that_fails_leaves_the_database_as_it_was() {
+fn failed_destroy_leaves_database_unchanged() {
     let fleet = Fleet::new();
     fleet.create("a");
     fleet.run("a", "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
     let before = contents(&fleet.connect("a"));
     let steps = each_step_fails_once_with(
         &fleet,
-        // On a full disk the reserve is used, and the destroy gets through.
+        // On a full disk the destroy would use the reserve and succeed.
         (IoErrorKind::PermissionDenied, ErrorKind::Io),
         |plane| plane.destroy_database("a"),
         |plane| assert_eq!(contents(&plane.connect("a", &Default::default()).unwrap()), before),
@@ -190,7 +191,7 @@ fn a_destroy_that_fails_leaves_the_database_as_it_was() {
 }
 
 #[test]
-fn a_group_that_cannot_be_destroyed_stays_with_all_that_is_in_it() {
+fn failed_destroy_group_leaves_group_and_databases() {
     let fleet = renamed();
     fleet.create("a");
     fleet.create("b");

@@ -1,7 +1,7 @@
-//! What file systems do: a real one that is full, and one that can share blocks.
+//! Behavior on real file systems: one that is full, and one that shares blocks.
 //!
-//! A small file system is mounted for each test, which takes root and, for the second, `mkfs.xfs` or `mkfs.btrfs`.
-//! Where the machine does not let us, the test says so and checks nothing.
+//! Each test mounts a small file system, which requires root and, for the second, `mkfs.xfs` or `mkfs.btrfs`. A test
+//! that cannot mount one is skipped.
 
 use std::{
     fs::{self, File},
@@ -24,12 +24,12 @@ impl Mounted {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(dir));
         }
-        skipped(&format!("this machine does not let us mount {arguments:?}"));
+        skipped(&format!("mounting {arguments:?} is not permitted"));
         None
     }
 }
 
-/// Reports a test that checks nothing on this machine, also where the output of tests that pass is not shown.
+/// Reports on stderr that a test was skipped, because the output of passing tests is not shown.
 fn skipped(reason: &str) {
     let test = std::thread::current();
     let line = format!("{}: skipped: {reason}\n", test.name().unwrap_or_default());
@@ -52,7 +52,7 @@ fn fill(connection: &Connection, megabytes: u32) {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing_of_a_fork_or_an_import() {
+fn fork_and_import_on_a_full_disk_leave_nothing() {
     let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=18m", "tmpfs"]) else { return };
     let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
@@ -69,7 +69,7 @@ fn a_full_disk_leaves_nothing_of_a_fork_or_an_import() {
     let file = outside.path().join("large.db");
     fill(&Connection::open(&file).unwrap(), 10);
 
-    // A first fork fits, and a second one does not any more.
+    // The first fork fits, the next one does not.
     plane.create_database(CreateDatabaseInput::fork("fits", "source")).unwrap();
     let before = contents(&source);
     for _ in 0..3 {
@@ -84,7 +84,7 @@ fn a_full_disk_leaves_nothing_of_a_fork_or_an_import() {
     }
     assert_eq!(contents(&source), before);
 
-    // With no byte left even the catalog cannot be written. Once there is room, all goes on.
+    // Without a free byte the catalog cannot be written either. Once there is space, calls succeed again.
     let filler = disk.0.path().join("filler");
     let _full = std::io::copy(&mut std::io::repeat(1), &mut File::create(&filler).unwrap());
     let answer = plane.create_database(CreateDatabaseInput::new("late", "default"));
@@ -99,9 +99,9 @@ fn a_full_disk_leaves_nothing_of_a_fork_or_an_import() {
     assert_eq!(contents(&plane.connect("copy", &Default::default()).unwrap()), before);
 }
 
-/// SQLite says "disk I/O error" where there is no room for the memory that it shares beside a log.
+/// SQLite reports "disk I/O error" if there is no space for the wal-index.
 #[test]
-fn a_disk_without_a_free_byte_is_full_and_nothing_else() {
+fn full_disk_is_reported_as_disk_full() {
     let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=2m,nr_inodes=40", "tmpfs"]) else { return };
     let root = disk.0.path().join("root");
     let plane = ControlPlane::open(&root).unwrap();
@@ -127,13 +127,13 @@ fn a_disk_without_a_free_byte_is_full_and_nothing_else() {
     fill_up();
     check(connect(&plane, "a"));
     fs::remove_file(&filler).unwrap();
-    // At rest, and so without the files beside the catalog.
+    // Closed, so that the catalog's WAL and wal-index must be created.
     drop(plane);
     fill_up();
     check(open());
     fs::remove_file(&filler).unwrap();
 
-    // Not a name left, but room.
+    // Free space, but no free inode.
     let spare = disk.0.path().join("spare");
     let take_names = || {
         fs::create_dir(&spare).unwrap();
@@ -150,21 +150,21 @@ fn a_disk_without_a_free_byte_is_full_and_nothing_else() {
     connect(&ControlPlane::open(&root).unwrap(), "a").unwrap();
 }
 
-/// The bytes of a file system that are in use.
+/// The used bytes of a file system.
 fn used(path: &Path) -> u64 {
     let output = Command::new("df").args(["--output=used", "-B1"]).arg(path).output().unwrap();
     String::from_utf8(output.stdout).unwrap().lines().nth(1).unwrap().trim().parse().unwrap()
 }
 
 #[test]
-fn a_fork_shares_the_blocks_of_its_source_where_the_file_system_can() {
+fn fork_shares_blocks_on_reflink_file_systems() {
     let dir = tempfile::tempdir().unwrap();
     for make in [["mkfs.xfs", "-q"], ["mkfs.btrfs", "-q"]] {
         let image = dir.path().join(make[0]);
         File::create(&image).unwrap().set_len(400 << 20).unwrap();
         let made = Command::new(make[0]).arg(make[1]).arg(&image).stderr(Stdio::null()).status();
         if !made.is_ok_and(|status| status.success()) {
-            skipped(&format!("{} is not on this machine", make[0]));
+            skipped(&format!("{} is not installed", make[0]));
             continue;
         }
         let Some(disk) = Mounted::new(&["-o", "loop", image.to_str().unwrap()]) else { continue };
@@ -190,7 +190,7 @@ fn a_fork_shares_the_blocks_of_its_source_where_the_file_system_can() {
         assert!(Command::new("sync").status().unwrap().success());
         let grown = used(disk.0.path()).saturating_sub(before);
         assert!(grown < 32 << 20, "{}: three forks of 64 MB took {grown} bytes", make[0]);
-        // What is written to the one is not seen in the other.
+        // Writes to a fork do not affect its source.
         let fork = plane.connect("fork-0", &Default::default()).unwrap();
         fork.execute_batch("DELETE FROM t; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         assert_eq!(count(&source, "SELECT count(*) FROM t"), 64 * 16 - 1);

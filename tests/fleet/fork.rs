@@ -1,4 +1,4 @@
-//! Forks: one commit of a database that goes on being written.
+//! Forks: each is the state of one commit of a database that is still written to.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -8,7 +8,7 @@ use litefleet::{
 
 use crate::support::{Fleet, contents, count, refused};
 
-/// Sets a flag when it is dropped, so that a test that fails stops its threads too.
+/// Sets a flag when dropped, so that a failing test stops its threads.
 pub(crate) struct SetOnDrop<'a>(pub(crate) &'a std::sync::atomic::AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -18,7 +18,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 #[test]
-fn a_fork_has_the_rows_of_the_file_and_of_its_log() {
+fn fork_contains_rows_of_file_and_wal() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let source = fleet.connect("orders");
@@ -30,7 +30,7 @@ fn a_fork_has_the_rows_of_the_file_and_of_its_log() {
              INSERT INTO t SELECT i, hex(randomblob(50)) FROM n; DELETE FROM t WHERE a % 7 = 0",
         )
         .unwrap();
-    // Half of the log goes into the file, and more comes on top of it.
+    // Checkpoint half of the changes, and make more.
     source.execute_batch("PRAGMA wal_checkpoint(PASSIVE); UPDATE t SET b = a WHERE a % 3 = 0").unwrap();
 
     let made = fleet.plane.create_database(CreateDatabaseInput::fork("copy", "orders")).unwrap();
@@ -42,7 +42,7 @@ fn a_fork_has_the_rows_of_the_file_and_of_its_log() {
     let forks = fleet.plane.list_databases(&ListDatabases::default().parent(parent.id)).unwrap();
     assert_eq!(forks.iter().map(|fork| fork.id.as_str()).collect::<Vec<_>>(), [made.id.as_str()]);
 
-    // They part: neither sees what the other does, and the source may go.
+    // Source and fork are independent, and the source may be destroyed.
     copy.execute_batch("DELETE FROM t").unwrap();
     assert_ne!(count(&source, "SELECT count(*) FROM t"), 0);
     fleet.plane.destroy_database("orders").unwrap();
@@ -50,9 +50,9 @@ fn a_fork_has_the_rows_of_the_file_and_of_its_log() {
     fleet.assert_no_debris();
 }
 
-/// The sum over all accounts is the same after each commit, so a fork of anything but one commit has another.
+/// The sum of all balances is constant, so a fork that mixes commits has a different sum.
 #[test]
-fn forks_of_a_database_under_load_are_each_of_one_commit() {
+fn fork_under_load_is_the_state_of_one_commit() {
     let fleet = Fleet::new();
     fleet.create("bank");
     fleet.run(
@@ -83,7 +83,7 @@ fn forks_of_a_database_under_load_are_each_of_one_commit() {
                         ))
                         .unwrap();
                     transfers.fetch_add(1, Ordering::Relaxed);
-                    // Writers that never rest starve every checkpoint, with and without forks.
+                    // Writers without a pause would starve checkpoints even without forks.
                     std::thread::sleep(std::time::Duration::from_micros(500));
                 }
             });
@@ -113,7 +113,7 @@ fn forks_of_a_database_under_load_are_each_of_one_commit() {
 }
 
 #[test]
-fn a_fork_neither_waits_for_a_writer_nor_holds_one_up() {
+fn fork_neither_waits_for_nor_blocks_a_writer() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let writer = fleet.connect("orders");
@@ -122,7 +122,7 @@ fn a_fork_neither_waits_for_a_writer_nor_holds_one_up() {
     fleet.plane.create_database(CreateDatabaseInput::fork("before", "orders")).unwrap();
     assert_eq!(count(&fleet.connect("before"), "SELECT sum(a) FROM t"), 1, "an uncommitted row was taken");
 
-    // Now the writer commits, and begins anew, in the middle of a fork: once that is under way and not done.
+    // The writer commits and begins again while a fork is in progress.
     let mut commits = 0;
     fleet
         .plane
@@ -140,7 +140,7 @@ fn a_fork_neither_waits_for_a_writer_nor_holds_one_up() {
 }
 
 #[test]
-fn what_cannot_be_forked_is_said() {
+fn fork_refuses_other_groups_missing_and_blocked_sources() {
     let fleet = Fleet::new();
     fleet.plane.create_group("other").unwrap();
     fleet.create("orders");
@@ -163,7 +163,7 @@ fn what_cannot_be_forked_is_said() {
 }
 
 #[test]
-fn a_fork_takes_the_limit_of_its_source_and_must_fit_its_own() {
+fn fork_inherits_size_limit_and_must_fit_its_own() {
     let fleet = Fleet::new();
     let limit = SizeLimit::from_bytes(1 << 20).unwrap();
     let input = CreateDatabaseInput::new("orders", "default").with_size_limit(limit);
@@ -180,7 +180,7 @@ fn a_fork_takes_the_limit_of_its_source_and_must_fit_its_own() {
 }
 
 #[test]
-fn a_cancelled_fork_leaves_nothing() {
+fn cancelled_fork_leaves_nothing() {
     let fleet = Fleet::new();
     fleet.create("orders");
     fleet.run("orders", "CREATE TABLE t AS SELECT randomblob(2000000) AS a");
@@ -201,9 +201,9 @@ fn a_cancelled_fork_leaves_nothing() {
     }
 }
 
-/// Closing a descriptor drops a process's POSIX locks on the file: a fork must not do that to the host's.
+/// Closing a descriptor releases the process's POSIX locks on the file: a fork must not do that to open connections.
 #[test]
-fn a_fork_leaves_the_locks_of_open_connections_alone() {
+fn fork_keeps_posix_locks_of_open_connections() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let holder = fleet.connect("orders");

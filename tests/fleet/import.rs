@@ -1,4 +1,5 @@
-//! Imports: what users really have is taken whole, and what is not a sound database is refused in one sentence.
+//! Imports: files as users have them are imported completely, and anything but an intact database is refused with one
+//! sentence.
 
 use std::{
     fs,
@@ -23,7 +24,7 @@ pub(crate) fn input(name: &str) -> CreateDatabaseInput {
     CreateDatabaseInput::new(name, "default")
 }
 
-/// A file made by `pragmas` and then filled.
+/// A file created with `pragmas` and then filled.
 pub(crate) fn file(fleet: &Fleet, name: &str, pragmas: &str) -> PathBuf {
     let path = fleet.dir.path().join(name);
     let connection = Connection::open(&path).unwrap();
@@ -32,7 +33,7 @@ pub(crate) fn file(fleet: &Fleet, name: &str, pragmas: &str) -> PathBuf {
     path
 }
 
-pub(crate) fn assert_sound(fleet: &Fleet, name: &str, original: &Path) {
+pub(crate) fn assert_imported(fleet: &Fleet, name: &str, original: &Path) {
     let theirs = Connection::open(original).unwrap();
     let ours = fleet.connect(name);
     assert_eq!(contents(&ours), contents(&theirs), "{name}");
@@ -45,7 +46,7 @@ pub(crate) fn assert_sound(fleet: &Fleet, name: &str, original: &Path) {
 }
 
 #[test]
-fn every_shape_of_a_sqlite_file_is_taken() {
+fn import_accepts_every_kind_of_sqlite_file() {
     let fleet = Fleet::new();
     for (name, pragmas) in [
         ("page-512", "PRAGMA page_size=512"),
@@ -65,17 +66,17 @@ fn every_shape_of_a_sqlite_file_is_taken() {
         let before = fs::read(&path).unwrap();
         fleet.plane.import_database(input(name), path.as_path()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), before, "{name}: the source was changed");
-        assert_sound(&fleet, name, &path);
-        // The same from a stream of bytes.
+        assert_imported(&fleet, name, &path);
+        // From a stream.
         let stream = format!("{name}-stream");
         fleet.plane.import_database(input(&stream), Upload::Reader(&mut Cursor::new(before))).unwrap();
-        assert_sound(&fleet, &stream, &path);
+        assert_imported(&fleet, &stream, &path);
     }
     fleet.assert_no_debris();
 }
 
 #[test]
-fn files_that_another_sqlite_wrote_are_taken() {
+fn import_accepts_files_of_another_sqlite_version() {
     let fleet = Fleet::new();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sqlite");
     for (name, file) in
@@ -96,7 +97,7 @@ fn files_that_another_sqlite_wrote_are_taken() {
 }
 
 #[test]
-fn reserved_bytes_are_taken_as_they_are() {
+fn import_preserves_reserved_bytes() {
     let fleet = Fleet::new();
     let plain = file(&fleet, "plain", "");
     for reserve in [12, 48, 255] {
@@ -108,13 +109,13 @@ fn reserved_bytes_are_taken_as_they_are() {
             .unwrap();
         assert_eq!(fs::read(&path).unwrap()[20], reserve);
         fleet.plane.import_database(input(&name), path.as_path()).unwrap();
-        assert_sound(&fleet, &name, &path);
+        assert_imported(&fleet, &name, &path);
         assert_eq!(fs::read(fleet.plane.database_path(&name).unwrap()).unwrap()[20], reserve);
     }
 }
 
 #[test]
-fn rows_that_stand_in_a_log_beside_the_file_are_taken() {
+fn import_includes_rows_in_the_wal() {
     let fleet = Fleet::new();
     let path = file(&fleet, "live", "PRAGMA journal_mode=WAL");
     let writer = Connection::open(&path).unwrap();
@@ -129,7 +130,7 @@ fn rows_that_stand_in_a_log_beside_the_file_are_taken() {
     assert_eq!(count(&fleet.connect("live"), "SELECT count(*) FROM late"), 1);
     writer.execute_batch("COMMIT").unwrap();
 
-    // The same files after a crash of their program: copied while it runs, without the shared memory.
+    // The files of a crashed program: a copy without the wal-index.
     let crashed = fleet.dir.path().join("crashed");
     fs::copy(&path, &crashed).unwrap();
     fs::copy(fleet.dir.path().join("live-wal"), fleet.dir.path().join("crashed-wal")).unwrap();
@@ -139,9 +140,9 @@ fn rows_that_stand_in_a_log_beside_the_file_are_taken() {
     fleet.assert_no_debris();
 }
 
-/// A program without a journal that has written half of a transaction to the file, and holds its lock.
+/// A program in a journal mode without a journal file has written half of a transaction and holds its lock.
 #[test]
-fn half_a_transaction_without_a_journal_is_busy() {
+fn import_of_uncommitted_pages_without_journal_is_busy() {
     let fleet = Fleet::new();
     for mode in ["MEMORY", "OFF"] {
         let path = file(&fleet, mode, "");
@@ -162,7 +163,7 @@ fn half_a_transaction_without_a_journal_is_busy() {
 }
 
 #[test]
-fn a_pipe_is_not_waited_for() {
+fn import_refuses_a_pipe_without_blocking() {
     let fleet = Fleet::new();
     let path = file(&fleet, "some", "");
     let pipe = |name: &str| {
@@ -181,9 +182,9 @@ fn a_pipe_is_not_waited_for() {
     }
 }
 
-/// SQLite follows symbolic links before it names a log, and so must whoever looks for one.
+/// SQLite resolves symbolic links before it derives the name of the WAL, so the import must too.
 #[test]
-fn rows_in_a_log_are_taken_through_a_symbolic_link_too() {
+fn import_finds_the_wal_through_a_symbolic_link() {
     let fleet = Fleet::new();
     let path = file(&fleet, "app", "PRAGMA journal_mode=WAL");
     let link = fleet.dir.path().join("current");
@@ -196,9 +197,9 @@ fn rows_in_a_log_are_taken_through_a_symbolic_link_too() {
     assert_eq!(count(&fleet.connect("a"), "SELECT count(*) FROM late"), 1);
 }
 
-/// A directory in staging beside a database that is ready is a leftover, and keeps nobody from opening the root.
+/// A staging directory of a ready database is a leftover and does not prevent the root from opening.
 #[test]
-fn a_leftover_of_a_second_upload_is_swept() {
+fn open_removes_staging_leftover_of_a_ready_database() {
     let fleet = Fleet::new();
     fleet.create("a");
     fleet.run("a", "CREATE TABLE t(a)");
@@ -215,7 +216,7 @@ fn a_leftover_of_a_second_upload_is_swept() {
 }
 
 #[test]
-fn an_interrupted_transaction_is_rolled_back_in_the_copy() {
+fn import_rolls_back_interrupted_transaction_in_its_copy() {
     let fleet = Fleet::new();
     let path = file(&fleet, "live", "");
     let writer = Connection::open(&path).unwrap();
@@ -236,9 +237,9 @@ fn an_interrupted_transaction_is_rolled_back_in_the_copy() {
     fleet.assert_no_debris();
 }
 
-/// Rolling back a journal that names a super-journal, SQLite may delete the file of that name.
+/// When SQLite rolls back a journal that names a super-journal, it may delete the file of that name.
 #[test]
-fn a_journal_that_names_another_file_is_refused() {
+fn import_refuses_journal_with_super_journal_name() {
     let fleet = Fleet::new();
     let path = file(&fleet, "victim", "");
     let target = fleet.dir.path().join("precious");
@@ -261,7 +262,7 @@ fn a_journal_that_names_another_file_is_refused() {
 }
 
 #[test]
-fn a_file_that_is_being_written_is_taken_at_one_commit() {
+fn import_under_load_is_the_state_of_one_commit() {
     let fleet = Fleet::new();
     for mode in ["WAL", "DELETE", "TRUNCATE", "PERSIST"] {
         let path = fleet.dir.path().join(format!("bank-{mode}"));
@@ -292,34 +293,34 @@ fn a_file_that_is_being_written_is_taken_at_one_commit() {
                 }
             });
             let stop = SetOnDrop(done);
-            let mut taken = 0;
+            let mut imported = 0;
             for round in 0..20 {
                 let name = format!("bank-{}-{round}", mode.to_ascii_lowercase());
                 match fleet.plane.import_database(input(&name), path.as_path()) {
                     Ok(_) => {
-                        taken += 1;
+                        imported += 1;
                         assert_eq!(count(&fleet.connect(&name), "SELECT sum(balance) FROM account"), 100_000);
                     }
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
                 }
             }
             drop(stop);
-            assert!(taken > 0, "{mode}: never taken");
+            assert!(imported > 0, "{mode}: never imported");
         });
     }
     fleet.assert_no_debris();
 }
 
 #[test]
-fn what_is_not_a_sound_database_is_refused_in_one_sentence() {
+fn import_refuses_invalid_files() {
     let fleet = Fleet::new();
-    let sound = fs::read(file(&fleet, "sound", "")).unwrap();
-    let mut damaged = sound.clone();
+    let intact = fs::read(file(&fleet, "intact", "")).unwrap();
+    let mut damaged = intact.clone();
     let middle = damaged.len() / 2 / 4096 * 4096;
     damaged[middle..middle + 4096].fill(0x5a);
-    let mut odd_page_size = sound.clone();
+    let mut odd_page_size = intact.clone();
     odd_page_size[16] = 0x33;
-    let mut newer = sound.clone();
+    let mut newer = intact.clone();
     newer[18] = 9;
     newer[19] = 9;
     let dump = b"PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE t(a);\nCOMMIT;\n".to_vec();
@@ -332,9 +333,9 @@ fn what_is_not_a_sound_database_is_refused_in_one_sentence() {
         ),
         ("empty.db", Vec::new(), ErrorKind::Invalid, "is empty, not a sqlite3 database"),
         ("image.png", b"\x89PNG\r\n\x1a\n0000".repeat(1000), ErrorKind::Invalid, "is not a sqlite3 database"),
-        ("short.db", sound[..50].to_vec(), ErrorKind::Corrupt, "is truncated"),
-        ("half.db", sound[..sound.len() / 2].to_vec(), ErrorKind::Corrupt, "is truncated"),
-        ("header.db", sound[..100].to_vec(), ErrorKind::Corrupt, "is truncated"),
+        ("short.db", intact[..50].to_vec(), ErrorKind::Corrupt, "is truncated"),
+        ("half.db", intact[..intact.len() / 2].to_vec(), ErrorKind::Corrupt, "is truncated"),
+        ("header.db", intact[..100].to_vec(), ErrorKind::Corrupt, "is truncated"),
         ("damaged.db", damaged, ErrorKind::Corrupt, "is damaged: "),
         ("odd.db", odd_page_size, ErrorKind::Corrupt, "a page size of"),
         ("newer.db", newer, ErrorKind::Invalid, "is not a sqlite3 database that this version can read"),
@@ -356,24 +357,24 @@ fn what_is_not_a_sound_database_is_refused_in_one_sentence() {
     assert_eq!(refused(fleet.plane.import_database(input("a"), missing.as_path())).0, ErrorKind::NotFound);
     assert_eq!(refused(fleet.plane.import_database(input("a"), fleet.dir.path())).0, ErrorKind::Invalid);
     let large = input("a").with_size_limit(SizeLimit::from_bytes(8192).unwrap());
-    let path = fleet.dir.path().join("sound");
+    let path = fleet.dir.path().join("intact");
     assert_eq!(refused(fleet.plane.import_database(large.clone(), path.as_path())).0, ErrorKind::TooLarge);
-    let stream = fleet.plane.import_database(large, Upload::Reader(&mut Cursor::new(sound)));
+    let stream = fleet.plane.import_database(large, Upload::Reader(&mut Cursor::new(intact)));
     assert_eq!(refused(stream).0, ErrorKind::TooLarge);
     let both = CreateDatabaseInput::fork("a", "b");
     assert_eq!(refused(fleet.plane.import_database(both, path.as_path())).0, ErrorKind::Invalid);
     fleet.assert_no_debris();
 }
 
-/// A byte that is changed anywhere is found, or changes nothing that SQLite's own check would find.
+/// A changed byte is found, unless SQLite's own integrity check accepts it.
 #[test]
-fn damage_that_the_integrity_check_finds_is_never_taken() {
+fn import_refuses_damage_that_integrity_check_finds() {
     let fleet = Fleet::new();
-    let sound = fs::read(file(&fleet, "sound", "PRAGMA page_size=1024")).unwrap();
+    let intact = fs::read(file(&fleet, "intact", "PRAGMA page_size=1024")).unwrap();
     let path = fleet.dir.path().join("flipped");
     let mut found = 0;
-    for at in (0..sound.len()).step_by(997) {
-        let mut bytes = sound.clone();
+    for at in (0..intact.len()).step_by(997) {
+        let mut bytes = intact.clone();
         bytes[at] ^= 0x81;
         fs::write(&path, &bytes).unwrap();
         let theirs = Connection::open(&path).and_then(|connection| {
@@ -394,7 +395,7 @@ fn damage_that_the_integrity_check_finds_is_never_taken() {
 }
 
 #[test]
-fn a_hostile_file_runs_nothing() {
+fn import_executes_nothing_from_a_hostile_file() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("hostile");
     let proof = fleet.dir.path().join("proof");
@@ -409,7 +410,7 @@ fn a_hostile_file_runs_nothing() {
             proof.display()
         ))
         .unwrap();
-    // A schema that was edited by hand, with a module nobody has and an expression nobody may call.
+    // An edited schema, with an unknown module.
     connection
         .execute_batch(
             "PRAGMA writable_schema=ON;
@@ -424,7 +425,7 @@ fn a_hostile_file_runs_nothing() {
 }
 
 #[test]
-fn collations_and_functions_of_other_programs_do_not_stand_in_the_way() {
+fn import_accepts_unknown_collations_and_virtual_tables() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("apple");
     let connection = Connection::open(&path).unwrap();

@@ -1,4 +1,4 @@
-//! What a database's configuration refuses, on new connections and on open ones.
+//! The configuration of a database: size limits and blocks, on new and on open connections.
 
 use litefleet::{
     ConnectOptions, CreateDatabaseInput, DatabaseChanges, ErrorKind, SizeLimit, explain,
@@ -19,7 +19,7 @@ fn limited(limit: &str) -> Fleet {
 }
 
 #[test]
-fn a_write_past_the_limit_is_full_and_the_rows_before_it_stand() {
+fn write_beyond_size_limit_fails_and_keeps_earlier_rows() {
     let fleet = limited("256kb");
     let connection = fleet.connect("tiny");
     connection.execute_batch("CREATE TABLE t(a)").unwrap();
@@ -37,7 +37,7 @@ fn a_write_past_the_limit_is_full_and_the_rows_before_it_stand() {
     assert!((15..=25).contains(&rows), "{rows}");
     assert_eq!(count(&connection, "SELECT count(*) FROM t"), rows);
 
-    // A transaction rolls back whole, and pragmas lift nothing.
+    // The transaction rolls back as a whole, and pragmas do not lift the limit.
     connection.execute_batch("PRAGMA max_page_count=1000000; PRAGMA cache_size=5").unwrap();
     let all = "BEGIN; DELETE FROM t WHERE rowid = 1; INSERT INTO t VALUES (1), (randomblob(300000)); COMMIT";
     assert_eq!(kind(&connection, all), ErrorKind::TooLarge);
@@ -47,7 +47,7 @@ fn a_write_past_the_limit_is_full_and_the_rows_before_it_stand() {
     assert_eq!(count(&connection, "SELECT count(*) FROM t"), rows);
     assert_eq!(count(&connection, "SELECT count(*) FROM t WHERE a = 1"), 0);
 
-    // What fits goes on: rows can be deleted, and others take their place.
+    // Writes within the limit succeed: deleted rows make room for new ones.
     connection
         .execute_batch("DELETE FROM t WHERE rowid < 5; INSERT INTO t VALUES (randomblob(10000))")
         .unwrap();
@@ -61,7 +61,7 @@ fn a_write_past_the_limit_is_full_and_the_rows_before_it_stand() {
 }
 
 #[test]
-fn a_limit_that_changes_holds_for_open_connections() {
+fn changed_size_limit_applies_to_open_connections() {
     let fleet = limited("256kb");
     let connection = fleet.connect("tiny");
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (randomblob(100000))").unwrap();
@@ -78,7 +78,7 @@ fn a_limit_that_changes_holds_for_open_connections() {
     limit(None);
     connection.execute_batch(big).unwrap();
 
-    // Below the present size it stops growth, and nothing else: not the rewriting of what is there, however large.
+    // A limit below the present size prevents growth, but not the rewriting of existing pages.
     limit(Some("100kb"));
     connection
         .execute_batch("PRAGMA cache_size=10; UPDATE t SET a = randomblob(length(a)); SELECT 1")
@@ -93,7 +93,7 @@ fn a_limit_that_changes_holds_for_open_connections() {
 }
 
 #[test]
-fn blocks_hold_for_new_and_open_connections_until_they_are_lifted() {
+fn blocks_apply_to_new_and_open_connections_until_lifted() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let connection = fleet.connect("orders");
@@ -126,26 +126,26 @@ fn blocks_hold_for_new_and_open_connections_until_they_are_lifted() {
     configure(changes().block_reads(false));
     connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
     assert_eq!(count(&fresh, "SELECT count(*) FROM t"), 2);
-    // A refusal that is over does not explain what comes later: here SQLite's own read-only mode.
+    // A lifted refusal does not explain later errors, such as that of SQLite's own read-only mode.
     configure(changes().block_writes(true));
     assert!(fresh.execute_batch("DELETE FROM t").is_err());
     configure(changes().block_writes(false));
     assert_eq!(count(&fresh, "SELECT count(*) FROM t"), 2);
     fresh.execute_batch("PRAGMA query_only=ON").unwrap();
     assert_eq!(kind(&fresh, "DELETE FROM t"), ErrorKind::Sql);
-    // An SQL error that is SQLite's own stays so.
+    // Errors of SQLite's own are reported as such.
     assert_eq!(kind(&connection, "SELECT nothing FROM nowhere"), ErrorKind::Sql);
 }
 
 #[test]
-fn a_database_whose_writes_are_blocked_is_recovered_and_read() {
+fn write_blocked_database_recovers_its_wal_and_reads() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let connection = fleet.connect("orders");
     connection
         .execute_batch("PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a); INSERT INTO t VALUES (1)")
         .unwrap();
-    // As a crash leaves it: the log is there, the shared memory is not.
+    // The state after a crash: a WAL without wal-index.
     let data = fleet.plane.database_path("orders").unwrap();
     let saved = fleet.dir.path().join("saved");
     std::fs::create_dir(&saved).unwrap();
@@ -161,7 +161,7 @@ fn a_database_whose_writes_are_blocked_is_recovered_and_read() {
 }
 
 #[test]
-fn an_open_connection_sees_that_its_database_is_destroyed() {
+fn open_connection_reports_destroyed_database() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let connection = fleet.connect("orders");
@@ -176,7 +176,7 @@ fn an_open_connection_sees_that_its_database_is_destroyed() {
 }
 
 #[test]
-fn wal_mode_is_not_left() {
+fn leaving_wal_mode_is_refused() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let connection = fleet.connect("orders");
@@ -188,7 +188,7 @@ fn wal_mode_is_not_left() {
     assert_eq!(mode, "wal");
     drop(connection);
 
-    // Another program can; the next connection puts it back.
+    // Another program can leave WAL mode; the next connection restores it.
     let data = fleet.plane.database_path("orders").unwrap();
     let theirs = Connection::open(&data).unwrap();
     theirs.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(())).unwrap();
@@ -211,7 +211,7 @@ fn attached_databases_keep_their_own_rules() {
 }
 
 #[test]
-fn options_are_what_they_say() {
+fn connect_options_set_pragmas() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let default = fleet.connect("orders");

@@ -1,11 +1,11 @@
-//! Lists: by group, by parent, and a page at a time.
+//! Lists: by group, by parent, and in pages.
 
 use litefleet::{CreateDatabaseInput, ErrorKind, ListDatabases, Seed};
 
 use crate::support::{Fleet, refused};
 
 #[test]
-fn pages_follow_each_other_without_a_gap() {
+fn list_pages_cover_every_database_once() {
     let fleet = Fleet::new();
     fleet.plane.create_group("other").unwrap();
     for at in 0..23 {
@@ -45,7 +45,7 @@ fn pages_follow_each_other_without_a_gap() {
 }
 
 #[test]
-fn forks_are_listed_by_the_name_or_the_id_of_their_parent() {
+fn forks_are_listed_by_name_or_id_of_parent() {
     let fleet = Fleet::new();
     fleet.create("orders");
     fleet.create("other");
@@ -67,7 +67,7 @@ fn forks_are_listed_by_the_name_or_the_id_of_their_parent() {
     unknown("nowhere");
     unknown("019a0000-0000-7000-8000-000000000000");
     assert_eq!(refused::<Vec<String>>(list("Not a name")).0, ErrorKind::Invalid);
-    // A destroyed parent is known as long as it has forks.
+    // A destroyed parent is known while it has forks.
     fleet.plane.destroy_database("orders").unwrap();
     assert_eq!(list(&id).unwrap(), ["one", "two"]);
     unknown("orders");

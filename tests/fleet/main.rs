@@ -3,30 +3,30 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 #![expect(clippy::default_trait_access, reason = "the name of an options type says nothing more to a reader")]
 
-mod border;
+mod bypass;
 mod crash;
 mod create;
-mod evaluation;
+mod disk_full;
 mod export;
 mod faults;
 mod filesystem;
-mod foreign;
+mod foreign_files;
 mod fork;
-mod full;
 mod import;
 mod limits;
-mod links;
 mod lists;
 mod maintainer;
 mod model;
-mod outside;
-mod owner;
+mod name_reuse;
+mod ownership;
 mod read_only;
 mod recover;
 mod rename;
-mod replaced;
-mod resolved;
+mod replaced_root;
 mod root;
+mod schema_expressions;
 mod support;
-mod trailing;
+mod symlinks;
+mod trailing_bytes;
+mod untrusted_imports;
 mod upload;

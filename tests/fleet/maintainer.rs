@@ -1,4 +1,4 @@
-//! The thread that maintains a fleet.
+//! The background thread that maintains a fleet.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use litefleet::{
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A fleet with databases, each of which has a history.
+/// A fleet of databases with histories.
 fn fleet(names: &[&str]) -> (tempfile::TempDir, ControlPlane) {
     let dir = tempfile::tempdir().unwrap();
     let plane = ControlPlane::open(dir.path()).unwrap();
@@ -29,7 +29,7 @@ fn fleet(names: &[&str]) -> (tempfile::TempDir, ControlPlane) {
 }
 
 #[test]
-fn every_database_is_maintained_whatever_fails_with_others() {
+fn maintainer_continues_after_a_failure() {
     let (dir, plane) = fleet(&["a", "b", "c"]);
     let draft = CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload);
     plane.create_database(draft).unwrap();
@@ -39,32 +39,32 @@ fn every_database_is_maintained_whatever_fails_with_others() {
     }
     std::fs::write(dir.path().join("default/b/archive/live.stamps"), "nothing").unwrap();
     let history = plane.history_size("a").unwrap();
-    let (told, telling) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let options = MaintainerOptions::every(Duration::from_millis(10)).report(move |name, done| {
-        let _nobody_listens_any_more =
-            told.send((name.to_string(), done.as_ref().err().map(litefleet::Error::kind)));
+        let _receiver_may_be_gone =
+            sender.send((name.to_string(), done.as_ref().err().map(litefleet::Error::kind)));
     });
     let maintainer = Maintainer::start(plane.clone(), options).unwrap();
     while maintainer.figures().is_none() {
-        telling.recv_timeout(SOON).unwrap();
+        receiver.recv_timeout(SOON).unwrap();
     }
     let mut seen = HashSet::new();
     while seen.len() < 3 {
-        seen.insert(telling.recv_timeout(SOON).unwrap());
+        seen.insert(receiver.recv_timeout(SOON).unwrap());
     }
     let expected = [("a", None), ("b", Some(ErrorKind::Corrupt)), ("c", None)];
     assert_eq!(seen, expected.map(|(name, kind)| (name.to_owned(), kind)).into());
     let figures = maintainer.figures().unwrap();
     assert_eq!((figures.databases, figures.drafts, figures.failed), (3, 1, 1), "{figures:?}");
     assert!(plane.history_size("a").unwrap() < history);
-    // It calls nobody when it was dropped.
+    // After the drop it makes no further calls.
     drop(maintainer);
-    while telling.try_recv().is_ok() {}
-    assert_eq!(telling.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Disconnected));
+    while receiver.try_recv().is_ok() {}
+    assert_eq!(receiver.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Disconnected));
 }
 
 #[test]
-fn a_period_of_zero_is_refused() {
+fn maintainer_refuses_a_period_of_zero() {
     let (_dir, plane) = fleet(&[]);
     let error = Maintainer::start(plane, MaintainerOptions::every(Duration::ZERO)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);

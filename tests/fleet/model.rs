@@ -1,4 +1,4 @@
-//! Random operations against a model of what the fleet should hold, with the root opened anew in between.
+//! Random operations compared with a model of the fleet, with the root reopened in between.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use proptest::{prelude::*, test_runner::TestCaseResult};
 
 use crate::support::{assert_no_debris, count};
 
-/// One call, on a few names so that calls meet each other.
+/// One call, on one of a few names so that calls interact.
 #[derive(Clone, Debug)]
 enum Operation {
     CreateGroup(u8),
@@ -28,24 +28,24 @@ enum Operation {
     Reopen,
 }
 
-/// What the model knows of a database.
+/// The expected state of a database.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Known {
+struct ExpectedDatabase {
     group: u8,
     draft: bool,
     protected: bool,
     /// Whether reads and writes are blocked.
     blocked: (bool, bool),
-    /// The numbers that were written to it.
+    /// The numbers inserted into it.
     rows: Vec<i64>,
     parent: Option<u8>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Model {
-    /// The groups, and whether each is protected.
+    /// The groups, with their delete protection.
     groups: BTreeMap<u8, bool>,
-    databases: BTreeMap<u8, Known>,
+    databases: BTreeMap<u8, ExpectedDatabase>,
 }
 
 const UPLOADED: [i64; 3] = [7, 8, 9];
@@ -79,7 +79,7 @@ fn name(name: u8) -> String {
 }
 
 impl Model {
-    /// What the call should answer, and what is so afterwards.
+    /// The expected result of a call; updates the model.
     fn apply(&mut self, operation: &Operation) -> Result<(), ErrorKind> {
         use ErrorKind::{AlreadyExists, Blocked, Invalid, NotFound, Protected};
         match *operation {
@@ -91,7 +91,7 @@ impl Model {
             }
             Operation::DestroyGroup(group) => {
                 let protected = *self.groups.get(&group).ok_or(NotFound)?;
-                let mine = |known: &Known| known.group == group;
+                let mine = |known: &ExpectedDatabase| known.group == group;
                 if protected || self.databases.values().any(|known| mine(known) && known.protected) {
                     return Err(Protected);
                 }
@@ -99,19 +99,27 @@ impl Model {
                 self.databases.retain(|_, known| !mine(known));
             }
             Operation::ProtectGroup(group, on) => *self.groups.get_mut(&group).ok_or(NotFound)? = on,
-            Operation::Create(name, group) => self.insert(name, group, Known::default())?,
+            Operation::Create(name, group) => self.insert(name, group, ExpectedDatabase::default())?,
             Operation::Import(name, group) => {
-                self.insert(name, group, Known { rows: UPLOADED.to_vec(), ..Known::default() })?;
+                self.insert(
+                    name,
+                    group,
+                    ExpectedDatabase { rows: UPLOADED.to_vec(), ..ExpectedDatabase::default() },
+                )?;
             }
             Operation::Draft(name, group) => {
-                self.insert(name, group, Known { draft: true, ..Known::default() })?;
+                self.insert(name, group, ExpectedDatabase { draft: true, ..ExpectedDatabase::default() })?;
             }
             Operation::Fork(name, source) => {
                 let known = self.usable(source)?;
                 if known.blocked.0 {
                     return Err(Blocked);
                 }
-                let fork = Known { rows: known.rows.clone(), parent: Some(source), ..Known::default() };
+                let fork = ExpectedDatabase {
+                    rows: known.rows.clone(),
+                    parent: Some(source),
+                    ..ExpectedDatabase::default()
+                };
                 let group = known.group;
                 self.insert(name, group, fork)?;
             }
@@ -147,19 +155,19 @@ impl Model {
         Ok(())
     }
 
-    fn usable(&self, name: u8) -> Result<&Known, ErrorKind> {
+    fn usable(&self, name: u8) -> Result<&ExpectedDatabase, ErrorKind> {
         let known = self.databases.get(&name).ok_or(ErrorKind::NotFound)?;
         if known.draft { Err(ErrorKind::Invalid) } else { Ok(known) }
     }
 
-    fn insert(&mut self, name: u8, group: u8, known: Known) -> Result<(), ErrorKind> {
+    fn insert(&mut self, name: u8, group: u8, known: ExpectedDatabase) -> Result<(), ErrorKind> {
         if !self.groups.contains_key(&group) {
             return Err(ErrorKind::NotFound);
         }
         if self.databases.contains_key(&name) {
             return Err(ErrorKind::AlreadyExists);
         }
-        self.databases.insert(name, Known { group, ..known });
+        self.databases.insert(name, ExpectedDatabase { group, ..known });
         Ok(())
     }
 }
@@ -202,7 +210,7 @@ fn call(plane: &ControlPlane, file: &std::path::Path, operation: &Operation) -> 
     }
 }
 
-/// Checks that the fleet holds what the model does.
+/// Checks that fleet and model agree.
 fn compare(plane: &ControlPlane, model: &Model) -> TestCaseResult {
     assert_no_debris(plane);
     let groups: Vec<_> = plane.list_groups().unwrap().iter().map(|group| group.name.to_string()).collect();
@@ -235,7 +243,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_fleet_does_what_the_model_does(operations in operations()) {
+    fn fleet_behaves_like_the_model(operations in operations()) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("uploaded.db");
         let uploaded = Connection::open(&file).unwrap();

@@ -1,4 +1,4 @@
-//! Fleets that cannot be written to: they are listed, read and exported, and every other call says why it fails.
+//! Fleets on read-only disks: list, read and export work, and every other call fails with the reason.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use litefleet::{
 
 use crate::{
     filesystem::Mounted,
-    owner::{Shared, done},
+    ownership::{Shared, run_command},
     support::{Fleet, count, refused},
 };
 
@@ -27,8 +27,8 @@ fn options(name: &str) -> ConnectOptions {
     if name.starts_with("sealed") { options.encryption_key(key()) } else { options }
 }
 
-/// A copy of a fleet on a disk that is mounted read-only: two databases at rest, and two whose process was killed, with a row
-/// in the database file and one in the log. Each has an instant at which it had one row.
+/// A copy of a fleet on a disk mounted read-only: two closed databases, and two whose process was killed, with one
+/// row in the database file and one in the WAL. At the returned instant each has one row.
 fn frozen(fleet: &Fleet) -> Option<(Mounted, PathBuf, Timestamp)> {
     let disk = Mounted::new(&["-t", "tmpfs", "tmpfs"])?;
     let encryption = RemoteEncryption::new(key(), Cipher::Aegis256).unwrap();
@@ -147,7 +147,7 @@ fn read_only_plane_refuses_every_change() {
     }
 }
 
-/// Where rows stand in a log that cannot be read there, the database is refused: it would be what it was before.
+/// If the WAL cannot be read, the database is refused: without it, the contents would be outdated.
 #[test]
 fn log_without_its_index_is_refused_on_a_read_only_disk() {
     let fleet = Fleet::new();
@@ -172,20 +172,20 @@ fn log_without_its_index_is_refused_on_a_read_only_disk() {
 }
 
 #[test]
-fn program_reads_a_fleet_that_its_user_may_not_write_to() {
+fn program_reads_a_fleet_without_write_permission() {
     let Some(shared) = Shared::new() else { return };
-    done(shared.user(
+    run_command(shared.user(
         "$LF group create g; $LF db create p --group g; $LF db shell p 'CREATE TABLE t(a); INSERT INTO t VALUES (1)'
          chmod -R a-w $LITEFLEET_ROOT",
     ));
     fs::create_dir(shared.dir().join("out")).unwrap();
     std::os::unix::fs::chown(shared.dir().join("out"), Some(65534), Some(65534)).unwrap();
-    let listed = done(
+    let listed = run_command(
         shared.user("$LF --json db list; $LF group list; $LF db show p; $LF db points p; $LF db verify p"),
     );
     assert!(listed.contains("\"p\""), "{listed}");
-    assert!(done(shared.user("$LF db shell p 'SELECT a + 41 FROM t'")).contains("42"));
-    done(shared.user("$LF db export p out/p.db"));
+    assert!(run_command(shared.user("$LF db shell p 'SELECT a + 41 FROM t'")).contains("42"));
+    run_command(shared.user("$LF db export p out/p.db"));
     assert_eq!(count(&Connection::open(shared.dir().join("out/p.db")).unwrap(), "SELECT a FROM t"), 1);
     for change in
         ["$LF db create new --group g", "$LF db destroy p --yes", "$LF db config p --block-reads true"]

@@ -1,4 +1,4 @@
-//! A catalog that is lost, and is made again from what stands beside the databases.
+//! Recovery of a lost catalog from the descriptions beside the databases.
 
 use std::{
     fs,
@@ -29,8 +29,8 @@ fn unlocked() -> ConnectOptions {
     ConnectOptions::default().encryption_key(key())
 }
 
-/// Databases of every kind in groups of every kind, and an instant at which `plain` had one row less.
-fn furnished() -> (Fleet, Timestamp) {
+/// Databases of every kind in groups of every kind, and an instant at which `plain` has one row less.
+fn populated() -> (Fleet, Timestamp) {
     let fleet = Fleet::new();
     let plane = &fleet.plane;
     fleet.create("plain");
@@ -38,7 +38,7 @@ fn furnished() -> (Fleet, Timestamp) {
     let at = Timestamp::now();
     fleet.run("plain", "INSERT INTO t VALUES (2)");
     plane.rename_group("default", "first").unwrap();
-    // Its directory cannot have its name.
+    // The directory of this group cannot have its name, because the renamed group occupies it.
     plane.create_group("default").unwrap();
     let sealed = RemoteEncryption::new(key(), CIPHER).unwrap();
     for (name, format) in [("sealed", PageFormat::Native), ("turso", PageFormat::Turso)] {
@@ -65,13 +65,13 @@ fn furnished() -> (Fleet, Timestamp) {
     (fleet, at)
 }
 
-/// What the catalog says.
+/// The groups and databases of the catalog.
 fn catalog(plane: &ControlPlane) -> (Vec<Group>, Vec<Database>) {
     (plane.list_groups().unwrap(), plane.list_databases(&Default::default()).unwrap())
 }
 
-/// Closes the fleet, and removes its catalog.
-fn lose(plane: ControlPlane) -> std::path::PathBuf {
+/// Closes the fleet and removes its catalog.
+fn lose_catalog(plane: ControlPlane) -> std::path::PathBuf {
     let root = plane.root().to_owned();
     drop(plane);
     for name in ["control.db", "control.db-wal", "control.db-shm"] {
@@ -89,13 +89,13 @@ fn messages(recovered: &Recovered) -> Vec<String> {
 }
 
 #[test]
-fn a_lost_catalog_is_recovered_as_it_was() {
-    let (fleet, at) = furnished();
+fn recover_rebuilds_a_lost_catalog() {
+    let (fleet, at) = populated();
     let before = catalog(&fleet.plane);
     let Fleet { plane, dir: _dir } = fleet;
     let rows = contents(&plane.connect("plain", &Default::default()).unwrap());
     let points = plane.points("plain", ..).unwrap();
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     assert_eq!(refused(ControlPlane::open(&root)).0, ErrorKind::Corrupt);
     assert!(!root.join("control.db").exists());
 
@@ -107,7 +107,7 @@ fn a_lost_catalog_is_recovered_as_it_was() {
     assert_no_debris(&plane);
     assert_eq!(refused(ControlPlane::recover(&root)).0, ErrorKind::AlreadyExists);
 
-    // Contents, histories, keys, limits and blocks are as they were.
+    // Contents, histories, keys, limits and blocks are preserved.
     assert_eq!(contents(&plane.connect("plain", &Default::default()).unwrap()), rows);
     assert_eq!(plane.points("plain", ..).unwrap(), points);
     let (past, _) = plane.connect_at("plain", at, &Default::default()).unwrap();
@@ -127,10 +127,10 @@ fn a_lost_catalog_is_recovered_as_it_was() {
         let found = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(found.findings, [], "{name}");
     }
-    // The file of one database in the place of another is refused, as before.
+    // A database file in place of another is still refused.
     let [one, other] = ["sealed", "sealed-fork"].map(|name| plane.database_path(name).unwrap());
     assert_ne!(fs::read(&one).unwrap()[..100], [0; 100]);
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     fs::copy(root.join("default/plain/data.db"), &other).unwrap();
     let found = messages(&ControlPlane::recover(&root).unwrap());
     assert_eq!(found.len(), 1, "{found:?}");
@@ -141,17 +141,17 @@ fn a_lost_catalog_is_recovered_as_it_was() {
 }
 
 #[test]
-fn every_step_of_a_recovery_can_fail_and_be_repeated() {
-    let (fleet, _) = furnished();
+fn recover_failing_at_any_step_can_be_repeated() {
+    let (fleet, _) = populated();
     let before = catalog(&fleet.plane);
     let Fleet { plane, dir: _dir } = fleet;
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     let files =
         || names(&root).into_iter().filter(|name| !name.starts_with(".recovered-")).collect::<Vec<_>>();
     let at_first = files();
     for stops in [false, true] {
         for step in 0.. {
-            assert!(step < 50, "it never gets through");
+            assert!(step < 50, "recovery never succeeds");
             let left = Arc::new(AtomicUsize::new(step));
             let counted = Arc::clone(&left);
             let hook: Arc<FaultHook> = Arc::new(move |_: DiskOp, _: &Path| {
@@ -161,7 +161,7 @@ fn every_step_of_a_recovery_can_fail_and_be_repeated() {
                     return Ok(());
                 }
                 counted.store(usize::MAX, Ordering::SeqCst);
-                // A process that is killed removes nothing behind itself.
+                // A killed process does not clean up.
                 assert!(!stops, "stopped at step {step}");
                 Err(IoError::from(IoErrorKind::PermissionDenied))
             });
@@ -174,9 +174,9 @@ fn every_step_of_a_recovery_can_fail_and_be_repeated() {
             let is_done = root.join("control.db").exists();
             assert!(!is_done || result.as_ref().map_or(true, Result::is_err), "step {step}");
             if is_done {
-                // The rename was the last step but the flush.
+                // Only the flush after the rename was left.
                 assert_eq!(catalog(&ControlPlane::open(&root).unwrap()), before);
-                lose(ControlPlane::open(&root).unwrap());
+                lose_catalog(ControlPlane::open(&root).unwrap());
             }
             if !stops {
                 assert!(!names(&root).iter().any(|name| name.starts_with(".recovered-")), "step {step}");
@@ -186,18 +186,18 @@ fn every_step_of_a_recovery_can_fail_and_be_repeated() {
         let plane = ControlPlane::open(&root).unwrap();
         assert_eq!(catalog(&plane), before);
         assert_no_debris(&plane);
-        lose(plane);
+        lose_catalog(plane);
     }
 }
 
 #[test]
-fn a_database_without_a_description_is_recovered_from_its_files() {
-    let (fleet, at) = furnished();
+fn recover_handles_databases_without_description() {
+    let (fleet, at) = populated();
     let (_, before) = catalog(&fleet.plane);
     let Fleet { plane, dir: _dir } = fleet;
     let groups = ["plain", "sealed"]
         .map(|name| plane.database_path(name).unwrap().ancestors().nth(2).unwrap().to_owned());
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     for group in &groups {
         fs::remove_file(group.join("group.json")).unwrap();
         for name in names(group) {
@@ -219,7 +219,7 @@ fn a_database_without_a_description_is_recovered_from_its_files() {
     for database in &before {
         let now = plane.get_database(database.name.as_str()).unwrap();
         assert_eq!((now.cipher, now.state), (database.cipher, DatabaseState::Ready));
-        // The forks have no history yet.
+        // The forks have no history yet, so their ids are new.
         assert_eq!(now.id == database.id, database.parent.is_none(), "{}", database.name);
     }
     let (past, _) = plane.connect_at("plain", at, &Default::default()).unwrap();
@@ -227,21 +227,21 @@ fn a_database_without_a_description_is_recovered_from_its_files() {
     for name in ["sealed", "turso", "sealed-fork"] {
         assert_eq!(count(&plane.connect(name, &unlocked()).unwrap(), "SELECT a FROM t"), 3, "{name}");
     }
-    // Maintenance describes what was not described.
+    // Maintenance writes missing descriptions.
     plane.maintain_database("plain", &mut no_progress).unwrap();
     assert_eq!(names(&groups[0]), ["fork", "group.json", "plain"]);
     assert!(groups[0].join("plain/description.json").exists());
 }
 
 #[test]
-fn what_is_damaged_or_foreign_is_reported_and_left_alone() {
-    let (fleet, _) = furnished();
+fn recover_reports_damaged_and_foreign_files() {
+    let (fleet, _) = populated();
     let Fleet { plane, dir: _dir } = fleet;
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     let group = root.join("default");
     fs::write(group.join("plain/description.json"), b"{\"format\": 1").unwrap();
     fs::write(group.join("fork/description.json"), b"{\"format\": 9}").unwrap();
-    // A copy of a database, and one with its history.
+    // A copy of a database without history, and one with it.
     let copy = |of: &str, name: &str, files: &[&str]| {
         fs::create_dir_all(group.join(name).join("archive")).unwrap();
         for file in files {
@@ -272,7 +272,7 @@ fn what_is_damaged_or_foreign_is_reported_and_left_alone() {
     ] {
         assert!(found.iter().any(|message| message.starts_with(expected)), "{expected}\n{found:#?}");
     }
-    // Of the two with one id, neither of which is described, the first is taken.
+    // Of two databases with one id and no description, the first is recovered.
     assert_eq!((recovered.groups, recovered.databases), (2, 6));
     let plane = ControlPlane::open(&root).unwrap();
     assert_eq!(plane.list_databases(&Default::default()).unwrap().len(), 6);
@@ -281,7 +281,7 @@ fn what_is_damaged_or_foreign_is_reported_and_left_alone() {
 }
 
 #[test]
-fn a_description_that_was_not_replaced_follows_at_the_next_open() {
+fn stale_description_is_replaced_at_next_open() {
     let fleet = Fleet::new();
     fleet.create("a");
     let fails = Arc::new(AtomicUsize::new(0));
@@ -296,21 +296,21 @@ fn a_description_that_was_not_replaced_follows_at_the_next_open() {
     let limit = "5mb".parse().unwrap();
     plane.configure_database("a", DatabaseChanges::default().size_limit(Some(limit))).unwrap();
     plane.rename_group("default", "renamed").unwrap();
-    let said = |path: &str| fs::read_to_string(fleet.plane.root().join("default").join(path)).unwrap();
-    assert!(said("a/description.json").contains("\"size_limit\": null"));
-    assert!(said("group.json").contains("\"name\": \"default\""));
+    let read = |path: &str| fs::read_to_string(fleet.plane.root().join("default").join(path)).unwrap();
+    assert!(read("a/description.json").contains("\"size_limit\": null"));
+    assert!(read("group.json").contains("\"name\": \"default\""));
     assert_no_debris(&fleet.plane);
     ControlPlane::open(fleet.plane.root()).unwrap();
-    assert!(said("a/description.json").contains("\"size_limit\": \"5242880\""));
-    assert!(said("group.json").contains("\"name\": \"renamed\""));
+    assert!(read("a/description.json").contains("\"size_limit\": \"5242880\""));
+    assert!(read("group.json").contains("\"name\": \"renamed\""));
 }
 
 #[test]
-fn a_catalog_or_its_log_in_the_root_is_not_replaced() {
-    let (fleet, _) = furnished();
+fn recover_refuses_to_replace_a_catalog_or_its_wal() {
+    let (fleet, _) = populated();
     let Fleet { plane, dir: _dir } = fleet;
     assert_eq!(refused(ControlPlane::recover(plane.root())).0, ErrorKind::AlreadyExists);
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     fs::write(root.join("control.db-wal"), b"log").unwrap();
     let (kind, text) = refused(ControlPlane::recover(&root));
     assert!(kind == ErrorKind::AlreadyExists && text.contains("control.db-wal is there"), "{text}");
@@ -318,28 +318,28 @@ fn a_catalog_or_its_log_in_the_root_is_not_replaced() {
 }
 
 #[test]
-fn a_draft_has_no_files_and_is_lost() {
+fn recover_loses_drafts() {
     let fleet = Fleet::new();
     fleet.create("a");
     let draft = CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload);
     fleet.plane.create_database(draft).unwrap();
     fleet.plane.create_group("empty").unwrap();
     let Fleet { plane, dir: _dir } = fleet;
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     let recovered = ControlPlane::recover(&root).unwrap();
     assert_eq!((recovered.groups, recovered.databases, recovered.findings.len()), (1, 1, 0));
 }
 
 #[test]
-fn verify_finds_a_description_that_differs_from_the_catalog_and_maintenance_replaces_it() {
-    let (fleet, _) = furnished();
+fn maintenance_replaces_description_that_verify_finds_stale() {
+    let (fleet, _) = populated();
     let plane = &fleet.plane;
     let path = plane.database_path("plain").unwrap().with_file_name("description.json");
     let findings = || {
         let verified = plane.verify_database("plain", &VerifyOptions::default(), &mut no_progress).unwrap();
         verified.findings.into_iter().map(|finding| finding.file).collect::<Vec<_>>()
     };
-    // Renaming a group changes no file of its databases.
+    // Renaming a group changes no file of its databases, and the stale group name is no finding.
     plane.rename_group("first", "second").unwrap();
     assert!(fs::read_to_string(&path).unwrap().contains("\"name\": \"first\""));
     assert!(findings().is_empty());
@@ -358,7 +358,7 @@ fn verify_finds_a_description_that_differs_from_the_catalog_and_maintenance_repl
 }
 
 #[test]
-fn databases_whose_group_turned_its_history_off_are_recovered_as_such() {
+fn recover_keeps_paused_history_of_a_group() {
     let fleet = Fleet::new();
     fleet.create("plain");
     fleet.run("plain", "CREATE TABLE t(a)");
@@ -373,7 +373,7 @@ fn databases_whose_group_turned_its_history_off_are_recovered_as_such() {
     }
     let path = plane.database_path("plain").unwrap().with_file_name("description.json");
     assert!(fs::read_to_string(path).unwrap().contains("\"history_paused\": true"));
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     ControlPlane::recover(&root).unwrap();
     let plane = ControlPlane::open(&root).unwrap();
     plane.maintain_database("plain", &mut no_progress).unwrap();
@@ -381,13 +381,13 @@ fn databases_whose_group_turned_its_history_off_are_recovered_as_such() {
 }
 
 #[test]
-fn unreadable_descriptions_and_invalid_ids_are_findings_and_stop_nothing() {
+fn recover_continues_past_invalid_descriptions() {
     let fleet = Fleet::new();
     for name in ["a", "b", "c"] {
         fleet.create(name);
     }
     let Fleet { plane, dir: _dir } = fleet;
-    let root = lose(plane);
+    let root = lose_catalog(plane);
     let description = |name: &str| root.join("default").join(name).join("description.json");
     let text = fs::read_to_string(description("a")).unwrap();
     let id = text.lines().find_map(|line| line.trim().strip_prefix("\"id\": \"")).unwrap();

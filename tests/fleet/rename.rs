@@ -1,4 +1,4 @@
-//! Groups that are renamed: what was found under the old name is found under the new one, and nobody is disturbed.
+//! Renaming groups: databases, connections and histories remain usable under the new name.
 
 use std::{
     collections::BTreeSet,
@@ -16,12 +16,12 @@ use litefleet::{
 };
 
 use crate::{
-    crash::{child_of, orders},
+    crash::{child_arguments, child_of},
     support::{Fleet, assert_no_debris, contents, count, names, refused},
 };
 
 #[test]
-fn a_renamed_group_keeps_its_databases_their_connections_and_their_history() {
+fn renamed_group_keeps_databases_connections_and_history() {
     let fleet = Fleet::new();
     let (plane, rows) = (&fleet.plane, "SELECT count(*) FROM t");
     fleet.create("orders");
@@ -32,7 +32,7 @@ fn a_renamed_group_keeps_its_databases_their_connections_and_their_history() {
     let before = Timestamp::now();
     let (view, _) = plane.connect_at("orders", before, &Default::default()).unwrap();
 
-    // In the middle of a transaction.
+    // During a transaction.
     open.execute_batch("BEGIN; INSERT INTO t VALUES (2)").unwrap();
     let other = ControlPlane::open(plane.root()).unwrap();
     let renamed = other.rename_group("default", "eu").unwrap();
@@ -51,7 +51,7 @@ fn a_renamed_group_keeps_its_databases_their_connections_and_their_history() {
     assert_eq!(refused(plane.create_database(CreateDatabaseInput::new("a", "default"))), not_found);
     assert_eq!(plane.database_path("orders").unwrap(), path);
 
-    // The history goes on, and reaches back behind the renaming.
+    // The history continues and reaches back beyond the rename.
     assert_eq!(plane.points("orders", ..).unwrap().points.len(), 4);
     plane.create_database(CreateDatabaseInput::fork("fork", "orders")).unwrap();
     assert_eq!(contents(&fleet.connect("fork")), contents(&open));
@@ -69,18 +69,18 @@ fn a_renamed_group_keeps_its_databases_their_connections_and_their_history() {
         let verified = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, []);
     }
-    // Names of databases are one space, whatever their groups are called.
+    // Database names are unique across groups.
     plane.create_group("default").unwrap();
     assert_eq!(
         refused(plane.create_database(CreateDatabaseInput::new("orders", "default"))),
-        (ErrorKind::AlreadyExists, "database with name orders already exists".into())
+        (ErrorKind::AlreadyExists, "database with name arguments already exists".into())
     );
     drop((ControlPlane::open(plane.root()).unwrap(), view));
     fleet.assert_no_debris();
 }
 
 #[test]
-fn a_name_that_a_group_gave_up_is_free_for_another_group() {
+fn old_name_of_a_renamed_group_is_free() {
     let fleet = Fleet::new();
     let plane = &fleet.plane;
     fleet.create("first");
@@ -89,13 +89,13 @@ fn a_name_that_a_group_gave_up_is_free_for_another_group() {
     let second = plane.create_group("default").unwrap();
     fleet.create("second");
     fleet.run("second", "CREATE TABLE t(a); INSERT INTO t VALUES (2), (2)");
-    // Where it lies says whose it is: no group can have a name with a dot.
+    // The directory shows the owner: no group name contains a dot.
     let file = |name: &str| plane.database_path(name).unwrap().strip_prefix(plane.root()).unwrap().to_owned();
     assert_eq!(file("first"), Path::new("default/first/data.db"));
     assert_eq!(file("second"), Path::new(&format!("default.{}/second/data.db", second.uuid)));
     fleet.assert_no_debris();
 
-    // Back and forth: no two of them ever share a directory.
+    // Renaming back and forth never makes two groups share a directory.
     plane.rename_group("default", "us").unwrap();
     plane.rename_group("eu", "default").unwrap();
     plane.create_group("eu").unwrap();
@@ -113,14 +113,14 @@ fn a_name_that_a_group_gave_up_is_free_for_another_group() {
     plane.destroy_group("eu").unwrap();
     let left = names(plane.root());
     assert!(left.iter().all(|name| name.starts_with('.') || name.starts_with("control.db")), "{left:?}");
-    // Its directory went with it, so the name has its own again.
+    // The directory was removed with its group, so a new group can use it.
     plane.create_group("default").unwrap();
     fleet.create("first");
     assert_eq!(file("first"), Path::new("default/first/data.db"));
 }
 
 #[test]
-fn a_new_group_leaves_a_directory_alone_that_lies_in_its_place() {
+fn new_group_leaves_an_existing_directory_alone() {
     let fleet = Fleet::new();
     let theirs = fleet.plane.root().join("eu/orders");
     fs::create_dir_all(&theirs).unwrap();
@@ -132,7 +132,7 @@ fn a_new_group_leaves_a_directory_alone_that_lies_in_its_place() {
 }
 
 #[test]
-fn what_cannot_be_renamed_says_so_and_stays() {
+fn rename_group_refuses_taken_missing_and_invalid_names() {
     let fleet = Fleet::new();
     let plane = &fleet.plane;
     plane.create_group("eu").unwrap();
@@ -151,7 +151,7 @@ fn what_cannot_be_renamed_says_so_and_stays() {
     assert_eq!(plane.rename_group("eu", "eu").unwrap().name.as_str(), "eu");
     assert_eq!(plane.list_groups().unwrap(), all);
 
-    // Protection is against destroying, and stays.
+    // Delete protection does not prevent a rename, and is preserved.
     plane.protect_group("eu", true).unwrap();
     assert!(plane.rename_group("eu", "us").unwrap().delete_protection);
     assert_eq!(
@@ -161,11 +161,11 @@ fn what_cannot_be_renamed_says_so_and_stays() {
 }
 
 #[test]
-fn a_fork_goes_into_the_group_of_its_source_that_is_renamed_meanwhile() {
+fn fork_follows_group_of_source_renamed_meanwhile() {
     let fleet = Fleet::new();
     fleet.create("source");
     let other = fleet.plane.clone();
-    // A step that a fork takes between looking at its source and writing its own row.
+    // A disk operation between reading the source's row and writing the fork's row.
     let hook = move |step: litefleet::DiskOp, path: &Path| {
         if step == litefleet::DiskOp::MakeDir && path.parent().unwrap().ends_with(".staging") {
             other.rename_group("default", "eu").unwrap();
@@ -179,7 +179,7 @@ fn a_fork_goes_into_the_group_of_its_source_that_is_renamed_meanwhile() {
     fleet.assert_no_debris();
 }
 
-/// The lines that a child prints in answer to a line that it is sent.
+/// Starts two children at once, and returns the lines that each prints.
 fn raced(test: &str, root: &Path) -> Vec<Vec<String>> {
     let mut children: Vec<_> = ["a", "b"]
         .map(|own| {
@@ -197,14 +197,14 @@ fn raced(test: &str, root: &Path) -> Vec<Vec<String>> {
     children
         .into_iter()
         .map(|(mut child, lines)| {
-            let said = lines.take_while(|line| line != "DONE").collect();
+            let printed = lines.take_while(|line| line != "DONE").collect();
             child.wait().unwrap();
-            said
+            printed
         })
         .collect()
 }
 
-/// Waits for the line that starts a race.
+/// Waits for the line that starts the race.
 fn ready() {
     println!("\nREADY");
     std::io::stdin().read_line(&mut String::new()).unwrap();
@@ -213,9 +213,9 @@ fn ready() {
 const ROUNDS: usize = 60;
 
 #[test]
-fn of_two_processes_that_rename_to_one_name_one_wins() {
-    if let Some(orders) = orders() {
-        let [root, own] = orders.as_slice() else { unreachable!() };
+fn processes_renaming_to_one_name_have_one_winner() {
+    if let Some(arguments) = child_arguments() {
+        let [root, own] = arguments.as_slice() else { unreachable!() };
         let plane = ControlPlane::open(root).unwrap();
         ready();
         for round in 0..ROUNDS {
@@ -231,20 +231,20 @@ fn of_two_processes_that_rename_to_one_name_one_wins() {
     let ids: Vec<_> = (0..ROUNDS)
         .map(|round| ["a", "b"].map(|own| fleet.plane.create_group(&format!("{own}-{round}")).unwrap().uuid))
         .collect();
-    let said = raced("rename::of_two_processes_that_rename_to_one_name_one_wins", fleet.plane.root());
+    let printed = raced("rename::processes_renaming_to_one_name_have_one_winner", fleet.plane.root());
     for (round, [a, b]) in ids.iter().enumerate() {
         let winner = fleet.plane.get_group(&format!("c-{round}")).unwrap().uuid;
         let (expected, loser) =
             if winner == *a { ([a.as_str(), "already_exists"], "b") } else { (["already_exists", b], "a") };
-        assert_eq!([said[0][round].as_str(), &said[1][round]], expected);
+        assert_eq!([printed[0][round].as_str(), &printed[1][round]], expected);
         fleet.plane.get_group(&format!("{loser}-{round}")).unwrap();
     }
 }
 
 #[test]
-fn processes_that_create_groups_under_one_name_never_share_a_directory() {
-    if let Some(orders) = orders() {
-        let [root, own] = orders.as_slice() else { unreachable!() };
+fn groups_created_under_one_name_never_share_a_directory() {
+    if let Some(arguments) = child_arguments() {
+        let [root, own] = arguments.as_slice() else { unreachable!() };
         let plane = ControlPlane::open(root).unwrap();
         ready();
         for round in 0..ROUNDS {
@@ -262,7 +262,7 @@ fn processes_that_create_groups_under_one_name_never_share_a_directory() {
         return;
     }
     let fleet = Fleet::new();
-    let name = "rename::processes_that_create_groups_under_one_name_never_share_a_directory";
+    let name = "rename::groups_created_under_one_name_never_share_a_directory";
     raced(name, fleet.plane.root());
     let groups = fleet.plane.list_groups().unwrap();
     assert!(groups.len() > ROUNDS / 2, "{}", groups.len());
@@ -277,7 +277,7 @@ fn processes_that_create_groups_under_one_name_never_share_a_directory() {
     fleet.assert_no_debris();
 }
 
-/// Renames a group to and fro, and creates and destroys groups and databases under the name that is free, until it is killed.
+/// Renames a group back and forth, and creates and destroys groups and databases under the free name, until killed.
 fn rename_for_ever(root: &str) {
     let plane = ControlPlane::open(root).unwrap();
     println!("\nREADY");
@@ -299,9 +299,9 @@ fn rename_for_ever(root: &str) {
 }
 
 #[test]
-fn a_process_killed_while_it_renames_leaves_one_name_and_all_databases() {
-    let orders = orders();
-    if let Some([root]) = orders.as_deref() {
+fn process_killed_during_rename_leaves_one_name_and_databases() {
+    let arguments = child_arguments();
+    if let Some([root]) = arguments.as_deref() {
         rename_for_ever(root);
     }
     let fleet = Fleet::new();
@@ -313,7 +313,7 @@ fn a_process_killed_while_it_renames_leaves_one_name_and_all_databases() {
     let id = plane.get_group("a").unwrap().uuid;
     let (mut names, mut last) = (BTreeSet::new(), 0);
     for round in 0..40_u64 {
-        let test = "rename::a_process_killed_while_it_renames_leaves_one_name_and_all_databases";
+        let test = "rename::process_killed_during_rename_leaves_one_name_and_databases";
         let mut killed = child_of(test, &plane.root().display().to_string()).spawn().unwrap();
         let mut lines = BufReader::new(killed.stdout.take().unwrap()).lines().map(Result::unwrap);
         lines.by_ref().find(|line| line.contains("READY")).unwrap();
@@ -331,7 +331,7 @@ fn a_process_killed_while_it_renames_leaves_one_name_and_all_databases() {
         let rows = count(&open, "SELECT count(*) FROM t");
         assert!(rows >= last, "round {round}");
         last = rows;
-        // What the killed one had made in between stands in the group that its row says.
+        // Databases created by the killed process are in the group that their row names.
         for database in plane.list_databases(&Default::default()).unwrap() {
             let name = database.name.as_str();
             if name != "bank" {

@@ -1,4 +1,4 @@
-//! Roots that are not as a fleet left them, or where it may not write.
+//! Roots of an older version, damaged roots, and roots that are not writable.
 
 use std::{fs, path::Path, process::Command};
 
@@ -12,7 +12,7 @@ use crate::{
     support::{Fleet, contents, refused},
 };
 
-/// The tables of a catalog of version 1, in which a group's directory is its name.
+/// The schema of a catalog of version 1, in which a group's directory has the group's name.
 const VERSION_1: &str = "
     CREATE TABLE root(format_version INTEGER NOT NULL) STRICT;
     CREATE TABLE groups(
@@ -52,8 +52,8 @@ const VERSION_1: &str = "
     PRAGMA application_id=0x4c466c74; PRAGMA user_version=1;
 ";
 
-/// Makes the catalog of a root what a litefleet of version 1 would have made it.
-fn back_to_version_1(root: &Path) {
+/// Rewrites the catalog of a root as version 1 would have written it.
+fn downgrade_to_version_1(root: &Path) {
     let (control, newer) = (root.join("control.db"), root.with_file_name("newer.db"));
     fs::rename(&control, &newer).unwrap();
     let old = Connection::open(&control).unwrap();
@@ -71,7 +71,7 @@ fn back_to_version_1(root: &Path) {
 }
 
 #[test]
-fn a_root_of_version_1_is_brought_to_this_version_with_all_that_is_in_it() {
+fn root_of_version_1_is_migrated_completely() {
     let fleet = Fleet::new();
     fleet.plane.create_group("eu").unwrap();
     fleet.plane.protect_group("eu", true).unwrap();
@@ -89,9 +89,9 @@ fn a_root_of_version_1_is_brought_to_this_version_with_all_that_is_in_it() {
     let Fleet { plane, dir } = fleet;
     drop(plane);
     let root = dir.path().join("root");
-    back_to_version_1(&root);
+    downgrade_to_version_1(&root);
 
-    // What a root holds that is newer in another way is not touched.
+    // A root with a newer format version is not touched.
     let catalog = Connection::open(root.join("control.db")).unwrap();
     catalog.execute_batch("UPDATE root SET format_version=7").unwrap();
     let (kind, text) = open(&root);
@@ -99,10 +99,10 @@ fn a_root_of_version_1_is_brought_to_this_version_with_all_that_is_in_it() {
     let version = || catalog.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(version(), 1);
     catalog.execute_batch("UPDATE root SET format_version=1").unwrap();
-    // All that the older version asks for a database begins like this.
+    // Every query of the older version for a database starts like this.
     let older = "SELECT g.name, d.name FROM databases d JOIN groups g ON g.id = d.group_id";
-    let ask = || catalog.query_row(older, [], |_| Ok(()));
-    ask().unwrap();
+    let query_as_older = || catalog.query_row(older, [], |_| Ok(()));
+    query_as_older().unwrap();
 
     let planes: Vec<ControlPlane> = std::thread::scope(|scope| {
         let opening: Vec<_> = (0..4).map(|_| scope.spawn(|| ControlPlane::open(&root).unwrap())).collect();
@@ -110,8 +110,8 @@ fn a_root_of_version_1_is_brought_to_this_version_with_all_that_is_in_it() {
     });
     let plane = planes.into_iter().next().unwrap();
     assert_eq!(version(), 3);
-    // A process of the older version that has the root open is stopped, and not led to a wrong directory.
-    assert!(ask().unwrap_err().to_string().contains("no such column: d.group_id"));
+    // A running process of the older version fails, instead of using a wrong directory.
+    assert!(query_as_older().unwrap_err().to_string().contains("no such column: d.group_id"));
     let older = "INSERT INTO groups(uuid, name, state, created_at) VALUES ('x', 'x', 'ready', 0) ON CONFLICT DO NOTHING";
     assert!(catalog.execute(older, []).unwrap_err().to_string().contains("is of a newer litefleet"));
     assert_eq!(all(&plane), before);
@@ -142,9 +142,9 @@ fn open(root: &Path) -> (ErrorKind, String) {
     refused(ControlPlane::open(root))
 }
 
-/// SQLite takes an empty file for a new database, and throws the log beside it away.
+/// SQLite treats an empty file as a new database and discards its WAL.
 #[test]
-fn an_emptied_catalog_is_not_taken_for_a_new_one() {
+fn emptied_catalog_is_corruption() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let Fleet { plane, dir } = fleet;
@@ -157,7 +157,7 @@ fn an_emptied_catalog_is_not_taken_for_a_new_one() {
     assert!(text.contains(control.to_str().unwrap()), "{text}");
     assert_eq!(fs::metadata(&control).unwrap().len(), 0);
 
-    // What is left of a first open that was killed is carried on with.
+    // A first open that was killed can be completed.
     let begun = dir.path().join("begun");
     for made in [".staging", ".trash"] {
         fs::create_dir_all(begun.join(made)).unwrap();
@@ -167,7 +167,7 @@ fn an_emptied_catalog_is_not_taken_for_a_new_one() {
 }
 
 #[test]
-fn a_root_that_is_not_writable_is_named() {
+fn unwritable_root_is_named() {
     let Some(disk) = Mounted::new(&["-t", "tmpfs", "tmpfs"]) else { return };
     let root = disk.0.path().join("root");
     drop(ControlPlane::open(&root).unwrap());
@@ -181,16 +181,16 @@ fn a_root_that_is_not_writable_is_named() {
 }
 
 #[test]
-fn what_stands_in_the_place_of_a_new_database_is_named() {
+fn create_names_a_directory_in_its_place() {
     let fleet = Fleet::new();
-    let place = fleet.plane.root().join("default/orders");
-    fs::create_dir_all(&place).unwrap();
-    fs::write(place.join("data.db"), b"of another fleet").unwrap();
+    let dir = fleet.plane.root().join("default/orders");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("data.db"), b"of another fleet").unwrap();
     let (kind, text) = refused(fleet.plane.create_database(CreateDatabaseInput::new("orders", "default")));
     assert_eq!(kind, ErrorKind::Io, "{text}");
-    assert!(text.contains(place.to_str().unwrap()) && text.contains("move it elsewhere"), "{text}");
-    assert_eq!(fs::read(place.join("data.db")).unwrap(), b"of another fleet");
-    fs::remove_dir_all(&place).unwrap();
+    assert!(text.contains(dir.to_str().unwrap()) && text.contains("move it elsewhere"), "{text}");
+    assert_eq!(fs::read(dir.join("data.db")).unwrap(), b"of another fleet");
+    fs::remove_dir_all(&dir).unwrap();
     fleet.create("orders");
     fleet.assert_no_debris();
 }

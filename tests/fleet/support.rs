@@ -1,4 +1,4 @@
-//! What the tests share: a plane in a directory of its own, and the whole contents of a database as one value.
+//! Shared by the tests: a plane in a temporary directory, and the contents of a database as one value.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -8,7 +8,7 @@ use litefleet::{
 };
 use tempfile::TempDir;
 
-/// A plane with a group `default`, in a directory that goes with it.
+/// A plane with a group `default`, in a temporary directory.
 pub(crate) struct Fleet {
     pub(crate) plane: ControlPlane,
     pub(crate) dir: TempDir,
@@ -35,7 +35,7 @@ impl Fleet {
         self.connect(name).execute_batch(sql).unwrap();
     }
 
-    /// Checks that nothing is left over: every file in the root belongs to a database that is there.
+    /// Checks that every file in the root belongs to a listed database.
     pub(crate) fn assert_no_debris(&self) {
         assert_no_debris(&self.plane);
     }
@@ -93,14 +93,14 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The kind and the text of an error that must be one.
+/// The kind and text of an error.
 #[track_caller]
 pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T>) -> (ErrorKind, String) {
     let error = result.unwrap_err();
     (error.kind(), error.to_string())
 }
 
-/// Every table's rows in the order of their rowids or keys, and the schema.
+/// The rows of every table, sorted, and the schema.
 pub(crate) fn contents(connection: &Connection) -> BTreeMap<String, Vec<Vec<Value>>> {
     let rows = |sql: &str| -> Vec<Vec<Value>> {
         let mut statement = connection.prepare(sql).unwrap();

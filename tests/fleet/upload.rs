@@ -1,16 +1,16 @@
-//! Drafts, and uploads that end before their time.
+//! Drafts, and uploads that fail or are cancelled.
 
 use std::{fs, ops::ControlFlow};
 
 use litefleet::{DatabaseState, ErrorKind, Phase, Seed, Upload, rusqlite::Connection};
 
 use crate::{
-    import::{assert_sound, file, input},
+    import::{assert_imported, file, input},
     support::{Fleet, refused},
 };
 
 #[test]
-fn a_draft_waits_for_its_file_and_takes_it_once() {
+fn draft_accepts_one_upload() {
     let fleet = Fleet::new();
     let path = file(&fleet, "some", "");
     let draft = input("orders").with_seed(Seed::DatabaseUpload);
@@ -21,14 +21,14 @@ fn a_draft_waits_for_its_file_and_takes_it_once() {
     assert_eq!(refused(fleet.plane.create_database(draft)).0, ErrorKind::AlreadyExists);
     fleet.assert_no_debris();
 
-    // A file that fails leaves the draft as it was.
+    // A failed upload leaves the draft unchanged.
     assert_eq!(refused(fleet.plane.upload_database("orders", &b"nonsense"[..])).0, ErrorKind::Invalid);
     assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
     fleet.assert_no_debris();
     fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()).unwrap();
     let found = fleet.plane.get_database("orders").unwrap();
     assert_eq!((found.state, found.id), (DatabaseState::Ready, made.id));
-    assert_sound(&fleet, "orders", &path);
+    assert_imported(&fleet, "orders", &path);
     let again = refused(fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()));
     assert_eq!(again.0, ErrorKind::AlreadyExists, "{}", again.1);
 
@@ -37,7 +37,7 @@ fn a_draft_waits_for_its_file_and_takes_it_once() {
     fleet.assert_no_debris();
 }
 
-/// A stream that breaks off.
+/// A stream that fails after a few reads.
 struct Breaks(u64);
 
 impl std::io::Read for Breaks {
@@ -48,7 +48,7 @@ impl std::io::Read for Breaks {
 }
 
 #[test]
-fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
+fn failed_or_cancelled_upload_leaves_nothing() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("large");
     Connection::open(&path)
@@ -66,7 +66,7 @@ fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
         let mut seen = 0;
         let answer = fleet.plane.import_database_watched(input("a"), path.as_path(), &mut |progress| {
             seen += i32::from(progress.phase == stop_at);
-            // The check is told of once when it begins, and then while it runs.
+            // The check reports progress once when it begins, then while it runs.
             if seen > i32::from(stop_at == Phase::Check) {
                 ControlFlow::Break(())
             } else {
@@ -75,7 +75,7 @@ fn an_upload_that_fails_or_is_cancelled_leaves_nothing() {
         });
         match answer {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{stop_at:?}"),
-            // The check may be faster than its first tick.
+            // The check may finish before it reports progress again.
             Ok(_) if stop_at == Phase::Check => fleet.plane.destroy_database("a").unwrap(),
             Ok(_) => panic!("{stop_at:?} was not cancelled"),
         }

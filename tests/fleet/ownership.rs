@@ -1,7 +1,7 @@
-//! A fleet of one user in which root works now and then: whatever root creates there belongs to that user.
+//! Root occasionally works in the fleet of another user: everything that root creates there belongs to that user.
 //!
-//! The program runs as either user. Where the tests do not run as root, or the program was not built, they say so and check
-//! nothing.
+//! The tests run the program as either user. They are skipped if they do not run as root or the program was not
+//! built.
 
 use std::{
     fs,
@@ -75,8 +75,8 @@ impl Shared {
         command
     }
 
-    /// What is in the root and is not the user's.
-    fn not_the_users(&self) -> Vec<PathBuf> {
+    /// Files in the root that do not belong to the fleet's user.
+    fn files_of_others(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut left = vec![self.root()];
         while let Some(path) = left.pop() {
@@ -92,9 +92,9 @@ impl Shared {
     }
 }
 
-/// Runs a command, and returns what it prints.
+/// Runs a command and returns its output.
 #[track_caller]
-pub(crate) fn done(mut command: Command) -> String {
+pub(crate) fn run_command(mut command: Command) -> String {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -104,14 +104,14 @@ pub(crate) fn done(mut command: Command) -> String {
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 #[test]
-fn what_root_creates_belongs_to_the_user_of_the_fleet() {
+fn files_created_by_root_belong_to_the_fleet_user() {
     let Some(shared) = Shared::new() else { return };
     fs::write(shared.dir().join("key"), KEY).unwrap();
     let check = |script: &str| {
-        done(shared.admin(script));
-        assert_eq!(shared.not_the_users(), Vec::<PathBuf>::new(), "{script}");
+        run_command(shared.admin(script));
+        assert_eq!(shared.files_of_others(), Vec::<PathBuf>::new(), "{script}");
     };
-    // From the first file on, in a directory that is the user's.
+    // From the first file on, in a directory of the user.
     check("$LF group create g");
     check("$LF db create plain --group g; $LF db create draft --group g --draft");
     check("$LF db shell plain 'CREATE TABLE t(a); INSERT INTO t VALUES (1)'");
@@ -128,39 +128,42 @@ fn what_root_creates_belongs_to_the_user_of_the_fleet() {
         "for i in 1 2 3; do $LF db shell plain 'PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t SELECT randomblob(900000)'; done",
     );
     check("$LF db maintain; $LF db points plain; $LF db verify plain; $LF db destroy fork --yes");
-    done(shared.user(
+    run_command(shared.user(
         "$LF db shell plain 'INSERT INTO t VALUES (5)'; $LF db shell sealed --key-file key 'INSERT INTO t VALUES (5)'
          $LF db maintain; $LF db create mine --group g; $LF db destroy imported --yes; $LF group destroy g --yes",
     ));
 }
 
 #[test]
-fn a_write_or_restore_by_root_stops_no_service_of_another_user() {
+fn write_or_restore_by_root_does_not_stop_the_fleet_user() {
     let Some(shared) = Shared::new() else { return };
-    done(shared.user(
+    run_command(shared.user(
         "$LF group create g; $LF db create p --group g; $LF db shell p 'CREATE TABLE t(a); INSERT INTO t VALUES (1)'
          date -u +%FT%T.%6NZ > $LITEFLEET_ROOT/instant; $LF db shell p 'INSERT INTO t VALUES (2)'",
     ));
-    done(shared.admin("$LF db restore p --timestamp $(cat root/instant); rm root/instant"));
-    assert_eq!(shared.not_the_users(), Vec::<PathBuf>::new());
-    done(shared.user("$LF db shell p 'INSERT INTO t VALUES (3)'"));
+    run_command(shared.admin("$LF db restore p --timestamp $(cat root/instant); rm root/instant"));
+    assert_eq!(shared.files_of_others(), Vec::<PathBuf>::new());
+    run_command(shared.user("$LF db shell p 'INSERT INTO t VALUES (3)'"));
     assert_eq!(
-        done(shared.user("$LF db shell p 'SELECT group_concat(a) FROM t'")).lines().last().map(str::trim),
+        run_command(shared.user("$LF db shell p 'SELECT group_concat(a) FROM t'"))
+            .lines()
+            .last()
+            .map(str::trim),
         Some("1,3")
     );
 }
 
-/// SQLite gives `-wal` and `-shm` the permissions of the database, whatever the umask of the process is.
+/// SQLite gives `-wal` and `-shm` the permissions of the database, regardless of the umask.
 #[test]
-fn files_of_the_history_have_the_permissions_of_the_database() {
+fn history_files_have_permissions_of_the_database() {
     let Some(shared) = Shared::new() else { return };
     let commits =
         "for i in 1 2 3; do $LF db shell p 'CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES (1)'; done";
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let database = shared.root().join("g/p");
-    done(shared.user("umask 002; $LF group create g; $LF db create p --group g"));
+    run_command(shared.user("umask 002; $LF group create g; $LF db create p --group g"));
     fs::set_permissions(database.join("data.db"), fs::Permissions::from_mode(0o660)).unwrap();
-    done(shared.user(&format!("umask 077; {commits}")));
+    run_command(shared.user(&format!("umask 077; {commits}")));
     assert_eq!(mode(&database.join("archive")), mode(&database));
     for entry in fs::read_dir(database.join("archive")).unwrap() {
         let path = entry.unwrap().path();
@@ -169,9 +172,9 @@ fn files_of_the_history_have_the_permissions_of_the_database() {
 }
 
 #[test]
-fn counters_are_writable_for_whom_the_catalog_is() {
+fn counters_have_permissions_of_the_catalog() {
     let Some(shared) = Shared::new() else { return };
-    done(shared.user("umask 000; $LF group create g"));
+    run_command(shared.user("umask 000; $LF group create g"));
     let mode = |name: &str| fs::metadata(shared.root().join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(".changes"), mode("control.db")), (0o644, 0o644));
 }

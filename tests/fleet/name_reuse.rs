@@ -1,4 +1,4 @@
-//! A name that goes to another database in the middle of a call: the call keeps to the database that it resolved.
+//! Name reuse during a call: the call acts only on the database that it resolved.
 
 use std::{
     fs,
@@ -20,9 +20,9 @@ use crate::support::{Fleet, count};
 
 type Action = Box<dyn FnOnce() + Send>;
 
-/// A plane over the root of a fleet. What is put into `next` runs once, when a call next reads the clock: after it has
-/// resolved its database, and before it opens the files.
-fn interrupted(fleet: &Fleet) -> (ControlPlane, Arc<Mutex<Option<Action>>>) {
+/// A plane whose clock runs the action in `next` once: after a call has resolved its database, and before it opens
+/// any file.
+fn plane_with_interruption(fleet: &Fleet) -> (ControlPlane, Arc<Mutex<Option<Action>>>) {
     let next = Arc::<Mutex<Option<Action>>>::default();
     let waiting = Arc::clone(&next);
     let clock = Arc::new(move || {
@@ -35,7 +35,7 @@ fn interrupted(fleet: &Fleet) -> (ControlPlane, Arc<Mutex<Option<Action>>>) {
     (ControlPlane::builder().clock(clock).open(fleet.plane.root()).unwrap(), next)
 }
 
-/// Destroys `x` and creates another one, with rows of its own.
+/// Destroys `x` and creates another database of that name.
 fn replace(plane: &ControlPlane) {
     plane.destroy_database("x").unwrap();
     plane.create_database(CreateDatabaseInput::new("x", "default")).unwrap();
@@ -48,7 +48,7 @@ fn first_row(plane: &ControlPlane) -> String {
     connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap()
 }
 
-/// A fleet with a database `x`, and an instant at which that had a row.
+/// A fleet with a database `x`, and an instant at which it has a row.
 fn with_a_row() -> (Fleet, Timestamp) {
     let fleet = Fleet::new();
     fleet.create("x");
@@ -59,9 +59,9 @@ fn with_a_row() -> (Fleet, Timestamp) {
 }
 
 #[test]
-fn restore_in_place_leaves_a_database_that_took_the_name_alone() {
+fn restore_in_place_leaves_new_database_of_the_name_alone() {
     let (fleet, at) = with_a_row();
-    let (plane, next) = interrupted(&fleet);
+    let (plane, next) = plane_with_interruption(&fleet);
     let other = fleet.plane.clone();
     *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
     let error = plane.restore_database("x", at, &Default::default(), &mut no_progress).unwrap_err();
@@ -70,7 +70,7 @@ fn restore_in_place_leaves_a_database_that_took_the_name_alone() {
 }
 
 #[test]
-fn calls_fail_as_destroyed_where_another_database_takes_the_name() {
+fn calls_fail_as_destroyed_if_the_name_is_reused() {
     type Call = fn(&ControlPlane, Timestamp, &Path) -> litefleet::Result<()>;
     let calls: [Call; 5] = [
         |plane, at, _| plane.connect_at("x", at, &Default::default()).map(|_| ()),
@@ -86,7 +86,7 @@ fn calls_fail_as_destroyed_where_another_database_takes_the_name() {
     ];
     for (at, call) in calls.iter().enumerate() {
         let (fleet, instant) = with_a_row();
-        let (plane, next) = interrupted(&fleet);
+        let (plane, next) = plane_with_interruption(&fleet);
         let other = fleet.plane.clone();
         *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
         let path = fleet.dir.path().join("exported.db");
@@ -100,7 +100,7 @@ fn calls_fail_as_destroyed_where_another_database_takes_the_name() {
 }
 
 #[test]
-fn a_call_by_id_never_acts_on_a_database_that_took_the_name() {
+fn calls_by_id_never_act_on_a_new_database_of_the_name() {
     let (fleet, at) = with_a_row();
     let plane = &fleet.plane;
     let old = plane.get_database("x").unwrap();
@@ -134,7 +134,7 @@ fn a_call_by_id_never_acts_on_a_database_that_took_the_name() {
 }
 
 #[test]
-fn a_group_by_id_is_the_same_under_another_name() {
+fn group_id_survives_a_rename() {
     let fleet = Fleet::new();
     let group = fleet.plane.get_group("default").unwrap();
     fleet.plane.rename_group(&group, "first").unwrap();
@@ -151,7 +151,7 @@ fn a_group_by_id_is_the_same_under_another_name() {
 }
 
 #[test]
-fn a_groups_configuration_changes_as_a_whole() {
+fn group_configuration_changes_atomically() {
     let fleet = Fleet::new();
     let windows = ["1d".parse().unwrap(), "2d".parse().unwrap()];
     let change = |turn: usize| {
@@ -162,7 +162,7 @@ fn a_groups_configuration_changes_as_a_whole() {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let _over = Over(&is_over);
+            let _stop = SetOnDrop(&is_over);
             for turn in 0..60 {
                 change(turn % 2);
             }
@@ -174,7 +174,7 @@ fn a_groups_configuration_changes_as_a_whole() {
     });
 }
 
-/// A plain database, or one that is encrypted under a key.
+/// Input for a plain database, or for one encrypted under a key.
 fn input(name: &str, key: Option<&EncryptionKey>) -> CreateDatabaseInput {
     let input = CreateDatabaseInput::new(name, "default");
     match key {
@@ -183,16 +183,16 @@ fn input(name: &str, key: Option<&EncryptionKey>) -> CreateDatabaseInput {
     }
 }
 
-/// Says that it is over when it is dropped, so that a failed assertion ends the other thread too.
-struct Over<'a>(&'a AtomicBool);
+/// Sets a flag when dropped, so that a failed assertion ends the other thread too.
+struct SetOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Over<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
-/// Runs every call while databases of one name come and go, each of which has its own number in all of its rows.
+/// Runs every call while databases of one name are created and destroyed. Each fills its rows with its own number.
 fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
     const ROUNDS: usize = 12;
     let fleet = Fleet::new();
@@ -207,7 +207,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
     create(0);
     let is_over = AtomicBool::new(false);
     let check_one = |connection: &Connection| {
-        // A table that is not there yet, and statements of a connection whose database is gone.
+        // The query may fail: the table may not exist yet, or the database may be gone.
         if let Ok(numbers) =
             connection.query_row("SELECT count(DISTINCT a) FROM t", [], |row| row.get::<_, i64>(0))
         {
@@ -227,9 +227,9 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
                 create(number);
             }
         });
-        let gone = |call: &str, result: litefleet::Result<()>| {
+        let expect_gone = |call: &str, result: litefleet::Result<()>| {
             if let Err(error) = result {
-                // The instant of a restore may lie before the birth of the database that has the name now.
+                // The instant of a restore may precede the creation of the current database.
                 let is_gone = matches!(
                     error.kind(),
                     ErrorKind::NotFound | ErrorKind::Destroyed | ErrorKind::OutsideWindow | ErrorKind::Busy
@@ -238,22 +238,25 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
             }
         };
         let plane = &fleet.plane;
-        let _over = Over(&is_over);
+        let _stop = SetOnDrop(&is_over);
         for round in 0..ROUNDS {
             let name = format!("fork-{round}");
             let path = fleet.dir.path().join(&name);
-            gone("connect", plane.connect("x", &options).map(|connection| check_one(&connection)));
-            gone("attach", plane.attach(&main, "x", "other", key));
+            expect_gone("connect", plane.connect("x", &options).map(|connection| check_one(&connection)));
+            expect_gone("attach", plane.attach(&main, "x", "other", key));
             let _detached = main.execute_batch("DETACH other");
-            gone("points", plane.points("x", ..).map(|_| ()));
+            expect_gone("points", plane.points("x", ..).map(|_| ()));
             let now = Timestamp::now();
-            gone("view", plane.connect_at("x", now, &options).map(|(connection, _)| check_one(&connection)));
-            gone("restore", plane.restore_database("x", now, &options, &mut no_progress).map(|_| ()));
-            gone("maintain", plane.maintain_database("x", &mut no_progress).map(|_| ()));
+            expect_gone(
+                "view",
+                plane.connect_at("x", now, &options).map(|(connection, _)| check_one(&connection)),
+            );
+            expect_gone("restore", plane.restore_database("x", now, &options, &mut no_progress).map(|_| ()));
+            expect_gone("maintain", plane.maintain_database("x", &mut no_progress).map(|_| ()));
             let verify = key.map_or_else(VerifyOptions::default, |key| {
                 VerifyOptions::default().encryption_key(key.clone())
             });
-            gone(
+            expect_gone(
                 "verify",
                 plane.verify_database("x", &verify, &mut no_progress).map(|verified| {
                     assert!(verified.findings.is_empty(), "{:?}", verified.findings);
@@ -268,7 +271,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
                     export = export.at(at);
                 }
                 let exported = plane.export_database("x", &path, &export, &mut no_progress);
-                gone(
+                expect_gone(
                     "export",
                     exported.map(|()| {
                         check_one(&Connection::open(&path).unwrap());
@@ -277,7 +280,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
                 );
                 let seed = at.map_or_else(|| Seed::database("x"), |at| Seed::database_at("x", at));
                 let fork = input(&name, key).with_seed(seed);
-                gone(
+                expect_gone(
                     "fork",
                     plane.create_database(fork).map(|made| {
                         check_one(&plane.connect(&made, &options).unwrap());
@@ -292,17 +295,17 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
 }
 
 #[test]
-fn calls_on_plain_databases_that_come_and_go_fail_as_gone_only() {
+fn calls_on_recreated_plain_databases_fail_only_as_gone() {
     calls_among_databases_that_come_and_go(None);
 }
 
 #[test]
-fn calls_on_encrypted_databases_that_come_and_go_fail_as_gone_only() {
+fn calls_on_recreated_encrypted_databases_fail_only_as_gone() {
     calls_among_databases_that_come_and_go(Some(&EncryptionKey::from_bytes(&[7; 32]).unwrap()));
 }
 
 #[test]
-fn an_upload_to_a_draft_that_was_replaced_fails_as_destroyed() {
+fn upload_to_a_replaced_draft_fails_as_destroyed() {
     let fleet = Fleet::new();
     let draft = || {
         let input = CreateDatabaseInput::new("x", "default").with_seed(Seed::DatabaseUpload);

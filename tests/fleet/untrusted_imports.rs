@@ -1,4 +1,4 @@
-//! Files from outside that need a second look: functions of their own programs, logs that are damaged, locks.
+//! Imports of untrusted files: schemas that use functions of other programs, damaged WALs, locked files.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
     support::{Fleet, count, refused},
 };
 
-/// A connection with the functions and the collation of some program.
+/// A connection with application-defined functions and a collation.
 fn program(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     for name in ["myf", "other f"] {
@@ -35,7 +35,7 @@ const FILL: &str = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FR
     INSERT INTO t(a) SELECT 'row ' || i FROM n";
 
 #[test]
-fn functions_of_other_programs_do_not_stand_in_the_way() {
+fn import_accepts_schemas_with_unknown_functions() {
     let fleet = Fleet::new();
     for (name, schema) in [
         ("expression", "CREATE TABLE t(a TEXT); CREATE INDEX i ON t(myf(a))"),
@@ -63,7 +63,7 @@ fn functions_of_other_programs_do_not_stand_in_the_way() {
         fleet.plane.import_database(input(name), path.as_path()).unwrap();
         assert_eq!(count(&fleet.connect(name), "SELECT count(*) FROM t NOT INDEXED"), 500, "{name}");
 
-        // What can be found without them is found.
+        // Damage that is detectable without the functions is found.
         let mut damaged = fs::read(&path).unwrap();
         let middle = damaged.len() / 2 / 4096 * 4096;
         damaged[middle..middle + 4096].fill(0x5a);
@@ -75,8 +75,8 @@ fn functions_of_other_programs_do_not_stand_in_the_way() {
     fleet.assert_no_debris();
 }
 
-/// A database whose log has a transaction for each of ten rows, and its path and that of the log.
-fn logged(fleet: &Fleet, name: &str) -> (PathBuf, PathBuf) {
+/// A database whose WAL has one transaction for each of ten rows. Returns its path and that of the WAL.
+fn with_wal(fleet: &Fleet, name: &str) -> (PathBuf, PathBuf) {
     let (live, path) = (fleet.dir.path().join("live"), fleet.dir.path().join(name));
     let writer = Connection::open(&live).unwrap();
     writer.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).unwrap();
@@ -95,13 +95,13 @@ fn logged(fleet: &Fleet, name: &str) -> (PathBuf, PathBuf) {
 const FRAME: usize = 24 + 4096;
 
 #[test]
-fn a_log_that_is_damaged_before_a_commit_is_refused() {
+fn import_refuses_wal_damaged_before_a_commit() {
     let fleet = Fleet::new();
-    let (path, log) = logged(&fleet, "some");
+    let (path, log) = with_wal(&fleet, "some");
     let whole = fs::read(&log).unwrap();
     assert_eq!(whole.len(), 32 + 12 * FRAME);
     let import = |name: &str| fleet.plane.import_database(input(name), path.as_path());
-    // In the page of a frame, in its salts, in its checksum; in the first frame and in a later one.
+    // In a page, in the salts, in the checksum; in the first frame and in a later one.
     for (at, frame) in [(100, 1), (4 * FRAME + 2000, 5), (4 * FRAME + 9, 5), (4 * FRAME + 17, 5)] {
         let mut damaged = whole.clone();
         damaged[32 + at] ^= 0x10;
@@ -112,14 +112,14 @@ fn a_log_that_is_damaged_before_a_commit_is_refused() {
     }
     fleet.assert_no_debris();
 
-    // What ends in a torn transaction is whole up to there.
+    // A WAL that ends in a torn transaction is valid up to there.
     let mut torn = whole.clone();
     *torn.last_mut().unwrap() ^= 0x10;
     fs::write(&log, &torn).unwrap();
     import("torn").unwrap();
     assert_eq!(count(&fleet.connect("torn"), "SELECT count(*) FROM t"), 9);
 
-    // The way out that the message tells.
+    // The remedy that the message names.
     let mut damaged = whole;
     damaged[32 + 4 * FRAME + 2000] ^= 0x10;
     fs::write(&log, &damaged).unwrap();
@@ -129,9 +129,9 @@ fn a_log_that_is_damaged_before_a_commit_is_refused() {
     assert_eq!(count(&fleet.connect("accepted"), "SELECT count(*) FROM t"), 2);
 }
 
-/// A transaction that spilled and was rolled back leaves frames with the salts of the log, behind what is committed.
+/// A rolled-back transaction that spilled leaves frames with current salts after the last commit frame.
 #[test]
-fn what_a_rollback_left_in_a_log_is_no_damage() {
+fn rolled_back_frames_in_a_wal_are_no_damage() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("live");
     let writer = Connection::open(&path).unwrap();
@@ -148,19 +148,19 @@ fn what_a_rollback_left_in_a_log_is_no_damage() {
         count(&fleet.connect(name), "SELECT count(*) FROM t")
     };
     assert_eq!(import("before"), 0);
-    // The next commit takes the place of the first of them.
+    // The next commit overwrites the first of them.
     writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();
     assert_eq!(import("behind"), 1);
-    // Older frames have other salts.
+    // After a restart, older frames have other salts.
     writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
     writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
     assert!(fs::metadata(&log).unwrap().len() > 50 * 4096);
-    assert_eq!(import("anew"), 2);
+    assert_eq!(import("restarted"), 2);
     fleet.assert_no_debris();
 }
 
 #[test]
-fn a_fork_of_a_database_whose_log_is_damaged_is_refused() {
+fn fork_refuses_a_damaged_wal() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let connection = fleet.connect("orders");
@@ -178,10 +178,10 @@ fn a_fork_of_a_database_whose_log_is_damaged_is_refused() {
     fleet.assert_no_debris();
 }
 
-/// A signal handler of the host that writes to a descriptor (as those of `tokio` and `ctrlc` do) would write to
-/// whatever has that number on the thread that copies: the database that is being made, say.
+/// A signal handler of the host that writes to a descriptor, like those of `tokio` and `ctrlc`, would write to
+/// whatever file has that number in the copying thread, such as the new database.
 #[test]
-fn no_signal_is_handled_where_descriptors_are_private() {
+fn signals_are_blocked_on_threads_with_isolated_descriptors() {
     let fleet = Fleet::new();
     let path = file(&fleet, "some", "");
     let blocked = Arc::new(Mutex::new(Vec::new()));
@@ -205,7 +205,7 @@ fn no_signal_is_handled_where_descriptors_are_private() {
 }
 
 #[test]
-fn a_file_that_another_program_locks_is_not_said_to_be_written() {
+fn import_of_a_locked_file_reports_the_lock() {
     let fleet = Fleet::new();
     let path = file(&fleet, "some", "");
     let other = Connection::open(&path).unwrap();

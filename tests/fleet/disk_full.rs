@@ -1,7 +1,6 @@
-//! A full disk: what frees space still works.
+//! Full disks: calls that free space still succeed.
 //!
-//! A small file system is mounted for some of the tests, which takes root. Where the machine does not let us, the test says
-//! so and checks nothing.
+//! Some tests mount a small file system, which requires root, and are skipped otherwise.
 
 use std::{
     fs::File,
@@ -27,13 +26,13 @@ use crate::{
 const REMEDY: &str =
     "to free space, destroy a database or a group, or turn a history off and maintain its database";
 
-/// Takes every byte that is free.
+/// Uses up all free space.
 fn fill_up(dir: &Path) {
     let mut filler = File::options().append(true).create(true).open(dir.join("filler")).unwrap();
     let _full = std::io::copy(&mut std::io::repeat(1), &mut filler);
 }
 
-/// The pieces of the reserve that are there.
+/// The number of pieces left of the reserve.
 fn reserve(root: &Path) -> usize {
     names(root).iter().filter(|name| name.starts_with(".reserve-")).count()
 }
@@ -55,13 +54,13 @@ fn small(databases: &[&str]) -> Option<(Mounted, ControlPlane)> {
 }
 
 #[test]
-fn a_full_disk_lets_databases_be_opened_listed_unprotected_and_destroyed() {
+fn full_disk_allows_open_list_unprotect_and_destroy() {
     let Some((disk, plane)) = small(&["a", "b", "c", "d"]) else { return };
     let root = plane.root().to_owned();
     assert_eq!(reserve(&root), 4);
     plane.configure_database("a", DatabaseChanges::default().delete_protection(true)).unwrap();
     plane.protect_group("other", true).unwrap();
-    // At rest, not even the memory beside the catalog is there.
+    // Closed, so that even the catalog's wal-index must be created.
     drop(plane);
     fill_up(disk.0.path());
     let plane = ControlPlane::open(&root).unwrap();
@@ -81,12 +80,12 @@ fn a_full_disk_lets_databases_be_opened_listed_unprotected_and_destroyed() {
     let left: Vec<_> = plane.list_databases(&Default::default()).unwrap();
     assert_eq!(left.iter().map(|database| database.name.as_str()).collect::<Vec<_>>(), ["c"]);
     assert_eq!(names(&root.join("default")), ["c", "group.json"]);
-    // What was freed is there for others.
+    // Other databases can use the freed space.
     let connection = plane.connect("c", &Default::default()).unwrap();
     connection.execute_batch("DELETE FROM t").unwrap();
     drop(connection);
 
-    // Once there is room, the reserve is whole again.
+    // Once there is space, the next open restores the reserve.
     std::fs::remove_file(disk.0.path().join("filler")).unwrap();
     let plane = ControlPlane::open(&root).unwrap();
     assert_eq!(reserve(&root), 4);
@@ -94,7 +93,7 @@ fn a_full_disk_lets_databases_be_opened_listed_unprotected_and_destroyed() {
 }
 
 #[test]
-fn a_full_disk_lets_a_history_be_turned_off_and_removed() {
+fn full_disk_allows_removal_of_a_history() {
     let Some((disk, plane)) = small(&["a"]) else { return };
     let connection = plane.connect("a", &Default::default()).unwrap();
     for _ in 0..4 {
@@ -124,7 +123,7 @@ fn a_full_disk_lets_a_history_be_turned_off_and_removed() {
 }
 
 #[test]
-fn processes_that_destroy_on_a_full_disk_share_the_reserve() {
+fn concurrent_destroys_on_a_full_disk_share_the_reserve() {
     let databases = ["a", "b", "c", "d"];
     let Some((disk, plane)) = small(&databases) else { return };
     let planes: Vec<_> = databases.iter().map(|_| ControlPlane::open(plane.root()).unwrap()).collect();
@@ -138,7 +137,7 @@ fn processes_that_destroy_on_a_full_disk_share_the_reserve() {
 }
 
 #[test]
-fn a_disk_without_a_free_name_lets_databases_be_destroyed() {
+fn disk_without_free_inodes_allows_destroy() {
     let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=8m,nr_inodes=60", "tmpfs"]) else { return };
     let root = disk.0.path().join("root");
     let plane = ControlPlane::open(&root).unwrap();
@@ -153,7 +152,7 @@ fn a_disk_without_a_free_name_lets_databases_be_destroyed() {
     assert_eq!(plane.list_databases(&Default::default()).unwrap(), []);
 }
 
-/// A plane over the root of a fleet for which the disk is full in each of the next `left` renames.
+/// A plane for which the disk is full during the next `left` renames of the database `a`.
 fn full_for(fleet: &Fleet) -> (ControlPlane, Arc<AtomicUsize>) {
     let left = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&left);
@@ -167,14 +166,14 @@ fn full_for(fleet: &Fleet) -> (ControlPlane, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_piece_of_the_reserve_is_given_up_for_each_attempt() {
+fn each_attempt_releases_one_piece_of_the_reserve() {
     let fleet = Fleet::new();
     fleet.create("a");
     fleet.run("a", "CREATE TABLE t(a)");
     let (plane, left) = full_for(&fleet);
     let root = fleet.plane.root();
     assert_eq!(reserve(root), 4);
-    // More often than there are pieces.
+    // More failures than pieces.
     left.store(5, Ordering::SeqCst);
     let (kind, text) = refused(plane.destroy_database("a"));
     assert!(kind == ErrorKind::DiskFull && text.ends_with(REMEDY), "{text}");

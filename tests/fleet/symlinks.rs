@@ -1,4 +1,4 @@
-//! Symbolic links in the place of what belongs to the fleet: they are never followed, and what they lead to stays as it is.
+//! Symbolic links in place of a fleet's files and directories are never followed, and their targets stay unchanged.
 
 use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
 
@@ -8,8 +8,7 @@ use litefleet::{
 
 use crate::support::{Fleet, names, refused};
 
-/// Everything below a directory, or a file: the contents of files, and what links lead to. Memory that processes share is
-/// left out.
+/// The contents of all files below a path, and the targets of links. Excludes wal-index files, which processes share.
 pub(crate) fn tree(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let name = path.to_str().unwrap().to_owned();
@@ -30,7 +29,7 @@ pub(crate) fn tree(path: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Moves a directory or a file of a fleet elsewhere and puts a link in its place.
+/// Moves a file or directory of a fleet elsewhere and puts a link in its place.
 fn link_away(path: &Path, elsewhere: &Path) {
     fs::rename(path, elsewhere).unwrap();
     symlink(elsewhere, path).unwrap();
@@ -57,7 +56,7 @@ fn open_refuses_linked_trash_and_staging_and_empties_no_target() {
         assert_names(ControlPlane::open(&root), &root.join(name));
         assert_eq!(tree(&victim), before);
 
-        // A plane that was open before moves and creates nothing there either.
+        // A plane opened earlier writes nothing there either.
         fleet.plane.create_group("eu").unwrap();
         let created = fleet.plane.create_database(CreateDatabaseInput::new("orders", "eu"));
         if name == ".staging" {

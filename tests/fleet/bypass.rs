@@ -1,4 +1,4 @@
-//! Ways around the rules that SQL and the host might find, and times at which the rules must not bite.
+//! Attempts to bypass the rules of a database through SQL or the host, and moments at which the rules must not apply.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,7 +19,7 @@ fn limit(fleet: &Fleet, name: &str, limit: &str) {
 }
 
 #[test]
-fn a_file_of_the_fleet_that_unfenced_sql_attaches_by_its_path_keeps_its_rules() {
+fn unfenced_attach_by_path_keeps_rules_of_the_database() {
     let fleet = Fleet::new();
     fleet.create("tiny");
     fleet.create("other");
@@ -27,25 +27,25 @@ fn a_file_of_the_fleet_that_unfenced_sql_attaches_by_its_path_keeps_its_rules() 
     let connection = fleet.plane.connect("tiny", &ConnectOptions::default().unfenced()).unwrap();
     let attach = |name: &str| format!("ATTACH '{}' AS x", fleet.plane.root().join(name).display());
 
-    // The same file under another name is the same database.
+    // The connection's own file under another schema name keeps its limit.
     connection.execute_batch(&attach("default/tiny/data.db")).unwrap();
     let big = "CREATE TABLE x.big AS SELECT randomblob(500000) AS a";
     assert_eq!(kind(&connection, big), ErrorKind::TooLarge);
     connection.execute_batch("DETACH x").unwrap();
-    // Its neighbours and the catalog are nobody's to attach like this.
+    // Other databases of the fleet and the catalog cannot be attached by path.
     for path in ["default/other/data.db", "control.db", "default/new.db"] {
         let error = explain(&connection, connection.execute_batch(&attach(path)).unwrap_err());
         assert!(error.to_string().contains("ControlPlane::attach"), "{path}: {error}");
     }
     assert!(!fleet.plane.root().join("default/new.db").exists());
-    // What lies elsewhere is the host's own business.
+    // Files outside the root may be attached.
     let copy = fleet.dir.path().join("copy.db");
     connection.execute_batch(&format!("CREATE TABLE t(a); VACUUM INTO '{}'", copy.display())).unwrap();
     connection.execute_batch(&format!("ATTACH '{}' AS y; SELECT * FROM y.t", copy.display())).unwrap();
 }
 
 #[test]
-fn a_connection_of_another_make_gets_nothing_attached() {
+fn attach_refuses_a_connection_of_another_vfs() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let file = Connection::open(fleet.dir.path().join("x")).unwrap();
@@ -56,33 +56,33 @@ fn a_connection_of_another_make_gets_nothing_attached() {
 }
 
 #[test]
-fn a_database_that_was_taken_out_of_wal_mode_is_taken_back_or_not_had() {
+fn database_taken_out_of_wal_mode_is_converted_back_or_busy() {
     let fleet = Fleet::new();
     fleet.create("main");
     fleet.create("tiny");
     limit(&fleet, "tiny", "64kb");
     let theirs = Connection::open(fleet.plane.database_path("tiny").unwrap()).unwrap();
-    let leave = || {
-        // A connection notices a change of mode when it reads, and not when it is asked for the mode it is in.
+    let leave_wal_mode = || {
+        // A connection notices a changed journal mode when it reads, not when it queries the mode.
         count(&theirs, "SELECT count(*) FROM sqlite_schema");
         let mode: String = theirs.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get(0)).unwrap();
         assert_eq!(mode, "delete");
     };
-    leave();
+    leave_wal_mode();
     let main = fleet.connect("main");
     fleet.plane.attach(&main, "tiny", "t \"1\"", None).unwrap();
     let big = "CREATE TABLE \"t \"\"1\"\"\".big AS SELECT randomblob(500000) AS a";
     assert_eq!(kind(&main, big), ErrorKind::TooLarge);
     drop(main);
 
-    // Blocked writes do not stand in the way of reading it.
-    leave();
+    // Blocked writes do not prevent a read, which first restores WAL mode.
+    leave_wal_mode();
     fleet.plane.configure_database("tiny", DatabaseChanges::default().block_writes(true)).unwrap();
     assert_eq!(count(&fleet.connect("tiny"), "SELECT count(*) FROM sqlite_schema"), 0);
     fleet.plane.configure_database("tiny", DatabaseChanges::default().block_writes(false)).unwrap();
 
-    // Somebody who reads it meanwhile keeps it out of WAL mode, and so from everybody here.
-    leave();
+    // An open reader in rollback mode prevents the return to WAL mode.
+    leave_wal_mode();
     theirs.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     let mut reading = theirs.prepare("SELECT * FROM t").unwrap();
     let mut rows = reading.query([]).unwrap();
@@ -92,12 +92,12 @@ fn a_database_that_was_taken_out_of_wal_mode_is_taken_back_or_not_had() {
 }
 
 #[test]
-fn a_transaction_that_began_is_committed_whatever_changes_meanwhile() {
+fn begun_transaction_commits_despite_new_blocks() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let connection = fleet.connect("orders");
     connection.execute_batch("CREATE TABLE t(a); PRAGMA wal_checkpoint(PASSIVE)").unwrap();
-    // With the log all in the file, the commit begins it anew, and changes its read lock.
+    // After a complete checkpoint, the commit restarts the WAL and changes its read lock.
     connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
     let changes = DatabaseChanges::default;
     fleet.plane.configure_database("orders", changes().block_reads(true).block_writes(true)).unwrap();
@@ -108,7 +108,7 @@ fn a_transaction_that_began_is_committed_whatever_changes_meanwhile() {
 }
 
 #[test]
-fn a_connection_outlives_a_destroy_that_fails() {
+fn connection_survives_a_failed_destroy() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let open = Arc::new(Mutex::new(fleet.connect("orders")));
@@ -128,7 +128,7 @@ fn a_connection_outlives_a_destroy_that_fails() {
 }
 
 #[test]
-fn read_only_is_not_lifted_by_a_pragma() {
+fn pragma_does_not_lift_read_only() {
     let fleet = Fleet::new();
     fleet.create("orders");
     fleet.run("orders", "CREATE TABLE t(a)");
@@ -137,14 +137,14 @@ fn read_only_is_not_lifted_by_a_pragma() {
     let error = explain(&connection, connection.execute_batch("INSERT INTO t VALUES (1)").unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Sql);
     assert!(error.to_string().ends_with("this connection was opened read-only"), "{error}");
-    // It sees what others write, and has temporary tables of its own.
+    // It sees commits of other connections, and may have temporary tables.
     fleet.run("orders", "INSERT INTO t VALUES (1)");
     connection.execute_batch("CREATE TEMP TABLE mine AS SELECT * FROM t").unwrap();
     assert_eq!(count(&connection, "SELECT count(*) FROM mine"), 1);
 }
 
 #[test]
-fn each_error_is_explained_by_its_own_refusal() {
+fn error_is_not_explained_by_an_earlier_refusal() {
     let fleet = Fleet::new();
     fleet.create("main");
     fleet.create("tiny");
@@ -152,7 +152,7 @@ fn each_error_is_explained_by_its_own_refusal() {
     let connection = fleet.connect("main");
     fleet.plane.attach(&connection, "tiny", "tiny", None).unwrap();
     fleet.plane.configure_database("main", DatabaseChanges::default().block_writes(true)).unwrap();
-    // Nobody asks why the first one failed.
+    // The host does not ask for the reason of the first error.
     assert!(connection.execute_batch("CREATE TABLE main.t(a)").is_err());
     assert_eq!(kind(&connection, "CREATE TABLE tiny.big AS SELECT randomblob(500000)"), ErrorKind::TooLarge);
 }

@@ -1,4 +1,5 @@
-//! A root or a catalog that is replaced while a plane has it open: every call says so, and no file of the new one is touched.
+//! A root or catalog that is replaced while a plane has it open: every call fails, and no file of the new root is
+//! touched.
 
 use std::{fs, path::Path, process::Command};
 
@@ -8,8 +9,8 @@ use litefleet::{
 };
 
 use crate::{
-    links::tree,
     support::{Fleet, count},
+    symlinks::tree,
 };
 
 fn copy(from: &Path, to: &Path) {
@@ -20,7 +21,7 @@ fn changes() -> DatabaseChanges {
     DatabaseChanges::default().block_writes(true)
 }
 
-/// Every call that names something of the fleet.
+/// Every call that accesses the fleet.
 fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
     let at = Timestamp::now();
     let new = || CreateDatabaseInput::new("new", "default");
@@ -113,7 +114,7 @@ fn every_call_detects_a_replaced_root_or_catalog() {
                 "{text}"
             );
         }
-        // An open connection keeps the file that it has open.
+        // An open connection keeps its file.
         assert_eq!(count(&connection, "SELECT count(*) FROM t"), 1);
         drop(connection);
         if how.starts_with("root") {
@@ -128,9 +129,9 @@ fn every_call_detects_a_replaced_root_or_catalog() {
     }
 }
 
-/// A call that has begun goes no further in a root that is replaced in the middle of it.
+/// A call in progress stops when the root is replaced.
 #[test]
-fn steps_of_a_running_call_do_not_reach_a_replaced_root() {
+fn running_call_stops_at_a_replaced_root() {
     use std::sync::{
         Arc,
         atomic::{AtomicBool, Ordering},

@@ -1,4 +1,5 @@
-//! Files of other programs and other engines: what SQLite does not know here is named, and what it would refuse is refused.
+//! Imports of files from other programs and engines: what this SQLite does not know is reported, and what it would
+//! refuse is refused.
 
 use std::{fs, io::Cursor, path::Path};
 
@@ -17,7 +18,7 @@ fn sealed(name: &str) -> CreateDatabaseInput {
     input(name).with_encryption(RemoteEncryption::new(key, Cipher::Aegis256X2).unwrap())
 }
 
-/// Full-text tables whose tokenizers only the programs know that made them.
+/// Full-text tables with tokenizers that only their own programs provide.
 fn with_tokenizers(path: &Path) {
     let connection = Connection::open(path).unwrap();
     for (name, made, declared) in [
@@ -44,7 +45,7 @@ fn with_tokenizers(path: &Path) {
 }
 
 #[test]
-fn tables_with_unknown_tokenizers_and_modules_are_imported_and_named() {
+fn import_reports_unknown_tokenizers_and_modules() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("signal");
     with_tokenizers(&path);
@@ -70,12 +71,12 @@ fn tables_with_unknown_tokenizers_and_modules_are_imported_and_named() {
             assert_eq!(count(&fleet.connect("plain"), "SELECT count(*) FROM f5_content"), 1);
         }
     }
-    // An upload to a draft names them too.
+    // An upload to a draft reports them too.
     fleet.plane.create_database(input("draft").with_seed(Seed::DatabaseUpload)).unwrap();
     let uploaded = fleet.plane.upload_database("draft", fs::File::open(&path).unwrap()).unwrap();
     assert_eq!(uploaded.unchecked.len(), 3);
 
-    // Everything beside them is checked as ever.
+    // Other tables are still checked.
     Connection::open(&path).unwrap().execute_batch("DELETE FROM known_data WHERE id > 10").unwrap();
     for made in [input("a"), sealed("a")] {
         assert_eq!(refused(fleet.plane.import_database(made, path.as_path())).0, ErrorKind::Corrupt);
@@ -84,7 +85,7 @@ fn tables_with_unknown_tokenizers_and_modules_are_imported_and_named() {
 }
 
 #[test]
-fn indexes_with_unknown_collations_and_functions_are_named() {
+fn import_reports_indexes_with_unknown_collations_and_functions() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("program");
     let connection = Connection::open(&path).unwrap();
@@ -105,7 +106,7 @@ fn indexes_with_unknown_collations_and_functions_are_named() {
     assert!(unchecked[0].contains("table c: no such collation sequence: mine"), "{unchecked:?}");
     assert!(unchecked[1].contains("table f: ") && unchecked[1].contains("own()"), "{unchecked:?}");
 
-    // Its rows cannot be laid out anew, and the error names what is in the way.
+    // Its rows cannot be rewritten, and the error names the index that prevents it.
     let (kind, text) = refused(fleet.plane.import_database(sealed("vault"), path.as_path()));
     assert_eq!(kind, ErrorKind::Unsupported, "{text}");
     assert!(text.contains("index ci of table c") || text.contains("index fi of table f"), "{text}");
@@ -126,16 +127,16 @@ fn indexes_with_unknown_collations_and_functions_are_named() {
 }
 
 #[test]
-fn format_versions_that_sqlite_does_not_open_are_refused_for_plain_and_encrypted_databases() {
+fn import_refuses_format_versions_that_sqlite_refuses() {
     let fleet = Fleet::new();
-    let sound = fs::read(file(&fleet, "sound", "")).unwrap();
+    let intact = fs::read(file(&fleet, "intact", "")).unwrap();
     for (write, read, kind, text) in [
         (3, 3, ErrorKind::Invalid, "the read version 3"),
         (1, 3, ErrorKind::Invalid, "the read version 3"),
         (3, 1, ErrorKind::Unsupported, "the write version 3"),
         (255, 255, ErrorKind::Unsupported, "journal mode mvcc"),
     ] {
-        let mut bytes = sound.clone();
+        let mut bytes = intact.clone();
         (bytes[18], bytes[19]) = (write, read);
         for made in [input("a"), sealed("a")] {
             let answer = fleet.plane.import_database(made, Upload::Reader(&mut Cursor::new(&bytes)));
@@ -148,11 +149,11 @@ fn format_versions_that_sqlite_does_not_open_are_refused_for_plain_and_encrypted
 }
 
 #[test]
-fn a_log_of_another_engine_is_refused_by_name() {
+fn import_refuses_log_of_another_engine() {
     let fleet = Fleet::new();
     let path = file(&fleet, "some.db", "");
     let log = fleet.dir.path().join("some.db-log");
-    // A header of 56 bytes, and a transaction behind it.
+    // A header of 56 bytes, followed by a transaction.
     let mut bytes = b"2LML\x02\x00\x38\x00".to_vec();
     bytes.resize(240, 0);
     fs::write(&log, &bytes).unwrap();
@@ -161,14 +162,14 @@ fn a_log_of_another_engine_is_refused_by_name() {
         assert_eq!(kind, ErrorKind::Unsupported, "{text}");
         assert!(text.contains("some.db-log has commits"), "{text}");
     }
-    // That engine replaces the extension of the file.
+    // That engine replaces the extension of the file instead of appending to it.
     let mut other = fs::read(&path).unwrap();
     (other[18], other[19]) = (255, 255);
     let renamed = fleet.dir.path().join("some.sqlite");
     fs::write(&renamed, other).unwrap();
     let (_, text) = refused(fleet.plane.import_database(sealed("a"), renamed.as_path()));
     assert!(text.contains("some.db-log has commits"), "{text}");
-    // A log without commits, and a file of another kind, are none of its business.
+    // A log without commits, and a file of another format, do not prevent the import.
     for (name, bytes) in [("empty", &bytes[..56]), ("text", &b"2026-11-30 started\n".repeat(9)[..])] {
         fs::write(&log, bytes).unwrap();
         fleet.plane.import_database(input(name), path.as_path()).unwrap();
@@ -177,7 +178,7 @@ fn a_log_of_another_engine_is_refused_by_name() {
 }
 
 #[test]
-fn a_wal_of_an_unknown_version_is_refused_as_sqlite_does() {
+fn import_refuses_wal_of_unknown_version() {
     let fleet = Fleet::new();
     let path = file(&fleet, "live", "PRAGMA journal_mode=WAL");
     let writer = Connection::open(&path).unwrap();

@@ -1,5 +1,5 @@
-//! Expressions in the schema of a file that another party wrote: CHECK constraints are never evaluated, and what must be is
-//! bounded in length, memory and time.
+//! Expressions in the schema of an untrusted file: CHECK constraints are never evaluated, and expressions that must
+//! be evaluated are bounded in length, memory and time.
 
 use std::{fs, io::Cursor, ops::ControlFlow, path::PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     support::{Fleet, count, refused},
 };
 
-/// Two ways to lay an encrypted database out: with pages rewritten by SQLite, and with pages sealed one by one.
+/// One cipher whose databases SQLite rewrites row by row, and one whose pages are sealed one by one.
 const CIPHERS: [Cipher; 2] = [Cipher::Aegis256X2, Cipher::Aes256Gcm];
 
 fn key(cipher: Cipher) -> EncryptionKey {
@@ -24,7 +24,7 @@ fn sealed(name: &str, cipher: Cipher) -> CreateDatabaseInput {
     input(name).with_encryption(RemoteEncryption::new(key(cipher), cipher).unwrap())
 }
 
-/// Has a connection take some functions for constant ones, so that it can make what would take it too long.
+/// Replaces expensive functions of a connection by constants, so that it can create schemas that would take too long.
 fn forge(connection: &Connection) {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     for (name, arguments) in [("zeroblob", 1), ("hex", 1), ("instr", 2), ("trim", 2), ("replace", 3)] {
@@ -32,7 +32,7 @@ fn forge(connection: &Connection) {
     }
 }
 
-/// A file that was made by a program with [forged](forge) functions.
+/// Creates a file through a connection with [forged](forge) functions.
 fn forged(fleet: &Fleet, name: &str, sql: &str) -> PathBuf {
     let path = fleet.dir.path().join(name);
     let connection = Connection::open(&path).unwrap();
@@ -41,7 +41,7 @@ fn forged(fleet: &Fleet, name: &str, sql: &str) -> PathBuf {
     path
 }
 
-/// Imports a file as a plain database and as encrypted ones, from a path and from a stream.
+/// Imports a file as a plain database and as encrypted ones, from a path and from a stream. Returns the results.
 fn import_all(fleet: &Fleet, path: &PathBuf) -> Vec<litefleet::Result<Vec<String>>> {
     let bytes = fs::read(path).unwrap();
     let mut answers = Vec::new();
@@ -68,7 +68,7 @@ fn import_all(fleet: &Fleet, path: &PathBuf) -> Vec<litefleet::Result<Vec<String
 fn check_constraints_are_not_evaluated() {
     let fleet = Fleet::new();
     for (name, check) in [
-        // One that is violated, one that is an error wherever it is evaluated, and one that takes an hour.
+        // One that is violated, one that fails when evaluated, and one that takes an hour.
         ("violated", "a > 0"),
         ("fails", "abs(-9223372036854775807 - 1 + a - a) > 0"),
         ("slow", "instr(zeroblob(100000000), zeroblob(50000000) || x'01') = 0"),
@@ -88,11 +88,11 @@ fn check_constraints_are_not_evaluated() {
 }
 
 #[test]
-fn expressions_beyond_their_bounds_are_refused_by_name() {
+fn import_refuses_expressions_beyond_bounds() {
     let fleet = Fleet::new();
     let many = vec!["a + 1"; 20_000].join(", ");
     let cases = [
-        // Amplification: the row is small, and what is made of it is not.
+        // Amplification: a small row with a large result.
         (
             "length",
             "CREATE TABLE t(a); INSERT INTO t VALUES (1); CREATE INDEX i ON t(hex(zeroblob(450000000)))"
@@ -112,7 +112,7 @@ fn expressions_beyond_their_bounds_are_refused_by_name() {
                 .to_owned(),
             "bytes, the bound while its expressions are evaluated",
         ),
-        // SQLite bounds the buffer of these by its memory alone: 1.5 GB from a row of 3 MB, and 1.3 GB from none.
+        // SQLite bounds these buffers by available memory only: 1.5 GB from a row of 3 MB, and 1.3 GB from none.
         (
             "escaped",
             format!(
@@ -132,7 +132,7 @@ fn expressions_beyond_their_bounds_are_refused_by_name() {
                 .to_owned(),
             "a call of json_pretty()",
         ),
-        // One call whose time is the product of its lengths.
+        // A single call whose time is the product of its argument lengths.
         (
             "instr",
             "CREATE TABLE t(a); INSERT INTO t VALUES (1);
@@ -147,7 +147,7 @@ fn expressions_beyond_their_bounds_are_refused_by_name() {
                 .to_owned(),
             "a call of trim()",
         ),
-        // More in one row than can be interrupted in between.
+        // More instructions per row than the check allows between interruptions.
         (
             "row",
             format!(
@@ -166,9 +166,9 @@ fn expressions_beyond_their_bounds_are_refused_by_name() {
     }
 }
 
-/// SQLite reads its statistics as soon as it loads the schema, on every connection.
+/// SQLite reads statistics whenever it loads the schema, on every connection.
 #[test]
-fn statistics_with_a_generated_column_are_refused() {
+fn import_refuses_generated_column_in_statistics() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("statistics");
     let connection = Connection::open(&path).unwrap();
@@ -191,7 +191,7 @@ fn statistics_with_a_generated_column_are_refused() {
 }
 
 #[test]
-fn ordinary_expressions_are_checked_and_large_values_beside_them_are_imported() {
+fn ordinary_expressions_are_checked_beside_large_values() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("documents");
     Connection::open(&path)
@@ -210,7 +210,7 @@ fn ordinary_expressions_are_checked_and_large_values_beside_them_are_imported() 
     for answer in import_all(&fleet, &path) {
         assert_eq!(answer.unwrap(), Vec::<String>::new());
     }
-    // An entry that does not belong into the index is found, so it is compared.
+    // An index entry that differs from its expression is found, so the expression is evaluated.
     Connection::open(&path)
         .unwrap()
         .execute_batch(
@@ -223,9 +223,9 @@ fn ordinary_expressions_are_checked_and_large_values_beside_them_are_imported() 
     }
 }
 
-/// Nothing that one step of the check does may keep it from seeing that it is to stop.
+/// Every step of the check must notice cancellation.
 #[test]
-fn a_check_that_evaluates_expressions_is_cancelled() {
+fn check_is_cancelled_while_it_evaluates_expressions() {
     let fleet = Fleet::new();
     let rows = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 5000) INSERT INTO t SELECT i FROM n";
     let terms = vec!["hex(zeroblob(300000)) = 'x'"; 30].join(" OR ");
@@ -242,10 +242,10 @@ fn a_check_that_evaluates_expressions_is_cancelled() {
     }
 }
 
-/// Forks, restores and exports evaluate nothing that SQL of the database's own users put there: they copy pages, or
-/// SQLite copies the entries of indexes as they are.
+/// Forks, restores and exports copy pages, or let SQLite copy index entries, and so evaluate no expression of the
+/// schema.
 #[test]
-fn forks_restores_and_exports_evaluate_no_expressions() {
+fn fork_restore_and_export_evaluate_no_expressions() {
     let fleet = Fleet::new();
     fleet.create("a");
     let connection = fleet.connect("a");
@@ -274,7 +274,7 @@ fn forks_restores_and_exports_evaluate_no_expressions() {
         fleet.plane.export_database(&name, &out, &options, &mut litefleet::no_progress).unwrap();
     }
 
-    // A decrypted export of one with ordinary expressions, and large values, is made.
+    // A decrypted export works with ordinary expressions and large values.
     let made = CreateDatabaseInput::new("large", "default").with_encryption(encrypted);
     fleet.plane.create_database(made).unwrap();
     let vault =

@@ -1,4 +1,4 @@
-//! Bytes beyond the last page that the header of a database counts: SQLite ignores them, and they are no part of it.
+//! Bytes after the last page that the header counts: SQLite ignores them, and they are not part of the database.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,14 +16,14 @@ use crate::{
     support::{Fleet, contents, count, refused},
 };
 
-/// A byte, almost a page, a page and more than two.
+/// One byte, almost a page, one page, and more than two pages.
 const EXTRA: [usize; 4] = [1, 4095, 4096, 10_000];
 
 fn append(path: &Path, bytes: usize) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(&vec![0x78; bytes]).unwrap();
 }
 
-/// Every way back to before the next commit, and what checks them.
+/// Checks views, forks, restores, maintenance and verification around a commit.
 fn assert_restorable(fleet: &Fleet, name: &str) {
     let plain = ConnectOptions::default();
     let before = contents(&fleet.connect(name));
@@ -52,7 +52,7 @@ fn assert_restorable(fleet: &Fleet, name: &str) {
 }
 
 #[test]
-fn bytes_beyond_the_last_page_are_not_imported() {
+fn import_drops_bytes_after_the_last_page() {
     let fleet = Fleet::new();
     for extra in EXTRA {
         for mode in ["DELETE", "WAL"] {
@@ -62,7 +62,7 @@ fn bytes_beyond_the_last_page_are_not_imported() {
             append(&path, extra);
             let bytes = fs::read(&path).unwrap();
             let name = format!("{}-{extra}", mode.to_ascii_lowercase());
-            // They do not count against the size limit either.
+            // The bytes do not count against the size limit.
             let limit = SizeLimit::from_bytes(original).unwrap();
             fleet.plane.import_database(input(&name).with_size_limit(limit), path.as_path()).unwrap();
             let stream = format!("{name}-stream");
@@ -83,7 +83,7 @@ fn bytes_beyond_the_last_page_are_not_imported() {
 }
 
 #[test]
-fn a_sparse_file_is_copied_up_to_its_last_page() {
+fn import_copies_a_sparse_file_up_to_its_last_page() {
     let fleet = Fleet::new();
     let path = file(&fleet, "sparse", "");
     let original = fs::metadata(&path).unwrap().len();
@@ -97,9 +97,10 @@ fn a_sparse_file_is_copied_up_to_its_last_page() {
     assert!(fs::metadata(fleet.plane.database_path("vault").unwrap()).unwrap().len() < 2 * original);
 }
 
-/// Without a page count that the change counter vouches for, SQLite counts the pages of the file, as do we.
+/// If the change counter does not validate the header's page count, SQLite uses the file size, and so does the
+/// import.
 #[test]
-fn the_size_of_the_file_counts_if_the_header_does_not_tell() {
+fn file_size_counts_if_header_page_count_is_stale() {
     let fleet = Fleet::new();
     let path = fleet.dir.path().join("old");
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
@@ -118,9 +119,9 @@ fn the_size_of_the_file_counts_if_the_header_does_not_tell() {
     assert_eq!(refused(fleet.plane.import_database(input("a"), path.as_path())).0, ErrorKind::Corrupt);
 }
 
-/// What an interrupted transaction added to the file goes when it is rolled back.
+/// Pages that an interrupted transaction appended are removed by its rollback.
 #[test]
-fn pages_of_an_interrupted_transaction_are_cut_off() {
+fn import_truncates_pages_of_an_interrupted_transaction() {
     let fleet = Fleet::new();
     let path = file(&fleet, "live", "");
     let original = fs::metadata(&path).unwrap().len();
@@ -141,9 +142,9 @@ fn pages_of_an_interrupted_transaction_are_cut_off() {
     assert_eq!(fs::metadata(fleet.plane.database_path("crashed").unwrap()).unwrap().len(), original);
 }
 
-/// Versions that imported such bytes left them in the database file, and in the snapshot that its history begins with.
+/// Earlier versions imported such bytes into the database file and into the first snapshot of the history.
 #[test]
-fn databases_that_have_such_bytes_are_restored_and_verified() {
+fn databases_with_trailing_bytes_restore_and_verify() {
     let fleet = Fleet::new();
     for extra in EXTRA {
         let path = file(&fleet, &format!("file-{extra}"), "");
@@ -151,11 +152,11 @@ fn databases_that_have_such_bytes_are_restored_and_verified() {
         fleet.plane.import_database(input(&name), path.as_path()).unwrap();
         let data = fleet.plane.database_path(&name).unwrap();
         append(&data, extra);
-        // What such a version noted of the database said that it began so.
+        // An empty mark makes any file pristine, as in those versions.
         fs::write(data.with_file_name("unwritten"), "").unwrap();
         assert_restorable(&fleet, &name);
     }
-    // A snapshot that holds less than a page more.
+    // A snapshot with less than a page of trailing bytes.
     let path = file(&fleet, "file", "");
     fleet.plane.import_database(input("old"), path.as_path()).unwrap();
     let at = Timestamp::now();
