@@ -1,15 +1,14 @@
-//! Every cipher in every format: what is written is read back, here and after a crash, and nothing of it stands on the
-//! disk.
+//! Every cipher in every page format: rows are read back, also after a crash, and no plaintext reaches the disk.
 
 use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
 
 use crate::{
+    encryption::{NEEDLE, another_key, copy_files, formats, holds, key, with_key},
     support::{Fleet, contents, count, refused},
-    vault::{NEEDLE, another_key, copy_files, formats, holds, key, with_key},
 };
 
-/// Statements that take SQLite through all it does with a WAL: spills of a small cache, frames written again within
-/// their transaction, savepoints, checkpoints, growth and shrinking.
+/// Statements that exercise the WAL: spills of a small cache, frames rewritten within their transaction, savepoints,
+/// checkpoints, growth and shrinking.
 const WORK: &[&str] = &[
     "PRAGMA cache_size=5; PRAGMA cache_spill=2",
     "CREATE TABLE t(id INTEGER PRIMARY KEY, word TEXT, bytes BLOB); CREATE INDEX i ON t(word)",
@@ -38,7 +37,7 @@ fn work(connection: &Connection) {
 }
 
 #[test]
-fn what_is_written_is_read_back_and_is_nowhere_in_the_clear() {
+fn rows_survive_a_crash_and_never_reach_disk_in_plaintext() {
     for cipher in Cipher::ALL {
         for format in formats(*cipher) {
             let fleet = Fleet::new();
@@ -46,17 +45,17 @@ fn what_is_written_is_read_back_and_is_nowhere_in_the_clear() {
             let connection = fleet.unlock("vault", *cipher);
             work(&connection);
             connection.execute_batch("INSERT INTO t(word) VALUES ('the last one')").unwrap();
-            let (before, place) = (contents(&connection), fleet.place("vault"));
+            let (before, dir) = (contents(&connection), fleet.database_dir("vault"));
             assert!(before["t"].len() > 400);
 
-            // A machine that stops now: what is recovered is what was committed.
+            // A crash at this moment: recovery restores every committed row.
             let crashed = fleet.dir.path().join("crashed");
-            copy_files(&place, &crashed, &["data.db", "data.db-wal"]);
+            copy_files(&dir, &crashed, &["data.db", "data.db-wal"]);
             assert!(!holds(fleet.dir.path(), NEEDLE), "{cipher} {format}");
             drop(connection);
             assert!(!holds(fleet.dir.path(), NEEDLE), "{cipher} {format}");
             assert!(contents(&fleet.unlock("vault", *cipher)) == before, "{cipher} {format}");
-            copy_files(&crashed, &place, &["data.db", "data.db-wal"]);
+            copy_files(&crashed, &dir, &["data.db", "data.db-wal"]);
             let recovered = fleet.unlock("vault", *cipher);
             assert!(contents(&recovered) == before, "{cipher} {format}");
             assert_eq!(
@@ -69,7 +68,7 @@ fn what_is_written_is_read_back_and_is_nowhere_in_the_clear() {
 }
 
 #[test]
-fn no_key_and_another_key_are_told_apart() {
+fn missing_and_wrong_keys_are_distinguished() {
     for cipher in Cipher::ALL {
         for format in formats(*cipher) {
             let fleet = Fleet::new();
@@ -83,7 +82,7 @@ fn no_key_and_another_key_are_told_apart() {
             let (kind, text) = refused(fleet.plane.connect("vault", &with_key(key(*other))));
             assert_eq!(kind, ErrorKind::Invalid);
             assert!(text.contains(&format!("expected {} bytes", cipher.key_len())), "{text}");
-            // Others cannot read it.
+            // Plain SQLite cannot read it.
             let foreign = Connection::open(fleet.plane.database_path("vault").unwrap()).unwrap();
             let error = foreign.query_row("SELECT * FROM sqlite_schema", [], |_| Ok(())).unwrap_err();
             assert!(error.to_string().contains("not a database"), "{error}");
@@ -92,7 +91,7 @@ fn no_key_and_another_key_are_told_apart() {
 }
 
 #[test]
-fn a_key_for_a_plain_database_is_refused() {
+fn key_for_a_plain_database_is_refused() {
     let fleet = Fleet::new();
     fleet.create("plain");
     let (kind, text) = refused(fleet.plane.connect("plain", &with_key(key(Cipher::Aegis256))));
@@ -103,7 +102,7 @@ fn a_key_for_a_plain_database_is_refused() {
 }
 
 #[test]
-fn files_that_are_not_sealed_as_they_should_be_are_not_opened() {
+fn invalid_file_of_encrypted_database_is_not_opened() {
     let fleet = Fleet::new();
     fleet.create("plain");
     fleet.run("plain", "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
@@ -133,7 +132,7 @@ fn files_that_are_not_sealed_as_they_should_be_are_not_opened() {
 }
 
 #[test]
-fn a_damaged_page_is_an_error_that_names_it() {
+fn error_names_the_damaged_page() {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256X2, Default::default());
     let connection = fleet.unlock("vault", Cipher::Aegis256X2);
@@ -154,7 +153,7 @@ fn a_damaged_page_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_file_that_was_cut_beside_its_log_is_an_error_and_no_zeros() {
+fn truncated_file_beside_a_wal_is_corruption_not_zeros() {
     for format in [PageFormat::Native, PageFormat::Turso] {
         let fleet = Fleet::new();
         fleet.create_sealed("vault", Cipher::Aegis256, format);
@@ -165,16 +164,17 @@ fn a_file_that_was_cut_beside_its_log_is_an_error_and_no_zeros() {
                  PRAGMA wal_checkpoint(TRUNCATE); CREATE TABLE other(a)",
             )
             .unwrap();
-        let (place, crashed) = (fleet.place("vault"), fleet.dir.path().join("crashed"));
-        copy_files(&place, &crashed, &["data.db", "data.db-wal"]);
+        let (dir, crashed) = (fleet.database_dir("vault"), fleet.dir.path().join("crashed"));
+        copy_files(&dir, &crashed, &["data.db", "data.db-wal"]);
         drop(connection);
-        // The last page of the row's chain is the last of the file. It leads to no other page, and so do zeros.
+        // The last overflow page of the row is the last page of the file. Its next-page number is zero, as it would
+        // be in a page of zeros.
         let whole = std::fs::read(crashed.join("data.db")).unwrap();
         for (cut, zeros) in [(4096, 0), (4096, 100), (4096, 4096), (1, 0)] {
             let mut bytes = whole[..whole.len() - cut].to_vec();
             bytes.extend(vec![0; zeros]);
             std::fs::write(crashed.join("data.db"), &bytes).unwrap();
-            copy_files(&crashed, &place, &["data.db", "data.db-wal"]);
+            copy_files(&crashed, &dir, &["data.db", "data.db-wal"]);
             let connection = fleet.unlock("vault", Cipher::Aegis256);
             let is_whole = "SELECT a = replace(hex(zeroblob(9000)), '00', 'word') FROM t";
             let error = connection.query_row(is_whole, [], |row| row.get::<_, bool>(0)).unwrap_err();

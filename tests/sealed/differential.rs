@@ -1,5 +1,5 @@
-//! The same SQL on a plain database and on an encrypted one gives the same answers, the same errors and the same rows:
-//! through several connections, small caches, crashes and copies.
+//! A plain and an encrypted database execute the same random SQL and must agree on rows and errors, through several
+//! connections, small caches, crashes and copies.
 
 use std::{
     collections::BTreeMap,
@@ -19,11 +19,11 @@ use litefleet::{
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
 use crate::{
+    encryption::{copy_files, key},
     support::{Fleet, contents, names},
-    vault::{copy_files, key},
 };
 
-/// What is compared with a plain database: ciphers, formats and page sizes.
+/// The ciphers, formats and page sizes that are compared with a plain database.
 const KINDS: [(Cipher, PageFormat, u32); 7] = [
     (Cipher::Aes256Gcm, PageFormat::Native, 512),
     (Cipher::ChaCha20Poly1305, PageFormat::Native, 1024),
@@ -34,27 +34,27 @@ const KINDS: [(Cipher, PageFormat, u32); 7] = [
     (Cipher::Aegis128X4, PageFormat::Turso, 65_536),
 ];
 
-/// Connections to the database that are open at once.
+/// Number of concurrently open connections.
 const CONNECTIONS: usize = 3;
 
-/// One thing that is done to both databases.
+/// An operation applied to both databases.
 #[derive(Clone, Debug)]
 enum Step {
     /// SQL on one of the connections.
     Sql(usize, String),
-    /// Bytes are written into a value and all of it is read, without SQL.
+    /// Writes bytes into a value through incremental I/O, and reads the value.
     Blob(usize, i64, usize, u8),
-    /// The pages are copied to another database, so many at a time, by SQLite's backup API.
+    /// Copies the database with SQLite's backup API, this many pages at a time.
     Backup(usize, i32),
-    /// The machine stops; what is on the disk then is opened.
+    /// Opens a copy of the files as they are, as after a crash.
     Crash,
-    /// All connections are closed and opened again.
+    /// Closes and reopens all connections.
     Reopen,
-    /// Everything is read on one of the connections.
+    /// Reads everything on one connection.
     Read(usize),
 }
 
-/// SQL with numbers in it, most of which is done often.
+/// Generates SQL; frequent kinds have several numbers.
 fn sql(kind: usize, a: u32, b: u32) -> String {
     let table = ["t", "u"][b as usize % 2];
     let fill = |count: u32, size: u32| {
@@ -128,27 +128,27 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What comes of a step.
+/// The result of a step.
 #[derive(Debug, PartialEq)]
 enum Answer {
-    /// Of each statement: its rows, or an error.
+    /// For each statement its rows or its error.
     Sql(Vec<Result<Table, String>>),
-    /// Everything that a database holds, or an error.
+    /// The contents of a database, or an error.
     All(Result<BTreeMap<String, Table>, String>),
     Blob(Result<(Option<String>, Vec<u8>), String>),
 }
 
 type Table = Vec<Vec<Value>>;
 
-/// A database, plain or encrypted, with connections to it.
-struct World {
+/// A plain or encrypted database, with its connections.
+struct TestDatabase {
     fleet: Fleet,
     encryption: Option<RemoteEncryption>,
     connections: Vec<Connection>,
     copies: usize,
 }
 
-impl World {
+impl TestDatabase {
     fn new(page_size: u32, encryption: Option<RemoteEncryption>) -> Self {
         let fleet = Fleet::new();
         let file = fleet.dir.path().join("seed.db");
@@ -165,12 +165,12 @@ impl World {
                  INSERT INTO u SELECT * FROM t"
             ))
             .unwrap();
-        let world = Self { fleet, encryption, connections: Vec::new(), copies: 0 };
-        world.fleet.plane.import_database(world.input("world"), file.as_path()).unwrap();
-        // What a crash leaves is opened there: a fork has its source's salt.
-        let fork = world.encrypted(CreateDatabaseInput::fork("crashed", "world"));
-        world.fleet.plane.create_database(fork).unwrap();
-        world
+        let database = Self { fleet, encryption, connections: Vec::new(), copies: 0 };
+        database.fleet.plane.import_database(database.input("world"), file.as_path()).unwrap();
+        // Crash images are opened under this name: as a fork, it has the salt of its source.
+        let fork = database.encrypted(CreateDatabaseInput::fork("crashed", "world"));
+        database.fleet.plane.create_database(fork).unwrap();
+        database
     }
 
     fn input(&self, name: &str) -> CreateDatabaseInput {
@@ -185,7 +185,7 @@ impl World {
     }
 
     fn open(&self, name: &str) -> Connection {
-        // All connections are one thread's, so that nobody would give way.
+        // All connections belong to one thread, so waiting for a lock is futile.
         let options = ConnectOptions::default().busy_timeout(Duration::ZERO);
         let options = match &self.encryption {
             Some(encryption) => options.encryption_key(encryption.key().clone()),
@@ -194,13 +194,13 @@ impl World {
         self.fleet.plane.connect(name, &options).unwrap()
     }
 
-    fn take(&mut self, step: &Step) -> Answer {
+    fn apply(&mut self, step: &Step) -> Answer {
         match step {
-            Step::Sql(at, sql) => self.ask(*at, sql),
+            Step::Sql(at, sql) => self.run_sql(*at, sql),
             Step::Blob(at, row, offset, byte) => Answer::Blob(
                 blob(&self.connections[*at], *row, *offset, *byte).map_err(|error| error.to_string()),
             ),
-            Step::Backup(at, pages) => self.back_up(*at, *pages),
+            Step::Backup(at, pages) => self.backup(*at, *pages),
             Step::Crash => self.crash(),
             Step::Reopen => {
                 self.reopen();
@@ -210,10 +210,10 @@ impl World {
         }
     }
 
-    fn ask(&self, at: usize, sql: &str) -> Answer {
-        let ask = |statement: &str| {
+    fn run_sql(&self, at: usize, sql: &str) -> Answer {
+        let run = |statement: &str| {
             let mut rows = rows(&self.connections[at], statement).map_err(|error| error.to_string())?;
-            // How many frames a log has is nothing to compare: pages hold less where a tag takes room.
+            // Frame counts may differ, because pages with a tag hold less.
             if statement.contains("wal_checkpoint") {
                 for row in &mut rows {
                     row.truncate(1);
@@ -221,11 +221,11 @@ impl World {
             }
             Ok(rows)
         };
-        Answer::Sql(sql.split(';').map(ask).collect())
+        Answer::Sql(sql.split(';').map(run).collect())
     }
 
     fn read(&self, at: usize) -> Answer {
-        // The schema may be locked by what another connection does.
+        // Another connection may have locked the schema.
         let readable = rows(&self.connections[at], "SELECT 1 FROM sqlite_schema");
         Answer::All(readable.map(|_| contents(&self.connections[at])).map_err(|error| error.to_string()))
     }
@@ -236,24 +236,24 @@ impl World {
     }
 
     fn crash(&self) -> Answer {
-        let place = self.fleet.place("crashed");
-        for file in names(&place) {
-            fs::remove_file(place.join(file)).unwrap();
+        let dir = self.fleet.database_dir("crashed");
+        for file in names(&dir) {
+            fs::remove_file(dir.join(file)).unwrap();
         }
-        copy_files(&self.fleet.place("world"), &place, &["data.db", "data.db-wal"]);
+        copy_files(&self.fleet.database_dir("world"), &dir, &["data.db", "data.db-wal"]);
         let copy = self.open("crashed");
-        let sound = rows(&copy, "PRAGMA integrity_check").unwrap();
-        assert_eq!(sound, [[Value::Text("ok".into())]]);
+        let check = rows(&copy, "PRAGMA integrity_check").unwrap();
+        assert_eq!(check, [[Value::Text("ok".into())]]);
         Answer::All(Ok(contents(&copy)))
     }
 
-    /// To a database with the same seal, which is read, and to one in memory.
-    fn back_up(&mut self, at: usize, pages: i32) -> Answer {
+    /// Backs up into an encrypted database and into memory, and compares the copies.
+    fn backup(&mut self, at: usize, pages: i32) -> Answer {
         let name = self.next_name();
         let copy = |mut into: Connection| {
             let backup = Backup::new(&self.connections[at], &mut into)?;
             let mut done = StepResult::More;
-            // Whoever is in the way is on this very thread, and will not go away.
+            // The lock holder is this thread, so waiting is futile.
             while let StepResult::More = done {
                 done = backup.step(pages)?;
             }
@@ -267,7 +267,7 @@ impl World {
         let beside = copy(self.open(&name));
         let text = |answer: litefleet::rusqlite::Result<Option<_>>| match answer {
             Ok(Some(rows)) => Ok(rows),
-            Ok(None) => Err("in the way".to_owned()),
+            Ok(None) => Err("locked".to_owned()),
             Err(error) => Err(error.to_string()),
         };
         let (in_memory, beside) = (text(in_memory), text(beside));
@@ -292,7 +292,7 @@ fn rows(connection: &Connection, sql: &str) -> litefleet::rusqlite::Result<Table
     Ok(all)
 }
 
-/// Writes into a value, and reads all of it. What is written beyond its end is an error.
+/// Writes into a value and reads it. A write beyond its end is an error.
 fn blob(
     connection: &Connection,
     row: i64,
@@ -311,15 +311,15 @@ fn blob(
 
 fn compare((cipher, format, page_size): (Cipher, PageFormat, u32), steps: &[Step]) -> TestCaseResult {
     let encryption = RemoteEncryption::new(key(cipher), cipher).unwrap().with_page_format(format);
-    let mut plain = World::new(page_size, None);
-    let mut sealed = World::new(page_size, Some(encryption));
-    for world in [&mut plain, &mut sealed] {
-        world.reopen();
-        let size = rows(&world.connections[0], "PRAGMA page_size").unwrap();
+    let mut plain = TestDatabase::new(page_size, None);
+    let mut sealed = TestDatabase::new(page_size, Some(encryption));
+    for database in [&mut plain, &mut sealed] {
+        database.reopen();
+        let size = rows(&database.connections[0], "PRAGMA page_size").unwrap();
         prop_assert_eq!(size, vec![vec![Value::Integer(page_size.into())]]);
     }
     for (at, step) in steps.iter().chain([&Step::Crash, &Step::Reopen, &Step::Read(0)]).enumerate() {
-        let (expected, found) = (plain.take(step), sealed.take(step));
+        let (expected, found) = (plain.apply(step), sealed.apply(step));
         if expected != found {
             let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
             let differs = expected.bytes().zip(found.bytes()).position(|(one, other)| one != other);
@@ -332,7 +332,7 @@ fn compare((cipher, format, page_size): (Cipher, PageFormat, u32), steps: &[Step
     Ok(())
 }
 
-/// A few seconds' worth, or many more.
+/// A few seconds of cases, or many for a soak test.
 fn cases() -> u32 {
     if std::env::var_os("LITEFLEET_SOAK").is_some() { 400 } else { 36 }
 }
@@ -341,7 +341,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_same_sql_gives_the_same_rows(
+    fn encrypted_database_behaves_like_a_plain_one(
         kind in 0..KINDS.len(),
         steps in prop::collection::vec(step(), 15..70),
     ) {
@@ -350,12 +350,12 @@ proptest! {
 }
 
 #[test]
-fn a_backup_of_a_plain_database_into_an_encrypted_one_is_refused_and_changes_nothing() {
+fn backup_of_plain_database_into_encrypted_one_is_refused() {
     let encryption = RemoteEncryption::new(key(Cipher::Aegis256), Cipher::Aegis256).unwrap();
-    let world = World::new(4096, Some(encryption));
-    let mut into = world.open("world");
+    let database = TestDatabase::new(4096, Some(encryption));
+    let mut into = database.open("world");
     let before = contents(&into);
-    // Its pages have no room for a tag.
+    // Pages of a plain database have no room for a tag.
     let plain = Connection::open_in_memory().unwrap();
     plain.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (zeroblob(100000))").unwrap();
     let backup = Backup::new(&plain, &mut into).unwrap();
@@ -363,5 +363,5 @@ fn a_backup_of_a_plain_database_into_an_encrypted_one_is_refused_and_changes_not
     drop(backup);
     assert!(contents(&into) == before);
     drop(into);
-    assert!(contents(&world.open("world")) == before);
+    assert!(contents(&database.open("world")) == before);
 }

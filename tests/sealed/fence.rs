@@ -1,5 +1,5 @@
-//! What SQL on a fenced connection may not reach: each statement is tried on plain and encrypted databases, through every kind of
-//! connection.
+//! Limits of SQL on a fenced connection: each statement is tried on plain and encrypted databases, through every kind
+//! of connection.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -12,17 +12,17 @@ use litefleet::{
 };
 
 use crate::{
+    encryption::{NEEDLE, holds, key, with_key},
     support::{Fleet, count},
-    vault::{NEEDLE, holds, key, with_key},
 };
 
 const CIPHER: Cipher = Cipher::Aegis256;
 
-/// Statements that reach beyond the databases of a connection. `{root}` is the directory of the fleet, `{other}` the file of
-/// another database in it, `{own}` that of the connection, `{out}` a directory elsewhere, `{link}` a link to the root, and
-/// `{second}` the directory of a fleet that this process does not use.
+/// Statements that reach outside the databases of a connection. `{root}` is the directory of the fleet, `{other}` the
+/// file of another of its databases, `{own}` that of the connection, `{out}` a directory outside, `{link}` a link to
+/// the root, and `{second}` the directory of a fleet that this process does not use.
 const ESCAPES: &[&str] = &[
-    // Other files by their paths.
+    // Files by path.
     "ATTACH '{other}' AS x",
     "ATTACH '{own}' AS x",
     "ATTACH \"{other}\" AS x",
@@ -35,7 +35,7 @@ const ESCAPES: &[&str] = &[
     "ATTACH 'relative.db' AS x",
     "ATTACH ' ' AS x",
     "ATTACH ':memory: ' AS x",
-    // URIs, which may name another VFS, and what only looks like a literal.
+    // URIs, which may name another VFS, and expressions that resemble a literal.
     "ATTACH 'file:{other}?vfs=unix' AS x",
     "ATTACH 'file://localhost{other}?vfs=unix-none' AS x",
     "ATTACH 'file:{other}?immutable=1' AS x",
@@ -50,7 +50,7 @@ const ESCAPES: &[&str] = &[
     "ATTACH 'fi' || 'le:{other}?vfs=unix' AS x",
     "ATTACH CAST(x'66696c653a' AS TEXT) AS x",
     "ATTACH lower('') AS x",
-    // Copies: through another VFS, or into a fleet.
+    // Copies through another VFS or into a fleet.
     "VACUUM INTO 'file:{out}/copy.db?vfs=unix'",
     "VACUUM INTO 'file:{out}/copy.db?vfs=unix&reserve=0'",
     "VACUUM INTO 'file:{out}/copy.db'",
@@ -72,7 +72,7 @@ const ESCAPES: &[&str] = &[
     "VACUUM INTO '{link}/default/new.db'",
     "VACUUM INTO '{root}/default/../new.db'",
     "VACUUM INTO '{second}/default/new.db'",
-    // The schema table, and settings of the process.
+    // The schema table, and process-wide settings.
     "PRAGMA writable_schema=ON",
     "PRAGMA main.writable_schema=1",
     "PRAGMA temp.writable_schema=RESET",
@@ -87,7 +87,7 @@ const ESCAPES: &[&str] = &[
     "UPDATE words_data SET block = x'00'",
     "PRAGMA journal_mode=OFF",
     "PRAGMA locking_mode=EXCLUSIVE",
-    // Code, and functions and modules of programs that link SQLite with more.
+    // Native code, and functions and modules that some builds of SQLite include.
     "SELECT load_extension('{out}/evil.so')",
     "SELECT LOAD_EXTENSION('{out}/evil.so', 'main')",
     "SELECT fts3_tokenizer('simple')",
@@ -104,7 +104,7 @@ const ESCAPES: &[&str] = &[
     "UPDATE sqlite_dbpage SET data = zeroblob(4096)",
 ];
 
-/// Names that are bound as parameters, to `ATTACH ?1 AS x` and to `VACUUM INTO ?1`.
+/// Names bound as parameters of `ATTACH ?1 AS x` and `VACUUM INTO ?1`.
 const BOUND: &[&str] = &[
     "{other}",
     "{root}/control.db",
@@ -114,7 +114,7 @@ const BOUND: &[&str] = &[
     "{root}/new.db",
 ];
 
-/// Statements that a fenced connection runs like any other.
+/// Statements that a fenced connection allows.
 const ORDINARY: &[&str] = &[
     "ATTACH '' AS x; CREATE TABLE x.t(a); DETACH x",
     "ATTACH ':memory:' AS x; CREATE TABLE x.t AS SELECT * FROM main.t; VACUUM x; DETACH x",
@@ -128,18 +128,18 @@ const ORDINARY: &[&str] = &[
     "VACUUM INTO ':memory:'",
 ];
 
-struct Places {
+struct Fixture {
     fleet: Fleet,
     second: Fleet,
     own: String,
 }
 
-impl Places {
-    /// A fleet with a database `own` whose rows hold the needle, a plain database `other` that is open elsewhere in the process,
-    /// a file elsewhere, and a second fleet that nobody has open.
+impl Fixture {
+    /// A fleet with a database `own` whose rows contain the needle, a plain database `other` that another connection
+    /// has open, a file outside, and a second fleet that is not open.
     fn new(is_sealed: bool) -> Self {
         let (fleet, second) = (Fleet::new(), Fleet::new());
-        // As in a copy that leaves empty directories out.
+        // As in a copy that omits empty directories.
         fs::remove_dir(second.plane.root().join(".staging")).unwrap();
         if is_sealed {
             fleet.create_sealed("own", CIPHER, PageFormat::Native);
@@ -170,9 +170,9 @@ impl Places {
             .replace("{out}", &out)
     }
 
-    /// Every file but those of `own`, which is written to, with its bytes. Another process reads them: closing a file here
-    /// would drop this process's locks on it.
-    fn victims(&self) -> BTreeMap<String, Vec<u8>> {
+    /// The contents of every file except those of `own`, which is written to. Another process reads them: closing a
+    /// descriptor here would release this process's locks.
+    fn file_contents(&self) -> BTreeMap<String, Vec<u8>> {
         let list = |dir: &Path| {
             let found = Command::new("find").arg(dir).args(["-type", "f"]).output().unwrap().stdout;
             String::from_utf8(found).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
@@ -187,16 +187,16 @@ impl Places {
     }
 }
 
-/// The connections that SQL of others may be run on, by what they are.
+/// Every kind of connection on which untrusted SQL may run, with a description.
 fn connections(fleet: &Fleet, is_sealed: bool) -> Vec<(&'static str, Connection)> {
     let options = if is_sealed { with_key(key(CIPHER)) } else { ConnectOptions::default() };
     let connect = |options: &ConnectOptions| fleet.plane.connect("own", options).unwrap();
-    let with_neighbour = connect(&options);
-    fleet.plane.attach(&with_neighbour, "other", "neighbour", None).unwrap();
+    let with_attached = connect(&options);
+    fleet.plane.attach(&with_attached, "other", "attached", None).unwrap();
     vec![
         ("read-write", connect(&options)),
         ("read-only", connect(&options.clone().read_only(true))),
-        ("with another database", with_neighbour),
+        ("with another database", with_attached),
         ("past", fleet.plane.connect_at("own", Timestamp::now(), &options).unwrap().0),
     ]
 }
@@ -204,8 +204,8 @@ fn connections(fleet: &Fleet, is_sealed: bool) -> Vec<(&'static str, Connection)
 #[test]
 fn sql_does_not_escape_its_connection() {
     for is_sealed in [false, true] {
-        let places = Places::new(is_sealed);
-        let fleet = &places.fleet;
+        let fixture = Fixture::new(is_sealed);
+        let fleet = &fixture.fleet;
         let options = if is_sealed { with_key(key(CIPHER)) } else { ConnectOptions::default() };
         let schema = format!(
             "CREATE TABLE t(a); INSERT INTO t VALUES ('{NEEDLE}');
@@ -214,24 +214,24 @@ fn sql_does_not_escape_its_connection() {
         fleet.plane.connect("own", &options).unwrap().execute_batch(&schema).unwrap();
         let _open_elsewhere = fleet.connect("other");
         let connections = connections(fleet, is_sealed);
-        let before = places.victims();
+        let before = fixture.file_contents();
         for (what, connection) in &connections {
             for escape in ESCAPES {
-                // What cannot be written to has neither a journal nor locks.
+                // A read-only view has neither a journal mode nor a locking mode to change.
                 let is_moot = escape.contains("journal_mode") || escape.contains("locking_mode");
                 if *what == "past" && is_moot {
                     continue;
                 }
-                let ran = connection.execute_batch(&places.fill(escape));
+                let ran = connection.execute_batch(&fixture.fill(escape));
                 assert!(ran.is_err(), "sealed: {is_sealed}, {what}: {escape}");
             }
             for bound in BOUND {
-                let name = places.fill(bound);
+                let name = fixture.fill(bound);
                 assert!(connection.execute("ATTACH ?1 AS x", [&name]).is_err(), "{what}: {bound}");
                 assert!(connection.execute("VACUUM INTO ?1", [&name]).is_err(), "{what}: {bound}");
             }
             for ordinary in ORDINARY {
-                // SQLite opens whatever is attached as it opened the main database, which a view is read from.
+                // SQLite opens attached databases with the flags of the main one, which is read-only for a view.
                 if *what == "past" && ordinary.contains("CREATE TABLE x.t") {
                     continue;
                 }
@@ -239,13 +239,13 @@ fn sql_does_not_escape_its_connection() {
                 ran.unwrap_or_else(|error| panic!("sealed: {is_sealed}, {what}: {ordinary}: {error}"));
             }
             assert_eq!(count(connection, "SELECT count(*) FROM pragma_database_list WHERE name = 'x'"), 0);
-            // What it can make is a copy, which is sealed as it is itself.
+            // A fenced connection can write copies, which are sealed if the database is.
             let copy = fleet.dir.path().join(what.replace(' ', "-"));
             connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
             let bytes = fs::read(&copy).unwrap();
             assert_eq!(bytes.starts_with(b"LFleet"), is_sealed, "{what}");
             fs::remove_file(&copy).unwrap();
-            let text = places.fill("VACUUM INTO '{out}/it''s a copy?vfs=unix'");
+            let text = fixture.fill("VACUUM INTO '{out}/it''s a copy?vfs=unix'");
             connection.execute_batch(&text).unwrap();
             let copy = fleet.dir.path().join("it's a copy?vfs=unix");
             assert_eq!(fs::read(&copy).unwrap().starts_with(b"LFleet"), is_sealed, "{what}");
@@ -254,7 +254,7 @@ fn sql_does_not_escape_its_connection() {
             }
             fs::remove_file(&copy).unwrap();
         }
-        let after = places.victims();
+        let after = fixture.file_contents();
         assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
         for (name, bytes) in before {
             assert!(after[&name] == bytes, "{name} has changed");
@@ -263,9 +263,9 @@ fn sql_does_not_escape_its_connection() {
 }
 
 #[test]
-fn the_error_of_an_attach_names_the_call_that_attaches() {
-    let places = Places::new(false);
-    let connection = places.fleet.connect("own");
+fn denied_attach_names_the_call_to_use() {
+    let fixture = Fixture::new(false);
+    let connection = fixture.fleet.connect("own");
     for (sql, remedy) in [
         ("ATTACH '{other}' AS x", "ControlPlane::attach"),
         ("ATTACH '{root}/control.db' AS x", "ControlPlane::attach"),
@@ -275,7 +275,7 @@ fn the_error_of_an_attach_names_the_call_that_attaches() {
         ("VACUUM INTO '{root}/new.db'", "a file elsewhere"),
         ("PRAGMA writable_schema=ON", "ConnectOptions::unfenced"),
     ] {
-        let error = connection.execute_batch(&places.fill(sql)).unwrap_err();
+        let error = connection.execute_batch(&fixture.fill(sql)).unwrap_err();
         assert_eq!(error.sqlite_error_code(), Some(ErrorCode::AuthorizationForStatementDenied), "{sql}");
         let error = explain(&connection, error);
         assert_eq!(error.kind(), ErrorKind::Sql, "{sql}");
@@ -285,31 +285,31 @@ fn the_error_of_an_attach_names_the_call_that_attaches() {
     assert!(
         explain(&connection, error).to_string().contains("not authorized to use function: load_extension")
     );
-    // A reason is given once, and to its own connection.
+    // A reason is reported once, and only to its own connection.
     let denied = connection.execute_batch("PRAGMA writable_schema=ON").unwrap_err();
-    let another = places.fleet.connect("own");
+    let another = fixture.fleet.connect("own");
     let blocked = DatabaseChanges::default().block_reads(true);
-    places.fleet.plane.configure_database("own", blocked).unwrap();
+    fixture.fleet.plane.configure_database("own", blocked).unwrap();
     let error = explain(&another, another.execute_batch("SELECT * FROM sqlite_schema").unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
     assert_eq!(explain(&connection, denied).kind(), ErrorKind::Sql);
 }
 
 #[test]
-fn the_library_attaches_through_the_fence() {
-    let places = Places::new(true);
-    let own = places.fleet.unlock("own", CIPHER);
-    places.fleet.plane.attach(&own, "other", "other", None).unwrap();
+fn plane_attach_passes_the_fence() {
+    let fixture = Fixture::new(true);
+    let own = fixture.fleet.unlock("own", CIPHER);
+    fixture.fleet.plane.attach(&own, "other", "other", None).unwrap();
     assert_eq!(count(&own, "SELECT count(*) FROM other.t"), 1);
     own.execute_batch("DETACH other").unwrap();
-    // An attach that fails leaves the fence as it was.
-    assert!(places.fleet.plane.attach(&own, "missing", "m", None).is_err());
-    assert!(places.fleet.plane.attach(&own, "other", "main", None).is_err());
-    assert!(own.execute("ATTACH ?1 AS x", [places.fill("{other}")]).is_err());
+    // A failed attach leaves the fence in place.
+    assert!(fixture.fleet.plane.attach(&own, "missing", "m", None).is_err());
+    assert!(fixture.fleet.plane.attach(&own, "other", "main", None).is_err());
+    assert!(own.execute("ATTACH ?1 AS x", [fixture.fill("{other}")]).is_err());
 }
 
 #[test]
-fn a_database_that_is_attached_to_a_read_only_connection_is_read_only() {
+fn database_attached_to_read_only_connection_is_read_only() {
     let fleet = Fleet::new();
     fleet.create("a");
     fleet.create("b");
@@ -322,26 +322,26 @@ fn a_database_that_is_attached_to_a_read_only_connection_is_read_only() {
 }
 
 #[test]
-fn unfenced_sql_has_the_freedom_of_sqlite() {
-    let places = Places::new(false);
+fn unfenced_sql_is_unrestricted() {
+    let fixture = Fixture::new(false);
     let options = ConnectOptions::default().unfenced();
-    let connection = places.fleet.plane.connect("own", &options).unwrap();
+    let connection = fixture.fleet.plane.connect("own", &options).unwrap();
     for sql in [
         "ATTACH 'file:{out}/plain.db?vfs=unix' AS x; INSERT INTO x.t VALUES (1); DETACH x",
         "ATTACH '{out}/plain.db' AS x; INSERT INTO x.t VALUES (2); DETACH x",
         "VACUUM INTO 'file:{out}/copy.db?vfs=unix'",
         "PRAGMA writable_schema=ON",
     ] {
-        connection.execute_batch(&places.fill(sql)).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        connection.execute_batch(&fixture.fill(sql)).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
-    let plain = Connection::open(places.fleet.dir.path().join("plain.db")).unwrap();
+    let plain = Connection::open(fixture.fleet.dir.path().join("plain.db")).unwrap();
     assert_eq!(count(&plain, "SELECT sum(a) FROM t"), 3);
 }
 
 #[test]
-fn an_authorizer_of_the_host_keeps_the_fence_by_calling_it() {
-    let places = Places::new(true);
-    let mut own = places.fleet.unlock("own", CIPHER);
+fn host_authorizer_keeps_the_fence_by_calling_it() {
+    let fixture = Fixture::new(true);
+    let mut own = fixture.fleet.unlock("own", CIPHER);
     own.execute_batch("CREATE TABLE t(a)").unwrap();
     own.authorizer(Some(|context: AuthContext<'_>| match (fence::authorize(context), context.action) {
         (Authorization::Allow, AuthAction::DropTable { .. }) => Authorization::Deny,
@@ -356,14 +356,14 @@ fn an_authorizer_of_the_host_keeps_the_fence_by_calling_it() {
         "PRAGMA writable_schema=ON",
         "SELECT load_extension('x')",
     ] {
-        assert!(own.execute_batch(&places.fill(sql)).is_err(), "{sql}");
+        assert!(own.execute_batch(&fixture.fill(sql)).is_err(), "{sql}");
     }
-    assert!(own.execute("ATTACH ?1 AS x", [places.fill("{other}")]).is_err());
+    assert!(own.execute("ATTACH ?1 AS x", [fixture.fill("{other}")]).is_err());
     let error = own.execute_batch("ATTACH 'file:x' AS x").unwrap_err();
     assert!(explain(&own, error).to_string().contains("ConnectOptions::unfenced"));
-    places.fleet.plane.attach(&own, "other", "other", None).unwrap();
+    fixture.fleet.plane.attach(&own, "other", "other", None).unwrap();
 
-    // Without any, the VFS still tells a copy from a file that SQL attaches.
+    // Without an authorizer, the VFS still distinguishes copies from attached files.
     own.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
     for sql in [
         "ATTACH '{other}' AS x",
@@ -371,14 +371,14 @@ fn an_authorizer_of_the_host_keeps_the_fence_by_calling_it() {
         "VACUUM INTO '{root}/new.db'",
         "UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a, b)'",
     ] {
-        assert!(own.execute_batch(&places.fill(sql)).is_err(), "{sql}");
+        assert!(own.execute_batch(&fixture.fill(sql)).is_err(), "{sql}");
     }
-    own.execute_batch(&places.fill("VACUUM INTO '{out}/copy.db'; DROP TABLE t")).unwrap();
-    assert!(fs::read(places.fleet.dir.path().join("copy.db")).unwrap().starts_with(b"LFleet"));
+    own.execute_batch(&fixture.fill("VACUUM INTO '{out}/copy.db'; DROP TABLE t")).unwrap();
+    assert!(fs::read(fixture.fleet.dir.path().join("copy.db")).unwrap().starts_with(b"LFleet"));
 }
 
 #[test]
-fn names_that_are_not_unicode_pass_the_fence() {
+fn non_unicode_names_pass_the_fence() {
     let fleet = Fleet::new();
     let file = fleet.dir.path().join("latin.db");
     let theirs = Connection::open(&file).unwrap();

@@ -1,13 +1,13 @@
-//! Files go to Turso's engine and come back. It needs a Python with `pyturso` 0.8.3, which `LITEFLEET_PYTURSO` names;
-//! `.ci/run` installs one.
+//! Files written here are read by Turso's engine, and the reverse. Requires a Python with `pyturso` 0.8.3, which
+//! `LITEFLEET_PYTURSO` names; `.ci/run` installs one.
 
 use std::{path::Path, process::Command};
 
 use litefleet::{Cipher, CreateDatabaseInput, ExportOptions, PageFormat, RemoteEncryption, no_progress};
 
 use crate::{
+    encryption::{copy_files, formats, key, with_key},
     support::{Fleet, count},
-    vault::{copy_files, formats, key, with_key},
 };
 
 /// Opens a file with Turso's engine and runs statements; prints the rows of the last one.
@@ -38,21 +38,21 @@ fn turso(python: &str, file: &Path, cipher: Cipher, statements: &[&str]) -> Stri
 
 #[test]
 #[ignore = "needs pyturso 0.8.3: set LITEFLEET_PYTURSO to a Python that has it"]
-fn turso_reads_what_we_write_and_we_read_what_it_writes() {
+fn files_round_trip_through_tursos_engine() {
     let python = std::env::var_os("LITEFLEET_PYTURSO").expect("LITEFLEET_PYTURSO is set");
     let python = python.to_str().unwrap();
     for cipher in Cipher::ALL.iter().copied().filter(|cipher| formats(*cipher).len() == 2) {
         let fleet = Fleet::new();
         fleet.create_sealed("ours", cipher, PageFormat::Turso);
-        // Nothing in it yet.
+        // An empty database.
         let empty = fleet.dir.path().join("empty");
-        copy_files(&fleet.place("ours"), &empty, &["data.db"]);
+        copy_files(&fleet.database_dir("ours"), &empty, &["data.db"]);
         assert_eq!(
             turso(python, &empty.join("data.db"), cipher, &["CREATE TABLE x(a)", "SELECT count(*) FROM x"]),
             "[(0,)]"
         );
 
-        // Rows in the file, and more of them in a log beside it.
+        // Rows in the file, and more in the WAL.
         let connection = fleet.unlock("ours", cipher);
         connection
             .execute_batch(
@@ -66,7 +66,7 @@ fn turso_reads_what_we_write_and_we_read_what_it_writes() {
             )
             .unwrap();
         let live = fleet.dir.path().join("live");
-        copy_files(&fleet.place("ours"), &live, &["data.db", "data.db-wal"]);
+        copy_files(&fleet.database_dir("ours"), &live, &["data.db", "data.db-wal"]);
         let file = live.join("data.db");
         assert!(std::fs::metadata(live.join("data.db-wal")).unwrap().len() > 10_000);
         let sum = "SELECT count(*), sum(id), sum(length(word)), max(word) FROM t";
@@ -84,7 +84,7 @@ fn turso_reads_what_we_write_and_we_read_what_it_writes() {
         assert_eq!(turso(python, &file, cipher, &[sum]), expected, "{cipher}");
         assert_eq!(turso(python, &file, cipher, &["PRAGMA integrity_check"]), "[('ok',)]", "{cipher}");
 
-        // What it writes in turn is read here.
+        // Rows written by Turso's engine are read here.
         turso(python, &file, cipher, &["INSERT INTO t(word) VALUES ('theirs')"]);
         let theirs = fleet.dir.path().join("theirs.db");
         turso(
@@ -109,7 +109,7 @@ fn turso_reads_what_we_write_and_we_read_what_it_writes() {
                 connection.execute_batch("INSERT INTO t(word) VALUES ('ours')").unwrap();
             }
         }
-        // An export to that format is one that it reads.
+        // An export in Turso's format is readable there.
         let exported = fleet.dir.path().join("exported.db");
         let options = ExportOptions::default().encryption_key(key(cipher)).page_format(PageFormat::Turso);
         fleet.plane.export_database("again-native", &exported, &options, &mut no_progress).unwrap();

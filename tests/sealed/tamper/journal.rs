@@ -1,4 +1,4 @@
-//! Tampering with a rollback journal, which a transaction outside of WAL mode leaves behind when it is interrupted.
+//! Tampering with the rollback journal of an interrupted transaction outside WAL mode.
 
 use std::fs;
 
@@ -10,16 +10,16 @@ use super::{
     Tampering, damage,
     specimen::{Files, PAGE, Specimen},
 };
-use crate::{support::Fleet, vault::copy_files};
+use crate::{encryption::copy_files, support::Fleet};
 
 const CORRUPT: &[Outcome] = &[Refused("corrupt")];
-/// The journal is no longer one that SQLite rolls back, or not all of it is.
+/// SQLite rolls the journal back partially or not at all.
 const NOT_ROLLED_BACK: &[Outcome] = &[Uncommitted];
 
 const SECTOR: usize = 512;
 const RECORD: usize = 4 + PAGE + 4;
 
-/// Where the records of a journal begin that were counted, and so had been flushed.
+/// Offsets of the records that a journal header counts, which are therefore flushed.
 fn records(journal: &[u8]) -> Vec<usize> {
     let (mut found, mut at) = (Vec::new(), 0);
     while at + SECTOR <= journal.len() && journal[at..at + 8] == journal[..8] {
@@ -31,7 +31,7 @@ fn records(journal: &[u8]) -> Vec<usize> {
     found
 }
 
-/// Two records that were flushed together, and hold leaves of two tables that look alike.
+/// Two records of one flush that hold similar leaves of two tables.
 fn two_leaves(s: &Specimen, files: &mut Files) -> (usize, usize) {
     let journal = files.journal();
     let found = records(journal);
@@ -39,7 +39,7 @@ fn two_leaves(s: &Specimen, files: &mut Files) -> (usize, usize) {
         let number = u32::from_be_bytes(journal[at..at + 4].try_into().unwrap());
         s.hot_leaves.iter().find(|leaf| leaf.1 == number).map_or("", |leaf| leaf.0.as_str())
     };
-    // What is flushed later has a header of its own between.
+    // A later flush starts with its own header.
     let together = |one: usize, other: usize| found[other] - found[one] == (other - one) * RECORD;
     let of = |name: &str| (0..found.len()).filter(|at| table(found[*at]) == name).collect::<Vec<_>>();
     let pairs = of("one").into_iter().flat_map(|one| of("two").into_iter().map(move |two| (one, two)));
@@ -61,10 +61,10 @@ fn swap(s: &Specimen, files: &mut Files, part: std::ops::Range<usize>) {
 }
 
 pub(super) const TABLE: &[Tampering] = &[
-    // A governed database never has a journal. A file that is not in WAL mode needs one to get there, and so is refused
-    // as well.
+    // A database of a fleet never has a journal. A file outside WAL mode would need one to return to WAL mode, so it
+    // is refused too.
     Tampering {
-        name: "journal: taken away or emptied, from a file that somebody took out of WAL mode",
+        name: "journal: removed or emptied, beside a file taken out of WAL mode",
         base: Base::Hot,
         times: 2,
         apply: |_, files, time| match time {
@@ -75,7 +75,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "journal: any that lies beside the file, whole, cut or damaged",
+        name: "journal: planted beside the file, whole, truncated or damaged",
         base: Base::Hot,
         times: 6,
         apply: |_, files, time| match time {
@@ -87,9 +87,9 @@ pub(super) const TABLE: &[Tampering] = &[
         native: CORRUPT,
         turso: CORRUPT,
     },
-    // SQLite plays one back where SQL attaches a file by its path.
+    // SQLite plays back the journal of a file that SQL attaches by path.
     Tampering {
-        name: "attached: journal taken away, emptied, cut, or its first header damaged",
+        name: "attached: journal removed, emptied, truncated, or its first header damaged",
         base: Base::Attached,
         times: 6,
         apply: |_, files, time| match time {
@@ -149,10 +149,10 @@ pub(super) const TABLE: &[Tampering] = &[
     },
 ];
 
-/// With `synchronous=OFF` nothing is flushed, and the journal says so. A power loss may then leave any record torn before a
-/// page of the file has changed.
+/// With `synchronous=OFF` the journal is never flushed, and its header says so. A power failure may then leave any
+/// record torn before any page of the file has changed.
 #[test]
-fn a_journal_that_was_never_flushed_ends_at_a_record_that_is_torn() {
+fn unflushed_journal_ends_at_a_torn_record() {
     const ROWS: &str = "SELECT count(*) FROM u.t WHERE word = 'old'";
     for format in [PageFormat::Native, PageFormat::Turso] {
         let fleet = Fleet::new();
@@ -205,7 +205,8 @@ fn a_journal_that_was_never_flushed_ends_at_a_record_that_is_torn() {
                 let mut journal = journal.clone();
                 journal[torn].fill(0);
                 let found = rows(&before, &journal);
-                // Where nothing was opened before, that format does not tell a torn page from a wrong key; the journal stays.
+                // If no page was opened before, Turso's format cannot distinguish a torn page from a wrong key; the
+                // journal is kept.
                 if format == PageFormat::Turso && at == 0 && in_page {
                     assert_eq!((found, beside.exists()), (Err(()), true));
                     continue;

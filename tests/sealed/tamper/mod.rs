@@ -1,40 +1,40 @@
-//! Whoever can write to the files of an encrypted database tampers with them. What is read then is right, or what stood
-//! there at an earlier commit, or an error; and what cannot be noticed is listed here as such.
+//! Tampering by an attacker who can write to the files of an encrypted database. Reads then return the right data,
+//! the data of an earlier commit, or an error; what cannot be detected is listed here as such.
 
-mod data;
-mod emptied;
-mod identity;
+mod database_file;
+mod file_identity;
 mod journal;
-mod live;
-mod log;
+mod open_files;
 mod random;
 mod specimen;
+mod truncated_file;
+mod wal;
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
 use litefleet::{Cipher, PageFormat};
-use specimen::{Bench, Files, Outcome, Reading, Specimen, specimen, words};
+use specimen::{Files, Harness, Outcome, Reading, Specimen, specimen, words};
 
-/// A cipher of each family.
+/// One cipher of each family.
 const CIPHERS: [Cipher; 3] = [Cipher::Aes256Gcm, Cipher::Aegis128X2, Cipher::Aegis256];
 
-/// Which files are tampered with.
+/// The files that are tampered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Base {
-    /// A database at rest.
+    /// A closed database.
     Rest,
-    /// One whose newest three commits are in its log.
+    /// A database with its newest three commits in the WAL.
     Log,
-    /// One with a log that ends in the middle of a transaction.
+    /// A database whose WAL ends in the middle of a transaction.
     Unfinished,
-    /// One with a rollback journal of a transaction that is half written.
+    /// A database with a half-written transaction and its rollback journal.
     Hot,
-    /// The same outside of the fleet, where SQL attaches it by its path and SQLite rolls journals back.
+    /// The files of `Hot` outside the fleet: SQL attaches them by path, and SQLite rolls the journal back.
     Attached,
 }
 
 impl Base {
-    /// The files, and the commit that is the newest in them.
+    /// The files, and the index of the newest commit in them.
     fn files(self, specimen: &Specimen) -> (Files, usize) {
         match self {
             Self::Rest => (specimen.rest.clone(), 1),
@@ -44,27 +44,27 @@ impl Base {
         }
     }
 
-    fn read(self, bench: &Bench, files: &Files) -> Reading {
+    fn read(self, harness: &Harness, files: &Files) -> Reading {
         if self == Self::Attached {
-            return bench.read_attached(files);
+            return harness.read_attached(files);
         }
-        bench.put(files);
-        bench.read()
+        harness.put(files);
+        harness.read()
     }
 }
 
-/// One way to tamper, and all that can come of it.
+/// One way to tamper, with all of its possible outcomes.
 struct Tampering {
     name: &'static str,
     base: Base,
-    /// How many times it is done, each time otherwise.
+    /// Number of variants.
     times: usize,
     apply: fn(&Specimen, &mut Files, usize),
     native: &'static [Outcome],
     turso: &'static [Outcome],
 }
 
-/// Numbers that look random and are the same for the same seed.
+/// A deterministic pseudo-random generator.
 struct Random(u64);
 
 impl Random {
@@ -82,7 +82,7 @@ impl Random {
     }
 }
 
-/// Flips one bit, or makes it all zeros, or fills it with anything.
+/// Flips one bit, zeroes the bytes, or fills them at random, depending on `time`.
 fn damage(bytes: &mut [u8], time: usize) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (time as u64 * 2 + 1));
     random.below(2);
@@ -97,18 +97,18 @@ fn damage(bytes: &mut [u8], time: usize) {
 }
 
 #[test]
-fn tampering_gives_right_data_or_an_earlier_commit_or_an_error() {
-    let tables = [data::TABLE, log::TABLE, journal::TABLE];
+fn tampering_yields_the_listed_outcomes() {
+    let tables = [database_file::TABLE, wal::TABLE, journal::TABLE];
     let all: Vec<&Tampering> = tables.into_iter().flatten().collect();
     let mut seen = vec![[BTreeSet::new(), BTreeSet::new()]; all.len()];
     let mut wrong = String::new();
     for cipher in CIPHERS {
         for (column, format) in [PageFormat::Native, PageFormat::Turso].into_iter().enumerate() {
             let specimen = specimen(cipher, format);
-            let bench = Bench::new(&specimen);
+            let harness = Harness::new(&specimen);
             for base in [Base::Rest, Base::Log, Base::Unfinished, Base::Hot, Base::Attached] {
                 let (files, newest) = base.files(&specimen);
-                let reading = base.read(&bench, &files);
+                let reading = base.read(&harness, &files);
                 assert_eq!(
                     Outcome::of(&specimen, newest, &reading),
                     if matches!(base, Base::Hot) { Outcome::Refused("corrupt") } else { Outcome::Right },
@@ -120,11 +120,11 @@ fn tampering_gives_right_data_or_an_earlier_commit_or_an_error() {
                 for time in 0..tampering.times {
                     let mut files = intact.clone();
                     (tampering.apply)(&specimen, &mut files, time);
-                    // Zeros where zeros were.
+                    // This variant zeroed bytes that were zero.
                     if files == intact {
                         continue;
                     }
-                    let outcome = Outcome::of(&specimen, newest, &tampering.base.read(&bench, &files));
+                    let outcome = Outcome::of(&specimen, newest, &tampering.base.read(&harness, &files));
                     let expected = [tampering.native, tampering.turso][column];
                     if !expected.contains(&outcome) {
                         writeln!(wrong, "{cipher} {format}: {} ({time}): {outcome:?}", tampering.name)
@@ -138,7 +138,7 @@ fn tampering_gives_right_data_or_an_earlier_commit_or_an_error() {
     println!("| tampering | native | turso |\n|---|---|---|");
     for (tampering, [native, turso]) in all.iter().zip(&seen) {
         println!("| {} | {} | {} |", tampering.name, words(native), words(turso));
-        // What is expected and never seen is not so.
+        // An expected outcome that never occurs is an error in the table.
         for (expected, seen) in [(tampering.native, native), (tampering.turso, turso)] {
             if *seen != expected.iter().copied().collect() {
                 writeln!(wrong, "{}: {seen:?}, not {expected:?}", tampering.name).unwrap();

@@ -1,17 +1,17 @@
-//! Tampering at random: any bytes of a file or of its log, in any way.
+//! Random tampering: any bytes of a file or its WAL, in any way.
 
 use litefleet::PageFormat;
 
 use super::{
     CIPHERS, Random,
-    log::relink,
-    specimen::{Bench, Outcome, specimen},
+    specimen::{Harness, Outcome, specimen},
+    wal::relink,
 };
 
-/// Ways that each database is tampered with, unless the environment says otherwise.
+/// Rounds per database, unless `LITEFLEET_TAMPER_ROUNDS` overrides it.
 const ROUNDS: usize = 120;
 
-/// Changes some bytes in any way, so that none stands where a page of another number stood.
+/// Mutates some bytes, without putting a whole page at the number of another.
 fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     let at = random.below(bytes.len());
     let len = (1 + random.below(300)).min(bytes.len() - at);
@@ -35,19 +35,19 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
 }
 
 #[test]
-fn tampering_at_random_gives_right_data_or_an_earlier_commit_or_an_error() {
+fn random_tampering_yields_right_data_earlier_commit_or_error() {
     let rounds = std::env::var("LITEFLEET_TAMPER_ROUNDS").ok();
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let mut seen = std::collections::BTreeMap::new();
     for cipher in CIPHERS {
         for format in [PageFormat::Native, PageFormat::Turso] {
             let specimen = specimen(cipher, format);
-            let bench = Bench::new(&specimen);
+            let harness = Harness::new(&specimen);
             let mut random = Random(0x2545_f491_4f6c_dd1d);
             for round in 0..rounds {
                 let (name, mut files, newest) = match round % 3 {
                     0 => ("file", specimen.rest.clone(), 1),
-                    1 => ("file beside a log", specimen.log.clone(), 4),
+                    1 => ("file beside a WAL", specimen.log.clone(), 4),
                     _ => ("log", specimen.log.clone(), 4),
                 };
                 let in_log = name == "log";
@@ -57,13 +57,13 @@ fn tampering_at_random_gives_right_data_or_an_earlier_commit_or_an_error() {
                         mutate(bytes, &mut random);
                     }
                 }
-                // Anybody can count the checksums of a log.
+                // WAL checksums are not secret.
                 let valid = in_log && files.wal().len() > 32 && random.below(2) == 0;
                 if valid {
                     relink(files.wal());
                 }
-                bench.put(&files);
-                let outcome = Outcome::of(&specimen, newest, &bench.read());
+                harness.put(&files);
+                let outcome = Outcome::of(&specimen, newest, &harness.read());
                 let right = match outcome {
                     Outcome::Right | Outcome::Refused(_) => true,
                     Outcome::Earlier(_) => in_log,
@@ -78,9 +78,9 @@ fn tampering_at_random_gives_right_data_or_an_earlier_commit_or_an_error() {
     println!("{seen:?}");
     for expected in [
         ("file", Outcome::Refused("corrupt")),
-        ("file beside a log", Outcome::Right),
+        ("file beside a WAL", Outcome::Right),
         ("log", Outcome::Earlier(0)),
     ] {
-        assert!(seen.contains_key(&expected), "{expected:?} never came of it: {seen:?}");
+        assert!(seen.contains_key(&expected), "{expected:?} never occurred: {seen:?}");
     }
 }

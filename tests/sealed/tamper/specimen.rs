@@ -1,4 +1,4 @@
-//! What is tampered with: the files of one database at several moments, and what stood in it then.
+//! The files that are tampered with: snapshots of one database at several moments, and its contents at each commit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,13 +15,13 @@ use litefleet::{
 };
 
 use crate::{
+    encryption::{another_key, copy_files, key},
     support::Fleet,
-    vault::{another_key, copy_files, key},
 };
 
 pub(super) const PAGE: usize = 4096;
 
-/// What is read to read everything: each table, and an index by itself. `$` stands for the schema.
+/// Queries that read everything: each table, and an index by itself. `$` is replaced by the schema.
 const QUERIES: &[(&str, &str)] = &[
     ("schema", "SELECT type, name, tbl_name, sql FROM $.sqlite_schema ORDER BY rowid"),
     ("one", "SELECT * FROM $.one ORDER BY id"),
@@ -32,7 +32,7 @@ const QUERIES: &[(&str, &str)] = &[
 
 type Table = Vec<Vec<Value>>;
 
-/// The rows that stood in a database at some moment.
+/// The rows of a database at one moment.
 pub(super) type Rows = BTreeMap<&'static str, Table>;
 
 /// The files of a database.
@@ -57,61 +57,61 @@ impl Files {
         &mut self.data[(number - 1) * PAGE..number * PAGE]
     }
 
-    fn taken(dir: &Path, name: &str) -> Self {
+    fn capture(dir: &Path, name: &str) -> Self {
         let read = |suffix: &str| fs::read(dir.join(format!("{name}{suffix}"))).ok();
         Self { data: read("").unwrap(), wal: read("-wal"), journal: read("-journal") }
     }
 }
 
-/// What came of reading everything.
+/// The result of reading everything.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// What was read until the first error.
+    /// The rows read before the first error.
     pub(super) rows: Rows,
     pub(super) refused: Option<ErrorKind>,
-    /// What `PRAGMA integrity_check` said.
-    pub(super) sound: bool,
+    /// Whether `PRAGMA integrity_check` succeeded.
+    pub(super) is_intact: bool,
 }
 
-/// One database, and others beside it.
+/// One database at several moments, and related databases.
 pub(super) struct Specimen {
     pub(super) cipher: Cipher,
-    /// The database at its first commit; with the second in a log; at the second; with three more in a log; at the last.
+    /// At the first commit; with the second in the WAL; at the second; with three more in the WAL; at the last.
     pub(super) first: Files,
     pub(super) first_log: Files,
     pub(super) rest: Files,
     pub(super) log: Files,
     pub(super) newest: Files,
-    /// At the last commit, with a log of a transaction that is not committed.
+    /// At the last commit, with an uncommitted transaction in the WAL.
     pub(super) unfinished: Files,
-    /// At the last commit, out of WAL mode, with a transaction that is half written and a journal to roll it back.
+    /// At the last commit, outside WAL mode, with a half-written transaction and a journal to roll it back.
     pub(super) hot: Files,
-    /// The leaves there, by table and page number.
+    /// The leaves in `hot`, by table and page number.
     pub(super) hot_leaves: Vec<(String, u32)>,
-    /// What stood there at each commit.
+    /// The contents after each commit.
     pub(super) states: Vec<Rows>,
-    /// What the transactions that were never committed would have made of it.
+    /// The contents that the uncommitted transactions would have produced.
     pub(super) uncommitted: Vec<Rows>,
-    /// Another database under the same key, laid out alike, at its second commit and with the others in its log.
+    /// Another database under the same key with the same layout, at its second commit and with the others in its WAL.
     pub(super) twin: Files,
-    /// The same rows in the other format, where the cipher has it, and under another key.
+    /// The same rows in the other page format, and under another key.
     pub(super) other_format: Vec<u8>,
     pub(super) other_key: Vec<u8>,
-    /// The kind of each page from 1 on at the second commit: whose it is, and `leaf`, `internal` or `overflow`.
+    /// Owner and kind (`leaf`, `internal` or `overflow`) of each page at the second commit.
     pub(super) pages: Vec<(String, String)>,
-    /// The last overflow page of each of the rows that have some.
+    /// The last overflow page of each row that has any.
     pub(super) last_overflows: Vec<usize>,
     fleet: Fleet,
 }
 
 impl Specimen {
-    /// The pages of one kind, which a tampering picks from.
+    /// The pages of one kind.
     pub(super) fn pages_of(&self, table: &str, kind: &str) -> Vec<usize> {
         let is = |page: &(String, String)| page.0 == table && page.1 == kind;
         (1..=self.pages.len()).filter(|number| is(&self.pages[number - 1])).collect()
     }
 
-    /// A leaf of a table that changed between the first commit and the second, and again after that.
+    /// A leaf of a table that changes between the first two commits, and again later.
     pub(super) fn leaf(&self, table: &str) -> usize {
         self.pages_of(table, "leaf")[0]
     }
@@ -124,8 +124,8 @@ impl Specimen {
         self.last_overflows[row]
     }
 
-    /// Whether a row stood in a table at some commit; or would have, in a transaction that was not committed. A row that
-    /// takes several pages may be made of pieces of its versions.
+    /// Whether a row occurs at some commit or, with `uncommitted`, in an uncommitted transaction. A row that spans
+    /// several pages may combine pieces of its versions.
     fn knows(&self, table: &str, row: &[Value], uncommitted: bool) -> bool {
         let states = self.states.iter().chain(self.uncommitted.iter().filter(|_| uncommitted));
         let versions: Vec<_> =
@@ -139,13 +139,13 @@ impl Specimen {
                     .all(|(at, byte)| versions.iter().any(|version| text(version).get(at) == Some(byte))))
     }
 
-    /// Whether all that was read stood there at some commit, each row by itself.
+    /// Whether each row read occurs at some commit, independently of the others.
     pub(super) fn knows_all(&self, rows: &Rows, uncommitted: bool) -> bool {
         rows.iter().all(|(table, rows)| rows.iter().all(|row| self.knows(table, row, uncommitted)))
     }
 }
 
-/// The bytes of a row's second column.
+/// The second column of a row as bytes.
 fn text(row: &[Value]) -> &[u8] {
     match &row[1] {
         Value::Text(text) => text.as_bytes(),
@@ -153,9 +153,9 @@ fn text(row: &[Value]) -> &[u8] {
     }
 }
 
-/// Reads everything, and stops at the first error.
+/// Reads everything, up to the first error.
 pub(super) fn read(connection: &Connection, schema: &str) -> Reading {
-    let mut reading = Reading { rows: Rows::new(), refused: None, sound: false };
+    let mut reading = Reading { rows: Rows::new(), refused: None, is_intact: false };
     let mut all = || -> rusqlite::Result<bool> {
         for (table, sql) in QUERIES {
             let found = reading.rows.entry(table).or_default();
@@ -171,7 +171,7 @@ pub(super) fn read(connection: &Connection, schema: &str) -> Reading {
         })
     };
     match all() {
-        Ok(sound) => reading.sound = sound,
+        Ok(is_intact) => reading.is_intact = is_intact,
         Err(error) => reading.refused = Some(explain(connection, error).kind()),
     }
     reading
@@ -179,7 +179,7 @@ pub(super) fn read(connection: &Connection, schema: &str) -> Reading {
 
 fn rows(connection: &Connection) -> Rows {
     let reading = read(connection, "main");
-    assert!(reading.sound, "{:?}", reading.refused);
+    assert!(reading.is_intact, "{:?}", reading.refused);
     reading.rows
 }
 
@@ -187,9 +187,9 @@ fn encryption(cipher: Cipher, format: PageFormat) -> RemoteEncryption {
     RemoteEncryption::new(key(cipher), cipher).unwrap().with_page_format(format)
 }
 
-/// The statements that lead from one commit to the next. `who` stands in every row.
+/// The statements of each commit. Every row contains `who`.
 fn commits(who: &str) -> [String; 5] {
-    // Two tables that look alike, so that a page of one makes sense in the other.
+    // Two similar tables, so that a page of one is valid in the other.
     let update = |table: &str, version: u32, which: &str| {
         format!("UPDATE {table} SET word = replace(word, substr(word, 1, 2), 'v{version}') WHERE {which};")
     };
@@ -219,7 +219,7 @@ fn commits(who: &str) -> [String; 5] {
     ]
 }
 
-fn asked<T: FromSql, U: FromSql>(connection: &Connection, sql: &str) -> Vec<(T, U)> {
+fn query_pairs<T: FromSql, U: FromSql>(connection: &Connection, sql: &str) -> Vec<(T, U)> {
     let mut statement = connection.prepare(sql).unwrap();
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     rows.map(Result::unwrap).collect()
@@ -233,7 +233,7 @@ fn checkpoint(connection: &Connection) {
     connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
 }
 
-/// What a transaction does that is never committed, with so small a cache that it is half written.
+/// The statements of a transaction that is never committed, with a cache so small that half of it is written.
 fn never_committed(schema: &str) -> String {
     format!(
         "PRAGMA {schema}.cache_size=10; PRAGMA {schema}.cache_spill=1; BEGIN;
@@ -250,11 +250,11 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     for name in ["vault", "twins", "host"] {
         fleet.create_sealed(name, cipher, format);
     }
-    let taken = |name: &str| {
+    let capture = |name: &str| {
         let copy = fleet.dir.path().join("copy");
         let _not_there = fs::remove_dir_all(&copy);
-        copy_files(&fleet.place(name), &copy, &["data.db", "data.db-wal"]);
-        Files::taken(&copy, "data.db")
+        copy_files(&fleet.database_dir(name), &copy, &["data.db", "data.db-wal"]);
+        Files::capture(&copy, "data.db")
     };
     let (vault, twin) = (fleet.unlock_unfenced("vault", cipher), fleet.unlock("twins", cipher));
     let [zeroth, first, later @ ..] = commits("vault");
@@ -265,44 +265,44 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     };
     commit(&zeroth);
     checkpoint(&vault);
-    let first_files = taken("vault");
+    let first_files = capture("vault");
     commit(&first);
-    let first_log = taken("vault");
+    let first_log = capture("vault");
     checkpoint(&vault);
-    let rest = taken("vault");
-    let pages = asked(&vault, "SELECT name, pagetype FROM dbstat ORDER BY pageno");
-    // The path of an overflow page names its cell, and its place in the chain.
-    let last_overflows: Vec<(u32, String)> = asked(
+    let rest = capture("vault");
+    let pages = query_pairs(&vault, "SELECT name, pagetype FROM dbstat ORDER BY pageno");
+    // The path of an overflow page names its cell and its position in the chain.
+    let last_overflows: Vec<(u32, String)> = query_pairs(
         &vault,
         "SELECT pageno, max(path) FROM dbstat WHERE pagetype = 'overflow'
          GROUP BY substr(path, 1, instr(path, '+')) ORDER BY pageno",
     );
     let last_overflows: Vec<_> = last_overflows.into_iter().map(|(page, _)| page as usize).collect();
     assert_eq!(last_overflows.len(), 6);
-    assert_eq!(pages.len(), rest.data.len() / PAGE, "a page that is in no table");
+    assert_eq!(pages.len(), rest.data.len() / PAGE, "a page belongs to no table");
     for sql in &later {
         commit(sql);
     }
-    let log = taken("vault");
+    let log = capture("vault");
     checkpoint(&vault);
-    let newest = taken("vault");
+    let newest = capture("vault");
 
-    // Two transactions that are not committed: in a log, and in a file that is not in WAL mode.
+    // Two uncommitted transactions: in a WAL, and in a file outside WAL mode.
     let copy = fleet.dir.path().join("hot.db");
     fs::write(&copy, &newest.data).unwrap();
     vault.execute_batch(&never_committed("main")).unwrap();
     let mut uncommitted = vec![rows(&vault)];
-    let unfinished = taken("vault");
+    let unfinished = capture("vault");
     vault.execute_batch("ROLLBACK").unwrap();
     vault.execute("ATTACH ?1 AS hot", [copy.to_str().unwrap()]).unwrap();
-    // A file that SQL attaches by its path may leave WAL mode.
+    // A file that SQL attaches by path may leave WAL mode.
     vault.query_row("PRAGMA hot.journal_mode=DELETE", [], |_| Ok(())).unwrap();
-    let hot_leaves = asked(&vault, "SELECT name, pageno FROM dbstat('hot') WHERE pagetype = 'leaf'");
+    let hot_leaves = query_pairs(&vault, "SELECT name, pageno FROM dbstat('hot') WHERE pagetype = 'leaf'");
     vault.execute_batch(&never_committed("hot")).unwrap();
     let hot = {
         let dir = fleet.dir.path().join("hot");
         copy_files(fleet.dir.path(), &dir, &["hot.db", "hot.db-journal"]);
-        Files::taken(&dir, "hot.db")
+        Files::capture(&dir, "hot.db")
     };
     vault.execute_batch("ROLLBACK; DETACH hot").unwrap();
     assert!(rows(&vault) == states[4]);
@@ -312,12 +312,12 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
         run(&twin, sql);
     }
     checkpoint(&twin);
-    let twin_rest = taken("twins");
+    let twin_rest = capture("twins");
     for sql in &commits("twins")[2..] {
         run(&twin, sql);
     }
-    let twin_files = Files { data: twin_rest.data, ..taken("twins") };
-    assert_eq!(twin_files.data.len(), rest.data.len(), "the twin is laid out otherwise");
+    let twin_files = Files { data: twin_rest.data, ..capture("twins") };
+    assert_eq!(twin_files.data.len(), rest.data.len(), "the twin has another layout");
 
     let source = fleet.dir.path().join("source.db");
     fs::write(&source, &rest.data).unwrap();
@@ -353,31 +353,31 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     }
 }
 
-/// A place where files are put to be opened: that of the database that they were taken from.
-pub(super) struct Bench<'a> {
+/// The database in whose place files are put to be read.
+pub(super) struct Harness<'a> {
     fleet: &'a Fleet,
     cipher: Cipher,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> Harness<'a> {
     pub(super) fn new(specimen: &'a Specimen) -> Self {
         Self { fleet: &specimen.fleet, cipher: specimen.cipher }
     }
 
-    /// Puts the files where a database has them.
+    /// Replaces the files of the database.
     pub(super) fn put(&self, files: &Files) {
-        let place = self.fleet.place("vault");
-        for name in crate::support::names(&place) {
-            let path = place.join(name);
+        let dir = self.fleet.database_dir("vault");
+        for name in crate::support::names(&dir) {
+            let path = dir.join(name);
             if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
         }
-        let put = |name: &str, bytes: &[u8]| fs::write(place.join(name), bytes).unwrap();
+        let put = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).unwrap();
         put("data.db", &files.data);
         files.wal.iter().for_each(|bytes| put("data.db-wal", bytes));
         files.journal.iter().for_each(|bytes| put("data.db-journal", bytes));
     }
 
-    /// Puts the files outside of the fleet, attaches them by their path, and reads everything.
+    /// Writes the files outside the fleet, attaches them by path, and reads everything.
     pub(super) fn read_attached(&self, files: &Files) -> Reading {
         let path = |suffix: &str| self.fleet.dir.path().join(format!("attached.db{suffix}"));
         for (suffix, bytes) in
@@ -393,36 +393,36 @@ impl<'a> Bench<'a> {
             Ok(_) => read(&host, "attached"),
             Err(error) => {
                 let refused = Some(explain(&host, error).kind());
-                Reading { rows: Rows::new(), refused, sound: false }
+                Reading { rows: Rows::new(), refused, is_intact: false }
             }
         }
     }
 
-    /// Opens what was put there, and reads everything.
+    /// Opens the database, and reads everything.
     pub(super) fn read(&self) -> Reading {
-        match self.fleet.plane.connect("vault", &crate::vault::with_key(key(self.cipher))) {
+        match self.fleet.plane.connect("vault", &crate::encryption::with_key(key(self.cipher))) {
             Ok(connection) => read(&connection, "main"),
-            Err(error) => Reading { rows: Rows::new(), refused: Some(error.kind()), sound: false },
+            Err(error) => Reading { rows: Rows::new(), refused: Some(error.kind()), is_intact: false },
         }
     }
 }
 
-/// What can come of tampering.
+/// The outcome of tampering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
-    /// The data is right.
+    /// The newest commit.
     Right,
-    /// It is that of an earlier commit.
+    /// An earlier commit.
     Earlier(usize),
-    /// An error, and nothing that is wrong before it.
+    /// An error, with only committed rows read before it.
     Refused(&'static str),
-    /// SQLite's integrity check says that the database is malformed, though every page was as it had been written once.
+    /// `integrity_check` fails, although every page was once written as it is.
     Malformed,
-    /// Rows of different commits stand side by side.
+    /// Rows of different commits.
     Mixed,
-    /// Rows that were written, but never committed.
+    /// Rows that were never committed.
     Uncommitted,
-    /// Rows of another table or of another database.
+    /// Rows of another table or database.
     Foreign,
 }
 
@@ -437,15 +437,15 @@ impl Outcome {
             return if clean { Self::Refused(kind.as_str()) } else { Self::Uncommitted };
         }
         match commit {
-            Some(commit) if reading.sound && commit == newest => Self::Right,
-            Some(commit) if reading.sound => Self::Earlier(commit),
+            Some(commit) if reading.is_intact && commit == newest => Self::Right,
+            Some(commit) if reading.is_intact => Self::Earlier(commit),
             _ if !specimen.knows_all(&reading.rows, false) => Self::Uncommitted,
-            _ if !reading.sound => Self::Malformed,
+            _ if !reading.is_intact => Self::Malformed,
             _ => Self::Mixed,
         }
     }
 
-    /// As it stands in the table for readers.
+    /// The wording in the table of outcomes.
     pub(super) fn words(self) -> String {
         match self {
             Self::Right => "right data".into(),
@@ -459,7 +459,7 @@ impl Outcome {
     }
 }
 
-/// As words, once each.
+/// The distinct wordings, joined.
 pub(super) fn words(outcomes: &BTreeSet<Outcome>) -> String {
     let words: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.words()).collect();
     words.into_iter().collect::<Vec<_>>().join(", ")

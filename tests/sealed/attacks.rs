@@ -1,4 +1,4 @@
-//! Ways in that a hostile review found.
+//! Attacks found in a security review: attached files, planted journals, keys in pragmas and requests.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -7,12 +7,12 @@ use litefleet::{
 };
 
 use crate::{
+    encryption::{NEEDLE, holds, key, with_key},
     support::{Fleet, refused},
-    vault::{NEEDLE, holds, key, with_key},
 };
 
 #[test]
-fn sql_that_names_the_file_of_an_encrypted_database_is_lent_no_key() {
+fn attach_by_path_gets_no_key_of_another_database() {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
     fleet.create("plain");
@@ -27,13 +27,13 @@ fn sql_that_names_the_file_of_an_encrypted_database_is_lent_no_key() {
 }
 
 #[test]
-fn a_journal_that_somebody_lays_beside_an_encrypted_database_is_not_played_back() {
+fn planted_rollback_journal_is_refused() {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
     fleet.unlock("vault", Cipher::Aegis256).execute_batch("CREATE TABLE t(a)").unwrap();
     let data = fleet.plane.database_path("vault").unwrap();
     let before = fs::read(&data).unwrap();
-    // A header that says the database had 50 pages, and no record.
+    // A journal header that claims a database size of 50 pages, without any record.
     let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
     for word in [0_u32, 7, 50, 512, 4096] {
         journal.extend(word.to_be_bytes());
@@ -49,7 +49,7 @@ fn a_journal_that_somebody_lays_beside_an_encrypted_database_is_not_played_back(
 }
 
 #[test]
-fn where_a_connection_has_several_keys_vacuum_into_takes_none() {
+fn vacuum_into_with_several_keys_writes_no_plaintext() {
     let fleet = Fleet::new();
     fleet.create_sealed("a", Cipher::Aegis256, PageFormat::Native);
     fleet.create_sealed("b", Cipher::Aegis128L, PageFormat::Native);
@@ -65,7 +65,7 @@ fn where_a_connection_has_several_keys_vacuum_into_takes_none() {
 }
 
 #[test]
-fn pragmas_that_set_keys_say_how_keys_are_supplied() {
+fn key_pragmas_fail_and_name_the_way_to_supply_keys() {
     const SECRET: &str = "q6urq6urq6urq6ur";
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
@@ -74,7 +74,7 @@ fn pragmas_that_set_keys_say_how_keys_are_supplied() {
     vault.execute_batch("CREATE TABLE t(a)").unwrap();
     let now = litefleet::Timestamp::now();
     let (view, _) = fleet.plane.connect_at("vault", now, &with_key(key(Cipher::Aegis256))).unwrap();
-    // On a plain database a key that is ignored is believed to protect it.
+    // On a plain database, a key that is silently ignored would be mistaken for encryption.
     for connection in [&vault, &view, &fleet.connect("plain")] {
         for pragma in ["key", "rekey", "hexkey", "main.key", "cipher", "cipher_compatibility", "KDF_ITER"] {
             let error = connection.execute_batch(&format!("PRAGMA {pragma} = '{SECRET}'")).unwrap_err();
@@ -84,22 +84,22 @@ fn pragmas_that_set_keys_say_how_keys_are_supplied() {
             assert!(text.contains("encryption_key") && text.contains("--key-file"), "{pragma}: {text}");
             assert!(!format!("{error:?} {text}").contains(SECRET), "{pragma}: {error:?}");
         }
-        // Programs ask so whether this is SQLCipher.
+        // Programs use this query to detect SQLCipher.
         let mut statement = connection.prepare("PRAGMA cipher_version").unwrap();
         assert!(statement.query([]).unwrap().next().unwrap().is_none());
     }
 }
 
 #[test]
-fn others_are_kept_out_of_the_directory_of_an_encrypted_database() {
+fn directory_of_encrypted_database_is_private() {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
-    let mode = fs::metadata(fleet.place("vault")).unwrap().permissions().mode();
+    let mode = fs::metadata(fleet.database_dir("vault")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
 
 #[test]
-fn a_request_that_is_wrong_does_not_repeat_its_key() {
+fn error_of_invalid_request_omits_its_key() {
     let secret = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
     for body in [
         format!(r#"{{"name":"a","remote_encryption":"{secret}"}}"#),
@@ -130,7 +130,7 @@ fn vacuum_into_keeps_the_page_format() {
 }
 
 #[test]
-fn a_damaged_source_is_called_that_where_its_rows_are_laid_out_anew() {
+fn resealing_fork_names_the_damaged_page_of_its_source() {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
     fleet

@@ -1,4 +1,5 @@
-//! Encrypted databases from others: imported, forked, under another key or cipher, and never in the clear on the way.
+//! Encrypted databases created from others: imported, forked, or resealed under another key or cipher, never in
+//! plaintext on disk.
 
 use std::{fs, io::Cursor, path::Path, sync::Arc};
 
@@ -8,15 +9,15 @@ use litefleet::{
 };
 
 use crate::{
+    encryption::{NEEDLE, another_key, formats, holds, key, with_key},
     support::{Fleet, assert_no_debris, contents, count, refused},
-    vault::{NEEDLE, another_key, formats, holds, key, with_key},
 };
 
 fn encryption(cipher: Cipher) -> RemoteEncryption {
     RemoteEncryption::new(key(cipher), cipher).unwrap()
 }
 
-/// A plain file with the needle in it, whose pages have `reserved` bytes at their end.
+/// Creates a plain file that contains the needle and reserves `reserved` bytes at the end of each page.
 fn plain_file(path: &Path, page_size: u32, reserved: u8) {
     let make = Connection::open(path.with_extension("make")).unwrap();
     make.execute_batch(&format!(
@@ -29,7 +30,7 @@ fn plain_file(path: &Path, page_size: u32, reserved: u8) {
     make.execute("VACUUM INTO ?1", [format!("file:{}?reserve={reserved}", path.display())]).unwrap();
 }
 
-/// A plane that looks for the needle in the root before every step.
+/// A plane that searches the root for the needle before every disk operation.
 fn watched(fleet: &Fleet) -> ControlPlane {
     let root = fleet.plane.root().to_owned();
     let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, path: &Path| {
@@ -40,7 +41,7 @@ fn watched(fleet: &Fleet) -> ControlPlane {
 }
 
 #[test]
-fn a_plain_file_becomes_an_encrypted_database() {
+fn import_encrypts_a_plain_file() {
     for cipher in &[Cipher::ChaCha20Poly1305, Cipher::Aegis128X2, Cipher::Aegis256X4] {
         for (format, page_size, reserved) in [
             (PageFormat::Native, 4096, 0),
@@ -90,7 +91,7 @@ fn a_plain_file_becomes_an_encrypted_database() {
 }
 
 #[test]
-fn rows_that_stand_in_a_log_beside_the_file_are_taken_too() {
+fn import_encrypts_rows_in_the_wal() {
     let fleet = Fleet::new();
     let file = fleet.dir.path().join("live.sqlite");
     let live = Connection::open(&file).unwrap();
@@ -103,7 +104,7 @@ fn rows_that_stand_in_a_log_beside_the_file_are_taken_too() {
 }
 
 #[test]
-fn what_is_refused_leaves_nothing() {
+fn refused_import_leaves_nothing() {
     let fleet = Fleet::new();
     let plane = watched(&fleet);
     let file = fleet.dir.path().join("plain.sqlite");
@@ -127,7 +128,7 @@ fn what_is_refused_leaves_nothing() {
         bytes[page * 4096 + 1..page * 4096 + 9].fill(0xff);
     }
     refuse(&bytes, ErrorKind::Corrupt, "is damaged");
-    // A program's own collation: SQLite cannot sort by it here.
+    // An application-defined collation, which SQLite does not know here and cannot sort by.
     let odd = Connection::open(fleet.dir.path().join("odd.sqlite")).unwrap();
     odd.create_collation("mine", |a: &str, b: &str| b.cmp(a)).unwrap();
     odd.execute_batch(
@@ -141,7 +142,7 @@ fn what_is_refused_leaves_nothing() {
 }
 
 #[test]
-fn a_fork_keeps_its_key_or_gets_another() {
+fn fork_keeps_its_key_or_gets_another() {
     for from in [Cipher::Aes256Gcm, Cipher::Aegis128L, Cipher::Aegis256] {
         let fleet = Fleet::new();
         fleet.create_sealed("source", from, PageFormat::Native);
@@ -163,7 +164,7 @@ fn a_fork_keeps_its_key_or_gets_another() {
         assert_eq!(refused(plane.create_database(fork("a").with_encryption(wrong))).0, ErrorKind::WrongKey);
         assert_no_debris(&plane);
 
-        // The same key: the pages move as they are, and the cipher is that of the source.
+        // Under the same key, pages are copied unchanged, and the cipher is that of the source.
         let same = RemoteEncryption::inherit_cipher(key(from));
         plane.create_database(fork("same").with_encryption(same)).unwrap();
         assert!(contents(&fleet.unlock("same", from)) == expected);
@@ -189,7 +190,7 @@ fn a_fork_keeps_its_key_or_gets_another() {
 
 /// A fork keeps the page format of its source, unless it asks for another.
 #[test]
-fn a_fork_to_a_cipher_that_its_page_format_does_not_know_is_invalid() {
+fn fork_refuses_cipher_unsupported_by_page_format() {
     let fleet = Fleet::new();
     let (from, to) = (Cipher::Aegis256, Cipher::ChaCha20Poly1305);
     fleet.create_sealed("source", from, PageFormat::Turso);
@@ -211,7 +212,7 @@ fn a_fork_to_a_cipher_that_its_page_format_does_not_know_is_invalid() {
 }
 
 #[test]
-fn a_plain_database_is_forked_into_an_encrypted_one() {
+fn fork_encrypts_a_plain_database() {
     let fleet = Fleet::new();
     fleet.create("plain");
     fleet.run("plain", "CREATE TABLE t(a); INSERT INTO t VALUES ('in the clear')");
@@ -219,13 +220,13 @@ fn a_plain_database_is_forked_into_an_encrypted_one() {
         let input = CreateDatabaseInput::fork(cipher.as_str(), "plain").with_encryption(encryption(*cipher));
         fleet.plane.create_database(input).unwrap();
         assert!(contents(&fleet.unlock(cipher.as_str(), *cipher)) == contents(&fleet.connect("plain")));
-        assert!(!holds(&fleet.place(cipher.as_str()), "in the clear"));
+        assert!(!holds(&fleet.database_dir(cipher.as_str()), "in the clear"));
     }
     fleet.assert_no_debris();
 }
 
 #[test]
-fn an_encrypted_file_is_imported_with_its_key() {
+fn import_of_encrypted_file_requires_its_key() {
     for cipher in Cipher::ALL {
         for format in formats(*cipher) {
             let fleet = Fleet::new();
@@ -233,7 +234,7 @@ fn an_encrypted_file_is_imported_with_its_key() {
             let source = fleet.unlock("source", *cipher);
             source.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)").unwrap();
             let expected = contents(&source);
-            // In use, with all its rows in the log.
+            // In use, with all rows in the WAL.
             let file = fleet.plane.database_path("source").unwrap();
             let input = |name: &str, cipher| {
                 CreateDatabaseInput::new(name, "default").with_encryption(encryption(cipher))
@@ -256,9 +257,9 @@ fn an_encrypted_file_is_imported_with_its_key() {
     }
 }
 
-/// SQLite then writes other pages of the new file before it writes the first.
+/// SQLite then writes other pages of the new file before page 1.
 #[test]
-fn rows_that_do_not_fit_into_the_cache_are_laid_out_anew() {
+fn rewrite_larger_than_the_cache_is_correct() {
     let fleet = Fleet::new();
     let file = fleet.dir.path().join("plain.sqlite");
     let plain = Connection::open(&file).unwrap();
@@ -296,12 +297,12 @@ fn vacuum_into_and_attach_write_no_plaintext() {
     let copy = fleet.dir.path().join("copy.db");
     connection.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     assert!(!holds(fleet.dir.path(), NEEDLE));
-    // It is sealed under the same key, and this connection can read it.
+    // The copy is sealed under the same key, so this connection can read it.
     connection.execute("ATTACH ?1 AS copy", [copy.to_str().unwrap()]).unwrap();
     assert_eq!(count(&connection, "SELECT count(*) FROM copy.t"), 1);
     connection.execute_batch("INSERT INTO copy.t VALUES (2)").unwrap();
     assert!(!holds(fleet.dir.path(), NEEDLE));
-    // SQL makes no other file. One that has no room for tags cannot be sealed, and so is not written.
+    // SQL creates no other file. A file without room for tags cannot be sealed, so it is not written.
     let new = fleet.dir.path().join("new.db");
     assert!(connection.execute("ATTACH ?1 AS new", [new.to_str().unwrap()]).is_err());
     fs::write(&new, "").unwrap();

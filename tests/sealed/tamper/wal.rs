@@ -1,4 +1,4 @@
-//! Tampering with the write-ahead log.
+//! Tampering with the WAL.
 
 use std::fs;
 
@@ -11,19 +11,19 @@ use super::{
     specimen::{Files, PAGE, Specimen},
 };
 use crate::{
+    encryption::copy_files,
     support::{Fleet, refused},
-    vault::copy_files,
 };
 
 const CORRUPT: &[Outcome] = &[Refused("corrupt")];
 const FOREIGN: &[Outcome] = &[Foreign];
-/// What stands in the file.
+/// The state in the database file.
 const FILE: &[Outcome] = &[Earlier(1)];
 
 const HEADER: usize = 32;
 const FRAME: usize = 24 + PAGE;
 
-/// The frames of a log.
+/// The number of frames of a WAL.
 pub(super) fn frames(log: &[u8]) -> usize {
     (log.len() - HEADER) / FRAME
 }
@@ -40,17 +40,17 @@ fn number(log: &mut [u8], at: usize) -> usize {
     word(frame(log, at), 0) as usize
 }
 
-/// Where the commits end, as numbers of frames.
+/// Indexes of the commit frames.
 fn commits(log: &mut [u8]) -> Vec<usize> {
     (0..frames(log)).filter(|at| word(frame(log, *at), 4) > 0).collect()
 }
 
-/// The frames that hold versions of a page, the oldest first.
+/// Indexes of the frames with versions of a page, oldest first.
 pub(super) fn versions(log: &mut [u8], page: usize) -> Vec<usize> {
     (0..frames(log)).filter(|at| number(log, *at) == page).collect()
 }
 
-/// Makes a log valid again: salts and checksums are not secret, and anybody can count them.
+/// Recomputes salts and checksums, which are not secret, so that the WAL is valid.
 pub(super) fn relink(log: &mut [u8]) {
     let big = log[3] & 1 == 1;
     let sum = |[mut s0, mut s1]: [u32; 2], bytes: &[u8]| {
@@ -76,7 +76,7 @@ pub(super) fn relink(log: &mut [u8]) {
     }
 }
 
-/// Changes a log, and makes it valid again.
+/// Changes a WAL and makes it valid again.
 fn relinked(files: &mut Files, change: impl FnOnce(&mut Vec<u8>)) {
     change(files.wal());
     relink(files.wal());
@@ -89,13 +89,13 @@ fn swap_pages(log: &mut [u8], one: usize, other: usize) {
     frame(log, one)[24..].copy_from_slice(&of_other);
 }
 
-/// The frames of the newest versions of the leaves of the first two tables.
+/// The newest frames of the leaves of the tables `one` and `two`.
 fn leaves(s: &Specimen, log: &mut [u8]) -> (usize, usize) {
     let newest = |log: &mut [u8], table| *versions(log, s.leaf(table)).last().unwrap();
     (newest(log, "one"), newest(log, "two"))
 }
 
-/// A field of the first frame of the last commit.
+/// The first frame of the last commit.
 fn field(files: &mut Files) -> &mut [u8] {
     let log = files.wal();
     let first = commits(log)[1] + 1;
@@ -104,7 +104,7 @@ fn field(files: &mut Files) -> &mut [u8] {
 
 pub(super) const TABLE: &[Tampering] = &[
     Tampering {
-        name: "log: its header damaged",
+        name: "WAL: its header damaged",
         base: Base::Log,
         times: 96,
         apply: |_, files, time| damage(&mut files.wal()[..HEADER], time),
@@ -112,7 +112,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FILE,
     },
     Tampering {
-        name: "log: a frame's page number, commit size, salts or checksum damaged",
+        name: "WAL: a frame's page number, commit size, salts or checksum damaged",
         base: Base::Log,
         times: 24,
         apply: |_, files, time| {
@@ -123,7 +123,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Earlier(3)],
     },
     Tampering {
-        name: "log: a frame's page damaged",
+        name: "WAL: a frame's page damaged",
         base: Base::Log,
         times: 6,
         apply: |_, files, time| damage(&mut field(files)[24..], time),
@@ -131,7 +131,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Earlier(3)],
     },
     Tampering {
-        name: "log: two frames swapped",
+        name: "WAL: two frames swapped",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {
@@ -143,7 +143,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Earlier(3)],
     },
     Tampering {
-        name: "log, checksums made right: the page size in its header changed",
+        name: "WAL, checksums recomputed: the page size in its header changed",
         base: Base::Log,
         times: 3,
         apply: |_, files, time| {
@@ -153,7 +153,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "log, checksums made right: its salts changed",
+        name: "WAL, checksums recomputed: its salts changed",
         base: Base::Log,
         times: 3,
         apply: |_, files, time| relinked(files, |log| damage(&mut log[16..24], time)),
@@ -161,7 +161,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Right],
     },
     Tampering {
-        name: "log, checksums made right: a page damaged, its tag or its nonce",
+        name: "WAL, checksums recomputed: a page damaged, its tag or its nonce",
         base: Base::Log,
         times: 9,
         apply: |s, files, time| {
@@ -176,10 +176,10 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "log, checksums made right: a page damaged that has a newer version behind it",
+        name: "WAL, checksums recomputed: a page damaged that has a newer version",
         base: Base::Log,
         times: 3,
-        // Nothing but recovery ever looks at it.
+        // Only recovery reads it.
         apply: |s, files, time| {
             relinked(files, |log| {
                 let old = versions(log, s.leaf("two"))[0];
@@ -190,7 +190,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "log, checksums made right: a page damaged of a transaction that was not committed",
+        name: "WAL, checksums recomputed: a page of an uncommitted transaction damaged",
         base: Base::Unfinished,
         times: 3,
         apply: |_, files, time| {
@@ -203,7 +203,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "log, checksums made right: the page of the first frame damaged",
+        name: "WAL, checksums recomputed: the page of the first frame damaged",
         base: Base::Log,
         times: 3,
         apply: |_, files, time| relinked(files, |log| damage(&mut frame(log, 0)[24..], time)),
@@ -211,7 +211,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Refused("wrong_key")],
     },
     Tampering {
-        name: "log, checksums made right: pages of two tables swapped",
+        name: "WAL, checksums recomputed: pages of two tables swapped",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {
@@ -224,10 +224,10 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FOREIGN,
     },
     Tampering {
-        name: "log, checksums made right: whole frames of one commit swapped",
+        name: "WAL, checksums recomputed: whole frames of one commit swapped",
         base: Base::Log,
         times: 1,
-        // The order within a commit says nothing.
+        // The order of frames within a commit has no meaning.
         apply: |_, files, _| {
             relinked(files, |log| {
                 let first = commits(log)[1] + 1;
@@ -240,11 +240,11 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Right],
     },
     Tampering {
-        name: "log, checksums made right: a frame given the number of another page",
+        name: "WAL, checksums recomputed: a frame given the number of another page",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {
-            // The later of the two frames counts.
+            // The later of the two frames takes effect.
             let other = u32::try_from(s.leaf("one")).unwrap().to_be_bytes();
             relinked(files, |log| {
                 let (_, two) = leaves(s, log);
@@ -255,7 +255,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FOREIGN,
     },
     Tampering {
-        name: "log, checksums made right: a frame given the number 0",
+        name: "WAL, checksums recomputed: a frame given the number 0",
         base: Base::Log,
         times: 1,
         apply: |_, files, _| {
@@ -266,7 +266,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Earlier(3)],
     },
     Tampering {
-        name: "log, checksums made right: an old version of a page put back from the log, or from the file",
+        name: "WAL, checksums recomputed: an old version of a page put back from the WAL, or from the file",
         base: Base::Log,
         times: 2,
         apply: |s, files, time| {
@@ -282,7 +282,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Mixed],
     },
     Tampering {
-        name: "log, checksums made right: another page of the file put into a frame",
+        name: "WAL, checksums recomputed: another page of the file put into a frame",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {
@@ -296,7 +296,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FOREIGN,
     },
     Tampering {
-        name: "log, checksums made right: a page of another database with the same key, at its number",
+        name: "WAL, checksums recomputed: a page of another database with the same key, at its number",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {
@@ -309,7 +309,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FOREIGN,
     },
     Tampering {
-        name: "log: that of another database with the same key",
+        name: "WAL: that of another database with the same key",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| files.wal.clone_from(&s.twin.wal),
@@ -317,7 +317,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FOREIGN,
     },
     Tampering {
-        name: "log: an old one put back beside a newer file",
+        name: "WAL: an old one put back beside a newer file",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| *files = Files { wal: s.first_log.wal.clone(), ..s.newest.clone() },
@@ -325,7 +325,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "log: cut in its header, behind it, or in its first frame",
+        name: "WAL: truncated in its header, after it, or in its first frame",
         base: Base::Log,
         times: 5,
         apply: |_, files, time| files.wal().truncate([0, 16, HEADER, HEADER + 24, HEADER + FRAME - 1][time]),
@@ -333,7 +333,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FILE,
     },
     Tampering {
-        name: "log: cut at a commit, or in the middle of the next",
+        name: "WAL: truncated at a commit, or in the middle of the next",
         base: Base::Log,
         times: 4,
         apply: |_, files, time| {
@@ -347,7 +347,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Earlier(2), Earlier(3)],
     },
     Tampering {
-        name: "log: cut at a commit that a checkpoint has passed",
+        name: "WAL: truncated at a commit that a checkpoint has passed",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {
@@ -360,7 +360,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Mixed],
     },
     Tampering {
-        name: "log: taken away",
+        name: "WAL: removed",
         base: Base::Log,
         times: 1,
         apply: |_, files, _| files.wal = None,
@@ -368,7 +368,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: FILE,
     },
     Tampering {
-        name: "log: bytes added behind the last frame",
+        name: "WAL: bytes appended after the last frame",
         base: Base::Log,
         times: 3,
         apply: |_, files, time| {
@@ -380,7 +380,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Right],
     },
     Tampering {
-        name: "log, checksums made right: an old commit added behind the last",
+        name: "WAL, checksums recomputed: an old commit appended after the last",
         base: Base::Log,
         times: 1,
         apply: |_, files, _| {
@@ -394,7 +394,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "log, checksums made right: a commit size that is too small",
+        name: "WAL, checksums recomputed: a commit size that is too small",
         base: Base::Log,
         times: 1,
         apply: |_, files, _| {
@@ -407,7 +407,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "log, checksums made right: a commit size that is too large",
+        name: "WAL, checksums recomputed: a commit size that is too large",
         base: Base::Log,
         times: 1,
         apply: |_, files, _| {
@@ -420,7 +420,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Right],
     },
     Tampering {
-        name: "log, checksums made right: a commit's mark taken away",
+        name: "WAL, checksums recomputed: a commit mark removed",
         base: Base::Log,
         times: 1,
         apply: |_, files, _| {
@@ -433,7 +433,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Earlier(3)],
     },
     Tampering {
-        name: "log, checksums made right: a commit's mark moved into its middle, and the rest cut off",
+        name: "WAL, checksums recomputed: a commit mark moved into its transaction, and the rest truncated",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {
@@ -449,7 +449,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Mixed],
     },
     Tampering {
-        name: "log, checksums made right: a commit's mark given to a transaction that was not committed",
+        name: "WAL, checksums recomputed: a commit mark added to an uncommitted transaction",
         base: Base::Unfinished,
         times: 1,
         apply: |s, files, _| {
@@ -465,25 +465,25 @@ pub(super) const TABLE: &[Tampering] = &[
     },
 ];
 
-/// Recovery opens every frame that is whole, whether or not anybody will ever read its page.
+/// Recovery opens the page of every valid frame, whether or not the page is ever read.
 #[test]
-fn a_log_with_a_frame_that_nobody_sealed_is_not_opened() {
+fn wal_with_an_unsealed_frame_is_not_opened() {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
-    let options = || crate::vault::with_key(crate::vault::key(Cipher::Aegis256));
-    let place = fleet.place("vault");
+    let options = || crate::encryption::with_key(crate::encryption::key(Cipher::Aegis256));
+    let dir = fleet.database_dir("vault");
     let copy = fleet.dir.path().join("copy");
     let connection = fleet.plane.connect("vault", &options()).unwrap();
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1); UPDATE t SET a = 2").unwrap();
-    copy_files(&place, &copy, &["data.db", "data.db-wal"]);
+    copy_files(&dir, &copy, &["data.db", "data.db-wal"]);
     drop(connection);
-    copy_files(&copy, &place, &["data.db"]);
+    copy_files(&copy, &dir, &["data.db"]);
     let mut log = fs::read(copy.join("data.db-wal")).unwrap();
     let old = versions(&mut log, 2)[0];
     assert!(old > 0 && *versions(&mut log, 2).last().unwrap() > old);
     damage(&mut frame(&mut log, old)[100..200], 0);
     relink(&mut log);
-    fs::write(place.join("data.db-wal"), log).unwrap();
+    fs::write(dir.join("data.db-wal"), log).unwrap();
     let (kind, text) = refused(fleet.plane.connect("vault", &options()));
     assert_eq!(kind, ErrorKind::Corrupt, "{text}");
     assert!(text.contains("page 2 in ") && text.contains("data.db-wal is damaged"), "{text}");

@@ -11,7 +11,7 @@ const CORRUPT: &[Outcome] = &[Refused("corrupt")];
 const WRONG_KEY: &[Outcome] = &[Refused("wrong_key")];
 const RIGHT: &[Outcome] = &[Right];
 
-/// The bytes of a page that its tag and nonce take.
+/// Number of bytes at the end of a page for tag and nonce.
 fn tail(cipher: litefleet::Cipher) -> usize {
     cipher.reserved_bytes().into()
 }
@@ -113,7 +113,7 @@ pub(super) const TABLE: &[Tampering] = &[
         name: "file: overflow pages of two rows swapped",
         base: Base::Rest,
         times: 1,
-        // The last of each row, which lead nowhere.
+        // The last overflow page of each row, which has no successor.
         apply: |s, files, _| {
             let (one, other) = (s.last_overflow(0), s.last_overflow(1));
             swap(&mut files.data, one, other);
@@ -247,7 +247,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "file: cut to nothing, in the header, or in page 1",
+        name: "file: truncated to nothing, in the header, or in page 1",
         base: Base::Rest,
         times: 4,
         apply: |_, files, time| files.data.truncate([0, 50, 100, 4000][time]),
@@ -255,7 +255,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "file: cut in the middle of a page, or between two",
+        name: "file: truncated in the middle of a page, or between two",
         base: Base::Rest,
         times: 4,
         apply: |s, files, time| {
@@ -266,7 +266,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "file: bytes added behind the last page",
+        name: "file: bytes appended after the last page",
         base: Base::Rest,
         times: 3,
         apply: |_, files, time| {
@@ -277,16 +277,16 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: RIGHT,
     },
     Tampering {
-        name: "file beside a log: cut between two pages",
+        name: "file beside a WAL: truncated between two pages",
         base: Base::Log,
         times: 3,
-        // Behind which overflow pages stand that are in no frame.
+        // The removed pages include overflow pages that have no frame.
         apply: |s, files, time| files.data.truncate((s.last_overflow([3, 4, 5][time]) - 1) * PAGE),
         native: CORRUPT,
         turso: CORRUPT,
     },
     Tampering {
-        name: "file beside a log: cut between two pages, with zeros behind",
+        name: "file beside a WAL: truncated between two pages, with zeros appended",
         base: Base::Log,
         times: 3,
         apply: |s, files, time| {
@@ -297,7 +297,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: CORRUPT,
     },
     Tampering {
-        name: "file beside a log: a page damaged whose newest version is in the log",
+        name: "file beside a WAL: a page damaged whose newest version is in the WAL",
         base: Base::Log,
         times: 3,
         apply: |s, files, time| damage(files.page(s.leaf("one")), time),
@@ -305,7 +305,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: RIGHT,
     },
     Tampering {
-        name: "file beside a log: bytes 24 to 71 and 92 to 99 of the header damaged, page 1 being in the log",
+        name: "file beside a WAL: bytes 24 to 71 and 92 to 99 of the header damaged, page 1 being in the WAL",
         base: Base::Log,
         times: 12,
         apply: |_, files, time| damage(&mut files.data[if time % 2 == 0 { 24..72 } else { 92..100 }], time),
@@ -313,7 +313,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: RIGHT,
     },
     Tampering {
-        name: "file beside a log: an old file put back",
+        name: "file beside a WAL: an old file put back",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| files.data.clone_from(&s.first.data),
@@ -321,7 +321,7 @@ pub(super) const TABLE: &[Tampering] = &[
         turso: &[Mixed],
     },
     Tampering {
-        name: "file: half of a checkpoint, and the log taken away",
+        name: "file: half of a checkpoint, and the WAL removed",
         base: Base::Log,
         times: 1,
         apply: |s, files, _| {

@@ -1,17 +1,17 @@
-//! A database file that is cut to nothing while a connection is open: nobody may take it for a new one.
+//! A database file that is truncated to nothing while a connection is open must not be mistaken for a new database.
 
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
 
 use crate::{
+    encryption::{copy_files, key, with_key},
     support::{Fleet, count, refused},
-    vault::{copy_files, key, with_key},
 };
 
 const CIPHER: Cipher = Cipher::Aegis256;
 
-/// Cuts a file, as a process of its own: this one must not close what SQLite has locked.
+/// Truncates a file in another process: closing a descriptor here would release SQLite's locks.
 fn cut(path: &Path) {
     assert!(Command::new("truncate").arg("--size=0").arg(path).status().unwrap().success());
 }
@@ -25,7 +25,7 @@ fn assert_not_opened(fleet: &Fleet) {
     assert!(kind == ErrorKind::Corrupt && text.contains("put back the one that was here"), "{kind}: {text}");
 }
 
-/// A table in the file, and a row in the log if there is to be one; and a connection with nothing in its cache.
+/// A database with a table in the file and, with `logged`, another in the WAL; and a connection with an empty cache.
 fn fleet(format: PageFormat, logged: bool) -> (Fleet, Connection) {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", CIPHER, format);
@@ -39,7 +39,7 @@ fn fleet(format: PageFormat, logged: bool) -> (Fleet, Connection) {
 }
 
 #[test]
-fn a_file_that_was_emptied_under_an_open_database_is_not_a_new_one() {
+fn file_emptied_under_an_open_database_is_corruption() {
     for format in [PageFormat::Native, PageFormat::Turso] {
         for sql in [
             "SELECT * FROM t",
@@ -52,11 +52,11 @@ fn a_file_that_was_emptied_under_an_open_database_is_not_a_new_one() {
         ] {
             for logged in [false, true] {
                 let (fleet, connection) = fleet(format, logged);
-                let place = fleet.place("vault");
+                let dir = fleet.database_dir("vault");
                 let copy = fleet.dir.path().join("copy");
-                copy_files(&place, &copy, &["data.db"]);
-                cut(&place.join("data.db"));
-                // Page 1 and what was made last are in the log, if there is one. What is in neither is missed.
+                copy_files(&dir, &copy, &["data.db"]);
+                cut(&dir.join("data.db"));
+                // With a WAL, page 1 and the newest pages are still readable. Pages in neither file are missing.
                 if !logged {
                     assert_eq!(kind(&connection, sql), Some(ErrorKind::Corrupt), "{format} {sql}");
                 }
@@ -64,10 +64,10 @@ fn a_file_that_was_emptied_under_an_open_database_is_not_a_new_one() {
                 assert_not_opened(&fleet);
                 let _may_fail = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
                 drop(connection);
-                // The last to close wrote nothing, so that all is there again with the file.
-                assert_eq!(fs::metadata(place.join("data.db")).unwrap().len(), 0, "{format} {sql} {logged}");
+                // Closing the last connection writes nothing, so restoring the file restores the database.
+                assert_eq!(fs::metadata(dir.join("data.db")).unwrap().len(), 0, "{format} {sql} {logged}");
                 assert_not_opened(&fleet);
-                copy_files(&copy, &place, &["data.db"]);
+                copy_files(&copy, &dir, &["data.db"]);
                 let again = fleet.unlock("vault", CIPHER);
                 assert_eq!(count(&again, "SELECT count(*) FROM t"), 1);
                 let tables = count(&again, "SELECT count(*) FROM sqlite_schema");

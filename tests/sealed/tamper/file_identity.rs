@@ -1,4 +1,4 @@
-//! The file of another database under the same key, put in the place of one.
+//! The file of another database under the same key, put in place of a database's file.
 
 use std::{
     fs,
@@ -15,12 +15,12 @@ use litefleet::{
 };
 
 use crate::{
+    encryption::{another_key, key, with_key},
     support::{Fleet, refused},
-    vault::{another_key, key, with_key},
 };
 
 const CIPHER: Cipher = Cipher::Aegis256;
-const SAYS: &str = "not the file that this database was made with";
+const MESSAGE: &str = "not the file that this database was made with";
 
 fn encryption(format: PageFormat) -> RemoteEncryption {
     RemoteEncryption::new(key(CIPHER), CIPHER).unwrap().with_page_format(format)
@@ -30,7 +30,7 @@ fn another() -> RemoteEncryption {
     RemoteEncryption::new(another_key(CIPHER), CIPHER).unwrap()
 }
 
-/// A fleet with a database whose only row is its name.
+/// A fleet with a database whose only row contains its name.
 fn fleet(name: &str, format: PageFormat) -> Fleet {
     let fleet = Fleet::new();
     add(&fleet, name, format);
@@ -51,12 +51,12 @@ fn file(fleet: &Fleet, name: &str) -> PathBuf {
     fleet.plane.database_path(name).unwrap()
 }
 
-/// Puts a copy of one database's file where another's is.
+/// Overwrites the file of one database with a copy of another's.
 fn put(fleet: &Fleet, from: &str, to: &str) {
     fs::copy(file(fleet, from), file(fleet, to)).unwrap();
 }
 
-/// Everything that reads the database `vault`, and what it is called.
+/// Every operation that reads the database `vault`, with a description.
 fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
     let Fleet { plane, dir } = fleet;
     let out = dir.path().join("out.db");
@@ -76,7 +76,7 @@ fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
     let with_key = || ExportOptions::default().encryption_key(key(CIPHER));
     let host = fleet.unlock("host", CIPHER);
     vec![
-        ("connect", plane.connect("vault", &crate::vault::with_key(key(CIPHER))).map(|_| ())),
+        ("connect", plane.connect("vault", &crate::encryption::with_key(key(CIPHER))).map(|_| ())),
         ("attach", plane.attach(&host, "vault", "vault", Some(&key(CIPHER)))),
         ("fork", fork(encryption(PageFormat::Native))),
         ("fork in turso's format", fork(encryption(PageFormat::Turso))),
@@ -89,7 +89,7 @@ fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
 }
 
 #[test]
-fn nothing_reads_the_file_of_another_database() {
+fn every_reader_refuses_the_file_of_another_database() {
     for (own, other) in [
         (PageFormat::Native, PageFormat::Native),
         (PageFormat::Native, PageFormat::Turso),
@@ -105,15 +105,15 @@ fn nothing_reads_the_file_of_another_database() {
         put(&fleet, "other", "vault");
         let is_refused = |what: &str, (kind, text): (ErrorKind, String)| {
             assert_eq!(kind, ErrorKind::Corrupt, "{own} {other} {what}: {text}");
-            assert!(text.contains(SAYS) && text.contains("put back the one that was here"), "{text}");
+            assert!(text.contains(MESSAGE) && text.contains("put back the one that was here"), "{text}");
         };
         for (what, reading) in readings(&fleet) {
             is_refused(what, refused(reading));
         }
-        // Whose key it is says nothing then.
+        // A wrong key is not reported if the file itself is wrong.
         let wrong = || fleet.plane.connect("vault", &with_key(another_key(CIPHER)));
         is_refused("another key", refused(wrong()));
-        // Page 1 alone is as good as the whole file.
+        // Replacing page 1 alone is detected too.
         let mut mixed = before.clone();
         mixed[..4096].copy_from_slice(&fs::read(file(&fleet, "other")).unwrap()[..4096]);
         fs::write(file(&fleet, "vault"), mixed).unwrap();
@@ -127,31 +127,31 @@ fn nothing_reads_the_file_of_another_database() {
     }
 }
 
-/// Without a key nothing tells a page 1 in the log from another, but what it says of itself.
+/// Without a key, a page 1 in the WAL can be identified only by its plaintext header.
 #[test]
-fn a_first_page_of_another_database_in_the_log_is_not_exported() {
+fn export_refuses_page_1_of_another_database_in_the_wal() {
     let fleet = fleet("vault", PageFormat::Native);
     add(&fleet, "other", PageFormat::Native);
     let connection = fleet.unlock("vault", CIPHER);
     connection.execute_batch("PRAGMA user_version = 7").unwrap();
     let copy = fleet.dir.path().join("copy");
-    crate::vault::copy_files(&fleet.place("vault"), &copy, &["data.db-wal"]);
+    crate::encryption::copy_files(&fleet.database_dir("vault"), &copy, &["data.db-wal"]);
     drop(connection);
     let mut log = fs::read(copy.join("data.db-wal")).unwrap();
-    let newest = super::log::versions(&mut log, 1).pop().unwrap();
+    let newest = super::wal::versions(&mut log, 1).pop().unwrap();
     let first = fs::read(file(&fleet, "other")).unwrap()[..4096].to_vec();
-    super::log::frame(&mut log, newest)[24..].copy_from_slice(&first);
-    super::log::relink(&mut log);
-    fs::write(fleet.place("vault").join("data.db-wal"), log).unwrap();
+    super::wal::frame(&mut log, newest)[24..].copy_from_slice(&first);
+    super::wal::relink(&mut log);
+    fs::write(fleet.database_dir("vault").join("data.db-wal"), log).unwrap();
     let out = fleet.dir.path().join("out.db");
     let exported = fleet.plane.export_database("vault", &out, &ExportOptions::default(), &mut no_progress);
     let (kind, text) = refused(exported);
-    assert!(kind == ErrorKind::Corrupt && text.contains(SAYS), "{kind}: {text}");
+    assert!(kind == ErrorKind::Corrupt && text.contains(MESSAGE), "{kind}: {text}");
     assert!(!out.exists());
 }
 
 #[test]
-fn a_database_knows_its_file_however_it_was_made() {
+fn every_kind_of_database_recognises_its_file() {
     for format in [PageFormat::Native, PageFormat::Turso] {
         let fleet = fleet("source", format);
         let Fleet { plane, dir } = &fleet;
@@ -173,25 +173,25 @@ fn a_database_knows_its_file_however_it_was_made() {
         upload(plain).unwrap();
         let fork = |name: &str, from: &str| CreateDatabaseInput::fork(name, from);
         plane.create_database(fork("fork", "source").with_encryption(encryption(format))).unwrap();
-        let sealed_anew = fork("anew", "source").with_encryption(another()).with_source_key(key(CIPHER));
-        plane.create_database(sealed_anew).unwrap();
+        let resealed = fork("resealed", "source").with_encryption(another()).with_source_key(key(CIPHER));
+        plane.create_database(resealed).unwrap();
         let back =
-            fork("back", "anew").with_encryption(encryption(format)).with_source_key(another_key(CIPHER));
+            fork("back", "resealed").with_encryption(encryption(format)).with_source_key(another_key(CIPHER));
         plane.create_database(back).unwrap();
 
-        // One of each format, whatever they are made of.
+        // One database of each format to take files from.
         for other in [PageFormat::Native, PageFormat::Turso] {
             add(&fleet, other.as_str(), other);
         }
         for name in ["source", "sealed", "plain", "draft", "fork", "back"] {
             assert_eq!(row(&fleet, name), "source", "{format} {name}");
-            // It stays the same file through all that SQLite does to it.
+            // The file keeps its identity through changes by SQLite.
             fleet.unlock(name, CIPHER).execute_batch("VACUUM; PRAGMA user_version = 3").unwrap();
             assert_eq!(row(&fleet, name), "source", "{format} {name}");
             for other in [PageFormat::Native, PageFormat::Turso] {
                 put(&fleet, other.as_str(), name);
                 let opened = plane.connect(name, &with_key(key(CIPHER))).map(|_| ());
-                // Turso's format has no salt.
+                // Turso's format has no salt, so it has no identity.
                 let taken = (format, other) == (PageFormat::Turso, PageFormat::Turso);
                 let kind = opened.err().map(|error: Error| error.kind());
                 assert_eq!(kind, (!taken).then_some(ErrorKind::Corrupt), "{format} {name} {other}");
@@ -200,20 +200,20 @@ fn a_database_knows_its_file_however_it_was_made() {
     }
 }
 
-/// What the catalog holds of a database's file.
-fn held(fleet: &Fleet, name: &str) -> (Option<String>, Option<Vec<u8>>) {
+/// The page format and salt that the catalog records for a database.
+fn recorded(fleet: &Fleet, name: &str) -> (Option<String>, Option<Vec<u8>>) {
     let catalog = Connection::open(fleet.plane.root().join("control.db")).unwrap();
     let sql = "SELECT page_format, file_salt FROM databases WHERE name = ?1";
     catalog.query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
 }
 
 #[test]
-fn the_catalog_holds_nothing_of_a_file_that_is_not_there() {
+fn catalog_describes_no_file_of_a_failed_upload() {
     let fleet = fleet("source", PageFormat::Native);
     fleet.create("plain");
     let out = fleet.dir.path().join("out.db");
     fleet.plane.export_database("source", &out, &ExportOptions::default(), &mut no_progress).unwrap();
-    // Moving a directory to its place fails, when the row says already that it is whole.
+    // The rename into place fails after the row was marked as complete.
     let once = AtomicBool::new(true);
     let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, _: &Path| {
         if step == DiskOp::Rename && once.swap(false, Relaxed) {
@@ -229,17 +229,17 @@ fn the_catalog_holds_nothing_of_a_file_that_is_not_there() {
         plane.upload_encrypted_database("draft", out.as_path(), &encryption, None, &mut no_progress)
     };
     assert_eq!(refused(upload(&faulty)).0, ErrorKind::DiskFull);
-    assert_eq!((held(&fleet, "draft"), held(&fleet, "plain")), ((None, None), (None, None)));
+    assert_eq!((recorded(&fleet, "draft"), recorded(&fleet, "plain")), ((None, None), (None, None)));
     upload(&fleet.plane).unwrap();
     let salt = fs::read(file(&fleet, "draft")).unwrap()[72..88].to_vec();
-    assert_eq!(held(&fleet, "draft"), (Some("native".into()), Some(salt)));
+    assert_eq!(recorded(&fleet, "draft"), (Some("native".into()), Some(salt)));
     fleet.create_sealed("turso", CIPHER, PageFormat::Turso);
-    assert_eq!(held(&fleet, "turso"), (Some("turso".into()), None));
+    assert_eq!(recorded(&fleet, "turso"), (Some("turso".into()), None));
 }
 
-/// Their pages are the same, and so is the salt that these are sealed with.
+/// Fork and source have the same pages and the same salt.
 #[test]
-fn a_fork_under_the_same_key_and_its_source_are_not_told_apart() {
+fn fork_under_the_same_key_is_indistinguishable_from_its_source() {
     for format in [PageFormat::Native, PageFormat::Turso] {
         let fleet = fleet("vault", format);
         let input = CreateDatabaseInput::fork("fork", "vault").with_encryption(encryption(format));

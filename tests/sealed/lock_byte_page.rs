@@ -1,19 +1,19 @@
-//! A database past one gibibyte, where SQLite's lock bytes take a page that holds nothing and is never sealed.
+//! A database larger than 1 GiB: SQLite never uses the page with its lock bytes, so the page is never sealed.
 //!
-//! Pages of 64 KiB make it a matter of seconds; it takes three gigabytes of the disk meanwhile.
+//! Pages of 64 KiB keep this fast. The test needs 3 GB of disk space.
 
 use std::{fs, os::unix::fs::FileExt};
 
 use litefleet::{Cipher, CreateDatabaseInput, RemoteEncryption, rusqlite::Connection};
 
 use crate::{
+    encryption::{another_key, key, with_key},
     support::{Fleet, count},
-    vault::{another_key, key, with_key},
 };
 
 const LOCK_BYTES: u64 = 1 << 30;
 
-/// Adds rows until the file is past the lock bytes; what is read again stands before and behind them.
+/// Adds rows until the file extends beyond the lock bytes, with rows to check before and after them.
 fn fill(connection: &Connection) {
     connection
         .execute_batch(
@@ -22,7 +22,7 @@ fn fill(connection: &Connection) {
                  (3, 'filler', zeroblob(530000000))",
         )
         .unwrap();
-    // Small rows across the boundary, and long ones behind it, with something in them.
+    // Small rows across the boundary, and long ones after it, with recognisable contents.
     connection
         .execute_batch(
             "WITH RECURSIVE n(i) AS (VALUES (10) UNION ALL SELECT i + 1 FROM n WHERE i < 400)
@@ -31,7 +31,7 @@ fn fill(connection: &Connection) {
         .unwrap();
 }
 
-/// Every row is what was put there, and the file is as SQLite wants it.
+/// Checks every row, and the integrity of the file.
 fn check(connection: &Connection) {
     let rows = "SELECT count(*) FROM t
                 WHERE body = CAST(printf('%.*c', 40000 + id, char(65 + id % 26)) AS BLOB) AND word = 'row ' || id";
@@ -39,11 +39,11 @@ fn check(connection: &Connection) {
     assert_eq!(count(connection, "SELECT sum(length(body)) FROM t WHERE id < 10"), 1_061_000_000);
     let pages = count(connection, "SELECT page_count FROM pragma_page_count");
     assert!(pages * 65_536 > 1 << 30, "{pages}");
-    let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(sound, "ok");
+    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
 }
 
-/// Nothing is sealed in the page of the lock bytes.
+/// Checks that the lock-byte page contains only zeros.
 fn lock_page_is_empty(fleet: &Fleet, name: &str) {
     let mut page = vec![1; 65_536];
     let file = fs::File::open(fleet.plane.database_path(name).unwrap()).unwrap();
@@ -52,7 +52,7 @@ fn lock_page_is_empty(fleet: &Fleet, name: &str) {
 }
 
 #[test]
-fn a_database_past_its_lock_bytes_is_whole() {
+fn database_larger_than_1_gib_skips_the_lock_byte_page() {
     let cipher = Cipher::Aegis128X2;
     let fleet = Fleet::new();
     let seed = fleet.dir.path().join("seed.db");
@@ -70,7 +70,7 @@ fn a_database_past_its_lock_bytes_is_whole() {
     drop(connection);
     lock_page_is_empty(&fleet, "big");
 
-    // The same reserved bytes: page by page. Others: all rows anew.
+    // Equal reserved bytes are copied page by page; otherwise all rows are rewritten.
     for (name, to) in [("same", Cipher::Aegis128X4), ("other", Cipher::Aegis256X2)] {
         let encryption = RemoteEncryption::new(another_key(to), to).unwrap();
         let fork =

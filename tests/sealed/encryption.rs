@@ -1,4 +1,4 @@
-//! A fleet with encrypted databases in it.
+//! Helpers for encrypted databases.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,10 @@ use litefleet::{
 
 use crate::support::Fleet;
 
-/// A text that stands in rows, and must stand nowhere on the disk.
+/// A text that is stored in rows and must not occur on disk.
 pub(crate) const NEEDLE: &str = "needle-7f3a-in-the-clear";
 
-/// A key that has the size for the cipher, and is always the same.
+/// The key of the right length for a cipher; always the same.
 pub(crate) fn key(cipher: Cipher) -> EncryptionKey {
     EncryptionKey::from_bytes(&vec![0x5a; cipher.key_len()]).unwrap()
 }
@@ -25,7 +25,7 @@ pub(crate) fn with_key(key: EncryptionKey) -> ConnectOptions {
     ConnectOptions::default().encryption_key(key)
 }
 
-/// The formats that a cipher goes into.
+/// The page formats that support a cipher.
 pub(crate) fn formats(cipher: Cipher) -> Vec<PageFormat> {
     let mut formats = vec![PageFormat::Native];
     if cipher != Cipher::ChaCha20Poly1305 {
@@ -49,12 +49,12 @@ impl Fleet {
         self.plane.connect(name, &with_key(key(cipher)).unfenced()).unwrap()
     }
 
-    pub(crate) fn place(&self, name: &str) -> PathBuf {
+    pub(crate) fn database_dir(&self, name: &str) -> PathBuf {
         self.plane.database_path(name).unwrap().parent().unwrap().to_owned()
     }
 }
 
-/// Whether the bytes of any file in a directory hold `needle`.
+/// Whether any file below a directory contains `needle`.
 pub(crate) fn holds(dir: &Path, needle: &str) -> bool {
     std::fs::read_dir(dir).unwrap().any(|entry| {
         let path = entry.unwrap().path();
@@ -66,12 +66,11 @@ pub(crate) fn holds(dir: &Path, needle: &str) -> bool {
     })
 }
 
-/// Copies the files of a database as they are now, as a crash of the machine would leave them, and as if every write
-/// had reached the disk.
+/// Copies the current files of a database, as a crash would leave them if every write had reached the disk.
 pub(crate) fn copy_files(from: &Path, to: &Path, names: &[&str]) {
     std::fs::create_dir_all(to).unwrap();
     for name in names {
-        // Whatever SQLite holds locks on is copied by another process: closing a file drops this process's locks.
+        // In another process, because closing a descriptor here would release SQLite's locks.
         let (from, to) = (from.join(name), to.join(name));
         if from.exists() {
             assert!(std::process::Command::new("cp").arg(from).arg(to).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! SQL with its answers in plain text (`fixtures/sqllogictest`), on plain databases and on encrypted ones.
+//! The sqllogictest files in `fixtures/sqllogictest`, on plain and on encrypted databases.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,11 @@ use litefleet::{
 use sqllogictest::{DBOutput, DefaultColumnType, Runner};
 
 use crate::{
+    encryption::{key, with_key},
     support::{Fleet, contents},
-    vault::{key, with_key},
 };
 
-/// A connection that answers as the files have it.
+/// A connection that formats values as the files do.
 struct Db(Connection);
 
 impl sqllogictest::DB for Db {
@@ -56,9 +56,9 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-/// Runs a file, on as many connections as it names.
+/// Runs a file, with as many connections as it names.
 fn run(path: &Path, plane: &ControlPlane, options: &ConnectOptions) -> Connection {
-    // All of them are one thread's, so that nobody would give way.
+    // All connections belong to one thread, so waiting for a lock is futile.
     let options = options.clone().busy_timeout(std::time::Duration::ZERO);
     let mut runner = Runner::new(|| {
         let connected = plane.connect("logic", &options).unwrap();
@@ -72,7 +72,7 @@ fn run(path: &Path, plane: &ControlPlane, options: &ConnectOptions) -> Connectio
 }
 
 #[test]
-fn every_file_gives_its_answers_on_plain_and_on_encrypted_databases() {
+fn sqllogictest_files_pass_on_plain_and_encrypted_databases() {
     let files = files();
     assert!(files.len() >= 6, "{files:?}");
     let text = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();

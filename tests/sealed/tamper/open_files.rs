@@ -1,4 +1,4 @@
-//! Tampering while a connection is open: another process writes to the files beneath it.
+//! Tampering with the files of an open database by another process.
 
 use std::{
     io::Write,
@@ -10,11 +10,11 @@ use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
 
 use super::{
     CIPHERS,
-    log::{frame, frames, relink, versions},
+    wal::{frame, frames, relink, versions},
 };
-use crate::{support::Fleet, vault::copy_files};
+use crate::{encryption::copy_files, support::Fleet};
 
-/// Writes bytes into a file, as a process of its own: this one must not close what SQLite has locked.
+/// Writes bytes into a file from another process: closing a descriptor here would release SQLite's locks.
 fn poke(path: &Path, at: usize, bytes: &[u8]) {
     let mut child = Command::new("dd")
         .arg(format!("of={}", path.display()))
@@ -27,7 +27,7 @@ fn poke(path: &Path, at: usize, bytes: &[u8]) {
     assert!(child.wait().unwrap().success());
 }
 
-/// Two tables that look alike, whose newest versions stand in the log; and a connection that has read neither.
+/// Two similar tables whose newest versions are in the WAL, and a connection that has read neither.
 struct Live {
     fleet: Fleet,
     cipher: Cipher,
@@ -62,23 +62,23 @@ impl Live {
         let reader = fleet.unlock("vault", cipher);
         assert_eq!(crate::support::count(&reader, "SELECT count(*) FROM sqlite_schema"), 2);
         let copy = fleet.dir.path().join("copy");
-        copy_files(&fleet.place("vault"), &copy, &["data.db-wal"]);
+        copy_files(&fleet.database_dir("vault"), &copy, &["data.db-wal"]);
         let mut log = std::fs::read(copy.join("data.db-wal")).unwrap();
         let frames = pages.map(|page| *versions(&mut log, page).last().unwrap());
         Self { fleet, cipher, log, frames, reader, _writer: writer }
     }
 
-    /// Writes a frame of the log anew, or its page alone.
+    /// Overwrites the end of a frame: all of it, or its page only.
     fn put(&self, at: usize, bytes: &[u8]) {
         let end = 32 + (at + 1) * (24 + 4096);
-        poke(&self.fleet.place("vault").join("data.db-wal"), end - bytes.len(), bytes);
+        poke(&self.fleet.database_dir("vault").join("data.db-wal"), end - bytes.len(), bytes);
     }
 
     fn frame(&self, at: usize) -> Vec<u8> {
         frame(&mut self.log.clone(), at).to_vec()
     }
 
-    /// Swaps the two frames from the given byte on.
+    /// Swaps the two frames, from byte `from` of each.
     fn swap(&self, from: usize) {
         let [one, two] = self.frames;
         let (of_one, of_two) = (self.frame(one), self.frame(two));
@@ -86,39 +86,39 @@ impl Live {
         self.put(two, &of_one[from..]);
     }
 
-    fn ask(&self, sql: &str) -> Result<String, ErrorKind> {
+    fn query(&self, sql: &str) -> Result<String, ErrorKind> {
         let answer = self.reader.query_row(sql, [], |row| row.get(0));
         answer.map_err(|error| explain(&self.reader, error).kind())
     }
 }
 
 #[test]
-fn frames_that_are_swapped_in_the_log_of_an_open_database_are_an_error() {
+fn swapped_frames_in_an_open_wal_are_corruption() {
     for cipher in CIPHERS {
-        // With their headers or without: the wal-index says which page SQLite looks for.
+        // With or without frame headers: SQLite locates pages through the wal-index.
         for from in [0, 24] {
             let live = Live::new(cipher, PageFormat::Native);
             live.swap(from);
-            assert_eq!(live.ask(ONE), Err(ErrorKind::Corrupt), "{cipher} {from}");
-            assert_eq!(live.ask(TWO), Err(ErrorKind::Corrupt), "{cipher} {from}");
-            // No checkpoint carries them into the file.
-            assert_eq!(live.ask("PRAGMA wal_checkpoint(PASSIVE)").unwrap_err(), ErrorKind::Corrupt);
-            // What was there is there again.
+            assert_eq!(live.query(ONE), Err(ErrorKind::Corrupt), "{cipher} {from}");
+            assert_eq!(live.query(TWO), Err(ErrorKind::Corrupt), "{cipher} {from}");
+            // A checkpoint does not copy them into the file.
+            assert_eq!(live.query("PRAGMA wal_checkpoint(PASSIVE)").unwrap_err(), ErrorKind::Corrupt);
+            // Restoring the frames restores the data.
             live.frames.iter().for_each(|at| live.put(*at, &live.frame(*at)));
-            assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("one-new".into()), Ok("two-new".into())));
+            assert_eq!((live.query(ONE), live.query(TWO)), (Ok("one-new".into()), Ok("two-new".into())));
             live.reader.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
-            assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("one-new".into()), Ok("two-new".into())));
+            assert_eq!((live.query(ONE), live.query(TWO)), (Ok("one-new".into()), Ok("two-new".into())));
 
-            // Turso's format does not say where a page belongs.
+            // In Turso's format a page is not bound to its number.
             let live = Live::new(cipher, PageFormat::Turso);
             live.swap(from);
-            assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("two-new".into()), Ok("one-new".into())));
+            assert_eq!((live.query(ONE), live.query(TWO)), (Ok("two-new".into()), Ok("one-new".into())));
         }
     }
 }
 
 #[test]
-fn a_frame_that_is_damaged_or_gone_under_an_open_database_is_an_error() {
+fn damaged_or_truncated_frame_in_an_open_wal_is_an_error() {
     for cipher in CIPHERS {
         for format in [PageFormat::Native, PageFormat::Turso] {
             let live = Live::new(cipher, format);
@@ -126,21 +126,21 @@ fn a_frame_that_is_damaged_or_gone_under_an_open_database_is_an_error() {
             let mut damaged = live.frame(one);
             damaged[2000] ^= 1;
             live.put(one, &damaged);
-            assert_eq!((live.ask(ONE), live.ask(TWO)), (Err(ErrorKind::Corrupt), Ok("two-new".into())));
+            assert_eq!((live.query(ONE), live.query(TWO)), (Err(ErrorKind::Corrupt), Ok("two-new".into())));
 
             let live = Live::new(cipher, format);
-            let log = live.fleet.place("vault").join("data.db-wal");
+            let log = live.fleet.database_dir("vault").join("data.db-wal");
             let keep = 32 + two * (24 + 4096) + 100;
             let cut = Command::new("truncate").arg(format!("--size={keep}")).arg(&log).status().unwrap();
             assert!(cut.success());
-            assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("one-new".into()), Err(ErrorKind::Io)));
+            assert_eq!((live.query(ONE), live.query(TWO)), (Ok("one-new".into()), Err(ErrorKind::Io)));
         }
     }
 }
 
-/// A writer reads the header of the log, which it has not written itself, before it adds to it.
+/// A writer reads the header of a WAL that it has not written before it appends.
 #[test]
-fn a_log_whose_header_was_changed_under_an_open_database_is_not_written_to() {
+fn open_wal_with_changed_header_is_not_written_to() {
     for cipher in CIPHERS {
         for format in [PageFormat::Native, PageFormat::Turso] {
             let live = Live::new(cipher, format);
@@ -155,22 +155,22 @@ fn a_log_whose_header_was_changed_under_an_open_database_is_not_written_to() {
                 changed(&|log| log[8..12].copy_from_slice(&8192_u32.to_be_bytes())),
                 changed(&|log| log[16] ^= 1),
             ] {
-                poke(&live.fleet.place("vault").join("data.db-wal"), 0, &header);
+                poke(&live.fleet.database_dir("vault").join("data.db-wal"), 0, &header);
                 let error = live.reader.execute("UPDATE one SET word = 'lost'", []).unwrap_err();
                 let error = explain(&live.reader, error);
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{cipher} {format}: {error}");
                 assert!(error.to_string().contains("data.db-wal is damaged"), "{error}");
             }
-            poke(&live.fleet.place("vault").join("data.db-wal"), 0, &live.log[..32]);
+            poke(&live.fleet.database_dir("vault").join("data.db-wal"), 0, &live.log[..32]);
             live.reader.execute("UPDATE one SET word = 'one-more'", []).unwrap();
-            assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("one-more".into()), Ok("two-new".into())));
+            assert_eq!((live.query(ONE), live.query(TWO)), (Ok("one-more".into()), Ok("two-new".into())));
         }
     }
 }
 
-/// Nothing in a page says which of its versions it is.
+/// A page does not identify which of its versions it is.
 #[test]
-fn an_old_frame_put_back_under_an_open_database_is_not_noticed() {
+fn replayed_frame_in_an_open_wal_is_undetected() {
     for format in [PageFormat::Native, PageFormat::Turso] {
         let live = Live::new(Cipher::Aegis256, format);
         let [one, _] = live.frames;
@@ -179,21 +179,21 @@ fn an_old_frame_put_back_under_an_open_database_is_not_noticed() {
         let old = versions(&mut live.log.clone(), page)[0];
         assert!(old < one);
         live.put(one, &live.frame(old)[24..]);
-        assert_eq!((live.ask(ONE), live.ask(TWO)), (Ok("one-mid".into()), Ok("two-new".into())));
+        assert_eq!((live.query(ONE), live.query(TWO)), (Ok("one-mid".into()), Ok("two-new".into())));
     }
 }
 
 #[test]
-fn pages_that_are_swapped_in_the_file_of_an_open_database_are_an_error() {
+fn swapped_pages_in_an_open_file_are_corruption() {
     for cipher in CIPHERS {
         let live = Live::new(cipher, PageFormat::Native);
         live.reader.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         let reader = live.fleet.unlock("vault", live.cipher);
         assert_eq!(crate::support::count(&reader, "SELECT count(*) FROM sqlite_schema"), 2);
         let copy = live.fleet.dir.path().join("copy");
-        copy_files(&live.fleet.place("vault"), &copy, &["data.db"]);
+        copy_files(&live.fleet.database_dir("vault"), &copy, &["data.db"]);
         let data = std::fs::read(copy.join("data.db")).unwrap();
-        let file = live.fleet.place("vault").join("data.db");
+        let file = live.fleet.database_dir("vault").join("data.db");
         poke(&file, 4096, &[&data[8192..12288], &data[4096..8192]].concat());
         for sql in [ONE, TWO] {
             let error = reader.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap_err();
