@@ -1,5 +1,5 @@
-//! Single calls beside what they cannot be faster than: creating beside the flushes it needs, connecting beside
-//! SQLite's own opening of the same file.
+//! Single calls compared with their lower bounds: create with the flushes that it needs, connect with SQLite opening
+//! the file.
 
 #![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
 
@@ -12,7 +12,7 @@ use std::{
 use criterion::{Criterion, criterion_group, criterion_main};
 use litefleet::{ConnectOptions, ControlPlane, CreateDatabaseInput, rusqlite::Connection};
 
-/// The flushes of one create: the database file, its directory, the staging directory, and the catalog's log.
+/// The flushes of one create: the database file, its directory, the staging directory, and the catalog's WAL.
 const FLUSHES: usize = 4;
 
 fn first_query(connection: &Connection) -> i64 {

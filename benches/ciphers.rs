@@ -1,5 +1,5 @@
-//! Sealing and opening a page of 4096 bytes: this crate's codec, with its nonce, its layout and the copy that it makes,
-//! beside the bare call of the crate that it uses, in place, and beside a bare copy.
+//! Seals and opens a page of 4096 bytes: with this crate's codec, including nonce, layout and copy; with a bare
+//! in-place call of the cipher's crate; and, for comparison, copies it.
 
 mod bare;
 

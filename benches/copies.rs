@@ -1,7 +1,8 @@
-//! Forks and imports of a large database beside `cp` and a flush of the same bytes, in turn, as medians.
+//! Forks and imports of a large database compared with `cp` and fsync of the same bytes: medians of interleaved
+//! rounds.
 //!
-//! `LITEFLEET_BENCH_MB` sets the size (1024), `LITEFLEET_BENCH_DIR` where (cargo's target directory),
-//! `LITEFLEET_BENCH_SMOKE` runs it once and small.
+//! `LITEFLEET_BENCH_MB` sets the size (default 1024), `LITEFLEET_BENCH_DIR` the directory (default: cargo's target
+//! directory), `LITEFLEET_BENCH_SMOKE` reduces the bench to one small round.
 
 #![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
 
@@ -35,13 +36,13 @@ fn fill(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
-/// What everybody would do by hand.
+/// The baseline: a copy by hand.
 fn cp(from: &Path, to: &Path) {
     assert!(Command::new("cp").args(["--reflink=never"]).args([from, to]).status().unwrap().success());
     File::open(to).unwrap().sync_all().unwrap();
 }
 
-/// Writes everything out, so that no run pays for the one before it.
+/// Flushes everything, so that no run pays for the previous one.
 fn settle() {
     assert!(Command::new("sync").status().unwrap().success());
 }
@@ -63,7 +64,7 @@ fn main() {
     let plane = ControlPlane::open(dir.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();
-    // It stays open, as a database in use is.
+    // Stays open, as a database in use does.
     let source = plane.connect("source", &ConnectOptions::default()).unwrap();
     fill(&source, megabytes << 20).unwrap();
     let data = plane.database_path("source").unwrap();

@@ -1,10 +1,10 @@
-//! What keeping the history costs a writer, and how long a restore takes beside `cp` and a flush of the same bytes.
+//! The cost of history to a writer, and the time of a restore compared with `cp` and fsync of the same bytes.
 //!
-//! Two databases take turns, one with a history and one without; a transaction updates three random rows of about 1 KB
-//! and adds one. What is told is the median of the rounds' ratios. `LITEFLEET_BENCH_ROUNDS` sets the rounds (7),
-//! `LITEFLEET_BENCH_COMMITS` the transactions of each (20,000), `LITEFLEET_BENCH_MB` the size of the database (50),
-//! `LITEFLEET_BENCH_IDLE` more connections to each (0), `LITEFLEET_BENCH_DIR` where (cargo's target directory),
-//! `LITEFLEET_BENCH_SMOKE` runs it once and small.
+//! Two databases alternate, one with a history and one without. A transaction updates three random rows of about 1 KB
+//! and inserts one. The results are medians of the rounds' ratios. `LITEFLEET_BENCH_ROUNDS` sets the number of rounds
+//! (default 7), `LITEFLEET_BENCH_COMMITS` the transactions per round (20,000), `LITEFLEET_BENCH_MB` the size of the
+//! database (50), `LITEFLEET_BENCH_IDLE` the number of additional idle connections (0), `LITEFLEET_BENCH_DIR` the
+//! directory (default: cargo's target directory), `LITEFLEET_BENCH_SMOKE` reduces the bench to one small round.
 
 #![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
 
@@ -27,7 +27,7 @@ fn number(name: &str, normal: u32, small: u32) -> u32 {
     env::var(name).ok().map_or(if smoke { small } else { normal }, |text| text.parse().unwrap())
 }
 
-/// A sequence that looks random, and is the same for both.
+/// A deterministic pseudo-random generator, equal for both databases.
 fn random(state: &mut u32, below: u32) -> u32 {
     *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     (*state >> 8) % below + 1
@@ -69,7 +69,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// One transaction, and how long it took.
+    /// Runs one transaction and returns its duration.
     fn transaction(&mut self) -> Duration {
         let start = Instant::now();
         self.begin.execute([]).unwrap();
@@ -105,12 +105,12 @@ fn bytes_in(dir: &Path) -> u64 {
         .sum()
 }
 
-/// Runs the transactions on both databases in turn, some at a time, and prints what the history costs.
+/// Runs transactions on both databases in alternating batches, and prints the cost of the history.
 fn capture(plane: &ControlPlane, synchronous: Synchronous, rows: u32, commits: u32, rounds: u32) {
     let connect =
         |name: &str| plane.connect(name, &ConnectOptions::default().synchronous(synchronous)).unwrap();
     let connections = [connect("off"), connect("on")];
-    // With another connection open, logs are copied and not moved.
+    // Idle peers, which have the WAL open while it is moved.
     let others = number("LITEFLEET_BENCH_IDLE", 0, 0);
     let idle: Vec<_> = (0..others).flat_map(|_| [connect("off"), connect("on")]).collect();
     for other in &idle {
@@ -120,7 +120,7 @@ fn capture(plane: &ControlPlane, synchronous: Synchronous, rows: u32, commits: u
     let mut ratios: [Vec<f64>; 3] = Default::default();
     for round in 0..rounds {
         let mut times = [const { Vec::new() }; 2];
-        // Who comes first changes, so that neither always finds the disk as the other left it.
+        // Alternate the order, so that both see the same disk state on average.
         for turn in 0..2 {
             let which = ((round + turn) % 2) as usize;
             settle();
@@ -171,7 +171,7 @@ fn main() {
         capture(&plane, synchronous, rows, commits, rounds);
     }
     let archive = |name| plane.database_path(name).unwrap().with_file_name("archive");
-    assert!(!archive("off").exists(), "nothing is kept of what is off");
+    assert!(!archive("off").exists(), "a database without history has no archive");
     let data = plane.database_path("on").unwrap();
     println!(
         "database {} bytes, archive {} bytes",
@@ -181,7 +181,7 @@ fn main() {
     restore(&plane, dir.path(), rounds);
 }
 
-/// Opens a view of the same instant, and scans it beside the database as it is.
+/// Opens a view of the latest instant, and scans it and the live database.
 fn view(plane: &ControlPlane, at: Timestamp, rounds: u32) {
     let scan = |connection: &Connection| {
         let start = Instant::now();
@@ -201,7 +201,7 @@ fn view(plane: &ControlPlane, at: Timestamp, rounds: u32) {
     println!("view: opens in {:.1} ms, scans at {:.2} × plain", median(&mut opens), median(&mut ratios));
 }
 
-/// Restores to the middle of the log, beside copying what comes out of it.
+/// Restores to the commit in the middle of the history, and copies the result with `cp`.
 fn restore(plane: &ControlPlane, dir: &Path, rounds: u32) {
     let start = Instant::now();
     let points = plane.points("on", ..).unwrap().points;

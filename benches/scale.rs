@@ -1,7 +1,7 @@
-//! A root that grows to 100,000 databases: how creating, listing, connecting and opening hold up.
+//! A root that grows to 100,000 databases: the cost of create, list, connect and open.
 //!
-//! `LITEFLEET_BENCH_DATABASES` sets how many, `LITEFLEET_BENCH_DIR` where (cargo's target directory),
-//! `LITEFLEET_BENCH_SMOKE` runs it small.
+//! `LITEFLEET_BENCH_DATABASES` sets their number, `LITEFLEET_BENCH_DIR` the directory (default: cargo's target
+//! directory), `LITEFLEET_BENCH_SMOKE` makes it small.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ fn median(rounds: usize, mut run: impl FnMut(usize)) -> Duration {
     times[times.len() / 2]
 }
 
-/// A figure of this process, from the kernel: `VmRSS` in kB.
+/// A field of this process's status, such as `VmRSS` in kB.
 fn status(field: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();

@@ -1,11 +1,13 @@
-//! What encryption costs: pages through the codec, and SQL workloads on an encrypted database beside a plain one.
+//! The cost of encryption: pages through the codec, and SQL workloads on an encrypted database compared with a plain
+//! one.
 //!
-//! All variants take turns within every round, and what is told is the median of the rounds' ratios of processor time. It
-//! prints a table; with `LITEFLEET_CHART=FILE.svg` it draws it too. `LITEFLEET_BENCH_ROUNDS` and
-//! `LITEFLEET_BENCH_CIPHERS` (names with commas) choose more or fewer.
+//! All variants alternate within each round, and the results are medians of the rounds' ratios of processor time.
+//! Prints a table, and with `LITEFLEET_CHART=FILE.svg` draws a chart. `LITEFLEET_BENCH_ROUNDS` sets the number of
+//! rounds, `LITEFLEET_BENCH_CIPHERS` the ciphers (names separated by commas), `LITEFLEET_BENCH_WALL` measures elapsed
+//! time instead.
 
 #![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
-#![expect(clippy::cast_precision_loss, reason = "nobody counts on the last digit of a ratio")]
+#![expect(clippy::cast_precision_loss, reason = "ratios need few significant digits")]
 
 mod bare;
 mod chart;
@@ -21,11 +23,11 @@ use litefleet::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-/// The workloads, in the order in which they run.
+/// The workloads, in order of execution.
 const WORKLOADS: [&str; 6] =
     ["bulk insert", "autocommit insert", "point reads", "cold count(*)", "random updates", "checkpoint"];
 
-/// How much of everything there is.
+/// The number of operations of each kind.
 #[derive(Clone, Copy)]
 struct Size {
     rows: u32,
@@ -40,14 +42,14 @@ fn processor_time() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap())
 }
 
-/// The time that `run` takes: processor time, or all of it.
+/// The duration of `run`: processor time, or elapsed time with `LITEFLEET_BENCH_WALL`.
 fn time(run: impl FnOnce()) -> Duration {
     let (start, wall) = (processor_time(), std::env::var_os("LITEFLEET_BENCH_WALL").map(|_| Instant::now()));
     run();
     wall.map_or_else(|| processor_time().saturating_sub(start), |wall| wall.elapsed())
 }
 
-/// A sequence that looks random, and is the same for every variant.
+/// A deterministic pseudo-random generator, equal for every variant.
 fn random(state: &mut u32, below: u32) -> u32 {
     *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     (*state >> 8) % below + 1
@@ -57,7 +59,7 @@ fn one_row(connection: &Connection, sql: &str) {
     connection.query_row(sql, [], |_| Ok(())).unwrap();
 }
 
-/// Runs every workload on a new database, and says how long each took.
+/// Runs every workload on a new database, and returns their durations.
 fn workloads(
     plane: &ControlPlane,
     name: &str,
@@ -132,7 +134,7 @@ fn workloads(
     times
 }
 
-/// Seals and opens so many pages, by the codec and bare, and says how long each took a page, in nanoseconds.
+/// Seals and opens pages with the codec and with the bare cipher, and returns the durations per page in nanoseconds.
 fn pages(cipher: Cipher, encryption: &RemoteEncryption, count: u32) -> [f64; 4] {
     let mut codec = Pages::new(encryption, 4096).unwrap();
     let (mut plain, mut sealed) = (bare::Aligned::new(), bare::Aligned::new());
@@ -144,7 +146,7 @@ fn pages(cipher: Cipher, encryption: &RemoteEncryption, count: u32) -> [f64; 4] 
             assert!(codec.seal(2 + number % 24, plain.page(), ring[(number % 24) as usize].page()));
         }
     });
-    // What was opened has to be sealed again, which is not counted.
+    // Opened pages are sealed again, which is not measured.
     let mut open = Duration::ZERO;
     for _ in 0..count / 24 {
         for (number, page) in (2..).zip(&mut ring) {
@@ -161,7 +163,7 @@ fn pages(cipher: Cipher, encryption: &RemoteEncryption, count: u32) -> [f64; 4] 
             alone.seal(sealed.page());
         }
     });
-    // One page after the other as above, each of them sealed under the nonce that the crate is given.
+    // One page at a time, as above, each under the nonce that it was sealed with.
     let mut bares: Vec<_> = (0..24).map(|_| bare::Bare::new(cipher)).collect();
     let mut bare_open = Duration::ZERO;
     for _ in 0..count / 24 {
@@ -207,7 +209,7 @@ fn main() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let plane = ControlPlane::open(dir.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
-    // For each cipher the rounds' ratios of every workload, and the rounds' times of a page.
+    // By cipher: the ratios of every workload, and the durations per page, of each round.
     let mut ratios = vec![vec![Vec::new(); WORKLOADS.len()]; ciphers.len()];
     let mut nanos = vec![[const { Vec::new() }; 4]; ciphers.len()];
     for round in 0..rounds {

@@ -1,9 +1,9 @@
-//! The ciphers as their crates offer them, in place and without anything around them.
+//! The ciphers as their crates provide them, in place and without any overhead.
 
 use litefleet::Cipher;
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-/// A page that begins where cache lines do.
+/// A page aligned to a cache line.
 #[repr(align(64))]
 pub(crate) struct Aligned([u8; 4096]);
 
@@ -17,7 +17,7 @@ impl Aligned {
     }
 }
 
-/// A cipher under a key, with a counter for a nonce.
+/// A cipher with a key, and a counter as nonce.
 pub(crate) struct Bare {
     cipher: Cipher,
     ring: Option<LessSafeKey>,
@@ -50,7 +50,7 @@ impl Bare {
         nonce
     }
 
-    /// Opens what `seal` sealed last.
+    /// Opens what `seal` has sealed last.
     pub(crate) fn open(&mut self, page: &mut [u8]) {
         macro_rules! aegis {
             ($($variant:ident $module:ident $key:literal)*) => {
@@ -61,7 +61,7 @@ impl Bare {
                             .decrypt_in_place(page, &self.tag, &[])
                             .is_ok()
                     })*
-                    _ => unreachable!("ring has the others"),
+                    _ => unreachable!("ring implements the remaining ciphers"),
                 }
             };
         }
@@ -80,10 +80,10 @@ impl Bare {
                 Aegis256X4 aegis256x4 32
             }
         };
-        assert!(opened, "it was sealed right before");
+        assert!(opened, "the page was just sealed");
     }
 
-    /// Seals the part of a page that is not reserved.
+    /// Seals the part of a page before its reserved bytes.
     pub(crate) fn seal(&mut self, page: &mut [u8]) {
         macro_rules! aegis {
             ($($variant:ident $module:ident $key:literal)*) => {
@@ -92,7 +92,7 @@ impl Bare {
                         let nonce = self.nonce();
                         aegis::$module::$variant::<16>::new(&[7; $key], &nonce).encrypt_in_place(page, &[])
                     })*
-                    _ => unreachable!("ring has the others"),
+                    _ => unreachable!("ring implements the remaining ciphers"),
                 }
             };
         }

@@ -1,13 +1,13 @@
-//! The chart of the README, drawn from the bench's own figures.
+//! Draws the chart of encryption costs from the figures of the bench.
 
 use std::fmt::Write;
 
-/// What is told of one cipher.
+/// The figures of one cipher.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// Pages sealed and opened, in GB/s.
+    /// Throughput of seal and open, in GB/s.
     pub(crate) speed: [f64; 2],
-    /// Processor time to that of a plain database, for each workload.
+    /// Processor time relative to a plain database, for each workload.
     pub(crate) ratios: Vec<f64>,
 }
 
@@ -17,7 +17,7 @@ const CELL: f64 = 78.0;
 const LINE: f64 = 34.0;
 const TOP: f64 = 64.0;
 
-/// Draws bars for the speeds, and cells for the ratios: the darker, the dearer.
+/// Draws bars for throughput, and cells for ratios, darker for higher cost.
 pub(crate) fn draw(workloads: &[&str], rows: &[Row]) -> String {
     let fastest = rows.iter().flat_map(|row| row.speed).fold(1.0, f64::max);
     let cells = LABEL + BAR + 90.0;

@@ -1,4 +1,4 @@
-//! SQLite files from outside: taken whole or refused, as a plain and as an encrypted database.
+//! Imports of arbitrary SQLite files, as plain and encrypted databases: each is refused or imported completely.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, RemoteEncryption, Upload,
 };
 
-/// The plane, and the directory that it is in.
+/// The plane and its directory.
 static PLANE: LazyLock<(ControlPlane, tempfile::TempDir)> = LazyLock::new(|| {
     let dir = tempfile::tempdir().expect("a directory");
     let plane = ControlPlane::open(dir.path()).expect("a root");
@@ -17,7 +17,7 @@ static PLANE: LazyLock<(ControlPlane, tempfile::TempDir)> = LazyLock::new(|| {
     (plane, dir)
 });
 
-/// Takes a file in, and looks at what it has become.
+/// Imports a file and, if it is accepted, checks the database.
 fn import(data: &[u8], encryption: Option<&RemoteEncryption>) {
     let plane = &PLANE.0;
     let mut input = CreateDatabaseInput::new("a", "default");
@@ -26,19 +26,19 @@ fn import(data: &[u8], encryption: Option<&RemoteEncryption>) {
         input = input.with_encryption(encryption.clone());
         options = options.encryption_key(encryption.key().clone());
     }
-    // Most are no databases, and are refused.
+    // Most inputs are not databases and are refused.
     if plane.import_database(input, Upload::Reader(&mut Cursor::new(data))).is_err() {
         return;
     }
-    let connection = plane.connect("a", &options).expect("what was taken in can be opened");
-    // Rows may violate a CHECK constraint: an import evaluates none.
-    connection.execute_batch("PRAGMA ignore_check_constraints=ON").expect("a switch of the connection");
+    let connection = plane.connect("a", &options).expect("an imported database can be opened");
+    // Rows may violate CHECK constraints, which an import does not evaluate.
+    connection.execute_batch("PRAGMA ignore_check_constraints=ON").expect("the pragma succeeds");
     let sound = connection.query_row("PRAGMA quick_check", [], |row| row.get::<_, String>(0));
-    // It is an error where a collation or a function of another program is not known here.
+    // The check fails if the schema uses an unknown collation or function.
     assert!(sound.as_ref().map_or(true, |sound| sound == "ok"), "{sound:?}");
     connection.execute_batch("CREATE TABLE IF NOT EXISTS added_here(a)").ok();
     drop(connection);
-    plane.destroy_database("a").expect("what was taken in can be destroyed");
+    plane.destroy_database("a").expect("an imported database can be destroyed");
 }
 
 fuzz_target!(|data: &[u8]| {

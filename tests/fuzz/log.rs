@@ -1,4 +1,4 @@
-//! Write-ahead logs: any bytes, and logs that are valid up to some frame.
+//! WALs: arbitrary bytes, and WALs that are valid up to some frame.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use litefleet::internals::committed_frames;
 const PAGE_SIZE: u32 = 512;
 const FRAME_LEN: usize = 24 + PAGE_SIZE as usize;
 
-/// The checksum of SQLite's file format, over big-endian words.
+/// SQLite's WAL checksum over big-endian words.
 fn sum([mut s0, mut s1]: [u32; 2], bytes: &[u8]) -> [u32; 2] {
     for pair in bytes.chunks_exact(8) {
         let word = |at: usize| u32::from_be_bytes([pair[at], pair[at + 1], pair[at + 2], pair[at + 3]]);
@@ -23,7 +23,7 @@ fn put(bytes: &mut [u8], [s0, s1]: [u32; 2]) {
     bytes[4..8].copy_from_slice(&s1.to_be_bytes());
 }
 
-/// A log of one frame for each eight bytes, and the frames up to its last commit.
+/// Builds a WAL with one frame per eight input bytes. Returns it with the number of frames up to its last commit.
 fn log(data: &[u8]) -> (Vec<u8>, usize) {
     let mut log = Vec::new();
     for word in [0x377f_0683, 3_007_000, PAGE_SIZE, 0, 0x1234_5678, 0x9abc_def0, 0, 0_u32] {
@@ -38,7 +38,7 @@ fn log(data: &[u8]) -> (Vec<u8>, usize) {
         frame[8..16].copy_from_slice(&[0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0]);
         chain = sum(sum(chain, &frame[..8]), &frame[24..]);
         put(&mut frame[16..], chain);
-        // No page has the number 0.
+        // Page numbers start at 1.
         valid &= head[..4] != [0; 4];
         if valid && head[4..] != [0; 4] {
             committed = at + 1;
@@ -54,12 +54,12 @@ fuzz_target!(|data: &[u8]| {
 
     let (mut log, committed) = log(&data[..data.len().min(400)]);
     assert_eq!(committed_frames(&log), committed);
-    // What comes behind changes nothing, and neither does what was cut off behind the last commit.
+    // Bytes after the last commit do not matter, whether appended or truncated.
     log.extend(data);
     assert!(committed_frames(&log) >= committed);
     log.truncate(32 + committed * FRAME_LEN);
     assert_eq!(committed_frames(&log), committed);
-    // A damaged byte ends the log at the commit before it, at the latest.
+    // A damaged byte invalidates its frame and all later ones.
     if let Some(last) = log.len().checked_sub(1).filter(|_| committed > 0) {
         let at = data.iter().fold(0, |all, byte| all * 31 % 1_000_003 + usize::from(*byte)) % last;
         log[at] ^= 0x40;

@@ -1,4 +1,4 @@
-//! Sealed pages: what was sealed opens to the same, and whatever else lies there does not open.
+//! Sealed pages: a sealed page opens to its plaintext, and nothing else opens.
 
 #![no_main]
 
@@ -10,11 +10,11 @@ use litefleet::{
     internals::{Pages, empty_database},
 };
 
-/// The least page that every cipher goes into.
+/// The smallest page that every cipher supports.
 const PAGE_SIZE: usize = PAGE_LEN as usize;
 const PAGE_LEN: u16 = 1024;
 
-/// Pages of every cipher and format.
+/// Every combination of cipher and format, with its reserved bytes.
 static PAGES: LazyLock<Vec<(u8, RemoteEncryption)>> = LazyLock::new(|| {
     let mut all = Vec::new();
     for cipher in Cipher::ALL {
@@ -28,7 +28,7 @@ static PAGES: LazyLock<Vec<(u8, RemoteEncryption)>> = LazyLock::new(|| {
     all
 });
 
-/// A plain page with the given bytes in it.
+/// A plain page that contains the given bytes.
 fn plain(number: u32, reserved: u8, bytes: &[u8]) -> Vec<u8> {
     let mut page = vec![0; PAGE_SIZE];
     let mut start = 0;
@@ -48,26 +48,26 @@ fuzz_target!(|data: &[u8]| {
     let mut pages = Pages::new(encryption, PAGE_LEN.into()).expect("pages of that size");
     let (number, other) = (u32::from(number) + 1, u32::from(other) + 1);
 
-    // Bytes from anywhere never open, and leave nothing.
+    // Arbitrary bytes do not open, and the buffer is wiped.
     let mut garbage = bytes.to_vec();
-    assert!(!pages.open(number, &mut garbage), "{} bytes from anywhere opened", bytes.len());
-    assert!(garbage.iter().all(|byte| *byte == 0), "what did not open was not wiped");
+    assert!(!pages.open(number, &mut garbage), "{} arbitrary bytes opened", bytes.len());
+    assert!(garbage.iter().all(|byte| *byte == 0), "the buffer was not wiped");
     garbage.resize(PAGE_SIZE, change);
-    assert!(!pages.open(number, &mut garbage), "a page from anywhere opened");
+    assert!(!pages.open(number, &mut garbage), "an arbitrary page opened");
 
     let plain = plain(number, *reserved, bytes);
     let mut sealed = vec![0; PAGE_SIZE];
     assert!(pages.seal(number, &plain, &mut sealed), "page {number} was not sealed");
     let mut opened = sealed.clone();
-    assert!(pages.open(number, &mut opened) && opened == plain, "page {number} did not open to what it was");
+    assert!(pages.open(number, &mut opened) && opened == plain, "page {number} did not open to its plaintext");
 
-    // One change anywhere.
+    // A single changed byte.
     let at = usize::from(at) * 256 + usize::from(to);
     let mut changed = sealed.clone();
     changed[at % PAGE_SIZE] ^= change;
-    assert!(change == 0 || !pages.open(number, &mut changed), "byte {at} may be {change} otherwise");
+    assert!(change == 0 || !pages.open(number, &mut changed), "byte {at} changed by {change} is undetected");
 
-    // Another place. Turso's format does not say where a page belongs, but for the first.
+    // Another page number. Turso's format does not bind a page to its number, except page 1.
     let says = encryption.page_format() != Some(PageFormat::Turso) || number == 1 || other == 1;
     let moved = pages.open(other, &mut sealed);
     assert!(number == other || !says || !moved, "page {number} opened as page {other}");
