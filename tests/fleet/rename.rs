@@ -73,7 +73,7 @@ fn renamed_group_keeps_databases_connections_and_history() {
     plane.create_group("default").unwrap();
     assert_eq!(
         refused(plane.create_database(CreateDatabaseInput::new("orders", "default"))),
-        (ErrorKind::AlreadyExists, "database with name arguments already exists".into())
+        (ErrorKind::AlreadyExists, "database with name orders already exists".into())
     );
     drop((ControlPlane::open(plane.root()).unwrap(), view));
     fleet.assert_no_debris();

@@ -161,7 +161,7 @@ fn failed_capture_step_fails_the_statement_that_needed_it() {
     // commit with synchronous=FULL.
     let statements: [(&str, Statement, bool); 5] = [
         ("first", insert, true),
-        ("restart_wal", insert, true),
+        ("restart", insert, true),
         ("many", insert, false),
         ("truncate", |connection| checkpoint(connection, "TRUNCATE"), false),
         (
@@ -202,11 +202,11 @@ fn failed_capture_step_fails_the_statement_that_needed_it() {
                     if !(2..122).contains(&value) {
                         known.record(&connection);
                     }
-                    if (name == "restart_wal" || name == "full") && value % 64 == 3 {
+                    if (name == "restart" || name == "full") && value % 64 == 3 {
                         checkpoint(&connection, "RESTART").unwrap();
                     }
                 }
-                if name == "restart_wal" || name == "full" {
+                if name == "restart" || name == "full" {
                     checkpoint(&connection, "RESTART").unwrap();
                 }
                 let was = contents(&connection);
