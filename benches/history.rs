@@ -161,7 +161,7 @@ fn main() {
     for name in ["off", "on"] {
         plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
         if name == "off" {
-            let off = DatabaseChanges::default().history_window(Some(Retention::OFF));
+            let off = DatabaseChanges::default().history_window(Retention::OFF);
             plane.configure_database(name, off).unwrap();
         }
         fill(&plane.connect(name, &ConnectOptions::default()).unwrap(), rows);

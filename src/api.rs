@@ -394,8 +394,9 @@ pub struct Parent {
 pub struct Group {
     /// Its name, unique in the root.
     pub name: crate::name::GroupName,
-    /// Its id, a UUID.
-    pub uuid: String,
+    /// The id of the group, a UUID that is never reused.
+    #[serde(rename = "uuid")]
+    pub id: String,
     /// When it was created.
     pub created_at: Timestamp,
     /// Whether it is refused to destroy it or any database in it.
@@ -404,48 +405,87 @@ pub struct Group {
     pub history_window: Retention,
 }
 
-/// What to change about a database; what is left out stays as it is.
+/// A change of an optional setting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Change<T> {
+    /// Keeps the setting.
+    #[default]
+    Keep,
+    /// Removes the setting, so that the default or the setting of the group applies.
+    Reset,
+    /// Replaces the setting.
+    Set(T),
+}
+
+impl<T> Change<T> {
+    /// Returns whether the setting is kept.
+    pub const fn is_keep(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+
+    /// Returns the new setting. `None` if the setting is kept or removed.
+    pub fn value(self) -> Option<T> {
+        match self {
+            Self::Set(setting) => Some(setting),
+            Self::Keep | Self::Reset => None,
+        }
+    }
+}
+
+/// Changes to the configuration of a database. The default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DatabaseChanges {
-    /// A new size limit, or `Some(None)` for none.
-    pub size_limit: Option<Option<SizeLimit>>,
-    /// A history window of its own, or `Some(None)` for that of its group.
-    pub history_window: Option<Option<Retention>>,
-    /// Whether to refuse reads.
+    /// The size limit. [`Change::Reset`] removes it.
+    pub size_limit: Change<SizeLimit>,
+    /// The history window. [`Change::Reset`] applies that of the group.
+    pub history_window: Change<Retention>,
+    /// Whether reads are refused. `None` keeps the setting.
     pub block_reads: Option<bool>,
-    /// Whether to refuse writes.
+    /// Whether writes are refused. `None` keeps the setting.
     pub block_writes: Option<bool>,
-    /// Whether to refuse destroying it.
+    /// Whether destroying the database is refused. `None` keeps the setting.
     pub delete_protection: Option<bool>,
 }
 
 impl DatabaseChanges {
-    /// With a new size limit, or with none.
+    /// Sets the size limit.
     #[must_use]
-    pub fn size_limit(self, limit: Option<SizeLimit>) -> Self {
-        Self { size_limit: Some(limit), ..self }
+    pub fn size_limit(self, limit: SizeLimit) -> Self {
+        Self { size_limit: Change::Set(limit), ..self }
     }
 
-    /// With a history window of its own, or with that of its group.
+    /// Removes the size limit.
     #[must_use]
-    pub fn history_window(self, window: Option<Retention>) -> Self {
-        Self { history_window: Some(window), ..self }
+    pub fn remove_size_limit(self) -> Self {
+        Self { size_limit: Change::Reset, ..self }
     }
 
-    /// With reads blocked or allowed.
+    /// Sets a history window for this database alone.
+    #[must_use]
+    pub fn history_window(self, window: Retention) -> Self {
+        Self { history_window: Change::Set(window), ..self }
+    }
+
+    /// Applies the history window of the group.
+    #[must_use]
+    pub fn inherit_history_window(self) -> Self {
+        Self { history_window: Change::Reset, ..self }
+    }
+
+    /// Blocks or allows reads.
     #[must_use]
     pub fn block_reads(self, block: bool) -> Self {
         Self { block_reads: Some(block), ..self }
     }
 
-    /// With writes blocked or allowed.
+    /// Blocks or allows writes.
     #[must_use]
     pub fn block_writes(self, block: bool) -> Self {
         Self { block_writes: Some(block), ..self }
     }
 
-    /// With delete protection on or off.
+    /// Turns delete protection on or off.
     #[must_use]
     pub fn delete_protection(self, protect: bool) -> Self {
         Self { delete_protection: Some(protect), ..self }

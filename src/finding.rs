@@ -1,36 +1,36 @@
-//! What a verification finds.
+//! The results of a verification.
 
 use std::{fmt, path::PathBuf};
 
-/// Something that is not as it was written.
+/// A difference between what was written and what is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The file.
+    /// The affected file.
     pub file: PathBuf,
-    /// The frame of the log, from 1, if it is in one.
+    /// The affected frame of the WAL, numbered from 1. `None` if the file has no frames or the whole file is affected.
     pub frame: Option<u32>,
-    /// The page of the database, from 1, if it is in one.
+    /// The affected page of the database, numbered from 1. `None` if the finding concerns no single page.
     pub page: Option<u32>,
-    /// What is wrong, in a sentence.
+    /// A sentence that describes the fault.
     pub message: String,
 }
 
-/// What was verified, and what was found.
+/// The report of [`verify_database`](crate::ControlPlane::verify_database).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// What is not as it was written. Nothing means that all is well.
+    /// The faults. Empty if the database and its history are intact.
     pub findings: Vec<Finding>,
-    /// Commits that have stamps.
+    /// Commits with stamps.
     pub commits: u64,
-    /// Logs that were looked through, the live one included.
+    /// WALs that were verified, including the live one.
     pub logs: u64,
-    /// Snapshots that were looked through.
+    /// Snapshots that were verified.
     pub snapshots: u64,
-    /// Bytes that were read of logs, snapshots and the database file.
+    /// Bytes read from WALs, snapshots and the database file.
     pub bytes: u64,
-    /// Whether the tag of every page was checked: of an encrypted database, with its key.
+    /// Whether the authentication tag of every page was verified. `true` only for an encrypted database with its key.
     pub tags: bool,
 }
 

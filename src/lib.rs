@@ -111,20 +111,20 @@ pub use docs::format;
 pub mod internals;
 
 pub use api::{
-    CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, Group,
+    Change, CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, Group,
     ListDatabases, Parent, RemoteEncryption, Seed, Uploaded,
 };
+pub use chrono;
 pub use cipher::{Cipher, EncryptionKey};
 pub use connect::{ConnectOptions, Synchronous, explain};
-pub use disk::{DiskOp, FaultHook};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, VerifyReport};
 pub use maintainer::{FleetFigures, Maintainer, MaintainerOptions};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
 pub use plane::{
-    ControlPlane, ControlPlaneBuilder, DatabaseRef, ExportOptions, GroupChanges, GroupRef, Recovered,
-    VerifyOptions,
+    ControlPlane, ControlPlaneBuilder, DatabaseRef, ExportOptions, GroupChanges, GroupRef, NameOrId,
+    Recovered, VerifyOptions,
 };
 pub use point::{
     InstantPosition, MaintenanceReport, Point, Points, ResolvedInstant, RestorableRange, Restored,
@@ -134,4 +134,14 @@ pub use retention::Retention;
 pub use rusqlite;
 pub use seed::upload::Upload;
 pub use size::SizeLimit;
-pub use time::{ClockFn, Timestamp};
+pub use time::Timestamp;
+
+/// Hooks for test harnesses: failing disk operations and a controlled clock.
+///
+/// Install them with [`ControlPlaneBuilder::fault_hook`] and [`ControlPlaneBuilder::clock`].
+pub mod testing {
+    pub use crate::{
+        disk::{DiskOp, FaultHook},
+        time::ClockFn,
+    };
+}

@@ -1,16 +1,15 @@
-//! Names of groups and databases: checked once when parsed, and safe as path components ever after.
+//! Names of groups and databases, validated when parsed and therefore safe as path components.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, ops::Deref, str::FromStr};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The longest name, in bytes (which are characters here).
+/// The maximum length of a name in bytes. Names are ASCII, so this is also the maximum number of characters.
 pub const NAME_LEN_MAX: usize = 64;
 
-/// Says what is wrong with `name` as the name of a `noun`, if anything is.
+/// Validates `name` as the name of a `noun`.
 ///
-/// The rule is that of Turso's Create Database page: "only lowercase letters, numbers, dashes. No longer than
-/// 64 characters".
+/// Turso's Create Database page defines the rule: "only lowercase letters, numbers, dashes. No longer than 64 characters".
 fn check(noun: &str, name: &str) -> Result<()> {
     let complaint = if name.is_empty() || name.len() > NAME_LEN_MAX {
         "name must contain between 1 and 64 characters"
@@ -29,7 +28,7 @@ macro_rules! name {
         pub struct $type(Box<str>);
 
         impl $type {
-            /// The name as text.
+            /// Returns the name as a string slice.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -45,9 +44,54 @@ macro_rules! name {
             }
         }
 
+        impl Deref for $type {
+            type Target = str;
+
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl AsRef<str> for $type {
             fn as_ref(&self) -> &str {
                 &self.0
+            }
+        }
+
+        // Sound for maps: the derived `Eq`, `Ord` and `Hash` are those of `str`.
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl PartialEq<str> for $type {
+            fn eq(&self, other: &str) -> bool {
+                *self.0 == *other
+            }
+        }
+
+        impl PartialEq<&str> for $type {
+            fn eq(&self, other: &&str) -> bool {
+                *self.0 == **other
+            }
+        }
+
+        impl PartialEq<$type> for str {
+            fn eq(&self, other: &$type) -> bool {
+                *self == *other.0
+            }
+        }
+
+        impl PartialEq<$type> for &str {
+            fn eq(&self, other: &$type) -> bool {
+                **self == *other.0
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0.into()
             }
         }
 
@@ -60,29 +104,38 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a group: 1 to 64 of `a`–`z`, `0`–`9` and `-`, unique in its root.
+    /// The name of a group: 1 to 64 characters of `a`–`z`, `0`–`9` and `-`, unique in its root.
     GroupName, "group"
 }
 name! {
-    /// The name of a database: 1 to 64 of `a`–`z`, `0`–`9` and `-`, unique in its root.
+    /// The name of a database: 1 to 64 characters of `a`–`z`, `0`–`9` and `-`, unique in its root.
+    ///
+    /// ```
+    /// let name: litefleet::DatabaseName = "orders-2026".parse()?;
+    /// assert_eq!(name, "orders-2026");
+    /// assert!(name.starts_with("orders"));
+    /// assert!("Orders".parse::<litefleet::DatabaseName>().is_err());
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
     DatabaseName, "database"
 }
 
-/// The directory of a group, in its root. A group that is renamed keeps its directory, so this is the name that it was
-/// created under; or, where something else had a directory of that name, the name and the group's id, with a dot between
-/// them that no name can have.
+/// The name of a group's directory in the root.
+///
+/// A renamed group keeps its directory, so this is the name under which the group was created. If a directory of that name
+/// already existed, it is the name and the group's id separated by a dot, which no name can contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GroupDir(Box<str>);
 
 impl GroupDir {
-    /// That of a group that is created under this name.
+    /// The directory of a group created under `name`.
     pub(crate) fn of(name: &GroupName) -> Self {
         Self(name.0.clone())
     }
 
-    /// That of the group with this id, where the one of its name is taken.
-    pub(crate) fn apart(name: &GroupName, uuid: &str) -> Self {
-        Self(format!("{name}.{uuid}").into())
+    /// The directory of a group created under `name` if the directory of that name is taken.
+    pub(crate) fn with_id(name: &GroupName, id: &str) -> Self {
+        Self(format!("{name}.{id}").into())
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -94,9 +147,9 @@ impl FromStr for GroupDir {
     type Err = Error;
 
     fn from_str(dir: &str) -> Result<Self> {
-        let (name, uuid) = dir.split_once('.').map_or((dir, None), |(name, uuid)| (name, Some(uuid)));
-        // An id is of the same characters as a name.
-        check("group", name).and(uuid.map_or(Ok(()), |uuid| check("group", uuid))).map_err(|_| {
+        let (name, id) = dir.split_once('.').map_or((dir, None), |(name, id)| (name, Some(id)));
+        // Ids and names use one alphabet.
+        check("group", name).and(id.map_or(Ok(()), |id| check("group", id))).map_err(|_| {
             Error::new(ErrorKind::Corrupt, format!("control.db has {dir:?} for a group's directory"))
         })?;
         Ok(Self(dir.into()))
@@ -108,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_safe_path_components_are_names() {
+    fn names_are_safe_path_components() {
         for good in ["a", "0", "-", "orders-2026", &"x".repeat(64)] {
             assert_eq!(good.parse::<DatabaseName>().unwrap().as_str(), good);
         }
@@ -121,11 +174,20 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_of_a_group_is_a_safe_path_component_too() {
+    fn names_compare_with_str_and_are_found_by_it() {
+        let name: DatabaseName = "orders".parse().unwrap();
+        assert!(name == "orders" && *name == *"orders" && "orders" == name && name != "order");
+        let names = std::collections::HashMap::from([(name.clone(), 1)]);
+        assert_eq!(names.get("orders"), Some(&1));
+        assert_eq!(std::collections::BTreeSet::from([name]).get("orders").map(|name| name.len()), Some(6));
+    }
+
+    #[test]
+    fn group_directories_are_safe_path_components() {
         let name: GroupName = "eu".parse().unwrap();
-        let apart = GroupDir::apart(&name, "019a0000-0000-7000-8000-000000000000");
-        assert!(apart.as_str().parse::<GroupName>().is_err());
-        for good in [GroupDir::of(&name), apart] {
+        let with_id = GroupDir::with_id(&name, "019a0000-0000-7000-8000-000000000000");
+        assert!(with_id.as_str().parse::<GroupName>().is_err());
+        for good in [GroupDir::of(&name), with_id] {
             assert_eq!(good.as_str().parse::<GroupDir>().unwrap(), good);
         }
         for bad in ["", ".", "..", ".trash", "eu.", "eu/a", "../eu", "eu./a", "eu.a.b", "eu\0"] {

@@ -1,104 +1,102 @@
-//! Points in the history of a database: what it can be restored to, and what an instant came to.
+//! Recovery points, restorable ranges, and how an instant resolves to a commit.
 
 use crate::time::Timestamp;
 
-/// How an instant lies to the commits.
+/// The position of an instant relative to the commits of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InstantPosition {
-    /// A commit is stamped with this very instant.
+    /// A commit has exactly this stamp.
     Exact,
-    /// It lies between two commits: the state is that of the earlier one.
+    /// The instant is between two commits; the state is that of the earlier one.
     Between,
-    /// No commit came after it: the state is the last one.
+    /// The instant is after the last commit; the state is the current one.
     AfterLast,
-    /// It lies before the first commit: the state is that in which the database began.
+    /// The instant is before the first commit; the state is that of the new database.
     BeforeFirst,
 }
 
-/// What an instant came to.
+/// The commit to which an instant resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ResolvedInstant {
-    /// How the instant lies to the commits.
+    /// The position of the instant relative to the commits.
     pub kind: InstantPosition,
-    /// The stamp of the last commit that is in the state.
+    /// The stamp of the last commit that the state contains. `None` if it contains no commit.
     pub commit: Option<Timestamp>,
-    /// The stamp of the first commit that is not, if there is one.
+    /// The stamp of the first commit that the state does not contain. `None` if it contains every commit.
     pub next: Option<Timestamp>,
 }
 
-/// What a restore in place did.
+/// The result of [`restore_database`](crate::ControlPlane::restore_database).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Restored {
-    /// What the instant came to.
+    /// The commit to which the instant resolved.
     pub reached: ResolvedInstant,
-    /// The instant to restore to in order to undo it; nothing where the database was as it was to be, and nothing was
+    /// The instant whose restore undoes this one. `None` if the database already had the requested state and nothing was
     /// written.
     pub undo: Option<Timestamp>,
 }
 
-/// A commit that a database can be restored to.
+/// A recovery point: a commit that the database can be restored to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Point {
-    /// When it was made.
+    /// The stamp of the commit.
     pub at: Timestamp,
-    /// The pages that it wrote.
+    /// The number of pages that the commit wrote.
     pub pages: u32,
-    /// The bytes that it added to the log.
+    /// The number of bytes that the commit added to the WAL.
     pub bytes: u64,
-    /// The size of the database after it, in bytes.
+    /// The size of the database after the commit, in bytes.
     pub size: u64,
 }
 
-/// What a database can be restored to.
+/// The recovery points and restorable ranges of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Points {
-    /// The commits that were asked for, in order: those in the windows.
+    /// The commits in the requested range that can be restored, in ascending order.
     pub points: Vec<Point>,
-    /// The spans of time that can be restored, in order: every instant in one of them can be, as long as the logs and the
-    /// snapshots that lead there are what was written. They are not read to tell this. What lies between two spans is a gap,
-    /// in which another program changed the database, its history was off, or the stamps of commits were lost with the power
-    /// or are damaged.
+    /// The restorable ranges, in ascending order. Every instant in a range can be restored, provided that the WALs and
+    /// snapshots it needs are undamaged; listing does not read them. Between two ranges is a gap: another program changed the
+    /// database, the history was off, or the stamps of commits are damaged or were lost in a power failure.
     pub windows: Vec<RestorableRange>,
 }
 
-/// The instants that a database can be restored to without a gap.
+/// A span of instants without a gap, each of which can be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RestorableRange {
-    /// From this instant on.
+    /// The first instant of the range.
     pub from: Timestamp,
-    /// Up to, and not including, this one; nothing means up to now.
+    /// The end of the range, exclusive. `None` if the range extends to the present.
     pub to: Option<Timestamp>,
 }
 
-/// What [`maintain_database`](crate::ControlPlane::maintain_database) did.
+/// The report of [`maintain_database`](crate::ControlPlane::maintain_database).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MaintenanceReport {
-    /// Snapshots that were made.
+    /// Snapshots that were written.
     pub snapshots: u32,
-    /// Parts of the history, each with a log of its own, that no window needs and that were removed.
+    /// Generations that were pruned because no instant of the window needs them.
     pub generations: u64,
-    /// The bytes of the files that were removed.
+    /// The total size of the removed files, in bytes.
     pub bytes_freed: u64,
-    /// Logs that were compressed, since no restore to the last 24 hours needs them.
+    /// WALs that were compressed because no restore to the last 24 hours needs them.
     pub compressed: u64,
-    /// The bytes by which that made them shorter.
+    /// The bytes saved by compression.
     pub bytes_saved: u64,
-    /// Whether something may have been left for the next time: somebody was reading the history, was just adding to it,
-    /// or was maintaining it too.
+    /// Whether work may remain for the next maintenance because the history was being read, extended or maintained.
     pub deferred: bool,
-    /// The spans of time that can be restored now, in order.
+    /// The restorable ranges after maintenance, in ascending order.
     pub windows: Vec<RestorableRange>,
 }
 
 impl InstantPosition {
-    /// The kind's stable name, as `litefleet --json` prints it.
+    /// Returns the stable name that `litefleet --json` prints.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,73 +1,95 @@
-//! How long back a database can be restored: "24h", "7d", "off".
+//! How far back a database can be restored: "24h", "7d", "off".
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Units by the seconds that they stand for, the largest first, and the least number that is printed in each.
+/// Units in seconds, largest first, with the smallest number that is printed in each.
 const UNITS: &[(&str, u64, u64)] = &[("d", 24 * 60 * 60, 2), ("h", 60 * 60, 1), ("m", 60, 1), ("s", 1, 1)];
 
-/// What stands for no history.
+/// The text for no history.
 const OFF: &str = "off";
 
-/// The longest window: its microseconds are a number of 64 bits with a sign.
+/// The longest window in seconds: its microseconds must fit `i64`.
 const SECONDS_MAX: u64 = i64::MAX as u64 / 1_000_000;
 
-/// How long back a database can be restored.
+/// How far back a database can be restored.
 ///
-/// Every commit within the window is a point that the database can be restored to, at the least: what lies before it is
-/// kept until [`maintain_database`](crate::ControlPlane::maintain_database) removes it. A window of zero keeps no history.
+/// Every commit within the window is a recovery point. Older history is kept until
+/// [`maintain_database`](crate::ControlPlane::maintain_database) prunes it. A window of zero keeps no history.
 ///
-/// It parses as a number of days, hours, minutes or seconds (`7d`, `24h`, `90m`, `30s`), or as `0` or `off`, and prints in
-/// the largest unit that has no fraction; one day prints as `24h`. The default is 24 hours.
+/// It parses from a number of days, hours, minutes or seconds (`7d`, `24h`, `90m`, `30s`), or from `0` or `off`, and prints in
+/// the largest unit without a fraction; one day prints as `24h`. The default is 24 hours. A [`Duration`] converts into it.
 ///
 /// ```
+/// use std::time::Duration;
 /// use litefleet::Retention;
 ///
 /// let window: Retention = "90m".parse()?;
-/// assert_eq!(window.seconds(), 5400);
+/// assert_eq!(window.window(), Duration::from_secs(5400));
+/// assert_eq!(window, Duration::from_secs(5400).try_into()?);
 /// assert_eq!(window.to_string(), "90m");
 /// assert_eq!(Retention::default().to_string(), "24h");
 /// assert!("0".parse::<Retention>()?.is_off());
 /// # Ok::<(), litefleet::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Retention(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Retention {
+    seconds: u64,
+}
 
 impl Retention {
     /// No history.
-    pub const OFF: Self = Self(0);
+    pub const OFF: Self = Self { seconds: 0 };
 
-    /// A window of so many seconds.
+    /// Creates a window of this many seconds.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] above 9,223,372,036,854, some 292,000 years.
+    /// Fails with [`ErrorKind::Invalid`] above 9,223,372,036,854 seconds, about 292,000 years.
     pub fn from_seconds(seconds: u64) -> Result<Self> {
         if seconds > SECONDS_MAX {
             let message = format!("invalid history window: {seconds} seconds is too long");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        Ok(Self(seconds))
+        Ok(Self { seconds })
     }
 
-    /// Its length in seconds.
+    /// Returns the length of the window.
+    #[must_use]
+    pub const fn window(self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
+    /// Returns the length of the window in seconds.
     #[must_use]
     pub const fn seconds(self) -> u64 {
-        self.0
+        self.seconds
     }
 
-    /// Whether no history is kept.
+    /// Returns whether no history is kept.
     #[must_use]
     pub const fn is_off(self) -> bool {
-        self.0 == 0
+        self.seconds == 0
+    }
+}
+
+/// Rounds up to whole seconds, so that the window covers at least the duration.
+///
+/// Fails with [`ErrorKind::Invalid`] above the maximum of [`Retention::from_seconds`].
+impl TryFrom<Duration> for Retention {
+    type Error = Error;
+
+    fn try_from(window: Duration) -> Result<Self> {
+        Self::from_seconds(window.as_secs().saturating_add(u64::from(window.subsec_nanos() > 0)))
     }
 }
 
 impl Default for Retention {
     /// 24 hours.
     fn default() -> Self {
-        Self(24 * 60 * 60)
+        Self { seconds: 24 * 60 * 60 }
     }
 }
 
@@ -90,7 +112,7 @@ impl FromStr for Retention {
         let unit = unit.trim_start();
         let seconds = match UNITS.iter().find(|(name, ..)| *name == unit) {
             Some((_, seconds, _)) => *seconds,
-            // Nothing is nothing in any unit.
+            // Zero needs no unit.
             None if unit.is_empty() && number == 0 => 0,
             None => return Err(invalid()),
         };
@@ -101,10 +123,10 @@ impl FromStr for Retention {
 impl fmt::Display for Retention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fits = |(_, seconds, least): &&(&str, u64, u64)| {
-            self.0.is_multiple_of(*seconds) && self.0 / seconds >= *least
+            self.seconds.is_multiple_of(*seconds) && self.seconds / seconds >= *least
         };
         match UNITS.iter().find(fits) {
-            Some((unit, seconds, _)) => f.pad(&format!("{}{unit}", self.0 / seconds)),
+            Some((unit, seconds, _)) => f.pad(&format!("{}{unit}", self.seconds / seconds)),
             None => f.pad(OFF),
         }
     }
@@ -115,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_prints_as_it_is_read() {
+    fn windows_print_as_they_parse() {
         for (text, seconds, printed) in [
             ("24h", 86_400, "24h"),
             ("1d", 86_400, "24h"),
@@ -136,7 +158,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_window_is_refused() {
+    fn durations_round_up_to_seconds() {
+        for (millis, seconds) in [(0, 0), (1, 1), (1000, 1), (1001, 2)] {
+            let window = Retention::try_from(Duration::from_millis(millis)).unwrap();
+            assert_eq!(window.seconds(), seconds, "{millis} ms");
+        }
+        assert_eq!(Retention::try_from(Duration::MAX).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
         for text in
             ["", "h", "90", "-1h", "1.5h", "1w", "1 h h", "9223372036855s", "999999999999999999d", "on"]
         {

@@ -1,15 +1,15 @@
-//! Instants, and the one place where the clock is read.
+//! Instants, and the only place that reads the clock.
 
 use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// An instant, in microseconds of UTC.
+/// An instant in UTC with a resolution of one microsecond.
 ///
-/// It parses from RFC 3339, with a fraction and any offset, and from what SQLite's `datetime()` prints, which is UTC.
-/// Seconds may be left out. It prints in UTC:
+/// It parses from RFC 3339, with a fraction and any offset, and from the output of SQLite's `datetime()`, which is UTC.
+/// Seconds are optional. It prints in UTC:
 ///
 /// ```
 /// let at: litefleet::Timestamp = "2024-01-01T10:10:10.25-10:00".parse()?;
@@ -18,42 +18,88 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Ok::<(), litefleet::Error>(())
 /// ```
 ///
-/// Digits beyond the microsecond are cut off, so that a parsed instant is never later than its text.
+/// It converts from [`SystemTime`] and from chrono's [`DateTime`] in any time zone, and back. Every conversion rounds down to
+/// the microsecond, so that the result is never later than its source.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use litefleet::Timestamp;
+///
+/// let at: Timestamp = (SystemTime::UNIX_EPOCH + Duration::from_secs(90)).into();
+/// assert_eq!(at.to_string(), "1970-01-01T00:01:30.000000Z");
+/// assert_eq!(SystemTime::from(at), SystemTime::UNIX_EPOCH + Duration::from_secs(90));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(DateTime<Utc>);
 
 impl Timestamp {
-    /// The instant `micros` microseconds after (or before) 1970-01-01T00:00:00Z.
+    /// Creates an instant from the microseconds since 1970-01-01T00:00:00Z; negative values precede it.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] outside of the years that chrono can represent, some 262,000 either way.
+    /// Fails with [`ErrorKind::Invalid`] outside the range of chrono, about 262,000 years in either direction.
     pub fn from_micros(micros: i64) -> Result<Self> {
         DateTime::from_timestamp_micros(micros).map(Self).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, format!("invalid timestamp: {micros} µs is out of range"))
         })
     }
 
-    /// Microseconds since 1970-01-01T00:00:00Z.
+    /// Returns the microseconds since 1970-01-01T00:00:00Z; negative values precede it.
     #[must_use]
     pub fn as_micros(self) -> i64 {
         self.0.timestamp_micros()
     }
 
-    /// The system clock's instant, which can step back.
+    /// Reads the system clock, which can step backwards.
     #[expect(clippy::disallowed_methods, reason = "this is the one place where the clock is read")]
     #[must_use]
     pub fn now() -> Self {
-        let now = DateTime::<Utc>::from(SystemTime::now());
-        Self(DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now))
+        SystemTime::now().into()
     }
 }
 
-/// The clock that tells when something is done: that of the system, or one that a test harness sets.
+impl<Tz: TimeZone> From<DateTime<Tz>> for Timestamp {
+    fn from(at: DateTime<Tz>) -> Self {
+        let at = at.to_utc();
+        Self(DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at))
+    }
+}
+
+impl From<Timestamp> for DateTime<Utc> {
+    fn from(at: Timestamp) -> Self {
+        at.0
+    }
+}
+
+/// Saturates outside the range of chrono, about 262,000 years in either direction.
+impl From<SystemTime> for Timestamp {
+    fn from(at: SystemTime) -> Self {
+        let since = |epoch: SystemTime, at: SystemTime| at.duration_since(epoch).ok();
+        let instant = match since(SystemTime::UNIX_EPOCH, at) {
+            Some(after) => i64::try_from(after.as_micros()).ok(),
+            None => since(at, SystemTime::UNIX_EPOCH)
+                .and_then(|before| i64::try_from(before.as_nanos().div_ceil(1000)).ok())
+                .map(|micros| -micros),
+        };
+        let limit =
+            if at < SystemTime::UNIX_EPOCH { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC };
+        instant.and_then(DateTime::from_timestamp_micros).unwrap_or(limit).into()
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(at: Timestamp) -> Self {
+        at.0.into()
+    }
+}
+
+/// The source of creation and commit times: the system clock, or one that a test harness supplies.
 #[derive(Clone, Default)]
 pub(crate) struct Clock(Option<Arc<ClockFn>>);
 
-/// A clock that a test harness sets.
+/// A clock supplied by a test harness.
+///
+/// Set it with [`ControlPlaneBuilder::clock`](crate::ControlPlaneBuilder::clock).
 pub type ClockFn = dyn Fn() -> Timestamp + Send + Sync;
 
 impl Clock {
@@ -89,14 +135,14 @@ impl FromStr for Timestamp {
     }
 }
 
-/// Completes a date and a time to RFC 3339: seconds may be missing, a space may stand for the `T`, and then the offset may be
-/// missing too. `None` if the text has another shape.
+/// Completes a date and a time to RFC 3339. Seconds are optional; with a space in place of the `T`, the offset is too.
+/// `None` if the text has another shape.
 fn to_rfc3339(text: &str) -> Option<String> {
     const DATE: &str = "dddd-dd-dd";
     const MINUTES: &str = "dd:dd";
     const SECONDS: &str = ":dd";
     let (date, rest) = take(text, DATE)?;
-    let is_sqlites = rest.starts_with(' ');
+    let is_from_sqlite = rest.starts_with(' ');
     let rest = rest.strip_prefix(['T', 't', ' '])?;
     let (minutes, rest) = take(rest, MINUTES)?;
     let (seconds, fraction, rest) = match take(rest, SECONDS) {
@@ -111,8 +157,8 @@ fn to_rfc3339(text: &str) -> Option<String> {
         },
     };
     let offset = match rest.trim_start() {
-        // In RFC 3339's form, a time without an offset is somebody's local time.
-        "" if is_sqlites => "Z",
+        // In the form of RFC 3339, a time without an offset is local to an unknown place.
+        "" if is_from_sqlite => "Z",
         "Z" | "z" => "Z",
         offset => match take(offset.strip_prefix(['+', '-'])?, MINUTES)? {
             (_, "") => offset,
@@ -122,7 +168,7 @@ fn to_rfc3339(text: &str) -> Option<String> {
     Some(format!("{date}T{minutes}{seconds}{fraction}{offset}"))
 }
 
-/// Splits off a beginning of this shape, in which `d` is a digit.
+/// Splits off a prefix of this shape, in which `d` matches a digit.
 fn take<'a>(text: &'a str, shape: &str) -> Option<(&'a str, &'a str)> {
     let (begin, rest) = text.split_at_checked(shape.len())?;
     let fits = |(byte, shape): (u8, u8)| if shape == b'd' { byte.is_ascii_digit() } else { byte == shape };
@@ -138,6 +184,30 @@ impl fmt::Display for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conversions_round_down_to_the_microsecond() {
+        let nanos = |nanos| std::time::Duration::from_nanos(nanos);
+        let (epoch, micros) = (SystemTime::UNIX_EPOCH, |at: SystemTime| Timestamp::from(at).as_micros());
+        assert_eq!((micros(epoch), micros(epoch + nanos(1999)), micros(epoch + nanos(2000))), (0, 1, 2));
+        assert_eq!(
+            (micros(epoch - nanos(1)), micros(epoch - nanos(1000)), micros(epoch - nanos(1001))),
+            (-1, -1, -2)
+        );
+        let text = "2024-01-01T10:10:10.123456789-10:00";
+        let zoned = DateTime::parse_from_rfc3339(text).unwrap();
+        assert_eq!(Timestamp::from(zoned), text.parse().unwrap());
+        assert_eq!(DateTime::<Utc>::from(Timestamp::from(zoned)).timestamp_subsec_nanos(), 123_456_000);
+        assert_eq!(micros(SystemTime::from(Timestamp::from_micros(-5).unwrap())), -5);
+    }
+
+    #[test]
+    fn system_times_beyond_the_range_saturate() {
+        let far = std::time::Duration::from_secs(1 << 60);
+        let micros = |at: SystemTime| Timestamp::from(at).as_micros();
+        assert_eq!(micros(SystemTime::UNIX_EPOCH + far), DateTime::<Utc>::MAX_UTC.timestamp_micros());
+        assert_eq!(micros(SystemTime::UNIX_EPOCH - far), DateTime::<Utc>::MIN_UTC.timestamp_micros());
+    }
 
     #[test]
     fn fractions_and_offsets_are_read() {
@@ -169,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_instant_is_refused() {
+    fn other_texts_are_refused() {
         for text in [
             "",
             "yesterday",

@@ -294,13 +294,13 @@ impl Rows<'_> {
             .and_then(|mut update| {
                 update.execute(params![
                     id,
-                    changes.size_limit.is_some(),
-                    limit_column(changes.size_limit.flatten()),
+                    !changes.size_limit.is_keep(),
+                    limit_column(changes.size_limit.value()),
                     changes.block_reads,
                     changes.block_writes,
                     changes.delete_protection,
-                    changes.history_window.is_some(),
-                    changes.history_window.flatten().and_then(groups::window_column),
+                    !changes.history_window.is_keep(),
+                    changes.history_window.value().and_then(groups::window_column),
                 ])
             })
             .map_err(|error| sqlite::failed("changing a database's row", error))?;

@@ -51,7 +51,7 @@ impl Rows<'_> {
         let group = self.group_by_id(uuid)?;
         let description = GroupDescription {
             format: description::FORMAT,
-            id: group.uuid,
+            id: group.id,
             name: group.name,
             directory: dir.as_str().to_owned(),
             created_at: group.created_at,

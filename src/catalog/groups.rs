@@ -55,7 +55,7 @@ impl Rows<'_> {
         }
         Ok(Group {
             name: name.clone(),
-            uuid: uuid.into(),
+            id: uuid.into(),
             created_at: now,
             delete_protection: false,
             history_window: Retention::default(),
@@ -86,13 +86,13 @@ impl Rows<'_> {
             .connection
             .execute(
                 "UPDATE OR IGNORE groups SET name = ?2 WHERE uuid = ?1",
-                [group.uuid.as_str(), new.as_str()],
+                [group.id.as_str(), new.as_str()],
             )
             .map_err(|error| sqlite::failed("renaming a group", error))?;
         if renamed == 0 {
             return Err(already_exists());
         }
-        self.mark_stale(&group.uuid)?;
+        self.mark_stale(&group.id)?;
         Ok(Group { name: new.clone(), ..group })
     }
 
@@ -192,7 +192,7 @@ fn read(row: &Row<'_>) -> Result<Group> {
     let name: String = row.get(0).map_err(failed)?;
     Ok(Group {
         name: name.parse()?,
-        uuid: row.get(1).map_err(failed)?,
+        id: row.get(1).map_err(failed)?,
         created_at: Timestamp::from_micros(row.get(2).map_err(failed)?)?,
         delete_protection: row.get(3).map_err(failed)?,
         history_window: window_of(row.get(4).map_err(failed)?)?.unwrap_or_default(),

@@ -26,9 +26,9 @@ use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, Grou
 use clap::CommandFactory;
 use keys::KeyArguments;
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges,
-    EncryptionKey, Error, ErrorKind, ExportOptions, ListDatabases, RemoteEncryption, Result, Seed, Upload,
-    VerifyOptions,
+    Change, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, Database,
+    DatabaseChanges, EncryptionKey, Error, ErrorKind, ExportOptions, GroupChanges, ListDatabases,
+    RemoteEncryption, Result, Seed, Upload, VerifyOptions,
 };
 use output::Output;
 
@@ -114,12 +114,11 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
             output.say(&group, || format!("Renamed group {name} to {new}."))
         }
         GroupCommand::Protect { name, on } => {
-            plane.protect_group(&name, on)?;
-            output.group(plane.get_group(&name)?)
+            output.group(plane.configure_group(&name, GroupChanges::default().delete_protection(on))?)
         }
         GroupCommand::HistoryWindow { name, window } => {
             if let Some(window) = window {
-                plane.set_group_history_window(&name, window.parse()?)?;
+                plane.configure_group(&name, GroupChanges::default().history_window(window.parse()?))?;
             }
             output.group(plane.get_group(&name)?)
         }
@@ -344,14 +343,14 @@ fn only_group(plane: &ControlPlane) -> Result<String> {
 fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> Result<()> {
     let mut changes = DatabaseChanges::default();
     changes.size_limit = match arguments.size_limit.as_deref() {
-        None => None,
-        Some("none") => Some(None),
-        Some(limit) => Some(Some(limit.parse()?)),
+        None => Change::Keep,
+        Some("none") => Change::Reset,
+        Some(limit) => Change::Set(limit.parse()?),
     };
     changes.history_window = match arguments.history_window.as_deref() {
-        None => None,
-        Some("default") => Some(None),
-        Some(window) => Some(Some(window.parse()?)),
+        None => Change::Keep,
+        Some("default") => Change::Reset,
+        Some(window) => Change::Set(window.parse()?),
     };
     changes.block_reads = arguments.block_reads;
     changes.block_writes = arguments.block_writes;

@@ -57,7 +57,7 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     print(&format!("\n4. Imported a SQLite file that another program made; sum(price) = {}", sum(&shop)?))?;
     show_file(plane, "shop")?;
 
-    let limit = DatabaseChanges::default().size_limit(Some("64kb".parse()?));
+    let limit = DatabaseChanges::default().size_limit("64kb".parse()?);
     plane.configure_database("shop", limit)?;
     let refused = execute(&shop, "INSERT INTO item VALUES (randomblob(1000000), 1)");
     print("\n5. Limited it to 64kb; a write past that on the connection that was open already:")?;

@@ -110,7 +110,7 @@ impl Caller {
     pub(super) fn may_with(&self, database: &Database, group: &Group, access: Access) -> Answer<()> {
         let is_of = match &self.subject {
             Subject::Organization => true,
-            Subject::Group(id) => *id == group.uuid,
+            Subject::Group(id) => *id == group.id,
             Subject::Database(id) => *id == database.id,
         };
         if !is_of {

@@ -16,7 +16,7 @@ use super::{
     work::Load,
 };
 use crate::{
-    CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, ErrorKind,
+    Change, CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, DatabaseState, ErrorKind,
     ListDatabases, Seed, Timestamp,
 };
 
@@ -178,14 +178,14 @@ fn changes_of(wanted: ConfigurationChanges) -> Answer<DatabaseChanges> {
     }
     Ok(DatabaseChanges {
         size_limit: match wanted.size_limit.as_deref() {
-            None => None,
-            Some("" | "none") => Some(None),
-            Some(limit) => Some(Some(limit.parse()?)),
+            None => Change::Keep,
+            Some("" | "none") => Change::Reset,
+            Some(limit) => Change::Set(limit.parse()?),
         },
         history_window: match wanted.history_window.as_deref() {
-            None => None,
-            Some("default") => Some(None),
-            Some(window) => Some(Some(window.parse()?)),
+            None => Change::Keep,
+            Some("default") => Change::Reset,
+            Some(window) => Change::Set(window.parse()?),
         },
         block_reads: wanted.block_reads,
         block_writes: wanted.block_writes,

@@ -37,6 +37,9 @@
 //! Every answer has an id in `x-request-id`, that of the request if it brought one. Requests are told to `tracing` as spans
 //! with that id, method and path; headers, parameters and bodies are not.
 
+/// The version of axum whose types appear in the signatures of this module.
+pub use axum;
+
 mod about;
 mod access;
 mod body;

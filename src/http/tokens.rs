@@ -80,7 +80,7 @@ fn of_database(plane: &ControlPlane, name: &str) -> Answer<Subject> {
 }
 
 fn of_group(plane: &ControlPlane, name: &str) -> Answer<Subject> {
-    Ok(Subject::Group(plane.get_group(name)?.uuid))
+    Ok(Subject::Group(plane.get_group(name)?.id))
 }
 
 async fn mint(

@@ -6,16 +6,14 @@
 
 use std::path::Path;
 
-use super::{
-    Plane,
-    resolve::{Wanted, WantedGroup},
-};
+use super::{Plane, resolve::Wanted};
 use crate::{
     catalog::{Durability, Rows, State},
     changes::Begun,
     disk::Disk,
     error::{Error, ErrorKind, Result},
     id,
+    name::GroupName,
     time::Timestamp,
 };
 
@@ -90,13 +88,13 @@ impl Plane {
             })
     }
 
-    pub(super) fn destroy_group(&self, wanted: &WantedGroup<'_>) -> Result<()> {
+    pub(super) fn destroy_group(&self, wanted: &Wanted<'_, GroupName>) -> Result<()> {
         let group = self.catalog.read(|rows| wanted.group(rows))?;
-        match self.try_destroy_group(&group.uuid) {
+        match self.try_destroy_group(&group.id) {
             // Whoever is creating a database in it may have died.
             Err(busy) if busy.kind() == ErrorKind::Busy => {
                 self.settle()?;
-                self.try_destroy_group(&group.uuid)
+                self.try_destroy_group(&group.id)
             }
             done => done,
         }

@@ -1,4 +1,4 @@
-//! Groups: creating, renaming and protecting them.
+//! Groups: create, rename, configure, destroy.
 
 use super::{ControlPlane, DatabaseRef, GroupRef, Plane};
 use crate::{
@@ -13,24 +13,24 @@ use crate::{
     time::Timestamp,
 };
 
-/// What to change about a group; what is left out stays as it is.
+/// Changes to the configuration of a group. The default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupChanges {
-    /// Whether to refuse destroying the group and every database in it.
+    /// Whether destroying the group and every database in it is refused. `None` keeps the setting.
     pub delete_protection: Option<bool>,
-    /// How long back its databases can be restored, unless they have a window of their own.
+    /// The history window of the databases in the group that have none of their own. `None` keeps the setting.
     pub history_window: Option<Retention>,
 }
 
 impl GroupChanges {
-    /// With delete protection on or off.
+    /// Turns delete protection on or off.
     #[must_use]
     pub fn delete_protection(self, protect: bool) -> Self {
         Self { delete_protection: Some(protect), ..self }
     }
 
-    /// With a new history window.
+    /// Sets the history window.
     #[must_use]
     pub fn history_window(self, window: Retention) -> Self {
         Self { history_window: Some(window), ..self }
@@ -42,48 +42,49 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists): `group already exists`;
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a name that is none.
+    /// Fails with [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists) if the name is taken, and with
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if it is not a valid [`GroupName`].
     pub fn create_group(&self, name: &str) -> Result<Group> {
         let name: GroupName = name.parse()?;
         let now = Timestamp::now();
-        let uuid = id::new_id(now);
+        let id = id::new_id(now);
         self.0.catalog.write(Durability::Full, |rows| {
-            let dir = self.0.new_group_dir(rows, &name, &uuid)?;
-            rows.insert_group(&name, &uuid, &dir, now)
+            let dir = self.0.new_group_dir(rows, &name, &id)?;
+            rows.insert_group(&name, &id, &dir, now)
         })
     }
 
-    /// The group with this name or id.
+    /// Returns the group with this name or id.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): `group not found`.
+    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there is no such group.
     pub fn get_group<'a>(&self, group: impl Into<GroupRef<'a>>) -> Result<Group> {
         let group = group.into().parse()?;
         self.0.catalog.read(|rows| group.group(rows))
     }
 
-    /// The group that a database is in, whatever its name is now.
+    /// Returns the group that contains a database.
     ///
     /// # Errors
     ///
     /// As for [`get_database`](Self::get_database).
     pub fn group_of_database<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<Group> {
         let database = self.0.resolve(&database.into().parse()?)?;
-        // A database stays in its group, which is destroyed with all that is in it.
+        // A database never leaves its group, and a group is destroyed together with its databases.
         let group = self.0.catalog.read(|rows| rows.group_by_id(&database.entry.group_id));
         self.0.hold(&database, group)
     }
 
-    /// All groups, by name.
+    /// Returns all groups in ascending order of their names.
     pub fn list_groups(&self) -> Result<Vec<Group>> {
         self.0.catalog.read(|rows| rows.groups("ready"))
     }
 
-    /// Gives a group the name `new`, and returns what it is now. Its id stays, and so does everything in it: no
-    /// file is moved, connections stay open, calls that run go on, and the name is free for another group. With the name
-    /// that it has already nothing changes.
+    /// Renames a group and returns its new state. A rename to the current name changes nothing.
+    ///
+    /// The id of the group, its databases and its directory do not change. Connections stay open and running calls
+    /// continue. The old name becomes available.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -97,24 +98,25 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): `group not found`;
-    /// [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists): `group already exists`;
-    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a name that is none.
+    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there is no such group, with
+    /// [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists) if the new name is taken, and with
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if it is not a valid [`GroupName`].
     pub fn rename_group<'a>(&self, group: impl Into<GroupRef<'a>>, new: &str) -> Result<Group> {
         let (group, new) = (group.into().parse()?, new.parse::<GroupName>()?);
         let group =
             self.0.catalog.write(Durability::Full, |rows| rows.rename_group(group.group(rows)?, &new))?;
-        self.0.describe(&group.uuid);
+        self.0.describe(&group.id);
         Ok(group)
     }
 
-    /// Changes the configuration of a group in one transaction, and returns what the group is now. Connections that are
-    /// open to its databases follow from their next transaction on, in every process.
+    /// Changes the configuration of a group in one transaction and returns its new state.
     ///
-    /// Delete protection covers the group and every database in it. The history window applies to the databases that have
-    /// no window [of their own](crate::DatabaseChanges::history_window). With a window of zero no commit is kept any more;
-    /// what is kept so far can be restored until [`maintain_database`](Self::maintain_database) removes it. Turned on
-    /// again, a new history begins with the next commit.
+    /// Open connections to its databases apply the change from their next transaction, in every process.
+    ///
+    /// Delete protection covers the group and every database in it. The history window applies to the databases without a
+    /// window [of their own](crate::DatabaseChanges::history_window). A window of zero stops the capture of commits; the
+    /// existing history can be restored until [`maintain_database`](Self::maintain_database) prunes it. A window that is
+    /// turned on again begins a new history with the next commit.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -130,7 +132,7 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): `group not found`.
+    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there is no such group.
     pub fn configure_group<'a>(
         &self,
         group: impl Into<GroupRef<'a>>,
@@ -139,81 +141,60 @@ impl ControlPlane {
         let group = group.into().parse()?;
         let configure = |rows: &Rows<'_>, begun: &mut Vec<Begun>| {
             let group = group.group(rows)?;
-            rows.configure_group(&group.uuid, changes.delete_protection, changes.history_window)?;
-            // Whether it is protected is not known to connections.
+            rows.configure_group(&group.id, changes.delete_protection, changes.history_window)?;
+            // Connections do not depend on delete protection.
             if changes.history_window.is_some() {
-                self.0.begin_all(&rows.entries_of_group(&group.uuid)?, begun)?;
+                self.0.begin_all(&rows.entries_of_group(&group.id)?, begun)?;
             }
-            rows.group_by_id(&group.uuid)
+            rows.group_by_id(&group.id)
         };
         let group: Group = self.0.with_reserve(|| self.0.change_all(configure))?;
-        self.0.describe(&group.uuid);
+        self.0.describe(&group.id);
         if changes.history_window.is_some_and(Retention::is_off) {
             self.0.describe_stale();
         }
         Ok(group)
     }
 
-    /// Turns a group's delete protection on or off, as [`configure_group`](Self::configure_group) does.
+    /// Destroys a group and every database in it. Open connections to them fail with
+    /// [`ErrorKind::Destroyed`](crate::ErrorKind::Destroyed).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): `group not found`.
-    pub fn protect_group<'a>(&self, group: impl Into<GroupRef<'a>>, protect: bool) -> Result<()> {
-        self.configure_group(group, GroupChanges::default().delete_protection(protect)).map(|_| ())
-    }
-
-    /// Sets a group's history window, as [`configure_group`](Self::configure_group) does, and returns what the group is
-    /// now.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): `group not found`.
-    pub fn set_group_history_window<'a>(
-        &self,
-        group: impl Into<GroupRef<'a>>,
-        window: Retention,
-    ) -> Result<Group> {
-        self.configure_group(group, GroupChanges::default().history_window(window))
-    }
-
-    /// Destroys a group and every database in it. Connections that are open to them fail from then on.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound); [`ErrorKind::Protected`](crate::ErrorKind::Protected) if the
-    /// group or a database in it is; [`ErrorKind::Busy`](crate::ErrorKind::Busy) while a database is being created in it.
+    /// Fails with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there is no such group, with
+    /// [`ErrorKind::Protected`](crate::ErrorKind::Protected) if the group or one of its databases is delete-protected, and
+    /// with [`ErrorKind::Busy`](crate::ErrorKind::Busy) while a database is being created in it.
     pub fn destroy_group<'a>(&self, group: impl Into<GroupRef<'a>>) -> Result<()> {
         self.0.destroy_group(&group.into().parse()?)
     }
 }
 
 impl Plane {
-    /// The directory for a group that is about to be inserted in the same transaction, so that no other process can choose
-    /// it too. One that is on the disk is nobody's to take, whether or not a group has it.
-    fn new_group_dir(&self, rows: &Rows<'_>, name: &GroupName, uuid: &str) -> Result<GroupDir> {
+    /// Chooses the directory of a group that this transaction inserts, so that no other process can choose it too. An
+    /// existing directory is never reused, even if no group has it.
+    fn new_group_dir(&self, rows: &Rows<'_>, name: &GroupName, id: &str) -> Result<GroupDir> {
         let dir = GroupDir::of(name);
         if rows.is_group_dir(&dir)? || Disk::exists(&self.layout.group(&dir))? {
-            return Ok(GroupDir::apart(name, uuid));
+            return Ok(GroupDir::with_id(name, id));
         }
         Ok(dir)
     }
 
-    /// Changes rows in one transaction, and lets open connections know of the changes that `change` begins.
+    /// Changes rows in one transaction and notifies open connections of the changes that `change` begins.
     pub(super) fn change_all<T>(
         &self,
         change: impl FnOnce(&Rows<'_>, &mut Vec<Begun>) -> Result<T>,
     ) -> Result<T> {
         let mut begun = Vec::new();
         let result = self.catalog.write(Durability::Full, |rows| change(rows, &mut begun));
-        // Whether or not it was committed: what is not finished makes every reader look again each time.
+        // Even after a rollback: an unfinished change makes every reader consult the catalog each time.
         for change in &begun {
             self.changes.finish(change);
         }
         result
     }
 
-    /// Begins a change of each of these databases.
+    /// Begins a change of each database.
     pub(super) fn begin_all(&self, entries: &[Entry], begun: &mut Vec<Begun>) -> Result<()> {
         let mut pairs: Vec<_> = entries.iter().map(|entry| Pair::of(&entry.database.name)).collect();
         pairs.sort_unstable();

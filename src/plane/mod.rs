@@ -29,7 +29,7 @@ pub use open::ControlPlaneBuilder;
 pub use recover::Recovered;
 use reserve::Reserve;
 use resolve::Resolved;
-pub use resolve::{DatabaseRef, GroupRef};
+pub use resolve::{DatabaseRef, GroupRef, NameOrId};
 pub use verify::VerifyOptions;
 
 use crate::{

@@ -1,8 +1,10 @@
-//! Which database or group a call acts on: a name is resolved once, and the call keeps to the id.
+//! Resolves the database or group of a call: a name once, and from then on the id.
 //!
-//! Files are opened by path, and a path follows from a name. A database can be destroyed at any time, and another one
-//! created under its name. So a call [holds](Plane::hold) each result that came from a path to the row that it resolved:
-//! if that row is still there afterwards, it was there when the path was opened, and the path was its own.
+//! Files are opened by path, and a path follows from a name. A database can be destroyed at any time and its name reused.
+//! Therefore a call [checks](Plane::hold) each result obtained through a path against the row that it resolved: if the row
+//! still exists afterwards, it existed when the path was opened, and the path belonged to that row.
+
+use std::{fmt, marker::PhantomData, str::FromStr};
 
 use super::Plane;
 use crate::{
@@ -13,14 +15,14 @@ use crate::{
     name::{DatabaseName, GroupName},
 };
 
-/// Which database a call acts on: by name, or by id.
+/// The database or group that a call acts on, given by name or by id.
 ///
-/// Text and a [`DatabaseName`] name the database that has that name when the call begins. A [`Database`] and a
-/// [`CreateDatabaseOutput`] stand for their id: the call acts on that database, and on no other one that has taken its
-/// name since.
+/// A string or a parsed name selects what has that name when the call begins; the call fails with [`ErrorKind::NotFound`] if
+/// nothing has it. A [`Database`], a [`CreateDatabaseOutput`] or a [`Group`] selects by id, and never what has taken its name
+/// since.
 ///
-/// Either way, a call resolves its database once. If that database is destroyed before the call ends, the call fails with
-/// [`ErrorKind::Destroyed`]. A name that no database has when the call begins is [`ErrorKind::NotFound`].
+/// A call resolves its database once. If that database is destroyed before the call ends, the call fails with
+/// [`ErrorKind::Destroyed`].
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -35,73 +37,77 @@ use crate::{
 /// assert_eq!(plane.destroy_database(&orders).unwrap_err().kind(), ErrorKind::Destroyed);
 /// # Ok::<(), litefleet::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct DatabaseRef<'a> {
+pub struct NameOrId<'a, N> {
     name: &'a str,
     id: Option<&'a str>,
+    of: PhantomData<fn() -> N>,
 }
 
-impl<'a, T: AsRef<str> + ?Sized> From<&'a T> for DatabaseRef<'a> {
+/// The database that a call acts on.
+pub type DatabaseRef<'a> = NameOrId<'a, DatabaseName>;
+
+/// The group that a call acts on.
+pub type GroupRef<'a> = NameOrId<'a, GroupName>;
+
+impl<N> Clone for NameOrId<'_, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<N> Copy for NameOrId<'_, N> {}
+
+impl<N> fmt::Debug for NameOrId<'_, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NameOrId").field("name", &self.name).field("id", &self.id).finish()
+    }
+}
+
+impl<'a, N> NameOrId<'a, N> {
+    fn with_id(name: &'a str, id: &'a str) -> Self {
+        Self { name, id: Some(id), of: PhantomData }
+    }
+}
+
+impl<'a, N: FromStr<Err = Error>> NameOrId<'a, N> {
+    pub(super) fn parse(self) -> Result<Wanted<'a, N>> {
+        Ok(Wanted { name: self.name.parse()?, id: self.id })
+    }
+}
+
+impl<'a, N, T: AsRef<str> + ?Sized> From<&'a T> for NameOrId<'a, N> {
     fn from(name: &'a T) -> Self {
-        Self { name: name.as_ref(), id: None }
+        Self { name: name.as_ref(), id: None, of: PhantomData }
     }
 }
 
 impl<'a> From<&'a Database> for DatabaseRef<'a> {
     fn from(database: &'a Database) -> Self {
-        Self { name: database.name.as_str(), id: Some(&database.id) }
+        Self::with_id(&database.name, &database.id)
     }
 }
 
 impl<'a> From<&'a CreateDatabaseOutput> for DatabaseRef<'a> {
     fn from(created: &'a CreateDatabaseOutput) -> Self {
-        Self { name: &created.name, id: Some(&created.id) }
-    }
-}
-
-impl<'a> DatabaseRef<'a> {
-    pub(super) fn parse(self) -> Result<Wanted<'a>> {
-        Ok(Wanted { name: self.name.parse()?, id: self.id })
-    }
-}
-
-/// Which group a call acts on: by name, or by id.
-///
-/// Text and a [`GroupName`] name the group that has that name when the call begins. A [`Group`] stands for its id,
-/// whatever its name is by then.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupRef<'a> {
-    name: &'a str,
-    uuid: Option<&'a str>,
-}
-
-impl<'a, T: AsRef<str> + ?Sized> From<&'a T> for GroupRef<'a> {
-    fn from(name: &'a T) -> Self {
-        Self { name: name.as_ref(), uuid: None }
+        Self::with_id(&created.name, &created.id)
     }
 }
 
 impl<'a> From<&'a Group> for GroupRef<'a> {
     fn from(group: &'a Group) -> Self {
-        Self { name: group.name.as_str(), uuid: Some(&group.uuid) }
+        Self::with_id(&group.name, &group.id)
     }
 }
 
-impl<'a> GroupRef<'a> {
-    pub(super) fn parse(self) -> Result<WantedGroup<'a>> {
-        Ok(WantedGroup { name: self.name.parse()?, uuid: self.uuid })
-    }
-}
-
-/// A database that a call asks for.
+/// A [`NameOrId`] with a valid name.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted<'a> {
-    pub(super) name: DatabaseName,
+pub(super) struct Wanted<'a, N = DatabaseName> {
+    pub(super) name: N,
     id: Option<&'a str>,
 }
 
 impl Wanted<'_> {
-    /// Its row, if it is a draft or ready.
+    /// Returns the row of the database, if it is a draft or ready.
     pub(super) fn settled_entry(&self, rows: &Rows<'_>) -> Result<Entry> {
         let Some(id) = self.id else { return rows.settled_entry(&self.name) };
         let entry = rows.entry_by_id(id)?.filter(|entry| !entry.state.is_unsettled());
@@ -109,24 +115,17 @@ impl Wanted<'_> {
     }
 }
 
-/// A group that a call asks for.
-#[derive(Clone, Debug)]
-pub(super) struct WantedGroup<'a> {
-    name: GroupName,
-    uuid: Option<&'a str>,
-}
-
-impl WantedGroup<'_> {
-    /// The group, if it is not being destroyed.
+impl Wanted<'_, GroupName> {
+    /// Returns the group, if it is not being destroyed.
     pub(super) fn group(&self, rows: &Rows<'_>) -> Result<Group> {
-        match self.uuid {
-            Some(uuid) => rows.group_by_id(uuid),
+        match self.id {
+            Some(id) => rows.group_by_id(id),
             None => rows.group(&self.name),
         }
     }
 }
 
-/// A database that a call has resolved: its row, and the number of changes that were made before the row was read.
+/// A database that a call has resolved: its row, and the change counter read before the row.
 #[derive(Clone, Debug)]
 pub(super) struct Resolved {
     pub(super) entry: Entry,
@@ -134,14 +133,14 @@ pub(super) struct Resolved {
 }
 
 impl Plane {
-    /// Resolves a database that is a draft or ready.
+    /// Resolves a draft or a ready database.
     pub(super) fn resolve(&self, wanted: &Wanted<'_>) -> Result<Resolved> {
         let stamp = self.changes.stamp(Pair::of(&wanted.name));
         let entry = self.catalog.read(|rows| wanted.settled_entry(rows))?;
         Ok(Resolved { entry, stamp })
     }
 
-    /// Resolves a database that can be used.
+    /// Resolves a ready database.
     pub(super) fn ready(&self, database: DatabaseRef<'_>) -> Result<Resolved> {
         let resolved = self.resolve(&database.parse()?)?;
         if resolved.entry.state == State::Draft {
@@ -153,12 +152,12 @@ impl Plane {
         Ok(resolved)
     }
 
-    /// Passes on a result that came from the path of a database, if that database was there until now. If it was destroyed,
-    /// the path may have been another one's, and whatever was found there says nothing about this database.
+    /// Returns `result`, obtained through the path of a database, if that database still exists. After its destruction the
+    /// path may belong to another database, so neither a success nor a failure says anything about this one.
     pub(super) fn hold<T>(&self, database: &Resolved, result: Result<T>) -> Result<T> {
         let Resolved { entry, stamp } = database;
         let name = &entry.database.name;
-        // Reading two counters: the row is as it was read.
+        // Two unchanged counters prove that the row has not changed.
         if result.is_ok() && stamp.is_some() && *stamp == self.changes.stamp(Pair::of(name)) {
             return result;
         }
@@ -171,7 +170,7 @@ impl Plane {
     }
 }
 
-/// The answer to a call whose database was destroyed while it ran.
+/// The error of a call whose database was destroyed while it ran.
 #[cold]
 pub(super) fn destroyed(name: &DatabaseName) -> Error {
     Error::new(ErrorKind::Destroyed, format!("database {name} was destroyed during this call"))

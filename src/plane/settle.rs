@@ -28,7 +28,7 @@ impl Plane {
             }
         }
         for group in groups {
-            self.finish_destroy_group(&group.uuid)?;
+            self.finish_destroy_group(&group.id)?;
         }
         for id in Disk::list(&self.layout.trash())? {
             // Nobody needs it any more, so what cannot be removed now keeps nobody from opening the root.

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use litefleet::{
-    ConnectOptions, ControlPlane, DatabaseChanges, DiskOp, ErrorKind, FaultHook, explain,
+    ConnectOptions, ControlPlane, DatabaseChanges, ErrorKind, explain,
     rusqlite::Connection,
+    testing::{DiskOp, FaultHook},
 };
 
 use crate::support::{Fleet, count, refused};
@@ -14,7 +15,7 @@ fn kind(connection: &Connection, sql: &str) -> ErrorKind {
 }
 
 fn limit(fleet: &Fleet, name: &str, limit: &str) {
-    let changes = DatabaseChanges::default().size_limit(limit.parse().ok());
+    let changes = DatabaseChanges::default().size_limit(limit.parse().unwrap());
     fleet.plane.configure_database(name, changes).unwrap();
 }
 

@@ -161,7 +161,7 @@ fn process_aborted_at_any_step_leaves_all_or_nothing() {
         let step: u64 = step.parse().unwrap();
         let left = Arc::new(AtomicU64::new(u64::MAX));
         let counting = Arc::clone(&left);
-        let hook = move |_: litefleet::DiskOp, _: &Path| {
+        let hook = move |_: litefleet::testing::DiskOp, _: &Path| {
             if counting.load(Ordering::SeqCst) != u64::MAX && counting.fetch_sub(1, Ordering::SeqCst) == 0 {
                 std::process::abort();
             }
@@ -242,8 +242,8 @@ fn call(plane: &ControlPlane, operation: &str, file: &Path) -> litefleet::Result
 #[test]
 fn names_held_by_a_dead_process_are_free() {
     if let Some(arguments) = child_arguments() {
-        let hook = |step: litefleet::DiskOp, _: &Path| {
-            if step == litefleet::DiskOp::SyncFile {
+        let hook = |step: litefleet::testing::DiskOp, _: &Path| {
+            if step == litefleet::testing::DiskOp::SyncFile {
                 std::process::abort();
             }
             Ok(())
@@ -345,7 +345,9 @@ fn configuration_change_reaches_open_connection_in_other_process() {
     assert_eq!((ask(write), ask("SELECT * FROM account")), ("blocked".into(), "done".into()));
     plane.configure_database("bank", changes().block_writes(false).block_reads(true)).unwrap();
     assert_eq!(ask("SELECT * FROM account"), "blocked");
-    plane.configure_database("bank", changes().block_reads(false).size_limit("16kb".parse().ok())).unwrap();
+    plane
+        .configure_database("bank", changes().block_reads(false).size_limit("16kb".parse().unwrap()))
+        .unwrap();
     assert_eq!(
         (ask(write), ask("CREATE TABLE big AS SELECT randomblob(99999)")),
         ("done".into(), "too_large".into())

@@ -1,7 +1,8 @@
 //! Groups and databases: create, get, configure, destroy.
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind, rusqlite::Connection,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind, GroupChanges,
+    rusqlite::Connection,
 };
 
 use crate::support::{Fleet, names, refused};
@@ -107,13 +108,13 @@ fn delete_protection_applies_to_database_and_group() {
     assert_eq!(refused(fleet.plane.destroy_database("orders")), protected);
     assert_eq!(refused(fleet.plane.destroy_group("default")), protected);
     fleet.plane.configure_database("orders", DatabaseChanges::default().delete_protection(false)).unwrap();
-    fleet.plane.protect_group("default", true).unwrap();
+    fleet.plane.configure_group("default", GroupChanges::default().delete_protection(true)).unwrap();
     let protected =
         (ErrorKind::Protected, "group default is delete-protected and cannot be deleted".to_owned());
     assert_eq!(refused(fleet.plane.destroy_database("orders")), protected);
     assert_eq!(refused(fleet.plane.destroy_group("default")), protected);
     assert!(fleet.plane.get_group("default").unwrap().delete_protection);
-    fleet.plane.protect_group("default", false).unwrap();
+    fleet.plane.configure_group("default", GroupChanges::default().delete_protection(false)).unwrap();
     fleet.run("orders", "CREATE TABLE still_here(a)");
     fleet.plane.destroy_database("orders").unwrap();
     fleet.assert_no_debris();

@@ -14,8 +14,9 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, DiskOp, ErrorKind, FaultHook, GroupChanges,
-    Retention, explain, no_progress,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, Retention, explain,
+    no_progress,
+    testing::{DiskOp, FaultHook},
 };
 
 use crate::{
@@ -59,7 +60,7 @@ fn full_disk_allows_open_list_unprotect_and_destroy() {
     let root = plane.root().to_owned();
     assert_eq!(reserve(&root), 4);
     plane.configure_database("a", DatabaseChanges::default().delete_protection(true)).unwrap();
-    plane.protect_group("other", true).unwrap();
+    plane.configure_group("other", GroupChanges::default().delete_protection(true)).unwrap();
     // Closed, so that even the catalog's wal-index must be created.
     drop(plane);
     fill_up(disk.0.path());
@@ -113,7 +114,7 @@ fn full_disk_allows_removal_of_a_history() {
     let error = explain(&connection, error);
     assert_eq!(error.kind(), ErrorKind::DiskFull);
     assert!(error.to_string().ends_with(REMEDY), "{error}");
-    let off = DatabaseChanges::default().history_window(Some(Retention::OFF));
+    let off = DatabaseChanges::default().history_window(Retention::OFF);
     plane.configure_database("a", off).unwrap();
     fill_up(disk.0.path());
     let done = plane.maintain_database("a", &mut no_progress).unwrap();

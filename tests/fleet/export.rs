@@ -11,9 +11,10 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DiskOp, EncryptionKey, ErrorKind,
-    ExportOptions, PageFormat, RemoteEncryption, Timestamp, no_progress,
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, ExportOptions,
+    PageFormat, RemoteEncryption, Timestamp, no_progress,
     rusqlite::{self, Connection},
+    testing::DiskOp,
 };
 
 use crate::support::{Fleet, contents, count, names, refused};

@@ -11,8 +11,9 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, ExportOptions, FaultHook, Seed, no_progress,
+    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, Seed, no_progress,
     rusqlite::Connection,
+    testing::{DiskOp, FaultHook},
 };
 
 use crate::support::{Fleet, assert_no_debris, contents, names};

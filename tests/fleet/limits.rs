@@ -69,7 +69,8 @@ fn changed_size_limit_applies_to_open_connections() {
     assert_eq!(kind(&connection, big), ErrorKind::TooLarge);
     let limit = |limit: Option<&str>| {
         let limit: Option<SizeLimit> = limit.map(|limit| limit.parse().unwrap());
-        let changes = DatabaseChanges::default().size_limit(limit);
+        let changes = DatabaseChanges::default();
+        let changes = limit.map_or(changes.remove_size_limit(), |limit| changes.size_limit(limit));
         assert_eq!(fleet.plane.configure_database("tiny", changes).unwrap().size_limit, limit);
     };
     limit(Some("1mb"));

@@ -33,7 +33,7 @@ fn maintainer_continues_after_a_failure() {
     let (dir, plane) = fleet(&["a", "b", "c"]);
     let draft = CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload);
     plane.create_database(draft).unwrap();
-    let off = DatabaseChanges::default().history_window(Some(Retention::OFF));
+    let off = DatabaseChanges::default().history_window(Retention::OFF);
     for name in ["a", "c"] {
         plane.configure_database(name, off).unwrap();
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind, ListDatabases, Result,
-    Seed, rusqlite::Connection,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind, GroupChanges,
+    ListDatabases, Result, Seed, rusqlite::Connection,
 };
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
@@ -184,7 +184,9 @@ fn call(plane: &ControlPlane, file: &std::path::Path, operation: &Operation) -> 
     match *operation {
         Operation::CreateGroup(group) => plane.create_group(&group_name(group)).map(|_| ()),
         Operation::DestroyGroup(group) => plane.destroy_group(&group_name(group)),
-        Operation::ProtectGroup(group, on) => plane.protect_group(&group_name(group), on),
+        Operation::ProtectGroup(group, on) => {
+            plane.configure_group(&group_name(group), GroupChanges::default().delete_protection(on)).map(drop)
+        }
         Operation::Create(id, group) => plane.create_database(new(id, group)).map(|_| ()),
         Operation::Fork(id, source) => {
             plane.create_database(CreateDatabaseInput::fork(name(id), name(source))).map(|_| ())

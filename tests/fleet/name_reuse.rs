@@ -144,7 +144,7 @@ fn group_id_survives_a_rename() {
     assert!(fleet.plane.get_group("first").unwrap().delete_protection);
     assert!(!fleet.plane.get_group("default").unwrap().delete_protection);
     assert_eq!(fleet.plane.destroy_group(&group).unwrap_err().kind(), ErrorKind::Protected);
-    fleet.plane.protect_group(&group, false).unwrap();
+    fleet.plane.configure_group(&group, GroupChanges::default().delete_protection(false)).unwrap();
     fleet.plane.destroy_group(&group).unwrap();
     assert_eq!(fleet.plane.get_group(&group).unwrap_err().kind(), ErrorKind::NotFound);
     fleet.plane.get_group("default").unwrap();

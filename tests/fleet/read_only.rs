@@ -8,8 +8,8 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, ErrorKind,
-    ExportOptions, ListDatabases, RemoteEncryption, Result, Retention, Timestamp, VerifyOptions, no_progress,
-    rusqlite::Connection,
+    ExportOptions, GroupChanges, ListDatabases, RemoteEncryption, Result, Retention, Timestamp,
+    VerifyOptions, no_progress, rusqlite::Connection,
 };
 
 use crate::{
@@ -136,8 +136,16 @@ fn read_only_plane_refuses_every_change() {
         ("destroy", plane.destroy_database("rest")),
         ("create group", plane.create_group("new").map(drop)),
         ("rename group", plane.rename_group("default", "new").map(drop)),
-        ("protect group", plane.protect_group("default", true)),
-        ("window", plane.set_group_history_window("default", Retention::default()).map(drop)),
+        (
+            "protect group",
+            plane.configure_group("default", GroupChanges::default().delete_protection(true)).map(drop),
+        ),
+        (
+            "window",
+            plane
+                .configure_group("default", GroupChanges::default().history_window(Retention::default()))
+                .map(drop),
+        ),
         ("destroy group", plane.destroy_group("default")),
     ];
     for (change, answer) in changes {

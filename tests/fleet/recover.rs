@@ -13,8 +13,9 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, Database, DatabaseChanges, DatabaseState,
-    DiskOp, EncryptionKey, ErrorKind, FaultHook, Group, GroupChanges, PageFormat, Recovered,
-    RemoteEncryption, Seed, Timestamp, VerifyOptions, no_progress,
+    EncryptionKey, ErrorKind, Group, GroupChanges, PageFormat, Recovered, RemoteEncryption, Seed, Timestamp,
+    VerifyOptions, no_progress,
+    testing::{DiskOp, FaultHook},
 };
 
 use crate::support::{Fleet, assert_no_debris, contents, count, names, refused};
@@ -54,8 +55,8 @@ fn populated() -> (Fleet, Timestamp) {
         .with_size_limit("3mb".parse().unwrap());
     plane.create_database(fork).unwrap();
     let changes = DatabaseChanges::default()
-        .size_limit(Some("5mb".parse().unwrap()))
-        .history_window(Some("3d".parse().unwrap()))
+        .size_limit("5mb".parse().unwrap())
+        .history_window("3d".parse().unwrap())
         .delete_protection(true);
     plane.configure_database("plain", changes).unwrap();
     let blocked = DatabaseChanges::default().block_reads(true).block_writes(true);
@@ -294,7 +295,7 @@ fn stale_description_is_replaced_at_next_open() {
     let plane = ControlPlane::builder().fault_hook(hook).open(fleet.plane.root()).unwrap();
     fails.store(1, Ordering::SeqCst);
     let limit = "5mb".parse().unwrap();
-    plane.configure_database("a", DatabaseChanges::default().size_limit(Some(limit))).unwrap();
+    plane.configure_database("a", DatabaseChanges::default().size_limit(limit)).unwrap();
     plane.rename_group("default", "renamed").unwrap();
     let read = |path: &str| fs::read_to_string(fleet.plane.root().join("default").join(path)).unwrap();
     assert!(read("a/description.json").contains("\"size_limit\": null"));

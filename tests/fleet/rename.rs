@@ -11,8 +11,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, ListDatabases, Seed, Timestamp,
-    VerifyOptions, no_progress, rusqlite::Connection,
+    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, GroupChanges, ListDatabases, Seed,
+    Timestamp, VerifyOptions, no_progress, rusqlite::Connection,
 };
 
 use crate::{
@@ -36,7 +36,7 @@ fn renamed_group_keeps_databases_connections_and_history() {
     open.execute_batch("BEGIN; INSERT INTO t VALUES (2)").unwrap();
     let other = ControlPlane::open(plane.root()).unwrap();
     let renamed = other.rename_group("default", "eu").unwrap();
-    assert_eq!((renamed.name.as_str(), &renamed.uuid), ("eu", &group.uuid));
+    assert_eq!((renamed.name.as_str(), &renamed.id), ("eu", &group.id));
     open.execute_batch("COMMIT; INSERT INTO t VALUES (3)").unwrap();
     assert_eq!((count(&fleet.connect("orders"), rows), count(&view, rows)), (3, 1));
 
@@ -92,7 +92,7 @@ fn old_name_of_a_renamed_group_is_free() {
     // The directory shows the owner: no group name contains a dot.
     let file = |name: &str| plane.database_path(name).unwrap().strip_prefix(plane.root()).unwrap().to_owned();
     assert_eq!(file("first"), Path::new("default/first/data.db"));
-    assert_eq!(file("second"), Path::new(&format!("default.{}/second/data.db", second.uuid)));
+    assert_eq!(file("second"), Path::new(&format!("default.{}/second/data.db", second.id)));
     fleet.assert_no_debris();
 
     // Renaming back and forth never makes two groups share a directory.
@@ -152,7 +152,7 @@ fn rename_group_refuses_taken_missing_and_invalid_names() {
     assert_eq!(plane.list_groups().unwrap(), all);
 
     // Delete protection does not prevent a rename, and is preserved.
-    plane.protect_group("eu", true).unwrap();
+    plane.configure_group("eu", GroupChanges::default().delete_protection(true)).unwrap();
     assert!(plane.rename_group("eu", "us").unwrap().delete_protection);
     assert_eq!(
         refused(plane.destroy_group("us")),
@@ -166,8 +166,8 @@ fn fork_follows_group_of_source_renamed_meanwhile() {
     fleet.create("source");
     let other = fleet.plane.clone();
     // A disk operation between reading the source's row and writing the fork's row.
-    let hook = move |step: litefleet::DiskOp, path: &Path| {
-        if step == litefleet::DiskOp::MakeDir && path.parent().unwrap().ends_with(".staging") {
+    let hook = move |step: litefleet::testing::DiskOp, path: &Path| {
+        if step == litefleet::testing::DiskOp::MakeDir && path.parent().unwrap().ends_with(".staging") {
             other.rename_group("default", "eu").unwrap();
             other.create_group("default").unwrap();
         }
@@ -220,7 +220,7 @@ fn processes_renaming_to_one_name_have_one_winner() {
         ready();
         for round in 0..ROUNDS {
             match plane.rename_group(&format!("{own}-{round}"), &format!("c-{round}")) {
-                Ok(group) => println!("{}", group.uuid),
+                Ok(group) => println!("{}", group.id),
                 Err(error) => println!("{}", error.kind()),
             }
         }
@@ -229,11 +229,11 @@ fn processes_renaming_to_one_name_have_one_winner() {
     }
     let fleet = Fleet::new();
     let ids: Vec<_> = (0..ROUNDS)
-        .map(|round| ["a", "b"].map(|own| fleet.plane.create_group(&format!("{own}-{round}")).unwrap().uuid))
+        .map(|round| ["a", "b"].map(|own| fleet.plane.create_group(&format!("{own}-{round}")).unwrap().id))
         .collect();
     let printed = raced("rename::processes_renaming_to_one_name_have_one_winner", fleet.plane.root());
     for (round, [a, b]) in ids.iter().enumerate() {
-        let winner = fleet.plane.get_group(&format!("c-{round}")).unwrap().uuid;
+        let winner = fleet.plane.get_group(&format!("c-{round}")).unwrap().id;
         let (expected, loser) =
             if winner == *a { ([a.as_str(), "already_exists"], "b") } else { (["already_exists", b], "a") };
         assert_eq!([printed[0][round].as_str(), &printed[1][round]], expected);
@@ -310,7 +310,7 @@ fn process_killed_during_rename_leaves_one_name_and_databases() {
     plane.create_database(CreateDatabaseInput::new("bank", "a")).unwrap();
     let open = fleet.connect("bank");
     open.execute_batch("CREATE TABLE t(a)").unwrap();
-    let id = plane.get_group("a").unwrap().uuid;
+    let id = plane.get_group("a").unwrap().id;
     let (mut names, mut last) = (BTreeSet::new(), 0);
     for round in 0..40_u64 {
         let test = "rename::process_killed_during_rename_leaves_one_name_and_databases";
@@ -324,7 +324,7 @@ fn process_killed_during_rename_leaves_one_name_and_databases() {
         let plane = ControlPlane::open(plane.root()).unwrap();
         assert_no_debris(&plane);
         let group = plane.group_of_database("bank").unwrap();
-        assert_eq!((&group.uuid, &plane.get_group(group.name.as_str()).unwrap()), (&id, &group));
+        assert_eq!((&group.id, &plane.get_group(group.name.as_str()).unwrap()), (&id, &group));
         names.insert(group.name.to_string());
         let verified = plane.verify_database("bank", &VerifyOptions::default(), &mut no_progress).unwrap();
         assert_eq!(verified.findings, []);
@@ -346,7 +346,7 @@ fn process_killed_during_rename_leaves_one_name_and_databases() {
             }
         }
         for other in plane.list_groups().unwrap() {
-            if other.uuid != id {
+            if other.id != id {
                 plane.destroy_group(other.name.as_str()).unwrap();
             }
         }

@@ -4,8 +4,8 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, ExportOptions, ListDatabases, Result,
-    Retention, Seed, Timestamp, VerifyOptions, no_progress,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, ExportOptions, GroupChanges,
+    ListDatabases, Result, Seed, Timestamp, VerifyOptions, no_progress,
 };
 
 use crate::{
@@ -51,10 +51,9 @@ fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
         ("group_of_database", plane.group_of_database("orders").map(drop)),
         ("list_groups", plane.list_groups().map(drop)),
         ("rename_group", plane.rename_group("default", "new").map(drop)),
-        ("protect_group", plane.protect_group("default", true)),
         (
-            "set_group_history_window",
-            plane.set_group_history_window("default", Retention::default()).map(drop),
+            "configure_group",
+            plane.configure_group("default", GroupChanges::default().delete_protection(true)).map(drop),
         ),
         (
             "export_database",
@@ -136,14 +135,18 @@ fn running_call_stops_at_a_replaced_root() {
         Arc,
         atomic::{AtomicBool, Ordering},
     };
-    for step in [litefleet::DiskOp::Rename, litefleet::DiskOp::Create, litefleet::DiskOp::SyncDir] {
+    for step in [
+        litefleet::testing::DiskOp::Rename,
+        litefleet::testing::DiskOp::Create,
+        litefleet::testing::DiskOp::SyncDir,
+    ] {
         let fleet = Fleet::new();
         fleet.create("orders");
         fleet.run("orders", "CREATE TABLE t(a)");
         let root = fleet.plane.root().to_owned();
         let (backup, old) = (fleet.dir.path().join("backup"), fleet.dir.path().join("old"));
         let armed = Arc::new(AtomicBool::new(false));
-        let hook: Arc<litefleet::FaultHook> = Arc::new({
+        let hook: Arc<litefleet::testing::FaultHook> = Arc::new({
             let (armed, root, backup) = (Arc::clone(&armed), root.clone(), backup.clone());
             move |at, _| {
                 if at == step && armed.swap(false, Ordering::SeqCst) {
@@ -158,7 +161,7 @@ fn running_call_stops_at_a_replaced_root() {
         let before = tree(&backup);
         armed.store(true, Ordering::SeqCst);
         let error = match step {
-            litefleet::DiskOp::Rename => plane.destroy_database("orders").unwrap_err(),
+            litefleet::testing::DiskOp::Rename => plane.destroy_database("orders").unwrap_err(),
             _ => plane.create_database(CreateDatabaseInput::fork("copy", "orders")).map(drop).unwrap_err(),
         };
         assert!(!armed.load(Ordering::SeqCst));

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, Seed, VerifyOptions, no_progress,
-    rusqlite::Connection,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, Seed, VerifyOptions,
+    no_progress, rusqlite::Connection,
 };
 
 use crate::{
@@ -74,7 +74,7 @@ fn downgrade_to_version_1(root: &Path) {
 fn root_of_version_1_is_migrated_completely() {
     let fleet = Fleet::new();
     fleet.plane.create_group("eu").unwrap();
-    fleet.plane.protect_group("eu", true).unwrap();
+    fleet.plane.configure_group("eu", GroupChanges::default().delete_protection(true)).unwrap();
     fleet.create("orders");
     fleet.run("orders", "CREATE TABLE t(a); INSERT INTO t VALUES (1)");
     fleet.plane.create_database(CreateDatabaseInput::fork("fork", "orders")).unwrap();

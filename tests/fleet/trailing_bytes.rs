@@ -73,7 +73,7 @@ fn import_drops_bytes_after_the_last_page() {
                 assert_eq!(fs::metadata(data).unwrap().len(), original, "{name}");
                 fleet
                     .plane
-                    .configure_database(&name, litefleet::DatabaseChanges::default().size_limit(None))
+                    .configure_database(&name, litefleet::DatabaseChanges::default().remove_size_limit())
                     .unwrap();
                 assert_eq!(contents(&fleet.connect(&name)), theirs, "{name}");
                 assert_restorable(&fleet, &name);

@@ -7,8 +7,9 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, FaultHook,
+    ControlPlane, CreateDatabaseInput, ErrorKind,
     rusqlite::{Connection, functions::FunctionFlags},
+    testing::{DiskOp, FaultHook},
 };
 
 use crate::{

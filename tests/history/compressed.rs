@@ -13,8 +13,9 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, DiskOp, ErrorKind, Result, Timestamp, VerifyOptions, explain, no_progress,
+    ControlPlane, ErrorKind, Result, Timestamp, VerifyOptions, explain, no_progress,
     rusqlite::{Connection, config::DbConfig},
+    testing::DiskOp,
 };
 use xxhash_rust::xxh3::xxh3_64;
 

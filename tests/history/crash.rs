@@ -14,8 +14,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, DiskOp, ErrorKind, Timestamp, VerifyOptions, no_progress,
-    rusqlite::config::DbConfig,
+    ConnectOptions, ControlPlane, ErrorKind, Timestamp, VerifyOptions, no_progress,
+    rusqlite::config::DbConfig, testing::DiskOp,
 };
 
 use crate::support::{Ledger, foreign_connection, now};

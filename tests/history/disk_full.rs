@@ -12,8 +12,9 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, Seed, Timestamp,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, Seed, Timestamp,
     rusqlite::{Connection, config::DbConfig},
+    testing::DiskOp,
 };
 use tempfile::TempDir;
 

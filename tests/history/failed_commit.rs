@@ -126,7 +126,7 @@ fn stamp_of_failed_commit_is_not_used_for_a_later_commit() {
     let name = "failed_commit::stamp_of_failed_commit_is_not_used_for_a_later_commit";
     let Some((flush, _watch)) = in_child(name) else { return };
     let window = |ledger: &Ledger, window: &str| {
-        let window = DatabaseChanges::default().history_window(Some(window.parse().unwrap()));
+        let window = DatabaseChanges::default().history_window(window.parse().unwrap());
         ledger.plane.configure_database("orders", window).unwrap();
     };
     for (cipher, by_foreign, ends) in [

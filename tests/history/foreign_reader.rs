@@ -14,9 +14,9 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, DiskOp, EncryptionKey, ErrorKind, Timestamp, VerifyOptions,
-    no_progress,
+    Cipher, ConnectOptions, ControlPlane, EncryptionKey, ErrorKind, Timestamp, VerifyOptions, no_progress,
     rusqlite::{Connection, config::DbConfig},
+    testing::DiskOp,
 };
 
 use crate::{

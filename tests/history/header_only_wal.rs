@@ -47,7 +47,7 @@ fn check(cipher: Option<Cipher>, flushes: &Flushes) {
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
     let size = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().size;
-    configure(DatabaseChanges::default().size_limit(Some(SizeLimit::from_bytes(size).unwrap())));
+    configure(DatabaseChanges::default().size_limit(SizeLimit::from_bytes(size).unwrap()));
     // The first page that spills from the cache exceeds the limit.
     let sql = "PRAGMA cache_size = 1; BEGIN; INSERT INTO t VALUES (zeroblob(1000000))";
     let refused = connection.execute_batch(sql).unwrap_err();
@@ -66,7 +66,7 @@ fn check(cipher: Option<Cipher>, flushes: &Flushes) {
     log.read_to_end(&mut rest).unwrap();
     assert!(rest.iter().all(|byte| *byte == 0));
 
-    configure(DatabaseChanges::default().size_limit(None).history_window(Some(Retention::OFF)));
+    configure(DatabaseChanges::default().remove_size_limit().history_window(Retention::OFF));
     let before = flushes.0.load(SeqCst);
     connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
     assert!(flushes.0.load(SeqCst) > before, "{cipher:?}: a commit with synchronous=FULL was not flushed");

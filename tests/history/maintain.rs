@@ -14,8 +14,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ControlPlaneBuilder, DatabaseChanges, DiskOp, ErrorKind, ExportOptions,
-    MaintenanceReport, Result, Retention, Timestamp, no_progress, rusqlite::Connection,
+    Cipher, ControlPlane, ControlPlaneBuilder, DatabaseChanges, ErrorKind, ExportOptions, MaintenanceReport,
+    Result, Retention, Timestamp, no_progress, rusqlite::Connection, testing::DiskOp,
 };
 
 use crate::support::{Contents, Ledger, contents, files, is_index, now};
@@ -24,10 +24,7 @@ pub(crate) const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
 pub(crate) fn set_window(ledger: &Ledger, window: &str) {
     let window: Retention = window.parse().unwrap();
-    ledger
-        .plane
-        .configure_database("orders", DatabaseChanges::default().history_window(Some(window)))
-        .unwrap();
+    ledger.plane.configure_database("orders", DatabaseChanges::default().history_window(window)).unwrap();
 }
 
 pub(crate) fn maintain(ledger: &Ledger) -> MaintenanceReport {

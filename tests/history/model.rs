@@ -5,8 +5,8 @@
 use std::{cell::Cell, collections::BTreeMap, env};
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, RemoteEncryption, Seed,
-    Timestamp, no_progress,
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, GroupChanges, RemoteEncryption,
+    Seed, Timestamp, no_progress,
     rusqlite::{Connection, ErrorCode, config::DbConfig},
 };
 use proptest::{
@@ -168,7 +168,9 @@ impl Harness {
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
         plane.create_group("default").unwrap();
-        plane.set_group_history_window("default", "7d".parse().unwrap()).unwrap();
+        plane
+            .configure_group("default", GroupChanges::default().history_window("7d".parse().unwrap()))
+            .unwrap();
         let key = sealed.then(|| EncryptionKey::from_bytes(&[7; 32]).unwrap());
         for name in NAMES {
             let mut input = CreateDatabaseInput::new(name, "default");

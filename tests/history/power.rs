@@ -35,7 +35,7 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, ControlPlaneBuilder, CreateDatabaseInput, EncryptionKey,
-    RemoteEncryption, Synchronous, Timestamp, no_progress,
+    GroupChanges, RemoteEncryption, Synchronous, Timestamp, no_progress,
     rusqlite::{Connection, config::DbConfig},
 };
 
@@ -322,7 +322,12 @@ fn run_seed(seed: u64, tally: &mut Tally) {
     let plane = scenario.builder().open(&root).unwrap();
     plane.create_group("default").unwrap();
     if scenario.is_maintained {
-        plane.set_group_history_window("default", scenario.window.parse().unwrap()).unwrap();
+        plane
+            .configure_group(
+                "default",
+                GroupChanges::default().history_window(scenario.window.parse().unwrap()),
+            )
+            .unwrap();
     }
     let mut input = CreateDatabaseInput::new("orders", "default");
     if let (Some(key), Some(cipher)) = (scenario.key(), scenario.cipher) {

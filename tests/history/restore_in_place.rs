@@ -91,10 +91,10 @@ fn failed_restore_in_place_changes_nothing() {
     refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::Busy);
     writer.execute_batch("ROLLBACK").unwrap();
 
-    let limited = DatabaseChanges::default().size_limit(Some(SizeLimit::from_bytes(150_000).unwrap()));
+    let limited = DatabaseChanges::default().size_limit(SizeLimit::from_bytes(150_000).unwrap());
     plane.configure_database("orders", limited).unwrap();
     refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::TooLarge);
-    plane.configure_database("orders", DatabaseChanges::default().size_limit(None)).unwrap();
+    plane.configure_database("orders", DatabaseChanges::default().remove_size_limit()).unwrap();
 
     plane.configure_database("orders", DatabaseChanges::default().block_writes(true)).unwrap();
     refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::Blocked);

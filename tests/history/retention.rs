@@ -1,8 +1,8 @@
 //! Retention windows of groups and databases, and histories that are turned off and on.
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, Retention, Seed, Timestamp, no_progress,
-    rusqlite::Connection,
+    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, Retention, Seed, Timestamp,
+    no_progress, rusqlite::Connection,
 };
 
 use crate::support::{Ledger, files, now};
@@ -14,7 +14,9 @@ fn window(text: &str) -> Retention {
 }
 
 fn set(ledger: &Ledger, window: Option<Retention>) {
-    ledger.plane.configure_database("orders", DatabaseChanges::default().history_window(window)).unwrap();
+    let changes = DatabaseChanges::default();
+    let changes = window.map_or(changes.inherit_history_window(), |window| changes.history_window(window));
+    ledger.plane.configure_database("orders", changes).unwrap();
 }
 
 #[test]
@@ -27,11 +29,17 @@ fn database_inherits_group_window_unless_it_has_its_own() {
     };
     assert_eq!(of("orders"), ("24h".into(), true));
     assert_eq!(plane.get_group("default").unwrap().history_window, Retention::default());
-    assert_eq!(plane.set_group_history_window("default", window("7d")).unwrap().history_window, window("7d"));
+    assert_eq!(
+        plane
+            .configure_group("default", GroupChanges::default().history_window(window("7d")))
+            .unwrap()
+            .history_window,
+        window("7d")
+    );
     assert_eq!(of("orders"), ("7d".into(), true));
     set(&ledger, Some(window("90m")));
     assert_eq!(of("orders"), ("90m".into(), false));
-    plane.set_group_history_window("default", window("0")).unwrap();
+    plane.configure_group("default", GroupChanges::default().history_window(window("0"))).unwrap();
     assert_eq!(of("orders"), ("90m".into(), false));
     // Other changes leave the window unchanged, and a fork inherits the window of the group.
     plane.configure_database("orders", DatabaseChanges::default().block_writes(false)).unwrap();
@@ -41,7 +49,8 @@ fn database_inherits_group_window_unless_it_has_its_own() {
     assert_eq!(of("orders"), ("off".into(), true));
     let json = serde_json::to_value(plane.get_database("orders").unwrap()).unwrap();
     assert_eq!((&json["history_window"], &json["inherits_history_window"]), (&"off".into(), &true.into()));
-    let none = plane.set_group_history_window("none", window("1h")).unwrap_err();
+    let none =
+        plane.configure_group("none", GroupChanges::default().history_window(window("1h"))).unwrap_err();
     assert_eq!((none.kind(), none.to_string().as_str()), (ErrorKind::NotFound, "group not found"));
 }
 
@@ -68,7 +77,10 @@ fn open_connections_follow_when_history_is_turned_off_and_on() {
         let mut ledger = Ledger::new(cipher);
         let turn = |ledger: &Ledger, window: Retention| {
             if of_group {
-                ledger.plane.set_group_history_window("default", window).unwrap();
+                ledger
+                    .plane
+                    .configure_group("default", GroupChanges::default().history_window(window))
+                    .unwrap();
             } else {
                 set(ledger, Some(window));
             }
@@ -168,7 +180,10 @@ fn idle_connection_archives_wal_after_history_was_turned_on() {
 fn instants_without_history_are_refused() {
     for written_before in [false, true] {
         let mut ledger = Ledger::plain();
-        ledger.plane.set_group_history_window("default", Retention::OFF).unwrap();
+        ledger
+            .plane
+            .configure_group("default", GroupChanges::default().history_window(Retention::OFF))
+            .unwrap();
         ledger.plane.destroy_database("orders").unwrap();
         ledger.plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
         let born = now();
@@ -185,7 +200,10 @@ fn instants_without_history_are_refused() {
         }
         assert_eq!(ledger.plane.points("orders", ..).unwrap().windows, []);
         assert!(!ledger.database_dir().join("archive").exists());
-        ledger.plane.set_group_history_window("default", window("1h")).unwrap();
+        ledger
+            .plane
+            .configure_group("default", GroupChanges::default().history_window(window("1h")))
+            .unwrap();
         for at in [born, between] {
             refused(&mut ledger, at);
         }

@@ -15,7 +15,7 @@ use std::{
     time::SystemTime,
 };
 
-use litefleet::DiskOp;
+use litefleet::testing::DiskOp;
 
 use crate::{
     fault_vfs::{Call, Opened, Verdict, Watcher},

@@ -4,8 +4,10 @@
 use std::{fs, io::Cursor, path::Path, sync::Arc};
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DiskOp, ErrorKind, FaultHook, PageFormat,
-    RemoteEncryption, Seed, Upload, rusqlite::Connection,
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, Seed,
+    Upload,
+    rusqlite::Connection,
+    testing::{DiskOp, FaultHook},
 };
 
 use crate::{

@@ -148,7 +148,7 @@ impl Fixture {
         }
         fleet.create("other");
         fleet.run("other", "CREATE TABLE t(a); INSERT INTO t VALUES ('of another one')");
-        let changes = DatabaseChanges::default().block_writes(true).size_limit("1mb".parse().ok());
+        let changes = DatabaseChanges::default().block_writes(true).size_limit("1mb".parse().unwrap());
         fleet.plane.configure_database("other", changes).unwrap();
         fs::create_dir(fleet.plane.root().join(".http")).unwrap();
         fs::write(fleet.plane.root().join(".http/access.db"), "secret").unwrap();

@@ -10,8 +10,10 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, CreateDatabaseInput, DiskOp, Error, ErrorKind, ExportOptions, FaultHook,
-    PageFormat, RemoteEncryption, Result, Seed, no_progress, rusqlite::Connection,
+    Cipher, ControlPlane, CreateDatabaseInput, Error, ErrorKind, ExportOptions, PageFormat, RemoteEncryption,
+    Result, Seed, no_progress,
+    rusqlite::Connection,
+    testing::{DiskOp, FaultHook},
 };
 
 use crate::{
