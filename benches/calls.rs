@@ -1,7 +1,7 @@
 //! Single calls compared with their lower bounds: create with the flushes that it needs, connect with SQLite opening
 //! the file.
 
-#![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed bench panics")]
 
 use std::{
     fs::{self, File},

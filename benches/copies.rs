@@ -4,7 +4,7 @@
 //! `LITEFLEET_BENCH_MB` sets the size (default 1024), `LITEFLEET_BENCH_DIR` the directory (default: cargo's target
 //! directory), `LITEFLEET_BENCH_SMOKE` reduces the bench to one small round.
 
-#![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed bench panics")]
 
 use std::{
     env,

@@ -6,7 +6,7 @@
 //! database (50), `LITEFLEET_BENCH_IDLE` the number of additional idle connections (0), `LITEFLEET_BENCH_DIR` the
 //! directory (default: cargo's target directory), `LITEFLEET_BENCH_SMOKE` reduces the bench to one small round.
 
-#![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed bench panics")]
 
 use std::{
     env,

@@ -6,7 +6,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::cast_precision_loss,
-    reason = "a bench says what failed by panicking, and its counts are small"
+    reason = "a failed bench panics, and its counts are small"
 )]
 
 use std::{

@@ -6,7 +6,7 @@
 //! rounds, `LITEFLEET_BENCH_CIPHERS` the ciphers (names separated by commas), `LITEFLEET_BENCH_WALL` measures elapsed
 //! time instead.
 
-#![expect(clippy::unwrap_used, reason = "a bench says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed bench panics")]
 #![expect(clippy::cast_precision_loss, reason = "ratios need few significant digits")]
 
 mod bare;

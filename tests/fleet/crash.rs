@@ -151,7 +151,7 @@ fn killed_process_leaves_intact_databases_and_no_debris() {
         let plane = check(&root);
         *states.entry(plane.list_databases(&Default::default()).unwrap().len()).or_insert(0) += 1;
     }
-    assert!(states.len() > 1, "the killed processes never did anything: {states:?}");
+    assert!(states.len() > 1, "the killed processes made no progress: {states:?}");
 }
 
 #[test]
@@ -182,9 +182,9 @@ fn process_aborted_at_any_step_leaves_all_or_nothing() {
         for step in 0_u64.. {
             {
                 let plane = ControlPlane::open(&root).unwrap();
-                let _not_there = plane.destroy_database("x");
-                let _not_there = plane.destroy_group("other");
-                let _not_there = plane.destroy_group("renamed");
+                let _may_be_missing = plane.destroy_database("x");
+                let _may_be_missing = plane.destroy_group("other");
+                let _may_be_missing = plane.destroy_group("renamed");
                 plane.create_group("other").unwrap();
                 plane.create_database(CreateDatabaseInput::new("y", "other")).unwrap();
                 match operation {

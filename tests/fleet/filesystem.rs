@@ -33,12 +33,12 @@ impl Mounted {
 fn skipped(reason: &str) {
     let test = std::thread::current();
     let line = format!("{}: skipped: {reason}\n", test.name().unwrap_or_default());
-    let _reported_or_not = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    let _best_effort = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _left_to_the_system = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let _best_effort = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }
 

@@ -107,7 +107,7 @@ fn fork_under_load_is_the_state_of_one_commit() {
             fleet.plane.destroy_database(&name).unwrap();
         }
         drop(stop);
-        assert!(seen > 60, "the writers were held up: {seen} transfers");
+        assert!(seen > 60, "writers were blocked: {seen} transfers");
     });
     fleet.assert_no_debris();
 }
@@ -120,7 +120,11 @@ fn fork_neither_waits_for_nor_blocks_a_writer() {
     writer.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     writer.execute_batch("PRAGMA busy_timeout=0; BEGIN IMMEDIATE; INSERT INTO t VALUES (2)").unwrap();
     fleet.plane.create_database(CreateDatabaseInput::fork("before", "orders")).unwrap();
-    assert_eq!(count(&fleet.connect("before"), "SELECT sum(a) FROM t"), 1, "an uncommitted row was taken");
+    assert_eq!(
+        count(&fleet.connect("before"), "SELECT sum(a) FROM t"),
+        1,
+        "the fork contains an uncommitted row"
+    );
 
     // The writer commits and begins again while a fork is in progress.
     let mut commits = 0;

@@ -125,7 +125,7 @@ fn import_includes_rows_in_the_wal() {
     writer.execute_batch("INSERT INTO late VALUES (1); BEGIN; INSERT INTO late VALUES (2)").unwrap();
     let beside = names(fleet.dir.path());
     fleet.plane.import_database(input("live"), path.as_path()).unwrap();
-    assert_eq!(names(fleet.dir.path()), beside, "files were left beside the source");
+    assert_eq!(names(fleet.dir.path()), beside, "the import left files beside the source");
     assert_eq!(count(&fleet.connect("live"), "SELECT count(*) FROM t"), 100);
     assert_eq!(count(&fleet.connect("live"), "SELECT count(*) FROM late"), 1);
     writer.execute_batch("COMMIT").unwrap();
@@ -233,7 +233,7 @@ fn import_rolls_back_interrupted_transaction_in_its_copy() {
     writer.execute_batch("ROLLBACK").unwrap();
     fleet.plane.import_database(input("crashed"), crashed.as_path()).unwrap();
     assert_eq!(contents(&fleet.connect("crashed")), contents(&Connection::open(&path).unwrap()));
-    assert!(fleet.dir.path().join("crashed-journal").exists(), "the source was touched");
+    assert!(fleet.dir.path().join("crashed-journal").exists(), "the source was changed");
     fleet.assert_no_debris();
 }
 
@@ -419,7 +419,7 @@ fn import_executes_nothing_from_a_hostile_file() {
         )
         .unwrap();
     drop(connection);
-    let _taken_or_refused = fleet.plane.import_database(input("hostile"), path.as_path());
+    let _accepted_or_refused = fleet.plane.import_database(input("hostile"), path.as_path());
     assert!(!proof.exists());
     fleet.assert_no_debris();
 }

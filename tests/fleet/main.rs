@@ -1,7 +1,7 @@
 //! The control plane as a host program uses it, on real files.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
-#![expect(clippy::default_trait_access, reason = "the name of an options type says nothing more to a reader")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
+#![expect(clippy::default_trait_access, reason = "the call shows the type of its options")]
 
 mod bypass;
 mod crash;

@@ -39,7 +39,11 @@ impl Shared {
         fs::create_dir(shared.root()).unwrap();
         std::os::unix::fs::chown(shared.root(), Some(USER), Some(USER)).unwrap();
         let known = shared.user("true").stderr(Stdio::null()).status();
-        if known.is_ok_and(|status| status.success()) { Some(shared) } else { skip("there is no setpriv") }
+        if known.is_ok_and(|status| status.success()) {
+            Some(shared)
+        } else {
+            skip("setpriv is not installed")
+        }
     }
 
     pub(crate) fn root(&self) -> PathBuf {

@@ -76,7 +76,7 @@ fn lose_catalog(plane: ControlPlane) -> std::path::PathBuf {
     let root = plane.root().to_owned();
     drop(plane);
     for name in ["control.db", "control.db-wal", "control.db-shm"] {
-        let _not_there = fs::remove_file(root.join(name));
+        let _may_be_missing = fs::remove_file(root.join(name));
     }
     root
 }

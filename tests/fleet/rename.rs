@@ -351,5 +351,8 @@ fn process_killed_during_rename_leaves_one_name_and_databases() {
             }
         }
     }
-    assert!(names.len() == 2 && last > 10, "the killed processes did little: {names:?}, {last} rows");
+    assert!(
+        names.len() == 2 && last > 10,
+        "the killed processes made little progress: {names:?}, {last} rows"
+    );
 }

@@ -154,7 +154,7 @@ fn gap_follows_earlier_stamps_if_clock_stops_or_steps_back() {
 }
 
 #[test]
-fn commit_without_stamp_counts_from_next_stamp_after_clock_step() {
+fn lost_stamps_leave_a_gap_up_to_their_latest_possible_instant() {
     let start = 1_764_000_000_000_000;
     let mut clocked = ClockedPlane::new(start);
     let connection = clocked.connect();
@@ -177,7 +177,7 @@ fn commit_without_stamp_counts_from_next_stamp_after_clock_step() {
         (start, Some(0)),
         (start + 10, None),
         (start + 999, None),
-        // The next generation began here; its first stamp covers every earlier commit.
+        // The next generation began here, but a lost stamp of this one may be later.
         (start + 1000, None),
         (start + HOUR - 1, None),
         (start + HOUR, Some(2)),

@@ -312,8 +312,8 @@ fn snapshot_after_foreign_commits_is_flushed_before_next_commit() {
     let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
     let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
     connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
-    // Also after the stamps of the earlier generation: a snapshot must not exist on disk without the frames that it
-    // includes.
+    // A snapshot must not reach the disk before the frames that it includes. Earlier flushes belong to the stamps of
+    // the previous generation.
     let flushed = seen.lock().unwrap().clone();
     assert!(
         flushed.ends_with(

@@ -189,7 +189,7 @@ impl Fixture {
         let starts_new_history =
             ["no damage", "live.stamps", "the archive"].iter().any(|name| damage.starts_with(name));
         let refused = self.check_states(damage, every);
-        let _answered = self.ledger.plane.points("orders", ..);
+        let _may_fail = self.ledger.plane.points("orders", ..);
         let states = self.ledger.states.clone();
         let last = states.last().unwrap().contents.clone();
         {
@@ -212,16 +212,16 @@ impl Fixture {
         // New commits are restorable, unless their history depends on the damaged file.
         for state in &self.ledger.states.clone()[states.len()..] {
             match self.ledger.viewed_at(state.from) {
-                Ok(found) => assert!(found == state.contents, "{damage}: what was written since"),
+                Ok(found) => assert!(found == state.contents, "{damage}: a commit after the damage"),
                 Err(error) => {
                     assert!(
                         !starts_new_history && error.to_string().contains("/archive/"),
-                        "{damage}: since: {error}"
+                        "{damage}: a commit after the damage: {error}"
                     );
                 }
             }
         }
-        self.check_states(&format!("{damage}, and it went on"), every);
+        self.check_states(&format!("{damage}, after further commits"), every);
         self.ledger.states = states;
         self.reset();
         refused
@@ -267,7 +267,7 @@ fn damage_cases(fixture: &Fixture, name: &str, random: &mut Random) -> Vec<(Stri
         let damage: Damage = Box::new(move |path| {
             fs::File::options().write(true).open(path).unwrap().set_len(cut).unwrap();
         });
-        damage_cases.push((format!("cut to {cut} of {len}"), damage));
+        damage_cases.push((format!("truncated to {cut} of {len}"), damage));
     }
     // The rest of a stamp file is unused space.
     let end =
@@ -337,7 +337,7 @@ fn matrix(cipher: Option<Cipher>, at_rest: bool) {
                     fs::remove_file(fixture.archive().join(name)).unwrap();
                 }
             }
-            fixture.check_damage(&format!("the last {count} are gone, live {live_too}"), 2);
+            fixture.check_damage(&format!("the last {count} generations removed, live {live_too}"), 2);
         }
     }
     // Replace the archive with an older version or with that of another fleet.

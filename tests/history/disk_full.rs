@@ -38,7 +38,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let _left_to_the_system = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let _best_effort = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }
 
@@ -131,7 +131,7 @@ fn full_disk_refuses_commits_and_loses_none() {
             connection = connect();
             connection.execute_batch("PRAGMA wal_autocheckpoint=20").unwrap();
         }
-        let _there = fs::remove_file(&filler);
+        let _may_be_missing = fs::remove_file(&filler);
         connection.execute_batch("DELETE FROM t WHERE rowid % 2").unwrap();
         known.record(&connection);
         if round % 4 == 3 {

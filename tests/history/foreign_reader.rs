@@ -193,7 +193,7 @@ fn foreign_commits_after_the_copy_hide_no_earlier_commit() {
         drop(ledger.connect());
         assert!(ledger.contents_at(state.from).unwrap() == state.contents);
     }
-    // Unstamped commits resolve at the latest possible instant.
+    // Their times are unknown, but an instant in the future includes all of them.
     let last = Timestamp::from_micros(now().as_micros() + 3_600_000_000).unwrap();
     let rows: u32 = viewer.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
     close_last(&ledger, viewer);

@@ -224,7 +224,7 @@ impl Harness {
         let dir = self.plane.root().join("default/orders");
         self.logs_left += u64::from(dir.join("data.db-wal").exists());
         if random.below(2) == 0 {
-            let _not_there = fs::remove_file(dir.join("data.db-shm"));
+            let _may_be_missing = fs::remove_file(dir.join("data.db-shm"));
         }
         for writer in 0..processes * connections {
             let notes = self.dir.path().join(format!("notes-{}-{writer}", self.rounds));

@@ -2,7 +2,7 @@
 //! tests cover resolution of instants, maintenance, verification, crashes, power failures, damage and foreign
 //! processes.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod clock;
 mod cold_cache;

@@ -31,7 +31,8 @@ pub(crate) fn maintain(ledger: &Ledger) -> MaintenanceReport {
     ledger.plane.maintain_database("orders", &mut no_progress).unwrap()
 }
 
-/// Sets the clock 25 hours ahead: older than what stays uncompressed, and within the window of [`with_history`].
+/// Sets the clock 25 hours ahead, so that existing commits are old enough to be compressed, and still within the
+/// window of [`with_history`].
 pub(crate) fn a_day_later(builder: ControlPlaneBuilder) -> ControlPlaneBuilder {
     const HOURS: i64 = 25;
     builder.clock(Arc::new(|| {
@@ -467,7 +468,7 @@ fn archive_size_stays_bounded_under_sustained_load() {
         // The logs of the window, one snapshot per stretch of logs, and one more stretch.
         assert!(size() < 2 * in_window + 10 * (1 << 20), "{} with {in_window} in the window", size());
     }
-    assert!(largest * 2 < written, "{largest} of {written}");
+    assert!(largest * 2 < written, "archive of {largest} bytes for {written} written");
     ledger.states.truncate(0);
     let at = now();
     assert_eq!(ledger.contents_at(at).unwrap(), contents(&connection));

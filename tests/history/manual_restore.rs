@@ -112,9 +112,9 @@ fn restore_by_hand(ledger: &mut Ledger, compressed: usize) {
     let points = ledger.plane.points("orders", ..).unwrap().points;
     let states: Vec<_> = points.iter().map(|point| ledger.contents_at(point.at).unwrap()).collect();
     assert_eq!(states.last(), ledger.states.last().map(|state| &state.contents));
-    let mut ways: Vec<fn(&Path)> = vec![by_library];
+    let mut methods: Vec<fn(&Path)> = vec![by_library];
     if Command::new("sqlite3").arg("--version").output().is_ok() {
-        ways.push(by_program);
+        methods.push(by_program);
     }
     let (snapshot, logs) = logs(ledger);
     assert!(logs.len() > 5);
@@ -122,7 +122,7 @@ fn restore_by_hand(ledger: &mut Ledger, compressed: usize) {
         logs.iter().filter(|log| log.extension().is_some_and(|extension| extension == "zst")).count(),
         compressed
     );
-    for write in ways {
+    for write in methods {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.db");
         fs::copy(&snapshot, &file).unwrap();

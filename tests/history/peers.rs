@@ -59,7 +59,7 @@ fn wal_is_moved_while_peers_have_it_open() {
         }
         for (number, writer) in (1..).zip([&one, &two, &one, &one, &two]) {
             let (log, segment) = inodes(&mut ledger, writer, &format!("{number:012}.wal"));
-            assert_eq!(log, segment, "log {number} was moved");
+            assert_eq!(log, segment, "log {number} was copied");
             let (rows, readers) =
                 (number, if number == 5 { vec![&one, &two, &idle] } else { vec![&one, &two] });
             for reader in readers {
@@ -88,7 +88,7 @@ fn wal_open_in_a_foreign_process_is_copied() {
     let (log, segment) = inodes(&mut ledger, &one, "000000000001.wal");
     assert_ne!(log, segment);
     assert_eq!([&two, &foreign].map(count), [1; 2]);
-    // The WAL is not replaced while both write to it.
+    // Every connection continues to use the WAL that was copied.
     ledger.commit(&two, "INSERT INTO t(value) VALUES (2)");
     assert_eq!([&one, &foreign].map(count), [2; 2]);
     drop(foreign);
@@ -211,7 +211,7 @@ fn wal_is_not_moved_while_a_destroyed_namesake_is_open() {
     let before = fs::metadata(&log).unwrap().ino();
     restart_wal(&one);
     one.execute_batch("UPDATE t SET value = 'newer' || value").unwrap();
-    assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the log was moved");
+    assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the WAL was not replaced");
     let seen = old.query_row("SELECT count(*) FROM t WHERE value LIKE 'old%'", [], |row| row.get(0));
     assert_eq!(seen, Ok(300));
     drop(old);
@@ -284,7 +284,7 @@ fn waiting_for_locks_of_peers_does_not_block_opens() {
     assert_ne!(
         fs::metadata(ledger.database_dir().join("data.db-wal")).unwrap().ino(),
         log,
-        "the log was moved"
+        "the WAL was not replaced"
     );
     assert_eq!([&one, &two, &three].map(count), [1; 3]);
 }

@@ -236,5 +236,5 @@ pub(crate) fn read_contents(connection: &Connection) -> rusqlite::Result<Content
 pub(crate) fn skipped(reason: &str) {
     let test = std::thread::current();
     let line = format!("{}: skipped: {reason}\n", test.name().unwrap_or_default());
-    let _reported_or_not = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    let _best_effort = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }

@@ -357,7 +357,7 @@ fn write(root: &str) -> ! {
             let _may_be_busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         }
     }
-    unreachable!("it writes until it is killed")
+    unreachable!("the writer runs until it is killed")
 }
 
 /// A child process that is killed when dropped.

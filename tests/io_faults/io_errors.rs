@@ -126,7 +126,7 @@ fn attempt(database: &TestDatabase, n: u64, model: &mut Model) -> Result<Attempt
     let committed = run(&connection, &transaction(n, schema)).is_ok();
     if !connection.is_autocommit() {
         // If the rollback fails, closing the connection undoes the transaction.
-        let _undone = run(&connection, "ROLLBACK");
+        let _may_fail = run(&connection, "ROLLBACK");
     }
     let expected = model.after(if committed { n } else { n - 1 });
     for sql in [
@@ -179,12 +179,15 @@ fn round(
             let reached =
                 model.check(&connection, schema).map_err(|why| format!("the same connection: {why}"))?;
             if reached != n + u64::from(attempt.committed) {
-                return Err(format!("{reached} after {n}, and the next: {}", attempt.committed));
+                return Err(format!(
+                    "found transaction {reached} after {n}; committed: {}",
+                    attempt.committed
+                ));
             }
             let fresh = database.open(database.case.synchronous)?;
-            let found = model.check(&fresh, schema).map_err(|why| format!("a fresh connection: {why}"))?;
+            let found = model.check(&fresh, schema).map_err(|why| format!("a new connection: {why}"))?;
             if found != reached {
-                return Err(format!("a fresh connection finds {found}, not {reached}"));
+                return Err(format!("a new connection finds transaction {found}, not {reached}"));
             }
             known = Some(reached);
             drop(fresh);
@@ -193,25 +196,29 @@ fn round(
                 let next = reached + 1;
                 run(&connection, &transaction(next, schema))
                     .and_then(|()| run(&connection, CHURN))
-                    .map_err(|error| format!("going on after {reached}: {error}"))?;
+                    .map_err(|error| format!("the transaction after {reached}: {error}"))?;
                 write_files(&crashed.dir(), &Files::new());
                 copy_files(&database.dir(), &crashed.dir(), &["data.db", "data.db-wal"]);
                 let found = model.check(&crashed.open("OFF")?, schema);
                 if found != Ok(next) {
-                    return Err(format!("after a crash it is after {found:?}, not {next}"));
+                    return Err(format!("after a crash, found transaction {found:?}, expected {next}"));
                 }
                 known = Some(next);
             }
         }
     }
     let fresh = database.open(database.case.synchronous)?;
-    let reached = model.check(&fresh, schema).map_err(|why| format!("opened again: {why}"))?;
+    let reached = model.check(&fresh, schema).map_err(|why| format!("after a reopen: {why}"))?;
     let is_right = match known {
         Some(known) => reached == known,
         // A commit whose flush failed may be recovered from the WAL by the next opener.
         None => reached == n + 1 || (reached == n && !attempt.committed),
     };
-    if is_right { Ok((fired, reached)) } else { Err(format!("opened again, it is after {reached}, not {n}")) }
+    if is_right {
+        Ok((fired, reached))
+    } else {
+        Err(format!("after a reopen, found transaction {reached}, expected {n}"))
+    }
 }
 
 fn fail_everywhere(case: Case, failing: &[Failing]) {

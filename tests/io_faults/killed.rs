@@ -77,7 +77,7 @@ fn write(args: &str) -> ! {
             _ => {}
         }
     }
-    unreachable!("it writes until it is killed")
+    unreachable!("the writer runs until it is killed")
 }
 
 fn spawn(fleet: &Fleet, writer: u64, synchronous: &str, cache: u64) -> Child {

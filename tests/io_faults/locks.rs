@@ -161,7 +161,7 @@ fn writer_keeps_wal_intact_after_a_failed_checkpoint_lock_call() {
         run(&connection, "PRAGMA busy_timeout=0; PRAGMA cache_size=8; PRAGMA cache_spill=4").unwrap();
         run(&connection, SCHEMA).unwrap();
         let next = Next { locks: CHECKPOINT_LOCK, take, shared: false, verdict };
-        let _busy_is_an_answer = case.fail(&connection, next, "PRAGMA wal_checkpoint(PASSIVE)");
+        let _may_be_busy = case.fail(&connection, next, "PRAGMA wal_checkpoint(PASSIVE)");
         for n in 1..=8 {
             run(&connection, &transaction(n, "main")).unwrap();
         }
@@ -220,7 +220,7 @@ fn connection_that_lost_its_file_lock_fails_until_reopened() {
         query::<i64>(&one, "PRAGMA wal_checkpoint(RESTART)").unwrap();
         let before = fs::metadata(&log).unwrap().ino();
         run(&one, "INSERT INTO t VALUES (1)").unwrap();
-        assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the log was moved");
+        assert_ne!(fs::metadata(&log).unwrap().ino(), before, "the WAL was not replaced");
         let seen = query::<i64>(&two, "SELECT count(*) FROM t");
         if refused == 3 {
             assert_eq!(seen, Ok(row));

@@ -1,7 +1,7 @@
 //! Disk I/O observed and failed by a VFS below litefleet's: no plaintext is written, no commit is lost in a crash,
 //! and no read is wrong when the disk fails.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod fault_vfs;
 mod io_errors;

@@ -127,14 +127,14 @@ impl Model {
     /// Checks the integrity of a database and that it is in the state of some transaction. Returns that transaction's
     /// number.
     pub(crate) fn check(&mut self, connection: &Connection, schema: &str) -> Result<u64, String> {
-        let n = number(connection).map_err(|error| format!("the number: {error}"))?;
-        let found =
-            digest(connection, schema).map_err(|error| format!("reading all rows after {n}: {error}"))?;
+        let n = number(connection).map_err(|error| format!("reading the transaction number: {error}"))?;
+        let found = digest(connection, schema)
+            .map_err(|error| format!("reading all rows after transaction {n}: {error}"))?;
         if found != self.after(n) {
-            return Err(format!("the rows are not those after {n}"));
+            return Err(format!("wrong rows after transaction {n}"));
         }
         let check: String = query(connection, &format!("PRAGMA {schema}.integrity_check"))
-            .map_err(|error| format!("the check after {n}: {error}"))?;
-        if check == "ok" { Ok(n) } else { Err(format!("after {n}: {check}")) }
+            .map_err(|error| format!("integrity check after transaction {n}: {error}"))?;
+        if check == "ok" { Ok(n) } else { Err(format!("integrity check after transaction {n}: {check}")) }
     }
 }

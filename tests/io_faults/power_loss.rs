@@ -123,15 +123,23 @@ fn check(database: &TestDatabase, image: &CrashImage, model: &mut Model) -> Resu
     let connection = database.open("OFF")?;
     let n = model.check(&connection, schema)?;
     if !(image.earliest..=image.latest).contains(&n) {
-        return Err(format!("it is after {n}, not in {}..={}", image.earliest, image.latest));
+        return Err(format!(
+            "found the state after transaction {n}, expected {}..={}",
+            image.earliest, image.latest
+        ));
     }
     // The database accepts the next transaction.
-    run(&connection, &transaction(n + 1, schema)).map_err(|error| format!("going on after {n}: {error}"))?;
+    run(&connection, &transaction(n + 1, schema))
+        .map_err(|error| format!("the transaction after {n}: {error}"))?;
     let on = model.check(&connection, schema)?;
     drop(connection);
     let again = database.open("OFF")?;
     let reached = model.check(&again, schema)?;
-    if (on, reached) == (n + 1, n + 1) { Ok(n) } else { Err(format!("{reached} and {on} after {n}")) }
+    if (on, reached) == (n + 1, n + 1) {
+        Ok(n)
+    } else {
+        Err(format!("transaction {n} was followed by {on}, and by {reached} after a reopen"))
+    }
 }
 
 /// A random maintenance operation between transactions.
@@ -195,7 +203,7 @@ fn run_case(case: Case, images: u64, seed: u64) {
         let watch = fault_vfs::watch(Arc::clone(&simulated_disk) as _);
         let mut connection = database.open(case.synchronous).unwrap();
         let found = model.check(&connection, case.schema());
-        assert_eq!(found, Ok(n), "{}", context("after a power loss"));
+        assert_eq!(found, Ok(n), "{}", context("after a power failure"));
         let mut reader = None;
         let mut left = Vec::new();
         let mut check_images = |model: &mut Model, images: Vec<CrashImage>| {
@@ -225,7 +233,7 @@ fn run_case(case: Case, images: u64, seed: u64) {
         (files, n) = left.swap_remove(random.index(left.len()));
     }
     // Otherwise the run has not tested what it claims to.
-    assert!(unfinished > images / 10, "{}", context("hardly a transaction was interrupted"));
+    assert!(unfinished > images / 10, "{}", context("too few transactions were interrupted"));
     assert_eq!(lost > 0, !case.is_durable(), "{}", context(&format!("{lost} images lost a transaction")));
 }
 

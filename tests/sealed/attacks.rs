@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[test]
-fn attach_by_path_gets_no_key_of_another_database() {
+fn attach_by_path_is_given_no_key() {
     let fleet = Fleet::new();
     fleet.create_sealed("vault", Cipher::Aegis256, PageFormat::Native);
     fleet.create("plain");

@@ -1,7 +1,7 @@
 //! Encrypted databases, used through the same API as plain ones.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
-#![expect(clippy::default_trait_access, reason = "the name of an options type says nothing more to a reader")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
+#![expect(clippy::default_trait_access, reason = "the call shows the type of its options")]
 
 mod attacks;
 mod ciphers;

@@ -252,7 +252,7 @@ pub(super) fn specimen(cipher: Cipher, format: PageFormat) -> Specimen {
     }
     let capture = |name: &str| {
         let copy = fleet.dir.path().join("copy");
-        let _not_there = fs::remove_dir_all(&copy);
+        let _may_be_missing = fs::remove_dir_all(&copy);
         copy_files(&fleet.database_dir(name), &copy, &["data.db", "data.db-wal"]);
         Files::capture(&copy, "data.db")
     };
