@@ -94,7 +94,7 @@ const READERS: &[(&str, Read)] = &[
         fs::remove_file(out).unwrap();
         Ok(())
     }),
-    ("export as it is", |ledger, name, at| {
+    ("export as stored", |ledger, name, at| {
         let out = ledger.database_dir().with_file_name("out.db");
         ledger.plane.export_database(name, &out, &ExportOptions::default().at(at), &mut no_progress)?;
         fs::remove_file(out).unwrap();

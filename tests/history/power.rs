@@ -276,7 +276,7 @@ impl Workload {
     fn act(&mut self) {
         match self.random.below(24) {
             20 if self.random.below(2) == 0 => {
-                self.simulated_disk.flush_all(crash_image::archived(&self.dir()))
+                self.simulated_disk.flush_all(crash_image::archived(&self.dir()));
             }
             21..24 if self.scenario.is_shared => self.act_as_foreign_process(),
             0..3 => {

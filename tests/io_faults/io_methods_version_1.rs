@@ -1,4 +1,4 @@
-//! A default VFS whose files have io_methods of version 1, without shared memory: a WAL database is refused, and no
+//! A default VFS whose files have `sqlite3_io_methods` of version 1, without shared memory: a WAL database is refused, and no
 //! method beyond the table of version 1 is called.
 //!
 //! The test runs its own binary as a child process, because a process has one default VFS.

@@ -83,7 +83,7 @@ fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
         ("fork", fork(encryption(PageFormat::Native))),
         ("fork in turso's format", fork(encryption(PageFormat::Turso))),
         ("fork under another key", fork(another())),
-        ("export as it is", export(ExportOptions::default())),
+        ("export as stored", export(ExportOptions::default())),
         ("export under the key", export(with_key())),
         ("export in plain", export(with_key().decrypt(true))),
         ("export in a format", export(with_key().page_format(PageFormat::Turso))),

@@ -416,7 +416,7 @@ pub(super) enum Outcome {
     Earlier(usize),
     /// An error, with only committed rows read before it.
     Refused(&'static str),
-    /// `integrity_check` fails, although every page was once written as it is.
+    /// `integrity_check` fails, although every page is authentic.
     Malformed,
     /// Rows of different commits.
     Mixed,
