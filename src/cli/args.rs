@@ -1,19 +1,26 @@
-//! What can be said on the command line.
+//! The arguments of the command line.
 
 use std::{path::PathBuf, sync::LazyLock};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::BoolishValueParser};
 use clap_complete::Shell;
 use litefleet::Cipher;
 
 use super::keys::{KeyArguments, Secret};
 
-/// Runs a fleet of SQLite databases in a directory.
+/// Manages a fleet of SQLite databases in a directory.
 #[derive(Debug, Parser)]
 #[command(name = "litefleet", version, long_version = VERSION.as_str(), max_term_width = 110)]
 pub(crate) struct Arguments {
     /// The directory of the fleet.
-    #[arg(long, env = "LITEFLEET_ROOT", default_value = "fleet", global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        env = "LITEFLEET_ROOT",
+        hide_env_values = true,
+        default_value = "fleet",
+        global = true,
+        value_name = "DIR"
+    )]
     pub(crate) root: PathBuf,
     /// Print JSON, and errors as JSON too.
     #[arg(long, global = true)]
@@ -40,62 +47,91 @@ pub(crate) enum Command {
     /// Serve the Platform API over HTTP.
     #[cfg(feature = "http")]
     Serve(ServeArguments),
-    /// Make a new catalog for a fleet whose `control.db` is lost, from the descriptions beside its databases. Stop every
+    /// Rebuild the catalog of a fleet whose `control.db` is lost, from the descriptions beside its databases. Stop every
     /// program that uses the fleet first.
     Recover,
-    /// Create, fork, import and query databases in a fleet of its own, and show each step.
+    /// Create, fork, import, encrypt and restore databases in a temporary fleet, and show each step.
     Tour,
     /// Print a script that completes commands in a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
+    /// Print the man page, or write a page for each command into a directory.
+    Man {
+        /// The directory, which must exist. Without it the page of the program is printed.
+        dir: Option<PathBuf>,
+    },
 }
 
-/// How to serve.
+/// The flags of `serve`. Each can be given in the environment too, as `LITEFLEET_` and its name.
 #[cfg(feature = "http")]
 #[derive(Debug, Args)]
 pub(crate) struct ServeArguments {
-    /// Where to listen: an address or a host name with a port, or `:PORT` for all addresses of this machine. Port 0 takes one
-    /// that is free.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    /// The address to listen on: an address or a host name with a port, or `:PORT` for all addresses of this machine. Port 0
+    /// picks a free port.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        env = "LITEFLEET_LISTEN",
+        hide_env_values = true
+    )]
     pub(crate) listen: Listen,
-    /// The domain of the databases' host names; without it `localhost` and the port.
-    #[arg(long)]
+    /// The domain of the databases' host names. Default: `localhost` with the port.
+    #[arg(long, env = "LITEFLEET_DOMAIN", hide_env_values = true)]
     pub(crate) domain: Option<String>,
-    /// The one name of the organization that is answered to; without it any.
-    #[arg(long, value_name = "SLUG")]
+    /// The only organization name that is accepted. Default: any.
+    #[arg(long, value_name = "SLUG", env = "LITEFLEET_ORGANIZATION", hide_env_values = true)]
     pub(crate) organization: Option<String>,
-    /// Ask for no tokens. Only on a loopback address.
-    #[arg(long)]
+    /// Require no tokens. Only on a loopback address.
+    #[arg(long, env = "LITEFLEET_NO_TOKENS", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) no_tokens: bool,
-    /// Serve over TLS with this chain of certificates, in PEM. SIGHUP reads it and the key anew.
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    /// Serve over TLS with this certificate chain, in PEM. SIGHUP reloads it and the key.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        env = "LITEFLEET_TLS_CERTIFICATE",
+        hide_env_values = true
+    )]
     pub(crate) tls_certificate: Option<PathBuf>,
-    /// The key of the certificate, in PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    /// The private key of the certificate, in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_certificate",
+        env = "LITEFLEET_TLS_KEY",
+        hide_env_values = true
+    )]
     pub(crate) tls_key: Option<PathBuf>,
-    /// How often to maintain every database, one after the other: such as 30m, 1h or 1d. 0 turns it off.
-    #[arg(long, value_name = "PERIOD", default_value = "1h")]
+    /// How often to maintain every database, such as 30m, 1h or 1d. 0 turns maintenance off.
+    #[arg(
+        long,
+        value_name = "PERIOD",
+        default_value = "1h",
+        env = "LITEFLEET_MAINTAIN_EVERY",
+        hide_env_values = true
+    )]
     pub(crate) maintain_every: Period,
-    /// How many connections may be open. Unless given, half of the files that the process may open, and at most 4096.
-    #[arg(long, value_name = "N")]
+    /// The maximum number of open connections. Default: half of the process's limit of open files, at most 4096.
+    #[arg(long, value_name = "N", env = "LITEFLEET_MAX_CONNECTIONS", hide_env_values = true)]
     pub(crate) max_connections: Option<usize>,
-    /// How many connections one peer may have open; 0 for no bound, as behind a proxy. Unless given, a quarter of all, and no
-    /// bound for this machine itself.
-    #[arg(long, value_name = "N")]
+    /// The maximum number of open connections of one peer; 0 for no limit, as behind a proxy. Default: a quarter of all, and
+    /// no limit for this machine.
+    #[arg(long, value_name = "N", env = "LITEFLEET_MAX_CONNECTIONS_PER_PEER", hide_env_values = true)]
     pub(crate) max_connections_per_peer: Option<usize>,
-    /// What to tell on standard error: `error` for failures of the server, `info` for each request and for its start and stop.
-    /// With `--json` as JSON. Unless given, the environment variable `RUST_LOG` decides, and without it `error`.
-    #[arg(long, value_name = "LEVEL")]
+    /// What to log on standard error: `error` for failures of the server, `info` for each request, start and stop too. With
+    /// `--json` as JSON. Default: the environment variable `RUST_LOG`, otherwise `error`.
+    #[arg(long, value_name = "LEVEL", env = "LITEFLEET_LOG", hide_env_values = true)]
     pub(crate) log: Option<LogLevel>,
 }
 
-/// Where a server is to listen.
+/// The address that a server listens on.
 #[cfg(feature = "http")]
 #[derive(Clone, Debug)]
 pub(crate) struct Listen {
-    /// `None` for all addresses of the machine.
+    /// `None` for all addresses of this machine.
     pub(crate) host: Option<String>,
     pub(crate) port: u16,
 }
@@ -108,7 +144,7 @@ impl std::str::FromStr for Listen {
         const REFUSED: &str = "an address or a host name and a port, such as 127.0.0.1:8080, [::1]:8080, localhost:8080 or :8080";
         let (host, port) = text.rsplit_once(':').ok_or(REFUSED)?;
         let port = port.parse().map_err(|_| REFUSED)?;
-        // The colons of an IPv6 address are no separators.
+        // An IPv6 address contains colons.
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(address) => address,
             None if host.contains(':') => return Err(REFUSED),
@@ -118,7 +154,7 @@ impl std::str::FromStr for Listen {
     }
 }
 
-/// How often something is to be done. `None` stands for never.
+/// A period, or `None` for never.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Period(pub(crate) Option<std::time::Duration>);
@@ -134,7 +170,7 @@ impl std::str::FromStr for Period {
     }
 }
 
-/// How much to tell of what is served.
+/// How much a server logs.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum LogLevel {
@@ -152,29 +188,29 @@ pub(crate) enum GroupCommand {
     List,
     /// Show a group.
     Show { name: String },
-    /// Rename a group. Nothing is moved, and connections to its databases stay open.
+    /// Rename a group. No file moves, and connections to its databases stay open.
     Rename {
         name: String,
         /// The new name.
         new: String,
     },
-    /// Turn a group's delete protection on or off.
+    /// Turn the delete protection of a group on or off.
     Protect {
         name: String,
-        /// Whether to refuse destroying the group and any database in it.
+        /// Whether to refuse the destruction of the group and of any database in it.
         #[arg(action = clap::ArgAction::Set, default_value_t = true)]
         on: bool,
     },
-    /// Set how long back a group's databases can be restored; without a window, show it.
+    /// Set how far back a group's databases can be restored; without a window, show it.
     HistoryWindow {
         name: String,
-        /// Such as 24h, 7d or 90m, or `off`. A database may have its own: see `db config`.
+        /// A period such as 24h, 7d or 90m, or `off`. A database can have its own: see `db config`.
         window: Option<String>,
     },
     /// Destroy a group and every database in it.
     Destroy {
         name: String,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long, short)]
         yes: bool,
     },
@@ -182,20 +218,20 @@ pub(crate) enum GroupCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DbCommand {
-    /// Create a database: empty, from another one, or from a SQLite file.
+    /// Create a database: empty, forked from another one, or imported from a SQLite file.
     Create(Box<CreateArguments>),
     /// List the databases.
     List {
-        /// Only those of this group.
+        /// Only databases of this group.
         #[arg(long)]
         group: Option<String>,
-        /// Only forks of this database, by its name or its id.
+        /// Only forks of this database, given by name or id.
         #[arg(long, value_name = "NAME")]
         parent: Option<String>,
-        /// At most so many.
+        /// At most this many.
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
-        /// Only those whose name comes after this one.
+        /// Only databases whose name follows this one.
         #[arg(long, value_name = "NAME")]
         after: Option<String>,
     },
@@ -206,7 +242,7 @@ pub(crate) enum DbCommand {
     /// Destroy a database.
     Destroy {
         name: String,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long, short)]
         yes: bool,
     },
@@ -218,17 +254,17 @@ pub(crate) enum DbCommand {
         #[command(flatten)]
         key: KeyArguments,
     },
-    /// Write a database to a file of its own, which must not be there yet.
+    /// Write a database to a new file.
     Export {
         name: String,
         file: PathBuf,
-        /// As a plain SQLite file, although the database is encrypted.
+        /// Write a plain SQLite file of an encrypted database.
         #[arg(long, conflicts_with = "page_format")]
         decrypt: bool,
-        /// Encrypted under the same key, in this page format: native or turso.
+        /// Seal the pages under the same key in this page format: native or turso.
         #[arg(long, value_name = "FORMAT")]
         page_format: Option<String>,
-        /// As it was at this instant.
+        /// As of this instant.
         #[arg(long, value_name = "INSTANT")]
         timestamp: Option<String>,
         #[command(flatten)]
@@ -244,7 +280,7 @@ pub(crate) enum DbCommand {
         #[arg(long, value_name = "INSTANT")]
         to: Option<String>,
     },
-    /// Make a database what it was at an instant. It can be undone.
+    /// Restore a database in place to an instant. This can be undone.
     Restore {
         name: String,
         /// The instant, in RFC 3339 or in UTC: 2026-01-31T12:00:00Z or "2026-01-31 12:00".
@@ -253,14 +289,14 @@ pub(crate) enum DbCommand {
         #[command(flatten)]
         key: KeyArguments,
     },
-    /// Check a database and its whole history, and change nothing; with a key, the tag of every page of an encrypted one.
-    /// The exit code is 1 if anything is not as it was written.
+    /// Check a database and its whole history; with a key, also the tag of every page. Changes nothing. The exit code is 1 if
+    /// there are findings.
     Verify {
         name: String,
         #[command(flatten)]
         key: KeyArguments,
     },
-    /// Make snapshots that are due, remove what no history window needs, and compress logs that no restore to the last day needs.
+    /// Take due snapshots, remove what no history window needs, and compress logs that no restore to the last day reads.
     Maintain {
         /// Only this database.
         name: Option<String>,
@@ -274,7 +310,7 @@ pub(crate) enum DbCommand {
         /// Refuse writes.
         #[arg(long)]
         read_only: bool,
-        /// As it was at this instant, to be read.
+        /// Open the database read-only, as of this instant.
         #[arg(long, value_name = "INSTANT")]
         timestamp: Option<String>,
         #[command(flatten)]
@@ -307,13 +343,13 @@ fn sql(text: &str) -> Result<String, &'static str> {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArguments {
     pub(crate) name: String,
-    /// The group to create it in. A fork takes the group of its source; otherwise it may be left out if there is only one.
+    /// The group to create it in. Default: the group of the source of a fork, or the only group.
     #[arg(long)]
     pub(crate) group: Option<String>,
     /// Fork this database.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["from_file", "draft"])]
     pub(crate) from_db: Option<String>,
-    /// As it was at this instant, in RFC 3339 or in UTC: 2026-01-31T12:00:00Z or "2026-01-31 12:00". See `db points`.
+    /// As of this instant, in RFC 3339 or in UTC: 2026-01-31T12:00:00Z or "2026-01-31 12:00". See `db points`.
     #[arg(long, value_name = "INSTANT", requires = "from_db")]
     pub(crate) timestamp: Option<String>,
     /// Import this SQLite file; `-` reads standard input.
@@ -322,7 +358,7 @@ pub(crate) struct CreateArguments {
     /// Create a draft that waits for `db upload`.
     #[arg(long)]
     pub(crate) draft: bool,
-    /// The largest size it may grow to: bytes, or with a unit, such as 256kb, 100mb, 1gb.
+    /// The size limit: bytes, or with a unit, such as 256kb, 100mb, 1gb.
     #[arg(long, value_name = "SIZE")]
     pub(crate) size_limit: Option<String>,
     /// Encrypt it under this cipher: aes256gcm, aes128gcm, chacha20poly1305, aegis128l, aegis128x2, aegis128x4,
@@ -334,7 +370,7 @@ pub(crate) struct CreateArguments {
     pub(crate) page_format: Option<String>,
     #[command(flatten)]
     pub(crate) key: KeyArguments,
-    /// The key of an encrypted source, if it is not that of the new database, as base64; or in the environment, as
+    /// The key of an encrypted source as base64, if it differs from that of the new database. Prefer the environment variable
     /// `LITEFLEET_SOURCE_ENCRYPTION_KEY`.
     #[arg(long, value_name = "BASE64")]
     pub(super) source_encryption_key: Option<Secret>,
@@ -343,10 +379,10 @@ pub(crate) struct CreateArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArguments {
     pub(crate) name: String,
-    /// The largest size it may grow to, or `none`.
+    /// The size limit, or `none`.
     #[arg(long, value_name = "SIZE")]
     pub(crate) size_limit: Option<String>,
-    /// How long back it can be restored: such as 24h, 7d or 90m, `off`, or `default` for that of its group.
+    /// How far back it can be restored: such as 24h, 7d or 90m, `off`, or `default` for that of its group.
     #[arg(long, value_name = "WINDOW")]
     pub(crate) history_window: Option<String>,
     /// Refuse reads.
@@ -355,7 +391,7 @@ pub(crate) struct ConfigArguments {
     /// Refuse writes.
     #[arg(long, value_name = "BOOL")]
     pub(crate) block_writes: Option<bool>,
-    /// Refuse destroying it.
+    /// Refuse its destruction.
     #[arg(long, value_name = "BOOL")]
     pub(crate) delete_protection: Option<bool>,
 }

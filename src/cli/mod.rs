@@ -70,8 +70,20 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());
             Ok(())
         }
+        Command::Man { dir } => man(dir.as_deref()),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Prints the man page of the program, or writes a page for each command into `dir`.
+fn man(dir: Option<&Path>) -> Result<()> {
+    // The long version describes the processor that this runs on.
+    let program = Arguments::command().long_version(None);
+    let written = match dir {
+        Some(dir) => clap_mangen::generate_to(program, dir),
+        None => clap_mangen::Man::new(program).render(&mut io::stdout()),
+    };
+    written.map_err(|error| Error::new(ErrorKind::Io, format!("writing man pages: {error}")).caused_by(error))
 }
 
 /// Opens the fleet at `root`: to be read, if it cannot be written to.

@@ -407,11 +407,34 @@ fn histories_have_a_window_and_are_maintained() {
 }
 
 #[test]
-fn the_tour_and_the_completions_run() {
+fn tour_forks_and_restores() {
     let shell = Shell::new();
     let tour = shell.done(&["tour"]);
     assert!(tour.contains("orders 479613, experiment 959226"), "{tour}");
+    assert!(tour.contains("sum(price) is 131370 now, and 479613 in a view"), "{tour}");
+    assert!(tour.contains("Restored orders to it in one transaction; sum(price) = 479613"), "{tour}");
+    assert!(tour.contains("would undo that"), "{tour}");
+}
+
+#[test]
+fn completions_and_man_pages_describe_every_command() {
+    let shell = Shell::new();
     assert!(shell.done(&["completions", "bash"]).contains("litefleet"));
+    assert!(shell.done(&["man"]).contains("litefleet\\-db(1)"));
+
+    let dir = shell.0.path().join("man1");
+    std::fs::create_dir(&dir).unwrap();
+    assert_eq!(shell.done(&["man", dir.to_str().unwrap()]), "");
+    let page = std::fs::read_to_string(dir.join("litefleet-db-restore.1")).unwrap();
+    assert!(page.contains("\\-\\-timestamp"), "{page}");
+    // It is the same on every machine, and whatever the environment holds.
+    let output = shell.command(&["man"]).env("LITEFLEET_ROOT", "a place").output().unwrap();
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(page.contains("LITEFLEET_ROOT") && !page.contains("a place"), "{page}");
+    assert!(!page.contains("aegis128l"), "{page}");
+
+    let error = shell.fails(1, &["man", shell.0.path().join("none").to_str().unwrap()]);
+    assert!(error.contains("writing man pages"), "{error}");
 }
 
 #[test]

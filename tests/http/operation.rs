@@ -258,3 +258,85 @@ fn what_cannot_be_served_makes_no_fleet() {
         assert!(!dir.path().join("root").exists(), "{arguments:?}");
     }
 }
+
+/// A process that ends with the test, whichever way that ends.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _code = self.0.wait();
+    }
+}
+
+/// Starts the program with variables in its environment, and returns it with the first line that it prints.
+fn served_with(environment: &[(&str, &str)], arguments: &[&str]) -> (Ended, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    command.args(["--json", "serve"]).args(arguments).envs(environment.iter().copied());
+    let mut running = Ended(command.stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(running.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    (running, serde_json::from_str(&line).unwrap())
+}
+
+#[test]
+fn serve_reads_its_flags_from_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root").to_str().unwrap().to_owned();
+    let environment = [
+        ("LITEFLEET_ROOT", root.as_str()),
+        ("LITEFLEET_LISTEN", "127.0.0.1:0"),
+        ("LITEFLEET_DOMAIN", "example.com"),
+        ("LITEFLEET_ORGANIZATION", "acme"),
+        ("LITEFLEET_NO_TOKENS", "true"),
+        ("LITEFLEET_MAINTAIN_EVERY", "0"),
+        ("LITEFLEET_MAX_CONNECTIONS", "20"),
+        ("LITEFLEET_MAX_CONNECTIONS_PER_PEER", "10"),
+        ("LITEFLEET_LOG", "off"),
+    ];
+    // A flag takes precedence: this organization is not that of the environment.
+    for (flags, organization) in [(&[][..], "acme"), (&["--organization", "me"][..], "me")] {
+        let (_running, started) = served_with(&environment, flags);
+        assert!(started["token_file"].is_null(), "{started}");
+        let (_, address) = started["url"].as_str().unwrap().split_once("://").unwrap();
+        let host = ("Host", "localhost");
+        let status = |organization: &str| {
+            let path = format!("/v1/organizations/{organization}/groups");
+            crate::server::send_to(address, "GET", &path, &[host], &[]).status
+        };
+        assert_eq!((status(organization), status("other")), (200, 403), "{flags:?}");
+        let path = format!("/v1/organizations/{organization}/databases");
+        let body = br#"{"name": "a", "group": "default"}"#;
+        let headers = [host, ("Content-Type", "application/json")];
+        let created = crate::server::send_to(address, "POST", &path, &headers, body);
+        assert!(created.status != 200 || created.text.contains("a.example.com"), "{created:?}");
+    }
+
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    let output = wrong.arg("serve").env("LITEFLEET_LISTEN", "nowhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--listen"), "{output:?}");
+}
+
+#[test]
+fn help_names_the_variables_without_their_values() {
+    let mut help = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    let output = help.args(["serve", "--help"]).env("LITEFLEET_TLS_KEY", "/a/secret/place").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for flag in [
+        "LISTEN",
+        "DOMAIN",
+        "ORGANIZATION",
+        "NO_TOKENS",
+        "TLS_CERTIFICATE",
+        "TLS_KEY",
+        "MAINTAIN_EVERY",
+        "MAX_CONNECTIONS",
+        "MAX_CONNECTIONS_PER_PEER",
+        "LOG",
+        "ROOT",
+    ] {
+        assert!(help.contains(&format!("LITEFLEET_{flag}]")), "{flag}: {help}");
+    }
+    assert!(!help.contains("secret"), "{help}");
+}
