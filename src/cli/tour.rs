@@ -1,10 +1,10 @@
-//! A tour: the main job on real files, step by step, in a fleet of its own.
+//! The tour: the main features on real files, step by step, in a temporary fleet.
 
 use std::path::Path;
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, Error,
-    ErrorKind, RemoteEncryption, Result, explain, rusqlite::Connection,
+    ErrorKind, RemoteEncryption, Result, Timestamp, explain, no_progress, rusqlite::Connection,
 };
 
 use super::output::print;
@@ -54,13 +54,13 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     )?;
     plane.import_database(CreateDatabaseInput::new("shop", "default"), file.as_path())?;
     let shop = plane.connect("shop", &ConnectOptions::default())?;
-    print(&format!("\n4. Imported a SQLite file that another program made; sum(price) = {}", sum(&shop)?))?;
+    print(&format!("\n4. Imported a SQLite file that another program wrote; sum(price) = {}", sum(&shop)?))?;
     show_file(plane, "shop")?;
 
     let limit = DatabaseChanges::default().size_limit("64kb".parse()?);
     plane.configure_database("shop", limit)?;
     let refused = execute(&shop, "INSERT INTO item VALUES (randomblob(1000000), 1)");
-    print("\n5. Limited it to 64kb; a write past that on the connection that was open already:")?;
+    print("\n5. Limited it to 64kb. A write beyond that, on the connection that was already open:")?;
     print(&format!(
         "   {}; sum(price) is still {}",
         refused.err().map_or_else(String::new, |error| error.to_string()),
@@ -81,9 +81,26 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     ))?;
     show_file(plane, "vault")?;
 
+    execute(&orders, "DELETE FROM item WHERE price > 50")?;
+    let commits = plane.points("orders", ..)?.points;
+    print("\n7. Deleted rows of orders by mistake. Its recovery points, one for each commit:")?;
+    for commit in &commits {
+        print(&format!("   {}  {} pages", commit.at, commit.pages))?;
+    }
+    let (deleted, wrong) = (sum(&orders)?, commits.len().saturating_sub(2));
+    let before = commits.get(wrong).map_or_else(Timestamp::now, |commit| commit.at);
+    let options = ConnectOptions::default();
+    let (view, _) = plane.connect_at("orders", before, &options)?;
+    print(&format!("   sum(price) is {deleted} now, and {} in a view of the second to last", sum(&view)?))?;
+    let restored = plane.restore_database("orders", before, &options, &mut no_progress)?;
+    print(&format!("\n8. Restored orders to it in one transaction; sum(price) = {}", sum(&orders)?))?;
+    if let Some(undo) = restored.undo {
+        print(&format!("   A restore to {undo} would undo that."))?;
+    }
+
     plane.destroy_database("experiment")?;
     print(&format!(
-        "\n7. Destroyed the fork. Left in the fleet: {}",
+        "\n9. Destroyed the fork. Left in the fleet: {}",
         plane
             .list_databases(&litefleet::ListDatabases::default())?
             .iter()
