@@ -94,7 +94,7 @@ pub(super) struct Specimen {
     pub(super) uncommitted: Vec<Rows>,
     /// Another database under the same key with the same layout, at its second commit and with the others in its WAL.
     pub(super) twin: Files,
-    /// The same rows in the other page format, and under another key.
+    /// Databases with equal rows in the other page format, and under another key.
     pub(super) other_format: Vec<u8>,
     pub(super) other_key: Vec<u8>,
     /// Owner and kind (`leaf`, `internal` or `overflow`) of each page at the second commit.
