@@ -63,7 +63,7 @@ fn new(name: &str) -> CreateDatabaseInput {
 }
 
 /// One random operation on one of a few names. Only errors that concurrent operations can cause are allowed.
-fn operate(plane: &ControlPlane, file: &Path, random: &mut Random) {
+fn random_operation(plane: &ControlPlane, file: &Path, random: &mut Random) {
     let name = format!("db-{}", random.below(4));
     let answer = match random.below(9) {
         0 | 1 => plane.create_database(new(&name)).map(|_| ()),
@@ -130,7 +130,7 @@ fn killed_process_leaves_intact_databases_and_no_debris() {
         println!("READY");
         let mut random = Random(seed.parse().unwrap());
         loop {
-            operate(&plane, Path::new(file), &mut random);
+            random_operation(&plane, Path::new(file), &mut random);
         }
     }
     let rounds = env::var("LITEFLEET_KILL_ROUNDS").ok().map_or(ROUNDS, |rounds| rounds.parse().unwrap());
@@ -277,13 +277,13 @@ fn processes_share_a_root() {
         let plane = ControlPlane::open(root).unwrap();
         let mut random = Random(seed.parse().unwrap());
         for _ in 0..150 {
-            operate(&plane, Path::new(file), &mut random);
+            random_operation(&plane, Path::new(file), &mut random);
         }
         // Reopening the root sweeps it while the other processes work.
         drop(plane);
         let plane = ControlPlane::open(root).unwrap();
         for _ in 0..150 {
-            operate(&plane, Path::new(file), &mut random);
+            random_operation(&plane, Path::new(file), &mut random);
         }
         std::process::exit(7);
     }

@@ -154,7 +154,7 @@ fn disk_without_free_inodes_allows_destroy() {
 }
 
 /// A plane for which the disk is full during the next `left` renames of the database `a`.
-fn full_for(fleet: &Fleet) -> (ControlPlane, Arc<AtomicUsize>) {
+fn plane_with_full_disk(fleet: &Fleet) -> (ControlPlane, Arc<AtomicUsize>) {
     let left = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&left);
     let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, path: &Path| {
@@ -171,7 +171,7 @@ fn each_attempt_releases_one_piece_of_the_reserve() {
     let fleet = Fleet::new();
     fleet.create("a");
     fleet.run("a", "CREATE TABLE t(a)");
-    let (plane, left) = full_for(&fleet);
+    let (plane, left) = plane_with_full_disk(&fleet);
     let root = fleet.plane.root();
     assert_eq!(reserve(root), 4);
     // More failures than pieces.

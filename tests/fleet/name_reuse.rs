@@ -49,7 +49,7 @@ fn first_row(plane: &ControlPlane) -> String {
 }
 
 /// A fleet with a database `x`, and an instant at which it has a row.
-fn with_a_row() -> (Fleet, Timestamp) {
+fn with_row() -> (Fleet, Timestamp) {
     let fleet = Fleet::new();
     fleet.create("x");
     fleet.run("x", "CREATE TABLE t(a); INSERT INTO t VALUES ('old')");
@@ -60,7 +60,7 @@ fn with_a_row() -> (Fleet, Timestamp) {
 
 #[test]
 fn restore_in_place_leaves_new_database_of_the_name_alone() {
-    let (fleet, at) = with_a_row();
+    let (fleet, at) = with_row();
     let (plane, next) = plane_with_interruption(&fleet);
     let other = fleet.plane.clone();
     *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
@@ -85,7 +85,7 @@ fn calls_fail_as_destroyed_if_the_name_is_reused() {
         |plane, _, _| plane.maintain_database("x", &mut no_progress).map(|_| ()),
     ];
     for (at, call) in calls.iter().enumerate() {
-        let (fleet, instant) = with_a_row();
+        let (fleet, instant) = with_row();
         let (plane, next) = plane_with_interruption(&fleet);
         let other = fleet.plane.clone();
         *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
@@ -101,7 +101,7 @@ fn calls_fail_as_destroyed_if_the_name_is_reused() {
 
 #[test]
 fn calls_by_id_never_act_on_a_new_database_of_the_name() {
-    let (fleet, at) = with_a_row();
+    let (fleet, at) = with_row();
     let plane = &fleet.plane;
     let old = plane.get_database("x").unwrap();
     replace(plane);

@@ -29,7 +29,7 @@ fn options(name: &str) -> ConnectOptions {
 
 /// A copy of a fleet on a disk mounted read-only: two closed databases, and two whose process was killed, with one
 /// row in the database file and one in the WAL. At the returned instant each has one row.
-fn frozen(fleet: &Fleet) -> Option<(Mounted, PathBuf, Timestamp)> {
+fn read_only_copy(fleet: &Fleet) -> Option<(Mounted, PathBuf, Timestamp)> {
     let disk = Mounted::new(&["-t", "tmpfs", "tmpfs"])?;
     let encryption = RemoteEncryption::new(key(), Cipher::Aegis256).unwrap();
     for (name, sealed) in [("rest", false), ("killed", false), ("sealed-rest", true), ("sealed-killed", true)]
@@ -65,7 +65,7 @@ fn remount(disk: &Mounted, how: &str) {
 #[test]
 fn read_only_disk_is_listed_read_and_exported() {
     let fleet = Fleet::new();
-    let Some((_disk, root, at)) = frozen(&fleet) else { return };
+    let Some((_disk, root, at)) = read_only_copy(&fleet) else { return };
     assert_eq!(refused(ControlPlane::open(&root)).0, ErrorKind::ReadOnly);
     let plane = ControlPlane::open_read_only(&root).unwrap();
     let names: Vec<_> = plane
@@ -117,7 +117,7 @@ fn read_only_disk_is_listed_read_and_exported() {
 #[test]
 fn read_only_plane_refuses_every_change() {
     let fleet = Fleet::new();
-    let Some((_disk, root, at)) = frozen(&fleet) else { return };
+    let Some((_disk, root, at)) = read_only_copy(&fleet) else { return };
     let plane = ControlPlane::open_read_only(&root).unwrap();
     let file = fleet.dir.path().join("file");
     Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
@@ -159,7 +159,7 @@ fn read_only_plane_refuses_every_change() {
 #[test]
 fn log_without_its_index_is_refused_on_a_read_only_disk() {
     let fleet = Fleet::new();
-    let Some((disk, root, _)) = frozen(&fleet) else { return };
+    let Some((disk, root, _)) = read_only_copy(&fleet) else { return };
     remount(&disk, "rw");
     let left = |name: &str, suffix: &str| root.join(format!("default/{name}/data.db{suffix}"));
     for name in ["killed", "sealed-killed"] {

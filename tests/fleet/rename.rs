@@ -180,7 +180,7 @@ fn fork_follows_group_of_source_renamed_meanwhile() {
 }
 
 /// Starts two children at once, and returns the lines that each prints.
-fn raced(test: &str, root: &Path) -> Vec<Vec<String>> {
+fn run_race(test: &str, root: &Path) -> Vec<Vec<String>> {
     let mut children: Vec<_> = ["a", "b"]
         .map(|own| {
             let role = format!("{}|{own}", root.display());
@@ -205,7 +205,7 @@ fn raced(test: &str, root: &Path) -> Vec<Vec<String>> {
 }
 
 /// Waits for the line that starts the race.
-fn ready() {
+fn wait_for_start() {
     println!("\nREADY");
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
@@ -217,7 +217,7 @@ fn processes_renaming_to_one_name_have_one_winner() {
     if let Some(arguments) = child_arguments() {
         let [root, own] = arguments.as_slice() else { unreachable!() };
         let plane = ControlPlane::open(root).unwrap();
-        ready();
+        wait_for_start();
         for round in 0..ROUNDS {
             match plane.rename_group(&format!("{own}-{round}"), &format!("c-{round}")) {
                 Ok(group) => println!("{}", group.id),
@@ -231,7 +231,7 @@ fn processes_renaming_to_one_name_have_one_winner() {
     let ids: Vec<_> = (0..ROUNDS)
         .map(|round| ["a", "b"].map(|own| fleet.plane.create_group(&format!("{own}-{round}")).unwrap().id))
         .collect();
-    let printed = raced("rename::processes_renaming_to_one_name_have_one_winner", fleet.plane.root());
+    let printed = run_race("rename::processes_renaming_to_one_name_have_one_winner", fleet.plane.root());
     for (round, [a, b]) in ids.iter().enumerate() {
         let winner = fleet.plane.get_group(&format!("c-{round}")).unwrap().id;
         let (expected, loser) =
@@ -246,7 +246,7 @@ fn groups_created_under_one_name_never_share_a_directory() {
     if let Some(arguments) = child_arguments() {
         let [root, own] = arguments.as_slice() else { unreachable!() };
         let plane = ControlPlane::open(root).unwrap();
-        ready();
+        wait_for_start();
         for round in 0..ROUNDS {
             for answer in [plane.create_group("new"), plane.rename_group("new", &format!("{own}-{round}"))] {
                 match answer {
@@ -263,7 +263,7 @@ fn groups_created_under_one_name_never_share_a_directory() {
     }
     let fleet = Fleet::new();
     let name = "rename::groups_created_under_one_name_never_share_a_directory";
-    raced(name, fleet.plane.root());
+    run_race(name, fleet.plane.root());
     let groups = fleet.plane.list_groups().unwrap();
     assert!(groups.len() > ROUNDS / 2, "{}", groups.len());
     let mut dirs = BTreeSet::new();
@@ -278,7 +278,7 @@ fn groups_created_under_one_name_never_share_a_directory() {
 }
 
 /// Renames a group back and forth, and creates and destroys groups and databases under the free name, until killed.
-fn rename_for_ever(root: &str) {
+fn rename_until_killed(root: &str) {
     let plane = ControlPlane::open(root).unwrap();
     println!("\nREADY");
     for round in 0_u64.. {
@@ -302,7 +302,7 @@ fn rename_for_ever(root: &str) {
 fn process_killed_during_rename_leaves_one_name_and_databases() {
     let arguments = child_arguments();
     if let Some([root]) = arguments.as_deref() {
-        rename_for_ever(root);
+        rename_until_killed(root);
     }
     let fleet = Fleet::new();
     let plane = &fleet.plane;

@@ -59,7 +59,10 @@ fuzz_target!(|data: &[u8]| {
     let mut sealed = vec![0; PAGE_SIZE];
     assert!(pages.seal(number, &plain, &mut sealed), "page {number} was not sealed");
     let mut opened = sealed.clone();
-    assert!(pages.open(number, &mut opened) && opened == plain, "page {number} did not open to its plaintext");
+    assert!(
+        pages.open(number, &mut opened) && opened == plain,
+        "page {number} did not open to its plaintext"
+    );
 
     // A single changed byte.
     let at = usize::from(at) * 256 + usize::from(to);

@@ -8,7 +8,7 @@ use rustix::fs::{Advice, fadvise};
 use crate::support::{Ledger, is_index};
 
 /// Drops the archive from the page cache.
-fn forget(ledger: &Ledger) {
+fn drop_page_cache(ledger: &Ledger) {
     for entry in fs::read_dir(ledger.database_dir().join("archive")).unwrap() {
         let file = File::open(entry.unwrap().path()).unwrap();
         file.sync_all().unwrap();
@@ -50,9 +50,9 @@ fn restore_with_cold_cache_equals_restore_with_warm_cache() {
                 if !keeps_indexes {
                     remove_indexes(&ledger);
                 }
-                forget(&ledger);
+                drop_page_cache(&ledger);
                 assert!(ledger.viewed_at(at).unwrap() == expected, "viewed, with indexes: {keeps_indexes}");
-                forget(&ledger);
+                drop_page_cache(&ledger);
                 assert!(
                     ledger.restored_at(at).unwrap() == expected,
                     "restored, with indexes: {keeps_indexes}"

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Compresses a log in frames of `len` bytes, so that pages straddle frames or share one.
-fn divided(log: &[u8], len: usize) -> Vec<u8> {
+fn compress_in_frames(log: &[u8], len: usize) -> Vec<u8> {
     let (mut bytes, mut table) = (Vec::new(), Vec::new());
     for piece in log.chunks(len) {
         let frame = zstd::bulk::compress(piece, 1).unwrap();
@@ -59,7 +59,7 @@ fn restore_reads_logs_with_any_zstd_frame_size() {
     let whole = fs::read(&path).unwrap();
     let log = zstd::decode_all(&whole[..]).unwrap();
     for len in [1000, 10_000, 128 << 10] {
-        let bytes = divided(&log, len);
+        let bytes = compress_in_frames(&log, len);
         assert!(bytes.len() > whole.len() / 2 && zstd::decode_all(&bytes[..]).unwrap() == log);
         fs::write(&path, bytes).unwrap();
         check(&mut ledger);

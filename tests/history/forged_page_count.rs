@@ -26,7 +26,7 @@ fn sum(is_big: bool, [mut s0, mut s1]: [u32; 2], bytes: &[u8]) -> [u32; 2] {
 }
 
 /// Sets the page count of the last commit frame, and with `page_too` its page number, and recomputes the checksum.
-fn claim(log: &mut [u8], pages: u32, page_too: bool) {
+fn forge_page_count(log: &mut [u8], pages: u32, page_too: bool) {
     let is_big = word(log, 0) & 1 == 1;
     let mut last = log.len() - FRAME_LEN;
     assert!(log.len() % FRAME_LEN == 32 && word(log, last + 4) > 0);
@@ -59,7 +59,7 @@ fn impossible_page_count_in_commit_frame_is_corruption() {
             // The tag of a sealed page covers its page number.
             for page_too in [false, true].into_iter().filter(|page_too| !page_too || cipher.is_none()) {
                 let mut log = log.clone();
-                claim(&mut log, pages, page_too);
+                forge_page_count(&mut log, pages, page_too);
                 fs::write(&path, log).unwrap();
                 let error = ledger.contents_at(now()).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
@@ -72,7 +72,7 @@ fn impossible_page_count_in_commit_frame_is_corruption() {
         // Forging the original value reproduces the original log.
         let pages = word(&log, log.len() - FRAME_LEN + 4);
         let mut same = log.clone();
-        claim(&mut same, pages, false);
+        forge_page_count(&mut same, pages, false);
         assert!(same == log);
         fs::write(&path, log).unwrap();
         ledger.check_all();

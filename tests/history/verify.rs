@@ -46,7 +46,7 @@ fn checkpoint(connection: &Connection, mode: &str) {
 }
 
 /// Closes a connection without a checkpoint, as a killed process leaves it.
-fn abandon(connection: Connection) {
+fn close_without_checkpoint(connection: Connection) {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     drop(connection);
 }
@@ -72,7 +72,7 @@ fn history(cipher: Option<Cipher>) -> Ledger {
     checkpoint(&connection, "TRUNCATE");
     ledger.commit(&connection, "DELETE FROM t WHERE id = 3");
     ledger.commit(&connection, "INSERT INTO t(value) VALUES (randomblob(7000))");
-    abandon(connection);
+    close_without_checkpoint(connection);
     ledger
 }
 
@@ -98,7 +98,7 @@ fn intact_history_has_no_findings() {
                     connection = ledger.connect();
                 }
                 5 => {
-                    abandon(connection);
+                    close_without_checkpoint(connection);
                     assert_no_findings(&ledger);
                     connection = ledger.connect();
                 }

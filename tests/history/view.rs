@@ -6,7 +6,7 @@ use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, explain};
 
 use crate::support::{Ledger, contents, now};
 
-fn filled(cipher: Option<Cipher>) -> Ledger {
+fn with_rows(cipher: Option<Cipher>) -> Ledger {
     let mut ledger = Ledger::new(cipher);
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, value)");
@@ -19,7 +19,7 @@ fn filled(cipher: Option<Cipher>) -> Ledger {
 #[test]
 fn view_is_stable_across_checkpoints() {
     for cipher in [None, Some(Cipher::Aegis128X2)] {
-        let mut ledger = filled(cipher);
+        let mut ledger = with_rows(cipher);
         let connections = [ledger.connect(), ledger.connect()];
         let states = ledger.states.clone();
         let views: Vec<_> = states
@@ -44,7 +44,7 @@ fn view_is_stable_across_checkpoints() {
 #[test]
 fn view_is_read_only() {
     for cipher in [None, Some(Cipher::Aegis256)] {
-        let ledger = filled(cipher);
+        let ledger = with_rows(cipher);
         let (view, _) = ledger.plane.connect_at("orders", now(), &ledger.options()).unwrap();
         for sql in ["INSERT INTO t(value) VALUES (1)", "DROP TABLE t", "VACUUM"] {
             let error = view.execute_batch(sql).unwrap_err().to_string();
@@ -61,7 +61,7 @@ fn view_is_read_only() {
 
 #[test]
 fn view_of_encrypted_database_requires_its_key() {
-    let ledger = filled(Some(Cipher::Aegis256));
+    let ledger = with_rows(Some(Cipher::Aegis256));
     let none = ledger.plane.connect_at("orders", now(), &ConnectOptions::default());
     assert_eq!(none.unwrap_err().kind(), ErrorKind::KeyRequired);
     let other = ConnectOptions::default().encryption_key(EncryptionKey::from_bytes(&[8; 32]).unwrap());
@@ -72,7 +72,7 @@ fn view_of_encrypted_database_requires_its_key() {
 #[test]
 fn damaged_page_error_names_its_frame() {
     for cipher in [None, Some(Cipher::Aegis256)] {
-        let mut ledger = filled(cipher);
+        let mut ledger = with_rows(cipher);
         // Read the segment once while it is intact, so that its index exists.
         let at = ledger.states.last().unwrap().from;
         drop(ledger.plane.connect_at("orders", at, &ledger.options()).unwrap());

@@ -57,7 +57,7 @@ const WORK: &[(&str, bool)] = &[
 ];
 
 /// Runs all statements. Returns the row count and a checksum of the final contents.
-fn work(fleet: &Fleet, recorder: &Recorder) -> (i64, i64) {
+fn run_workload(fleet: &Fleet, recorder: &Recorder) -> (i64, i64) {
     let unnamed = || recorder.seen().writes.get(&Kind::Unnamed).copied().unwrap_or(0);
     let connection = fleet.connect_unfenced();
     for (sql, is_unnamed) in WORK {
@@ -111,7 +111,7 @@ fn recorded(cipher: Option<Cipher>, format: PageFormat) -> (Seen, (i64, i64)) {
     needles.extend(cipher.map(key_bytes));
     let recorder = Arc::new(Recorder::new(fleet.dir.path(), &needles));
     let watch = fault_vfs::watch(Arc::clone(&recorder) as _);
-    let rows = work(&fleet, &recorder);
+    let rows = run_workload(&fleet, &recorder);
     drop(watch);
     let seen = std::mem::take(&mut *recorder.seen());
     for kind in [Kind::Data, Kind::Wal, Kind::Journal, Kind::Unnamed] {

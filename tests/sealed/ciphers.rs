@@ -26,7 +26,7 @@ const WORK: &[&str] = &[
     "CREATE VIRTUAL TABLE r USING rtree(id, a, b); INSERT INTO r SELECT id, id, id + 1 FROM t",
 ];
 
-fn work(connection: &Connection) {
+fn run_workload(connection: &Connection) {
     for sql in WORK {
         for statement in sql.split(';') {
             let mut prepared = connection.prepare(statement).unwrap();
@@ -43,7 +43,7 @@ fn rows_survive_a_crash_and_never_reach_disk_in_plaintext() {
             let fleet = Fleet::new();
             fleet.create_sealed("vault", *cipher, format);
             let connection = fleet.unlock("vault", *cipher);
-            work(&connection);
+            run_workload(&connection);
             connection.execute_batch("INSERT INTO t(word) VALUES ('the last one')").unwrap();
             let (before, dir) = (contents(&connection), fleet.database_dir("vault"));
             assert!(before["t"].len() > 400);

@@ -33,7 +33,7 @@ fn plain_file(path: &Path, page_size: u32, reserved: u8) {
 }
 
 /// A plane that searches the root for the needle before every disk operation.
-fn watched(fleet: &Fleet) -> ControlPlane {
+fn plane_that_checks_for_plaintext(fleet: &Fleet) -> ControlPlane {
     let root = fleet.plane.root().to_owned();
     let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, path: &Path| {
         assert!(!holds(&root, NEEDLE), "before {step:?} {}", path.display());
@@ -60,7 +60,7 @@ fn import_encrypts_a_plain_file() {
             let file = fleet.dir.path().join("plain.sqlite");
             plain_file(&file, page_size, reserved);
             let expected = contents(&Connection::open(&file).unwrap());
-            let plane = watched(&fleet);
+            let plane = plane_that_checks_for_plaintext(&fleet);
             let encryption = encryption(*cipher).with_page_format(format);
             let input =
                 |name: &str| CreateDatabaseInput::new(name, "default").with_encryption(encryption.clone());
@@ -100,7 +100,7 @@ fn import_encrypts_rows_in_the_wal() {
     live.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).unwrap();
     live.execute_batch(&format!("CREATE TABLE t(a); INSERT INTO t VALUES ('{NEEDLE}')")).unwrap();
     let input = CreateDatabaseInput::new("vault", "default").with_encryption(encryption(Cipher::Aegis256));
-    watched(&fleet).import_database(input, file.as_path()).unwrap();
+    plane_that_checks_for_plaintext(&fleet).import_database(input, file.as_path()).unwrap();
     let expected = contents(&live);
     assert!(contents(&fleet.unlock("vault", Cipher::Aegis256)) == expected);
 }
@@ -108,7 +108,7 @@ fn import_encrypts_rows_in_the_wal() {
 #[test]
 fn refused_import_leaves_nothing() {
     let fleet = Fleet::new();
-    let plane = watched(&fleet);
+    let plane = plane_that_checks_for_plaintext(&fleet);
     let file = fleet.dir.path().join("plain.sqlite");
     plain_file(&file, 4096, 0);
     let mut bytes = fs::read(&file).unwrap();
@@ -157,7 +157,7 @@ fn fork_keeps_its_key_or_gets_another() {
             ))
             .unwrap();
         let expected = contents(&source);
-        let plane = watched(&fleet);
+        let plane = plane_that_checks_for_plaintext(&fleet);
         let fork = |name: &str| CreateDatabaseInput::fork(name, "source");
 
         let (kind, text) = refused(plane.create_database(fork("a")));

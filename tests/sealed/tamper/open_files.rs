@@ -15,7 +15,7 @@ use super::{
 use crate::{encryption::copy_files, support::Fleet};
 
 /// Writes bytes into a file from another process: closing a descriptor here would release SQLite's locks.
-fn poke(path: &Path, at: usize, bytes: &[u8]) {
+fn overwrite(path: &Path, at: usize, bytes: &[u8]) {
     let mut child = Command::new("dd")
         .arg(format!("of={}", path.display()))
         .args(["oflag=seek_bytes", "conv=notrunc", "bs=64K", "iflag=fullblock", "status=none"])
@@ -71,7 +71,7 @@ impl Live {
     /// Overwrites the end of a frame: all of it, or its page only.
     fn put(&self, at: usize, bytes: &[u8]) {
         let end = 32 + (at + 1) * (24 + 4096);
-        poke(&self.fleet.database_dir("vault").join("data.db-wal"), end - bytes.len(), bytes);
+        overwrite(&self.fleet.database_dir("vault").join("data.db-wal"), end - bytes.len(), bytes);
     }
 
     fn frame(&self, at: usize) -> Vec<u8> {
@@ -155,13 +155,13 @@ fn open_wal_with_changed_header_is_not_written_to() {
                 changed(&|log| log[8..12].copy_from_slice(&8192_u32.to_be_bytes())),
                 changed(&|log| log[16] ^= 1),
             ] {
-                poke(&live.fleet.database_dir("vault").join("data.db-wal"), 0, &header);
+                overwrite(&live.fleet.database_dir("vault").join("data.db-wal"), 0, &header);
                 let error = live.reader.execute("UPDATE one SET word = 'lost'", []).unwrap_err();
                 let error = explain(&live.reader, error);
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{cipher} {format}: {error}");
                 assert!(error.to_string().contains("data.db-wal is damaged"), "{error}");
             }
-            poke(&live.fleet.database_dir("vault").join("data.db-wal"), 0, &live.log[..32]);
+            overwrite(&live.fleet.database_dir("vault").join("data.db-wal"), 0, &live.log[..32]);
             live.reader.execute("UPDATE one SET word = 'one-more'", []).unwrap();
             assert_eq!((live.query(ONE), live.query(TWO)), (Ok("one-more".into()), Ok("two-new".into())));
         }
@@ -194,7 +194,7 @@ fn swapped_pages_in_an_open_file_are_corruption() {
         copy_files(&live.fleet.database_dir("vault"), &copy, &["data.db"]);
         let data = std::fs::read(copy.join("data.db")).unwrap();
         let file = live.fleet.database_dir("vault").join("data.db");
-        poke(&file, 4096, &[&data[8192..12288], &data[4096..8192]].concat());
+        overwrite(&file, 4096, &[&data[8192..12288], &data[4096..8192]].concat());
         for sql in [ONE, TWO] {
             let error = reader.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap_err();
             assert_eq!(explain(&reader, error).kind(), ErrorKind::Corrupt, "{cipher} {sql}");

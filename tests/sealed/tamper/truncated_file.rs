@@ -12,7 +12,7 @@ use crate::{
 const CIPHER: Cipher = Cipher::Aegis256;
 
 /// Truncates a file in another process: closing a descriptor here would release SQLite's locks.
-fn cut(path: &Path) {
+fn truncate(path: &Path) {
     assert!(Command::new("truncate").arg("--size=0").arg(path).status().unwrap().success());
 }
 
@@ -55,7 +55,7 @@ fn file_emptied_under_an_open_database_is_corruption() {
                 let dir = fleet.database_dir("vault");
                 let copy = fleet.dir.path().join("copy");
                 copy_files(&dir, &copy, &["data.db"]);
-                cut(&dir.join("data.db"));
+                truncate(&dir.join("data.db"));
                 // With a WAL, page 1 and the newest pages are still readable. Pages in neither file are missing.
                 if !logged {
                     assert_eq!(kind(&connection, sql), Some(ErrorKind::Corrupt), "{format} {sql}");
