@@ -1,6 +1,7 @@
 //! What SQLite's result codes mean as kinds of this crate's errors, and how it opens what cannot be written.
 
 use std::{
+    ffi::c_int,
     fmt::{Display, Write},
     path::{Path, PathBuf},
 };
@@ -31,17 +32,24 @@ fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
     }
 }
 
+/// The extended result code of an error, or `None` if SQLite did not report it.
+///
+/// rusqlite has `Error::sqlite_extended_error_code` only since 0.40.
+fn extended_code(error: &SqlError) -> Option<c_int> {
+    error.sqlite_error().map(|error| error.extended_code)
+}
+
 /// Whether a VFS read what is not what had been written. The fleet's says more as long as the file is open; one that could
 /// not be attached is not.
 pub(crate) fn is_damage(error: &SqlError) -> bool {
-    error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_DATA)
+    extended_code(error) == Some(ffi::SQLITE_IOERR_DATA)
 }
 
 /// Whether a full disk is behind an error. SQLite says `SQLITE_FULL` only where it writes pages: not where it makes
 /// the file of a log, and not where it makes the memory that is shared beside one.
 fn lacks_room(error: &SqlError, path: Option<&Path>) -> bool {
     let is_full = || path.and_then(Path::parent).is_some_and(Disk::is_full);
-    match error.sqlite_extended_error_code() {
+    match extended_code(error) {
         // It hardly fails for anything else.
         Some(ffi::SQLITE_IOERR_SHMSIZE) => true,
         Some(

@@ -77,7 +77,8 @@ enum Failed {
 
 fn run_one(connection: &Connection, sql: &str, output: Output) -> Result<(), Failed> {
     let mut statement = connection.prepare(sql).map_err(Failed::Sql)?;
-    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
+    let names = (0..statement.column_count()).map(|at| statement.column_name(at).map(str::to_owned));
+    let columns = names.collect::<Result<Vec<_>, _>>().map_err(Failed::Sql)?;
     let mut rows = statement.query([]).map_err(Failed::Sql)?;
     if columns.is_empty() {
         rows.next().map_err(Failed::Sql)?;

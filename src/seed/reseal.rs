@@ -3,7 +3,7 @@
 //! Where the pages leave the same number of bytes free at their end, they are sealed one by one. Otherwise SQLite lays the
 //! rows out anew (`VACUUM INTO`). Neither writes plaintext to the disk on the way to a sealed file.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{ffi::c_int, fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, limits::Limit};
 
@@ -18,7 +18,7 @@ use crate::{
     progress::{self, Phase, ProgressFn},
     size::SizeLimit,
     sqlite,
-    vfs::{self, NoPolicy, NotOpened, Sealing},
+    vfs::{self, NoPolicy, NotOpened, Sealing, VfsError},
 };
 
 /// Pages that are sealed between two looks at whether to go on.
@@ -40,25 +40,35 @@ pub(crate) fn vacuum_into(
     let sealing = target.map(|target| {
         Sealing::new(target.key.clone(), target.cipher).in_format(target.format.unwrap_or_default())
     });
-    // `reserve` is known to `VACUUM INTO` alone.
+    // SQLite before 3.53 ignores `reserve`.
     let uri = sqlite::uri(path, format_args!("reserve={reserved}"))?;
     // SQLite writes into an empty file, and would leave one that it makes itself with root.
     disk.create(path)?;
     let bounds = Bounds::of(len);
-    let (source, done) = watched(Phase::Copy, &bounds, watch, || {
+    let (source, least, done) = watched(Phase::Copy, &bounds, watch, || {
+        let mut least = 0;
         let done = prepare(&mut source, &bounds)
             .map_err(|error| NotOpened { error, refusal: None })
             .and_then(|()| {
+                least = vfs::reserve_in_vacuum(&source, reserved);
                 let making = Arc::new(NoPolicy::making(sealing));
                 vfs::hand_over(making, || source.execute("VACUUM INTO ?1", [&uri]))
             });
-        (source, done)
+        (source, least, done)
     })?;
     done.map(|_| ()).map_err(|NotOpened { error, refusal }| {
         if let Some(exceeded) = bounds.explain("the database", &source, &error) {
             return exceeded.caused_by(error);
         }
         match (refusal, &error) {
+            (Some(VfsError::Layout), _) if least > c_int::from(reserved) => {
+                let message = format!(
+                    "the database reserves {least} bytes in each page, and SQLite {} cannot reduce them to {reserved}; use \
+                     SQLite 3.53 or newer",
+                    rusqlite::version()
+                );
+                Error::new(ErrorKind::Unsupported, message).caused_by(error)
+            }
             (Some(refusal), _) => connect::explain_open(path, NotOpened { error, refusal: Some(refusal) }),
             // Functions and collations of the program that made the file.
             (None, rusqlite::Error::SqliteFailure(cause, _)) if cause.code == rusqlite::ErrorCode::Unknown => {

@@ -1229,6 +1229,20 @@ pass_vfs! {
     fn current_time_int64 = xCurrentTimeInt64(out: *mut sqlite3_int64) -> c_int, else ffi::SQLITE_ERROR;
 }
 
+/// Has `VACUUM INTO` reserve `bytes` at the end of each page that it writes. Returns how many it will reserve: never fewer than
+/// the main database has.
+pub(crate) fn reserve_in_vacuum(connection: &Connection, bytes: u8) -> c_int {
+    // A negative number changes nothing, and is replaced by the number in force.
+    let (mut wanted, mut in_force) = (c_int::from(bytes), -1);
+    for argument in [&raw mut wanted, &raw mut in_force] {
+        let op = ffi::SQLITE_FCNTL_RESERVE_BYTES;
+        // SAFETY: the handle is that of a connection that is open for as long as this borrows it. The operation reads and
+        // writes one `int`, which outlives the call.
+        unsafe { ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), op, argument.cast()) };
+    }
+    in_force
+}
+
 /// Removes the modules of virtual tables from a connection: a table of one is then passed over, as one of an unknown module is.
 pub(crate) fn drop_modules(connection: &Connection) {
     // SAFETY: the handle is that of a connection that is open for as long as this borrows it. SQLite documents the null

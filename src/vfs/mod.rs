@@ -39,7 +39,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 pub(crate) use capture::History;
 pub(crate) use fence::Action;
-pub(crate) use ffi::drop_modules;
+pub(crate) use ffi::{drop_modules, reserve_in_vacuum};
 pub(crate) use scratch::{Scratch, ScratchFile};
 
 use fence::Fenced;
@@ -350,7 +350,7 @@ impl fmt::Display for VfsError {
 impl From<Error> for VfsError {
     fn from(error: Error) -> Self {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rusqlite::Error>());
-        let code = cause.and_then(rusqlite::Error::sqlite_extended_error_code);
+        let code = cause.and_then(rusqlite::Error::sqlite_error).map(|error| error.extended_code);
         Self::NotKept(error.kind(), code, error.message())
     }
 }

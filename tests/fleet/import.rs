@@ -8,7 +8,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use litefleet::{CreateDatabaseInput, ErrorKind, SizeLimit, Upload, rusqlite::Connection};
+use litefleet::{
+    Cipher, ConnectOptions, CreateDatabaseInput, EncryptionKey, ErrorKind, RemoteEncryption, SizeLimit,
+    Upload,
+    rusqlite::{self, Connection},
+};
 
 use crate::{
     fork::SetOnDrop,
@@ -96,21 +100,55 @@ fn import_accepts_files_of_another_sqlite_version() {
     );
 }
 
+/// A file made like [`file`] whose pages reserve `reserve` bytes each.
+fn reserving_file(fleet: &Fleet, name: &str, reserve: u8) -> PathBuf {
+    let path = fleet.dir.path().join(name);
+    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version=1").unwrap();
+    // No SQL sets the number of reserved bytes in every supported version. The only page is an empty leaf, so patching the
+    // header and the start of the cell content area is enough.
+    let mut page = fs::read(&path).unwrap();
+    page[20] = reserve;
+    page[105..107].copy_from_slice(&(4096 - u16::from(reserve)).to_be_bytes());
+    fs::write(&path, page).unwrap();
+    Connection::open(&path).unwrap().execute_batch(ROWS).unwrap();
+    assert_eq!(fs::read(&path).unwrap()[20], reserve);
+    path
+}
+
 #[test]
 fn import_preserves_reserved_bytes() {
     let fleet = Fleet::new();
-    let plain = file(&fleet, "plain", "");
     for reserve in [12, 48, 255] {
         let name = format!("reserve-{reserve}");
-        let path = fleet.dir.path().join(&name);
-        Connection::open(&plain)
-            .unwrap()
-            .execute_batch(&format!("VACUUM INTO 'file:{}?reserve={reserve}'", path.display()))
-            .unwrap();
-        assert_eq!(fs::read(&path).unwrap()[20], reserve);
+        let path = reserving_file(&fleet, &name, reserve);
         fleet.plane.import_database(input(&name), path.as_path()).unwrap();
         assert_imported(&fleet, &name, &path);
         assert_eq!(fs::read(fleet.plane.database_path(&name).unwrap()).unwrap()[20], reserve);
+    }
+}
+
+#[test]
+fn import_into_an_encrypted_database_sets_the_reserved_bytes_of_its_cipher() {
+    let fleet = Fleet::new();
+    let (cipher, key) = (Cipher::Aegis256, EncryptionKey::generate(Cipher::Aegis256).unwrap());
+    for reserve in [0, 12, 48, 255] {
+        let name = format!("reserve-{reserve}");
+        let path = reserving_file(&fleet, &name, reserve);
+        let sealed = input(&name).with_encryption(RemoteEncryption::new(key.clone(), cipher).unwrap());
+        let imported = fleet.plane.import_database(sealed, path.as_path());
+        // SQLite reduces them since 3.53, by a parameter of `VACUUM INTO`.
+        if reserve > cipher.reserved_bytes() && rusqlite::version_number() < 3_053_000 {
+            let (kind, text) = refused(imported);
+            assert_eq!(kind, ErrorKind::Unsupported);
+            assert!(text.contains("255 bytes in each page") && text.contains("SQLite 3.53"), "{text}");
+            continue;
+        }
+        imported.unwrap();
+        let options = ConnectOptions::default().encryption_key(key.clone());
+        let ours = fleet.plane.connect(&name, &options).unwrap();
+        assert_eq!(contents(&ours), contents(&Connection::open(&path).unwrap()), "{name}");
+        let stored = fs::read(fleet.plane.database_path(&name).unwrap()).unwrap();
+        assert_eq!(stored[20], cipher.reserved_bytes());
     }
 }
 

@@ -124,9 +124,9 @@ fn files_created_by_root_belong_to_the_fleet_user() {
         "$LF db export plain out.db; $LF db create imported --group g --from-file out.db; $LF db upload draft out.db",
     );
     check(
-        "$LF db create sealed --group g --remote-encryption-cipher aegis256 --key-file key
+        "$LF db create sealed --group g --remote-encryption-cipher aes256gcm --key-file key
          $LF db shell sealed --key-file key 'CREATE TABLE t(a); INSERT INTO t VALUES (1)'
-         $LF db create resealed --from-db sealed --key-file key --remote-encryption-cipher aes256gcm",
+         $LF db create resealed --from-db sealed --key-file key --remote-encryption-cipher aegis256",
     );
     check(
         "for i in 1 2 3; do $LF db shell plain 'PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t SELECT randomblob(900000)'; done",

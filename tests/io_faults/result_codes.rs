@@ -57,7 +57,11 @@ fn failed_wal_restart_returns_code_of_the_underlying_vfs() {
             failing.code.store(code, SeqCst);
             let error = run(&connection, "INSERT INTO t VALUES (1)").unwrap_err();
             assert_eq!(failing.code.load(SeqCst), 0, "the WAL was not restarted");
-            assert_eq!(error.sqlite_extended_error_code(), Some(code), "{cipher:?}: {error}");
+            assert_eq!(
+                error.sqlite_error().map(|error| error.extended_code),
+                Some(code),
+                "{cipher:?}: {error}"
+            );
             assert_eq!(explain(&connection, error).kind(), kind, "{cipher:?}: {code}");
             run(&connection, "INSERT INTO t VALUES (1)").unwrap();
             rows += 1;
