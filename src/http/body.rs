@@ -1,20 +1,26 @@
-//! The JSON of the API beside Create Database: what is answered and read, with the keys as clients expect them.
+//! JSON bodies and query parameters of the API, except those of Create Database, with the keys that clients expect.
+//!
+//! The names of these types are those of the components in the `OpenAPI` document, which are stable.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize, Serializer};
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Database, Group, Point, ResolvedInstant, RestorableRange, Restored, Timestamp};
+use crate::{Database, Group, Timestamp};
 
-/// The body of every failure.
+/// The body of every error response.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody {
     pub(super) error: String,
     pub(super) code: &'static str,
 }
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Claims {
     pub(super) iss: String,
@@ -26,7 +32,7 @@ pub(super) struct Claims {
     pub(super) exp: Option<i64>,
 }
 
-/// An empty answer. Clients read JSON even where there is nothing to say.
+/// An empty object, for responses without content: clients expect JSON.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Nothing {}
 
@@ -35,7 +41,7 @@ pub(super) struct DatabaseAnswer<T> {
     pub(super) database: T,
 }
 
-/// A database as clients read it, with what they want to see beside what there is.
+/// A database, with the constant fields that clients expect.
 #[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_excessive_bools, reason = "clients read these keys")]
 pub(super) struct DatabaseBody {
@@ -87,18 +93,18 @@ pub(super) struct Pagination {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DatabasesQuery {
-    /// Only those of this group.
+    /// Returns only databases of this group.
     pub(super) group: Option<String>,
-    /// Only forks of the database with this id or name.
+    /// Returns only forks of the database with this id or name.
     pub(super) parent: Option<String>,
-    /// At most so many. Without it all are listed.
+    /// The maximum number of databases. All are returned by default.
     #[param(format = Int64, maximum = 4_294_967_295_u32)]
     pub(super) limit: Option<u32>,
-    /// Those that follow: `pagination.next` of the answer before.
+    /// Returns only databases after this one: `pagination.next` of the previous page.
     pub(super) cursor: Option<String>,
-    /// No database has the schema of another.
+    /// Returns no databases: schema databases are not supported.
     pub(super) schema: Option<String>,
-    /// `schema` for databases whose schema others have: there are none.
+    /// With `schema`, returns no databases: schema databases are not supported.
     pub(super) r#type: Option<String>,
 }
 
@@ -106,100 +112,101 @@ pub(super) struct DatabasesQuery {
 #[expect(clippy::struct_excessive_bools, reason = "clients read these keys")]
 pub(super) struct Configuration {
     #[schema(value_type = Option<crate::SizeLimit>)]
-    pub(super) size_limit: Option<String>,
+    size_limit: Option<String>,
     #[schema(value_type = crate::Retention)]
-    pub(super) history_window: String,
-    pub(super) block_reads: bool,
-    pub(super) block_writes: bool,
-    pub(super) delete_protection: bool,
-    pub(super) allow_attach: bool,
-    pub(super) allowed_ips: [String; 0],
-    pub(super) allowed_aws_vpc_ids: [String; 0],
+    history_window: String,
+    block_reads: bool,
+    block_writes: bool,
+    delete_protection: bool,
+    allow_attach: bool,
+    allowed_ips: [String; 0],
+    allowed_aws_vpc_ids: [String; 0],
 }
 
-/// What is left out, and what is null, stays as it is.
+impl Configuration {
+    pub(super) fn of(database: &Database) -> Self {
+        Self {
+            size_limit: database.size_limit.map(|limit| limit.to_string()),
+            history_window: database.history_window.to_string(),
+            block_reads: database.block_reads,
+            block_writes: database.block_writes,
+            delete_protection: database.delete_protection,
+            allow_attach: false,
+            allowed_ips: [],
+            allowed_aws_vpc_ids: [],
+        }
+    }
+}
+
+/// Changes of a configuration. Fields that are omitted or null are unchanged.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ConfigurationChanges {
-    /// Bytes, or a number with a unit; `none` for no limit.
+    /// Bytes, or a number with a unit; `none` removes the limit.
     #[schema(example = "256mb", pattern = r"^([0-9]{4,12}|[1-9][0-9]{0,5}[kmgKMG][iI]?[bB]|none)?$")]
     pub(super) size_limit: Option<String>,
-    /// A number of days, hours, minutes or seconds, or `off`; `default` for that of the group.
+    /// A number of days, hours, minutes or seconds, or `off`; `default` inherits that of the group.
     #[schema(example = "7d", pattern = "^([0-9]{1,9}[dhms]|0|off|default)$")]
     pub(super) history_window: Option<String>,
     pub(super) block_reads: Option<bool>,
     pub(super) block_writes: Option<bool>,
     pub(super) delete_protection: Option<bool>,
-    /// Not supported: `true` is refused.
+    /// Not supported: `true` is an error.
     pub(super) allow_attach: Option<bool>,
-    /// Not supported: a list that is not empty is refused.
+    /// Not supported: a nonempty list is an error.
     pub(super) allowed_ips: Option<Vec<String>>,
-    /// Not supported: a list that is not empty is refused.
+    /// Not supported: a nonempty list is an error.
     pub(super) allowed_aws_vpc_ids: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SpanQuery {
-    /// From this instant on.
+    /// The start of the span, inclusive.
     #[param(value_type = Timestamp, required = false)]
     pub(super) from: Option<String>,
-    /// Up to this instant, and with it.
+    /// The end of the span, inclusive.
     #[param(value_type = Timestamp, required = false)]
     pub(super) to: Option<String>,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PointsQuery {
-    /// From this instant on.
-    #[param(value_type = Timestamp, required = false)]
-    pub(super) from: Option<String>,
-    /// Up to this instant, and with it.
-    #[param(value_type = Timestamp, required = false)]
-    pub(super) to: Option<String>,
-    /// The latest so many of them; `pagination.next` is the `to` of those before.
-    #[param(value_type = u32, required = false, format = Int64, minimum = 1, maximum = 4_294_967_295_u32)]
-    pub(super) limit: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ExportQuery {
-    /// As it was at this instant.
+    /// Exports the database as of this instant.
     #[param(value_type = Timestamp, required = false)]
     pub(super) timestamp: Option<String>,
-    /// As a plain file, where it is encrypted.
+    /// Exports an encrypted database as a plain file.
     #[serde(default)]
     #[param(required = false)]
     pub(super) decrypt: bool,
-    /// Sealed under the same key in this page format, where it is encrypted.
+    /// Exports an encrypted database in this page format, under its own key.
     #[param(inline, value_type = crate::PageFormat, required = false)]
     pub(super) page_format: Option<String>,
 }
 
-/// The key of an encrypted database, in a header.
+/// The header with the key of an encrypted database.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "it is described here, and read where the key is wiped")]
+#[expect(dead_code, reason = "only describes the header; the key is read into memory that is wiped")]
 pub(super) struct KeyHeader {
     /// The key in base64.
     #[param(rename = "x-turso-encryption-key", value_type = crate::EncryptionKey, required = false)]
     key: Option<String>,
 }
 
-/// The key and the cipher of an encrypted database, in headers.
+/// The headers with the key and cipher of an encrypted database.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "they are described here, and read where the key is wiped")]
+#[expect(dead_code, reason = "only describes the headers; the key is read into memory that is wiped")]
 pub(super) struct KeyHeaders {
-    /// The key in base64. It goes with the cipher, or both are left out.
+    /// The key in base64. It requires the cipher header.
     #[param(rename = "x-turso-encryption-key", value_type = crate::EncryptionKey, required = false)]
     key: Option<String>,
     #[param(rename = "x-turso-encryption-cipher", value_type = crate::Cipher, required = false)]
     cipher: Option<String>,
 }
 
-/// Nobody counts rows: those figures are always 0.
+/// Usage of a database. Rows are not counted: their fields are always 0.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub(super) struct UsageFigures {
     rows_read: u64,
@@ -214,7 +221,7 @@ pub(super) struct InstanceUsage {
     pub(super) usage: UsageFigures,
 }
 
-/// The sum stands there twice: documents call it `total`, and clients read `usage`.
+/// The usage of a database. The sum has two keys: the documentation names `total`, and clients read `usage`.
 #[derive(Debug, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "clients read this key")]
 pub(super) struct Usage {
@@ -226,11 +233,23 @@ pub(super) struct Usage {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Instance {
-    pub(super) uuid: String,
-    pub(super) name: String,
-    pub(super) r#type: &'static str,
-    pub(super) region: String,
-    pub(super) hostname: String,
+    uuid: String,
+    name: String,
+    r#type: &'static str,
+    region: String,
+    hostname: String,
+}
+
+impl Instance {
+    pub(super) fn new(database: Database, location: &str) -> Self {
+        Self {
+            uuid: database.id,
+            name: location.to_owned(),
+            r#type: "primary",
+            region: location.to_owned(),
+            hostname: database.hostname,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -296,9 +315,15 @@ pub(super) struct CreateGroup {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GroupConfiguration {
-    pub(super) delete_protection: bool,
+    delete_protection: bool,
     #[schema(value_type = crate::Retention)]
-    pub(super) history_window: String,
+    history_window: String,
+}
+
+impl GroupConfiguration {
+    pub(super) fn of(group: &Group) -> Self {
+        Self { delete_protection: group.delete_protection, history_window: group.history_window.to_string() }
+    }
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -311,15 +336,15 @@ pub(super) struct GroupConfigurationChanges {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TokenQuery {
-    /// How long it is good for, such as `2w1d30m`; `never` unless given.
+    /// The lifetime of the token, such as `2w1d30m`. The default is `never`.
     pub(super) expiration: Option<String>,
-    /// What it is good for: `full-access`, unless given, or `read-only`.
+    /// The access that the token grants: `full-access`, the default, or `read-only`.
     pub(super) authorization: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct TokenBody {
-    /// Permissions within a database are not supported: nothing but an empty list of databases is taken.
+    /// Permissions within a database are not supported: only an empty list of databases is accepted.
     pub(super) permissions: Option<Permissions>,
     pub(super) fine_grained_permissions: Option<Vec<serde_json::Value>>,
 }
@@ -360,93 +385,42 @@ pub(super) struct LocationsAnswer {
     pub(super) locations: BTreeMap<String, &'static str>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PointsAnswer {
-    pub(super) points: Vec<PointBody>,
-    pub(super) windows: Vec<WindowBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pagination: Option<Pagination>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PointBody {
-    at: Timestamp,
-    pages: u32,
-    bytes: u64,
-    size: u64,
-}
-
-impl From<Point> for PointBody {
-    fn from(Point { at, pages, bytes, size }: Point) -> Self {
-        Self { at, pages, bytes, size }
-    }
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct WindowBody {
-    from: Timestamp,
-    to: Option<Timestamp>,
-}
-
-impl From<RestorableRange> for WindowBody {
-    fn from(RestorableRange { from, to }: RestorableRange) -> Self {
-        Self { from, to }
-    }
-}
-
-#[derive(Deserialize, ToSchema)]
-pub(super) struct Restore {
-    pub(super) timestamp: Timestamp,
-    pub(super) remote_encryption: Option<crate::RemoteEncryption>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RestoreAnswer {
-    #[schema(value_type = crate::InstantPosition)]
-    kind: Kind,
-    commit: Option<Timestamp>,
-    next: Option<Timestamp>,
-    undo: Option<Timestamp>,
-}
-
-#[derive(Debug)]
-struct Kind(crate::InstantPosition);
-
-impl Serialize for Kind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0.as_str())
-    }
-}
-
-impl From<Restored> for RestoreAnswer {
-    fn from(Restored { reached: ResolvedInstant { kind, commit, next }, undo }: Restored) -> Self {
-        Self { kind: Kind(kind), commit, next, undo }
-    }
-}
-
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct RenameGroup {
     #[schema(value_type = crate::GroupName)]
     pub(super) name: String,
 }
 
-/// Nobody counts queries, which clients read as null.
+/// Query statistics. Queries are not counted, which clients read as null.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Stats {
     pub(super) top_queries: Option<[String; 0]>,
 }
 
-/// How an upload in chunks begins.
+/// The start of a chunked upload.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct StartUpload {
-    /// The size of the file.
+    /// The size of the file in bytes.
     #[schema(minimum = 512)]
     pub(super) db_size_bytes: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StartAnswer {
-    /// The size of all chunks but the last.
+    /// The size in bytes of every chunk except the last.
     pub(super) chunk_size: u64,
     pub(super) upload_id: String,
+}
+
+/// The response to a completed upload. Its body is empty, as Turso's API documents it, unless parts of the file were not checked.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct UploadedAnswer {
+    /// The parts of the file that the integrity check could not cover, with the reason.
+    pub(super) unchecked: Vec<String>,
+}
+
+impl IntoResponse for UploadedAnswer {
+    fn into_response(self) -> Response {
+        if self.unchecked.is_empty() { ().into_response() } else { Json(self).into_response() }
+    }
 }

@@ -1,4 +1,4 @@
-//! The connections of a server: which there are, which wait for their clients, and which one makes room for the next.
+//! The open connections of a server, and which of them is closed to admit another.
 
 use std::{
     collections::HashMap,
@@ -12,198 +12,220 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::limits::Bounds;
+use super::limits::ResolvedLimits;
 use crate::sync::{Guard, Mutex, Rank};
 
-/// Counts of connections, for the figures of the server.
+/// Received bytes that count as progress. A client that sends a few bytes at a time makes none.
+const PROGRESS_LEN: usize = 16 << 10;
+
+/// Counters of connections, for the metrics of the server.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ConnectionCounts {
     pub(super) open: AtomicUsize,
-    /// Closed to make room for another one.
+    /// Closed to admit another connection.
     pub(super) displaced: AtomicU64,
-    /// Closed as soon as they were accepted.
+    /// Closed on arrival.
     pub(super) refused: AtomicU64,
 }
 
 /// The open connections.
 #[derive(Debug)]
 pub(super) struct Connections {
-    bounds: Bounds,
-    counts: Arc<Counts>,
-    begun: Instant,
-    open: Mutex<Open>,
+    limits: ResolvedLimits,
+    counts: Arc<ConnectionCounts>,
+    started: Instant,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
-    next: u64,
-    by_number: HashMap<u64, Arc<Connection>>,
+struct OpenConnections {
+    next_id: u64,
+    by_id: HashMap<u64, Arc<Connection>>,
 }
 
-/// What is known of a connection.
+/// The state of one connection.
 #[derive(Debug)]
 struct Connection {
     peer: IpAddr,
-    /// When it last made progress, in milliseconds since the server began.
+    /// When it last made progress, in milliseconds since the server started.
     progress: AtomicU64,
-    /// Requests that the server is at work for.
+    /// Bytes received since then.
+    received: AtomicUsize,
+    /// Requests whose response is not complete.
     requests: AtomicUsize,
-    /// Whether the client does not take what it is sent.
+    /// Whether a write waits for the client to read.
     is_stalled: AtomicBool,
-    /// Whether the client was the last to send something.
-    has_sent: AtomicBool,
+    /// Whether the server waits for more of a request body.
+    awaits_body: AtomicBool,
+    /// Whether the last transfer was from the client.
+    has_received: AtomicBool,
     displaced: Notify,
 }
 
 impl Connection {
     fn waits_for_client(&self) -> bool {
-        self.requests.load(Relaxed) == 0 || self.is_stalled.load(Relaxed)
+        self.requests.load(Relaxed) == 0 || self.is_stalled.load(Relaxed) || self.awaits_body.load(Relaxed)
     }
 }
 
 impl Connections {
-    pub(super) fn new(bounds: Bounds, counts: Arc<Counts>) -> Self {
-        Self { bounds, counts, begun: Instant::now(), open: Mutex::new(Rank::Connections, Open::default()) }
+    pub(super) fn new(limits: ResolvedLimits, counts: Arc<ConnectionCounts>) -> Self {
+        let open = Mutex::new(Rank::Connections, OpenConnections::default());
+        Self { limits, counts, started: Instant::now(), open }
     }
 
-    pub(super) const fn bounds(&self) -> &Bounds {
-        &self.bounds
-    }
-
-    /// Admits a connection of `peer`, for which another one may have to close. `None` if no other one can.
-    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
+    /// Admits a connection from `peer`. At the limit, the connection that has waited longest for its client is closed in exchange.
+    /// Returns `None` if the server is working on a request of every connection.
+    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<ConnectionSlot> {
         let peer = prefix(peer.ip());
         let mut open = self.open();
-        let is_bounded = !(self.bounds.exempts_loopback && peer.is_loopback());
-        let of_peer = |connection: &Connection| connection.peer == peer;
-        let is_full_of_peer = is_bounded
-            && open.by_number.values().filter(|other| of_peer(other)).count() >= self.bounds.per_peer;
-        let is_full = open.by_number.len() >= self.bounds.connections;
-        if is_full_of_peer || is_full {
-            let has_made_room = open.displace(|other| !is_full_of_peer || of_peer(other));
-            if !has_made_room {
+        let is_limited = !(self.limits.exempts_loopback && peer.is_loopback());
+        let is_of_peer = |connection: &Connection| connection.peer == peer;
+        let peer_is_full = is_limited
+            && open.by_id.values().filter(|other| is_of_peer(other)).count() >= self.limits.per_peer;
+        let server_is_full = open.by_id.len() >= self.limits.connections;
+        if peer_is_full || server_is_full {
+            if !open.displace(|other| !peer_is_full || is_of_peer(other)) {
                 self.counts.refused.fetch_add(1, Relaxed);
                 return None;
             }
             self.counts.displaced.fetch_add(1, Relaxed);
         }
-        let number = open.next;
-        open.next += 1;
+        let id = open.next_id;
+        open.next_id += 1;
         let connection = Arc::new(Connection {
             peer,
             progress: AtomicU64::new(self.now()),
+            received: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             is_stalled: AtomicBool::new(false),
-            has_sent: AtomicBool::new(false),
+            awaits_body: AtomicBool::new(false),
+            has_received: AtomicBool::new(false),
             displaced: Notify::new(),
         });
-        open.by_number.insert(number, Arc::clone(&connection));
-        self.counts.open.store(open.by_number.len(), Relaxed);
-        Some(Place { connections: Arc::clone(self), number, connection })
+        open.by_id.insert(id, Arc::clone(&connection));
+        self.counts.open.store(open.by_id.len(), Relaxed);
+        Some(ConnectionSlot { connections: Arc::clone(self), id, connection })
     }
 
-    /// Closes the connection that has waited longest for its client. `false` if none waits.
+    /// Closes the connection that has waited longest for its client. Returns `false` if no connection waits for its client.
     pub(super) fn displace(&self) -> bool {
         let mut open = self.open();
         let is_displaced = open.displace(|_| true);
         if is_displaced {
             self.counts.displaced.fetch_add(1, Relaxed);
-            self.counts.open.store(open.by_number.len(), Relaxed);
+            self.counts.open.store(open.by_id.len(), Relaxed);
         }
         is_displaced
     }
 
-    /// Changed by one insertion or removal at a time.
-    fn open(&self) -> Guard<'_, Open> {
+    /// Every change is a single insertion or removal, which a panic cannot leave half done.
+    fn open(&self) -> Guard<'_, OpenConnections> {
         self.open.lock_or_recover()
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-impl Open {
+impl OpenConnections {
     fn displace(&mut self, may_close: impl Fn(&Connection) -> bool) -> bool {
-        let waiting = self.by_number.iter().filter(|(_, one)| one.waits_for_client() && may_close(one));
-        // Numbers decide between those of one millisecond.
-        let longest = waiting.min_by_key(|(number, one)| (one.progress.load(Relaxed), **number));
-        let Some(number) = longest.map(|(number, _)| *number) else { return false };
-        if let Some(connection) = self.by_number.remove(&number) {
+        let waiting = self
+            .by_id
+            .iter()
+            .filter(|(_, connection)| connection.waits_for_client() && may_close(connection));
+        // Ids break ties within a millisecond.
+        let longest = waiting.min_by_key(|(id, connection)| (connection.progress.load(Relaxed), **id));
+        let Some(id) = longest.map(|(id, _)| *id) else { return false };
+        if let Some(connection) = self.by_id.remove(&id) {
             connection.displaced.notify_one();
         }
         true
     }
 }
 
-/// An admitted connection. It counts for as long as this lives, or until it is displaced.
+/// The slot of an admitted connection. It is occupied until it is dropped or the connection is displaced.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     connections: Arc<Connections>,
-    number: u64,
+    id: u64,
     connection: Arc<Connection>,
 }
 
-impl Place {
-    /// Waits until the connection has to close for another one.
+impl ConnectionSlot {
+    /// Completes when the connection must close to admit another.
     pub(super) async fn displaced(&self) {
         self.connection.displaced.notified().await;
     }
 
-    /// Notes that the client sent something.
-    pub(super) fn received(&self) {
-        self.connection.progress.store(self.connections.now(), Relaxed);
-        self.connection.has_sent.store(true, Relaxed);
+    /// Records that the client sent `len` bytes.
+    pub(super) fn received(&self, len: usize) {
+        self.connection.has_received.store(true, Relaxed);
+        if self.connection.received.fetch_add(len, Relaxed) + len >= PROGRESS_LEN {
+            self.progressed();
+        }
     }
 
-    /// Notes that the client took something.
+    /// Records that the client accepted bytes.
     pub(super) fn sent(&self) {
-        self.connection.progress.store(self.connections.now(), Relaxed);
+        self.progressed();
         self.connection.is_stalled.store(false, Relaxed);
-        self.connection.has_sent.store(false, Relaxed);
+        self.connection.has_received.store(false, Relaxed);
     }
 
-    /// Notes that the client does not take what it is sent.
+    /// Records that a write waits for the client to read.
     pub(super) fn stalled(&self) {
         self.connection.is_stalled.store(true, Relaxed);
     }
 
-    /// Whether a part of a request has come, for which the server is not yet at work.
-    pub(super) fn has_part_of_head(&self) -> bool {
-        self.connection.requests.load(Relaxed) == 0 && self.connection.has_sent.load(Relaxed)
+    /// Records whether the server waits for more of a request body.
+    pub(super) fn set_awaits_body(&self, awaits: bool) {
+        self.connection.awaits_body.store(awaits, Relaxed);
     }
 
-    /// Notes that the server is at work for a request, until the returned value is dropped.
-    pub(super) fn at_work(self: &Arc<Self>) -> AtWork {
+    fn progressed(&self) {
+        self.connection.progress.store(self.connections.now(), Relaxed);
+        self.connection.received.store(0, Relaxed);
+    }
+
+    /// Whether a part of a request head has arrived.
+    pub(super) fn has_partial_head(&self) -> bool {
+        self.connection.requests.load(Relaxed) == 0 && self.connection.has_received.load(Relaxed)
+    }
+
+    /// Records a request, whose response is complete when the guard is dropped.
+    pub(super) fn begin_request(self: &Arc<Self>) -> RequestGuard {
         self.connection.requests.fetch_add(1, Relaxed);
-        AtWork(Arc::clone(self))
+        self.progressed();
+        RequestGuard(Arc::clone(self))
     }
 
-    pub(super) fn bounds(&self) -> &Bounds {
-        self.connections.bounds()
+    pub(super) fn limits(&self) -> &ResolvedLimits {
+        &self.connections.limits
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut open = self.connections.open();
-        open.by_number.remove(&self.number);
-        self.connections.counts.open.store(open.by_number.len(), Relaxed);
+        open.by_id.remove(&self.id);
+        self.connections.counts.open.store(open.by_id.len(), Relaxed);
     }
 }
 
-/// The server is at work for a request of a connection.
+/// A request whose response is not complete.
 #[derive(Debug)]
-pub(super) struct AtWork(Arc<Place>);
+pub(super) struct RequestGuard(Arc<ConnectionSlot>);
 
-impl Drop for AtWork {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.connection.progress.store(self.0.connections.now(), Relaxed);
+        self.0.progressed();
         self.0.connection.requests.fetch_sub(1, Relaxed);
     }
 }
 
-/// What the connections of one peer have in common: of an IPv6 address the first 64 bits, below which its owner chooses freely.
+/// The part of an address that identifies a peer: of an IPv6 address the first 64 bits, because its owner chooses the rest freely.
 fn prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -221,59 +243,102 @@ mod tests {
 
     fn connections(connections: usize, per_peer: usize) -> Arc<Connections> {
         let time = Duration::from_secs(30);
-        let bounds =
-            Bounds { connections, per_peer, exempts_loopback: false, head_time: time, write_time: time };
-        Arc::new(Connections::new(bounds, Arc::default()))
+        let limits = ResolvedLimits {
+            connections,
+            per_peer,
+            exempts_loopback: false,
+            header_timeout: time,
+            write_timeout: time,
+        };
+        Arc::new(Connections::new(limits, Arc::default()))
     }
 
     fn peer(last: u8) -> SocketAddr {
         ([192, 0, 2, last], 4000).into()
     }
 
+    fn admit(connections: &Arc<Connections>, last: u8) -> Option<Arc<ConnectionSlot>> {
+        connections.admit(peer(last)).map(Arc::new)
+    }
+
+    fn is_open(slot: &ConnectionSlot) -> bool {
+        slot.connections.open().by_id.contains_key(&slot.id)
+    }
+
+    /// Open, displaced and refused connections.
     fn counts(connections: &Connections) -> (usize, u64, u64) {
-        let Counts { open, displaced, refused } = &*connections.counts;
+        let ConnectionCounts { open, displaced, refused } = &*connections.counts;
         (open.load(Relaxed), displaced.load(Relaxed), refused.load(Relaxed))
     }
 
     #[test]
-    fn longest_waiting_connection_makes_room() {
+    fn connection_that_waited_longest_is_displaced() {
         let connections = connections(3, usize::MAX);
-        let places: Vec<_> = (1..=3).map(|last| Arc::new(connections.admit(peer(last)).unwrap())).collect();
-        // The first is at work; of the others the second has waited longest.
-        let at_work = places[0].at_work();
+        let slots: Vec<_> = (1..=3).map(|last| admit(&connections, last).unwrap()).collect();
+        // The first has a request; of the others the second has waited longer.
+        let request = slots[0].begin_request();
         let fourth = connections.admit(peer(4)).unwrap();
-        assert!(!connections.open().by_number.contains_key(&places[1].number));
+        assert!(!is_open(&slots[1]));
         assert_eq!(counts(&connections), (3, 1, 0));
-        drop(at_work);
+        drop(request);
         drop(fourth);
         assert_eq!(counts(&connections), (2, 1, 0));
-        drop(places);
+        drop(slots);
         assert_eq!(counts(&connections), (0, 1, 0));
     }
 
     #[test]
-    fn connections_at_work_are_not_closed_unless_their_clients_stall() {
+    fn connection_with_request_is_displaced_only_if_client_stalls() {
         let connections = connections(1, usize::MAX);
-        let place = Arc::new(connections.admit(peer(1)).unwrap());
-        let _at_work = place.at_work();
+        let slot = admit(&connections, 1).unwrap();
+        let _request = slot.begin_request();
         assert!(connections.admit(peer(2)).is_none());
         assert_eq!(counts(&connections), (1, 0, 1));
-        place.stalled();
+        slot.stalled();
         assert!(connections.admit(peer(2)).is_some());
     }
 
     #[test]
-    fn a_peer_at_its_bound_makes_room_itself() {
+    fn connection_that_awaits_body_is_displaced() {
+        let connections = connections(1, usize::MAX);
+        let slot = admit(&connections, 1).unwrap();
+        let _request = slot.begin_request();
+        slot.set_awaits_body(true);
+        slot.set_awaits_body(false);
+        assert!(connections.admit(peer(2)).is_none());
+        slot.set_awaits_body(true);
+        assert!(connections.admit(peer(2)).is_some());
+        assert!(!is_open(&slot));
+    }
+
+    #[test]
+    fn few_received_bytes_are_no_progress() {
+        let connections = connections(2, usize::MAX);
+        let [slow, fast] = [1, 2].map(|last| admit(&connections, last).unwrap());
+        let _requests = [slow.begin_request(), fast.begin_request()];
+        for slot in [&slow, &fast] {
+            slot.set_awaits_body(true);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        fast.received(PROGRESS_LEN);
+        std::thread::sleep(Duration::from_millis(20));
+        // The slow client sends last, and far less.
+        slow.received(1);
+        let _third = admit(&connections, 3).unwrap();
+        assert!(!is_open(&slow) && is_open(&fast));
+    }
+
+    #[test]
+    fn peer_at_its_limit_displaces_its_own_connection() {
         let connections = connections(10, 2);
         let other = connections.admit(peer(9)).unwrap();
         let first = connections.admit(peer(1)).unwrap();
         let _more = [connections.admit(peer(1)).unwrap(), connections.admit(peer(1)).unwrap()];
-        let open = connections.open();
-        assert!(open.by_number.contains_key(&other.number) && !open.by_number.contains_key(&first.number));
+        assert!(is_open(&other) && !is_open(&first));
     }
 
     #[test]
-    fn ipv6_peers_are_told_apart_by_their_prefix() {
+    fn ipv6_peers_are_identified_by_prefix() {
         let prefix = |text: &str| prefix(text.parse().unwrap());
         assert_eq!(prefix("2001:db8::1"), prefix("2001:db8::ffff:1"));
         assert_ne!(prefix("2001:db8::1"), prefix("2001:db8:0:1::1"));

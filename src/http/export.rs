@@ -1,8 +1,8 @@
-//! Exports: a database as one file, from the disk to the client.
+//! Handler for exports: a database as one file, from the disk to the client.
 //!
-//! The file is written to `<root>/.http/exports/`, for the owner's eyes only, and has no name any more when the first byte
-//! of it is sent: it goes when nobody reads it, however the process ends. What a process leaves that dies while it writes
-//! is swept by the next that finds the directory unused.
+//! The file is written to `<root>/.http/exports/`, which only its owner can read. It is unlinked before its first byte is sent, so
+//! it disappears when its last descriptor closes, however the process ends. Files of processes that died while writing are
+//! removed by the next process that finds the directory unused.
 
 use std::{
     fs::File,
@@ -19,36 +19,33 @@ use axum::{
 use http_body_util::channel::{Channel, Sender};
 
 use super::{
-    State,
-    access::Access,
+    auth::Access,
     body::{ExportQuery, KeyHeader},
-    databases::instant,
-    dir::PrivateDir,
-    history::database_for,
+    error::{ApiError, ApiResult},
+    executor::{CallClass, Cancellation},
     openapi::{Conflict, Missing, NoRoom, Refused},
-    refusal::{Answer, Refusal},
-    request::{Bearer, Parameters, Place},
+    private_dir::PrivateDir,
+    request::{Call, QueryParams, parse_instant},
     upload,
-    work::{Going, Load},
 };
 use crate::{ControlPlane, Database, Error, ErrorKind, ExportOptions};
 
-/// How much is read at once.
+/// Bytes per read.
 const PART_LEN: u64 = 256 << 10;
 
-/// Parts that wait to be sent.
+/// Maximum number of parts that wait to be sent.
 const PARTS_MAX: usize = 4;
 
-/// How long a client may take nothing. The room on the disk is given back then. The system buffers up to some megabytes for a
-/// client, and takes more only when much of that has gone.
-const IDLE_MAX: Duration = Duration::from_secs(300);
+/// How long a client may read nothing before the space on disk is released. The kernel buffers up to several megabytes for a
+/// client, and accepts more only when much of that has been sent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Downloads a database as one SQLite file. An encrypted one stays so, unless it is asked for otherwise.
+/// Downloads a database as one SQLite file. An encrypted database stays encrypted unless the request asks for a plain file.
 #[utoipa::path(
     get, path = "/{name}/export", tag = "databases", operation_id = "exportDatabase",
     params(ExportQuery, KeyHeader),
     responses(
-        (status = 200, description = "Its file", content(
+        (status = 200, description = "The file", content(
             (Vec<u8> = "application/vnd.sqlite3"),
             (Vec<u8> = "application/octet-stream"),
         )),
@@ -56,47 +53,43 @@ const IDLE_MAX: Duration = Duration::from_secs(300);
     ),
 )]
 pub(super) async fn export(
-    shared: State,
-    bearer: Bearer,
-    Place((organization, name)): Place<(String, String)>,
-    Parameters(query): Parameters<ExportQuery>,
+    call: Call<String>,
+    QueryParams(query): QueryParams<ExportQuery>,
     headers: HeaderMap,
-) -> Answer<Response> {
-    shared.check_organization(&organization)?;
+) -> ApiResult<Response> {
     let mut options = ExportOptions::default().decrypt(query.decrypt);
-    if let Some(at) = instant("timestamp", query.timestamp.as_deref())? {
+    if let Some(at) = parse_instant("timestamp", query.timestamp.as_deref())? {
         options = options.at(at);
     }
     if let Some(format) = query.page_format.as_deref() {
         options = options.page_format(format.parse()?);
     }
     let key = upload::key(&headers)?;
-    let (file, head) = shared
-        .run(Load::Long, bearer, move |plane, caller, going| {
-            let database = database_for(plane, caller, &name, Access::ReadOnly)?;
-            // A key that came for a plain database is of no use.
+    let export =
+        call.with_database(CallClass::Copy, Access::ReadOnly, move |context, database, cancellation| {
+            // A key for a plain database is ignored.
             if let Some(key) = key.filter(|_| database.cipher.is_some()) {
                 options = options.encryption_key(key);
             }
             let is_sealed = database.cipher.is_some() && !query.decrypt;
-            let file = written(plane, &database, &options, going)?;
+            let file = write_export(context.plane, &database, &options, cancellation)?;
             let len = file.metadata().map_err(failed)?.len();
-            Ok((file, head(database.name.as_str(), is_sealed, len)?))
-        })
-        .await?;
+            Ok((file, response_headers(database.name.as_str(), is_sealed, len)?))
+        });
+    let (file, headers) = export.await?;
     let (parts, body) = Channel::new(PARTS_MAX);
-    tokio::spawn(feed(file, parts));
-    Ok((head, Body::new(body)).into_response())
+    tokio::spawn(send(file, parts));
+    Ok((headers, Body::new(body)).into_response())
 }
 
-fn failed(error: io::Error) -> Refusal {
+fn failed(error: io::Error) -> ApiError {
     Error::new(ErrorKind::Io, format!("writing an export: {error}")).caused_by(error).into()
 }
 
-fn head(name: &str, is_sealed: bool, len: u64) -> Answer<HeaderMap> {
+fn response_headers(name: &str, is_sealed: bool, len: u64) -> ApiResult<HeaderMap> {
     let kind = if is_sealed { "application/octet-stream" } else { "application/vnd.sqlite3" };
     let disposition = HeaderValue::try_from(format!("attachment; filename=\"{name}.db\""))
-        .map_err(|error| Refusal::bad_request(error.to_string()))?;
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
     Ok(HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
         (header::CONTENT_DISPOSITION, disposition),
@@ -105,29 +98,30 @@ fn head(name: &str, is_sealed: bool, len: u64) -> Answer<HeaderMap> {
     ]))
 }
 
-/// The exported file, which has no name any more.
-fn written(
+/// Exports a database, and returns the file after unlinking it.
+fn write_export(
     plane: &ControlPlane,
     database: &Database,
     options: &ExportOptions,
-    going: &Going,
-) -> Answer<File> {
-    let dir = PrivateDir::of(plane.root())?.inner("exports")?;
-    dir.hold().map_err(failed)?;
+    cancellation: &Cancellation,
+) -> ApiResult<File> {
+    let dir = PrivateDir::open(plane.root())?.subdir("exports")?;
+    dir.lock_shared().map_err(failed)?;
     let path = dir.path.join(format!("{}.db", uuid::Uuid::now_v7()));
-    plane.export_database(database, &path, options, &mut *going.watch())?;
+    plane.export_database(database, &path, options, &mut *cancellation.progress())?;
     let file = File::open(&path);
     std::fs::remove_file(&path).and(file).map_err(failed)
 }
 
-/// Removes what dead processes left, if nobody writes an export now.
-pub(super) fn sweep(root: &Path) {
-    // What cannot be removed now keeps nobody from serving.
-    let _swept_later = PrivateDir::of(root).and_then(|dir| dir.inner("exports")).map(|dir| dir.hold());
+/// Removes the files of processes that died, if no process is exporting.
+pub(super) fn remove_leftovers(root: &Path) {
+    // A failure is not fatal: the next export tries again.
+    let _retried_later =
+        PrivateDir::open(root).and_then(|dir| dir.subdir("exports")).map(|dir| dir.lock_shared());
 }
 
-/// Passes a file on, part by part, for as long as somebody takes them.
-async fn feed(mut file: File, mut parts: Sender<Bytes, io::Error>) {
+/// Sends a file until its end, or until the client stops reading.
+async fn send(mut file: File, mut parts: Sender<Bytes, io::Error>) {
     loop {
         let reading = tokio::task::spawn_blocking(move || {
             let mut part = Vec::new();
@@ -135,14 +129,14 @@ async fn feed(mut file: File, mut parts: Sender<Bytes, io::Error>) {
             (file, read.map(|_| part))
         });
         let part = match reading.await {
-            Ok((same, Ok(part))) if !part.is_empty() => {
-                file = same;
+            Ok((returned, Ok(part))) if !part.is_empty() => {
+                file = returned;
                 part
             }
             Ok((_, Err(error))) => return parts.abort(error),
             _ => return,
         };
-        match tokio::time::timeout(IDLE_MAX, parts.send_data(part.into())).await {
+        match tokio::time::timeout(IDLE_TIMEOUT, parts.send_data(part.into())).await {
             Ok(Ok(())) => {}
             _ => return,
         }

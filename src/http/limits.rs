@@ -1,4 +1,4 @@
-//! Bounds on the connections of a server: how many there are, and how long one may make no progress.
+//! Limits on the connections of a server: their number, and the time without progress.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Most connections of a server that is not told otherwise.
+/// Default limit on connections, if the limit on open files allows it.
 const DEFAULT_CONNECTIONS_MAX: usize = 4_096;
 
-/// Bounds on the connections of a [`Server`](super::Server).
+/// Limits on the connections of a [`Server`](super::Server).
 ///
-/// A connection that makes no progress is closed: one without the whole head of a request after `head_time`, which also bounds
-/// a TLS handshake and the time between two requests; and one whose client takes nothing of an answer for `write_time`. The
-/// time that the server itself needs for an answer does not count, however long it is.
+/// A connection that makes no progress is closed: after the header timeout if no complete request head has arrived, which also
+/// bounds the TLS handshake and the time between two requests, and after the write timeout if the client reads nothing of a
+/// response. The time that the server works on a response is not limited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionLimits {
     connections: Option<usize>,
     connections_per_peer: Option<usize>,
-    head_time: Duration,
-    write_time: Duration,
+    header_timeout: Duration,
+    write_timeout: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -28,65 +28,68 @@ impl Default for ConnectionLimits {
         Self {
             connections: None,
             connections_per_peer: None,
-            head_time: Duration::from_secs(30),
-            write_time: Duration::from_secs(300),
+            header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(300),
         }
     }
 }
 
 impl ConnectionLimits {
-    /// Sets the number of connections. It is half of the files that the process may open unless set, and at most 4,096: the
-    /// other half is for databases. At the bound, the connection that has waited longest for its client makes room for the
-    /// next; where the server is at work for all of them, the next is closed.
+    /// Sets the maximum number of connections. The default is half of the files that the process may open, which leaves the other
+    /// half for databases, and at most 4,096.
+    ///
+    /// At the limit, a new connection displaces the one that has waited longest for its client: for a request, for the rest of a
+    /// request body, or for the client to read a response. If the server is working on a request of every connection, the new
+    /// connection is closed.
     #[must_use]
-    pub fn connections(self, max: usize) -> Self {
+    pub fn max_connections(self, max: usize) -> Self {
         Self { connections: Some(max), ..self }
     }
 
-    /// Sets the number of connections of one peer: an IPv4 address, or the 64-bit prefix of an IPv6 address. 0 means no bound,
-    /// as behind a proxy, from which all connections come. Unless set it is a quarter of all connections, and loopback
-    /// addresses have no bound.
+    /// Sets the maximum number of connections of one peer, which is an IPv4 address or the 64-bit prefix of an IPv6 address. 0
+    /// means unlimited, for a server behind a proxy. The default is a quarter of all connections, and unlimited for loopback
+    /// addresses.
     #[must_use]
-    pub fn connections_per_peer(self, max: usize) -> Self {
+    pub fn max_connections_per_peer(self, max: usize) -> Self {
         Self { connections_per_peer: Some(max), ..self }
     }
 
-    /// Sets the time for a TLS handshake and for the head of a request, which begins with the connection or with the end of
-    /// the answer before. It is 30 seconds unless set.
+    /// Sets the timeout for a TLS handshake and for the head of a request, measured from the start of the connection or the end
+    /// of the previous response. The default is 30 seconds.
     #[must_use]
-    pub fn head_time(self, time: Duration) -> Self {
-        Self { head_time: time, ..self }
+    pub fn header_timeout(self, timeout: Duration) -> Self {
+        Self { header_timeout: timeout, ..self }
     }
 
-    /// Sets how long a client may take nothing of an answer that waits for it. It is five minutes unless set: the system
-    /// buffers up to some megabytes for a client, and reports progress only when much of that has gone.
+    /// Sets how long a client may read nothing of a response. The default is five minutes. Shorter values can fail a slow client
+    /// that does read, because the kernel buffers up to several megabytes and reports progress only when much of that is sent.
     #[must_use]
-    pub fn write_time(self, time: Duration) -> Self {
-        Self { write_time: time, ..self }
+    pub fn write_timeout(self, timeout: Duration) -> Self {
+        Self { write_timeout: timeout, ..self }
     }
 
-    /// Finds out whether the process may open files for so many connections.
+    /// Checks that the process may open enough files for the connections.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for more connections than three quarters of those files, and for none.
+    /// Fails with [`ErrorKind::Invalid`] if the maximum is 0 or more than three quarters of the files that the process may open.
     pub fn check(&self) -> Result<()> {
         self.resolve().map(|_| ())
     }
 
-    /// Decides what is not set, by the number of files that the process may open.
+    /// Resolves the defaults, which depend on the number of files that the process may open.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for more connections than three quarters of those files, and for none.
-    pub(super) fn resolve(&self) -> Result<Bounds> {
+    /// As for [`check`](Self::check).
+    pub(super) fn resolve(&self) -> Result<ResolvedLimits> {
         let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
         let files = files.unwrap_or(usize::MAX);
         let connections = self.connections.unwrap_or_else(|| DEFAULT_CONNECTIONS_MAX.min(files / 2));
         if connections == 0 || connections > files / 4 * 3 {
             let message = format!(
-                "{connections} connections are not possible: the process may open {files} files, of which a quarter is kept \
-                 for databases; raise the limit (ulimit -n), or allow fewer connections, and at least one"
+                "invalid connection limit {connections}: it must be at least 1 and at most three quarters of the {files} files \
+                 that the process may open; lower it or raise the limit on open files (ulimit -n)"
             );
             return Err(Error::new(ErrorKind::Invalid, message));
         }
@@ -95,19 +98,19 @@ impl ConnectionLimits {
             Some(0) => (usize::MAX, false),
             Some(max) => (max, false),
         };
-        let Self { head_time, write_time, .. } = *self;
-        Ok(Bounds { connections, per_peer, exempts_loopback, head_time, write_time })
+        let Self { header_timeout, write_timeout, .. } = *self;
+        Ok(ResolvedLimits { connections, per_peer, exempts_loopback, header_timeout, write_timeout })
     }
 }
 
-/// [`ConnectionLimits`] of which everything is decided.
+/// [`ConnectionLimits`] with every default resolved.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(super) struct ResolvedLimits {
     pub(super) connections: usize,
     pub(super) per_peer: usize,
     pub(super) exempts_loopback: bool,
-    pub(super) head_time: Duration,
-    pub(super) write_time: Duration,
+    pub(super) header_timeout: Duration,
+    pub(super) write_timeout: Duration,
 }
 
 #[cfg(test)]
@@ -115,16 +118,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_files_for_databases() {
+    fn default_leaves_files_for_databases() {
         let files =
             getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap());
-        let bounds = ConnectionLimits::default().resolve().unwrap();
-        assert!(bounds.connections <= files / 2, "{bounds:?}");
-        for refused in [0, files] {
-            let error = ConnectionLimits::default().connections(refused).resolve().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Invalid, "{refused}");
+        let limits = ConnectionLimits::default().resolve().unwrap();
+        assert!(limits.connections <= files / 2, "{limits:?}");
+        for invalid in [0, files] {
+            let error = ConnectionLimits::default().max_connections(invalid).resolve().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{invalid}");
         }
-        let unbounded = ConnectionLimits::default().connections(8).connections_per_peer(0).resolve().unwrap();
-        assert_eq!((unbounded.connections, unbounded.per_peer), (8, usize::MAX));
+        let unlimited =
+            ConnectionLimits::default().max_connections(8).max_connections_per_peer(0).resolve().unwrap();
+        assert_eq!((unlimited.connections, unlimited.per_peer), (8, usize::MAX));
     }
 }

@@ -1,4 +1,4 @@
-//! Figures of the server, as Prometheus reads them.
+//! Metrics of the server, in the text format of OpenMetrics, which Prometheus scrapes.
 
 use std::{
     fmt,
@@ -15,112 +15,114 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{connections::Counts, fleet, work::Figures};
+use super::{connections::ConnectionCounts, executor::CallCounts, fleet_metrics};
 use crate::Maintainer;
 
-/// What the figures are written in.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How long answers take, in seconds: from a read of the catalog to a fork of gigabytes.
+/// Buckets of response times in seconds, from a read of the catalog to a fork of gigabytes.
 const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
 
-/// What was asked for, without the names in it.
+/// The labels of a route, which contains no names of databases.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Route {
+struct RouteLabels {
     method: &'static str,
     route: String,
 }
 
-/// The same with what it was answered.
+/// The labels of a response.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Answered {
+struct ResponseLabels {
     method: &'static str,
     route: String,
     status: u16,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Load {
+struct LoadLabel {
     load: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Closed {
+struct ReasonLabel {
     reason: &'static str,
 }
 
-/// The figures.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
-    answered: Family<Answered, Counter<u64, AtomicU64>>,
-    seconds: Family<Route, Histogram>,
-    running: Family<Load, Gauge<i64, AtomicI64>>,
+    responses: Family<ResponseLabels, Counter<u64, AtomicU64>>,
+    seconds: Family<RouteLabels, Histogram>,
+    running: Family<LoadLabel, Gauge<i64, AtomicI64>>,
     waiting: Gauge<i64, AtomicI64>,
     connections: Gauge<i64, AtomicI64>,
-    closed: Family<Closed, Counter<u64, AtomicU64>>,
+    closed: Family<ReasonLabel, Counter<u64, AtomicU64>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("litefleet");
-        let answered = Family::default();
+        let responses = Family::default();
         let seconds = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         let (running, waiting) = (Family::default(), Gauge::default());
-        registry.register("build", "What runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register("http_requests", "Requests that were answered", answered.clone());
-        let help = "Time to the beginning of an answer";
+        registry.register(
+            "build",
+            "Version of the server",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register("http_requests", "Requests answered", responses.clone());
+        let help = "Time to the first byte of the response";
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, seconds.clone());
-        let help =
-            "Calls of the control plane that run: quick ones, long ones that copy databases, and uploads";
+        let help = "Running calls of the control plane: of the catalog (quick), copies (long), maintenance and uploads";
         registry.register("calls_running", help, running.clone());
-        let help = "Calls of the control plane that wait for one of the others to end";
+        let help = "Queued calls of the control plane";
         registry.register("calls_waiting", help, waiting.clone());
         let (connections, closed) = (Gauge::default(), Family::default());
-        registry.register("connections", "Connections that are open", connections.clone());
-        let help =
-            "Connections that were closed at the bound: to make room for others, or as soon as they came";
+        registry.register("connections", "Open connections", connections.clone());
+        let help = "Connections closed at the limit: displaced by others, or refused on arrival";
         registry.register("connections_closed_at_bound", help, closed.clone());
-        Self { registry, answered, seconds, running, waiting, connections, closed }
+        Self { registry, responses, seconds, running, waiting, connections, closed }
     }
 }
 
 impl Metrics {
-    /// Counts an answer.
+    /// Counts a response.
     pub(super) fn count(&self, method: &'static str, route: &str, status: u16, took: Duration) {
-        self.answered.get_or_create(&Answered { method, route: route.to_owned(), status }).inc();
-        self.seconds.get_or_create(&Route { method, route: route.to_owned() }).observe(took.as_secs_f64());
+        self.responses.get_or_create(&ResponseLabels { method, route: route.to_owned(), status }).inc();
+        self.seconds
+            .get_or_create(&RouteLabels { method, route: route.to_owned() })
+            .observe(took.as_secs_f64());
     }
 
-    /// All figures as text.
-    pub(super) fn text(
+    /// Encodes all metrics.
+    pub(super) fn encode(
         &self,
-        now: Figures,
-        connections: &Counts,
+        calls: CallCounts,
+        connections: &ConnectionCounts,
         maintainer: Option<&Maintainer>,
     ) -> Result<String, fmt::Error> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let Figures { quick, long, upkeep, uploads, sessions, waiting } = now;
+        let CallCounts { catalog, copy, maintenance, uploads, chunked_uploads, queued } = calls;
         let running = [
-            ("quick", quick),
-            ("long", long),
-            ("upkeep", upkeep),
+            ("quick", catalog),
+            ("long", copy),
+            ("upkeep", maintenance),
             ("upload", uploads),
-            ("upload_in_chunks", sessions),
+            ("upload_in_chunks", chunked_uploads),
         ];
         self.connections.set(gauge(connections.open.load(Relaxed)));
         let closed = [("displaced", &connections.displaced), ("refused", &connections.refused)];
         for (reason, count) in closed {
-            self.closed.get_or_create(&Closed { reason }).inner().store(count.load(Relaxed), Relaxed);
+            self.closed.get_or_create(&ReasonLabel { reason }).inner().store(count.load(Relaxed), Relaxed);
         }
         for (load, count) in running {
-            self.running.get_or_create(&Load { load }).set(gauge(count));
+            self.running.get_or_create(&LoadLabel { load }).set(gauge(count));
         }
-        self.waiting.set(gauge(waiting));
+        self.waiting.set(gauge(queued));
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         if let Some(maintainer) = maintainer {
-            fleet::write(&mut text, maintainer)?;
+            fleet_metrics::write(&mut text, maintainer)?;
         }
         encode_eof(&mut text)?;
         Ok(text)

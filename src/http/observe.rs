@@ -1,6 +1,6 @@
-//! What is told of each request: a span with an id for whoever listens to `tracing`, and a count.
+//! Middleware that records each request in the metrics, and in a `tracing` span with an id.
 //!
-//! Neither headers nor bodies nor parameters are told: tokens and keys are in them.
+//! Headers, parameters and bodies are not recorded, because they contain tokens and keys.
 
 use std::{sync::Arc, time::Instant};
 
@@ -12,29 +12,29 @@ use axum::{
 };
 use tracing::Instrument;
 
-use super::{metrics::Metrics, refusal::Sentence};
+use super::{error::LoggedMessage, metrics::Metrics};
 
-/// The header with the id of a request: that of the client, or one that is made here.
+/// The header with the id of a request, which the client may choose.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id of a client that is taken over.
+/// Maximum length of an id chosen by the client. Longer ones are replaced.
 const REQUEST_ID_LEN_MAX: usize = 128;
 
-/// Lets a request through, and tells of it.
+/// Forwards a request and records its response.
 pub(super) async fn observe(metrics: Arc<Metrics>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let method = method(request.method());
-    // The route, and not the path: names would make a figure for each database.
+    // The route, not the path: a label with names would create a time series for each database.
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let path = request.uri().path();
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), method, path);
     async move {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut response = next.run(request).await;
-        let (status, took) = (response.status(), begun.elapsed());
+        let (status, took) = (response.status(), started.elapsed());
         metrics.count(method, &route, status.as_u16(), took);
-        // To the microsecond.
-        tell(status, (took.as_secs_f64() * 1e6).round() / 1e3, response.extensions().get());
+        let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
+        log(status, milliseconds, response.extensions().get());
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
@@ -42,8 +42,8 @@ pub(super) async fn observe(metrics: Arc<Metrics>, request: Request, next: Next)
     .await
 }
 
-fn tell(status: StatusCode, milliseconds: f64, sentence: Option<&Sentence>) {
-    let (status, error) = (status.as_u16(), sentence.map(|Sentence(sentence)| sentence.as_str()));
+fn log(status: StatusCode, milliseconds: f64, message: Option<&LoggedMessage>) {
+    let (status, error) = (status.as_u16(), message.map(|LoggedMessage(message)| message.as_str()));
     match status {
         500.. => tracing::error!(status, milliseconds, error, "failed"),
         400.. => tracing::info!(status, milliseconds, error, "refused"),
@@ -53,16 +53,17 @@ fn tell(status: StatusCode, milliseconds: f64, sentence: Option<&Sentence>) {
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(REQUEST_ID);
-    let is_readable = |id: &&HeaderValue| {
+    // Other characters could forge a line of the log.
+    let is_printable = |id: &&HeaderValue| {
         (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    given.filter(is_readable).cloned().unwrap_or_else(|| {
+    given.filter(is_printable).cloned().unwrap_or_else(|| {
         let id = uuid::Uuid::now_v7().to_string();
         HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
     })
 }
 
-/// A method's name; clients may make up others, as many as they like.
+/// The label of a method. Unknown methods share one, because clients can invent any number of them.
 fn method(method: &Method) -> &'static str {
     let known = ["GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"];
     known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")

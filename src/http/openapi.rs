@@ -1,5 +1,4 @@
-//! The `OpenAPI` document of what is served. The paths are those of the routes themselves, and the schemas those of the types
-//! that bodies are read into and written from, so that it cannot say anything else.
+//! The `OpenAPI` document, derived from the routes and from the types of the bodies.
 
 use std::collections::BTreeMap;
 
@@ -19,19 +18,19 @@ use utoipa::{
 
 use super::body::ErrorBody;
 
-/// The name of the way to authenticate.
+/// The name of the security scheme.
 const SCHEME: &str = "token";
 
-/// What the parts of a path stand for.
+/// Descriptions of path parameters.
 const PATH_PARAMETERS: &[(&str, &str)] = &[
-    ("organization", "The organization's name. Any will do, unless the server was started with one."),
-    ("name", "The name of the database, or of the group."),
     (
-        "location",
-        "The name of the location: there is one, `local` unless the server was started with another name.",
+        "organization",
+        "The name of the organization. Any name is accepted unless the server is configured with one.",
     ),
+    ("name", "The name of the database or group."),
+    ("location", "The name of the only location, `local` unless the server is configured with another."),
     ("instance", "The name of the instance, which is that of the location."),
-    ("upload_id", "The id that the start of the upload answered."),
+    ("upload_id", "The id that starting the upload returned."),
     ("number", "The number of the chunk, from 0."),
 ];
 
@@ -49,33 +48,33 @@ macro_rules! failures {
 }
 
 failures! {
-    /// What every call may be answered.
+    /// Errors of every call.
     Refused {
-        BAD_REQUEST "What was sent is not right: the sentence says what."
-        UNAUTHORIZED "There is no token, or it is not good for this."
-        FORBIDDEN "The token is read-only, the organization has another name, or a web page of another origin asks."
-        REQUEST_TIMEOUT "The body came more slowly than 1 KiB a second for 30 seconds."
-        INTERNAL_SERVER_ERROR "The server could not do it, for a reason of its own: the sentence says which."
-        SERVICE_UNAVAILABLE "The server has too much to do, or is shutting down: try again after the seconds in `Retry-After`."
+        BAD_REQUEST "The request is invalid."
+        UNAUTHORIZED "The token is missing, or not valid for this resource."
+        FORBIDDEN "The token is read-only, the organization has another name, or the request is from a web page of another origin."
+        REQUEST_TIMEOUT "The body arrived more slowly than 1 KiB a second for 30 seconds."
+        INTERNAL_SERVER_ERROR "The server failed."
+        SERVICE_UNAVAILABLE "The server is overloaded or shutting down. Retry after the seconds in `Retry-After`."
     }
-    /// For calls whose path names something.
+    /// The error of calls whose path names a resource.
     Missing {
-        NOT_FOUND "There is nothing of this name."
+        NOT_FOUND "The resource does not exist."
     }
-    /// For calls that the state of things can forbid.
+    /// The error of calls that the state of the resource can forbid.
     Conflict {
-        CONFLICT "The name is taken, or the thing is protected, blocked or a draft."
+        CONFLICT "The name is taken, or the resource is protected, blocked or a draft."
     }
-    /// For asking whether there would be an answer.
+    /// Errors of the readiness check.
     NotReady {
-        FORBIDDEN "A web page of another origin asks."
-        INTERNAL_SERVER_ERROR "The catalog does not answer."
-        SERVICE_UNAVAILABLE "The server has too much to do, or is shutting down."
+        FORBIDDEN "The request is from a web page of another origin."
+        INTERNAL_SERVER_ERROR "The catalog cannot be read."
+        SERVICE_UNAVAILABLE "The server is overloaded or shutting down."
     }
-    /// For calls that write.
+    /// Errors of calls that write.
     NoRoom {
-        PAYLOAD_TOO_LARGE "It would be larger than its size limit."
-        INSUFFICIENT_STORAGE "The disk is full. Nothing was left behind."
+        PAYLOAD_TOO_LARGE "The database would exceed its size limit."
+        INSUFFICIENT_STORAGE "The disk is full. Nothing was changed."
     }
 }
 
@@ -89,28 +88,28 @@ fn failure(status: StatusCode, description: &str) -> (String, RefOr<Response>) {
     (status.as_str().to_owned(), RefOr::T(response.build()))
 }
 
-/// The document without paths, for the routes to add theirs to.
+/// The document without paths, which the routes add.
 pub(super) fn document() -> OpenApi {
     let license = License::builder().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build();
     let mut info = Info::new("litefleet", env!("CARGO_PKG_VERSION"));
     info.description = Some(
-        "Turso's Platform API over a fleet of SQLite databases. Unknown fields of a body are ignored, `null` counts as left out, and keys may be in any case.".into(),
+        "Turso's Platform API for a fleet of SQLite databases. Unknown fields of a body are ignored, `null` is the same as an omitted field, and keys may be in any case.".into(),
     );
     info.license = Some(license);
     let tag = |name: &str, description: &str| -> Tag {
         TagBuilder::new().name(name).description(Some(description)).build()
     };
     let tags = [
-        tag("databases", "Databases: their life, their limits and their history."),
+        tag("databases", "Databases, their configuration and their history."),
         tag("groups", "Groups of databases."),
-        tag("uploads", "SQLite files for drafts: on the host name of the draft, or at a path."),
+        tag("uploads", "Uploads of SQLite files to drafts, on the host name of the draft or at a path."),
         tag("server", "The server itself."),
     ];
     OpenApiBuilder::new().info(info).tags(Some(tags)).build()
 }
 
-/// The document as it is served, with what holds for all paths.
-pub(super) fn finish(mut document: OpenApi, asks_for_tokens: bool) -> OpenApi {
+/// Completes the document with path parameters, the error body and the security scheme.
+pub(super) fn finish(mut document: OpenApi, requires_tokens: bool) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
             add_path_parameters(path, operation);
@@ -118,9 +117,9 @@ pub(super) fn finish(mut document: OpenApi, asks_for_tokens: bool) -> OpenApi {
     }
     let components = document.components.get_or_insert_default();
     components.schemas.insert(ErrorBody::name().into_owned(), <ErrorBody as utoipa::PartialSchema>::schema());
-    if asks_for_tokens {
+    if requires_tokens {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(
-            Some("A token of the organization, or where it is enough of the group or the database."),
+            Some("A token of the organization or, where it suffices, of the group or database."),
         );
         components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme.build()));
         document.security = Some(vec![SecurityRequirement::new(SCHEME, Vec::<String>::new())]);
@@ -133,7 +132,7 @@ pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Opera
     [get, put, post, delete, patch].into_iter().flatten()
 }
 
-/// The routes name the parts of their paths in braces.
+/// Describes the parameters of a path, which are in braces.
 fn add_path_parameters(path: &str, operation: &mut Operation) {
     let parameters = operation.parameters.get_or_insert_default();
     for part in path.split('/') {

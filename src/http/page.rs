@@ -1,4 +1,4 @@
-//! The page for a person: a client of the API like any other, in the browser. It holds nothing, and needs no token itself.
+//! The web page: static files of a client that runs in the browser. They contain no data and need no token.
 
 use axum::{
     Router,
@@ -10,8 +10,8 @@ use axum::{
     routing::get,
 };
 
-/// Nothing comes from elsewhere, nothing within the document runs, and no text becomes elements.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+/// Allows only the server's own files, no inline scripts, and no HTML from strings.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 const CSS: &str = "text/css; charset=utf-8";
@@ -38,7 +38,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 fn file(kind: &'static str, text: &'static str) -> Response {
     let head = [
         (CONTENT_TYPE, kind),
-        (CONTENT_SECURITY_POLICY, POLICY),
+        (CONTENT_SECURITY_POLICY, CONTENT_POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),

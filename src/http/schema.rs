@@ -1,4 +1,4 @@
-//! What the texts in bodies look like, for the `OpenAPI` document: values that the library reads and prints itself.
+//! Schemas for the `OpenAPI` document of values that the library parses and formats itself.
 
 use std::borrow::Cow;
 
@@ -28,7 +28,7 @@ fn name(description: &str) -> Object {
         .build()
 }
 
-/// A value that may be left out or `null`.
+/// The schema of an optional value, which may be `null`.
 fn or_null(schema: RefOr<Schema>) -> Schema {
     let null = ObjectBuilder::new().schema_type(Type::Null).build();
     Schema::OneOf(OneOfBuilder::new().item(Schema::Object(null)).item(schema).build())
@@ -54,29 +54,29 @@ macro_rules! schemas {
 schemas! {
     DatabaseName: name("The name of a database, unique in the organization.");
     GroupName: name("The name of a group, unique in the organization.");
-    Timestamp: text("An instant, to the microsecond: RFC 3339 with any offset when it is read, in UTC when it is answered.")
+    Timestamp: text("An instant with microsecond precision, in RFC 3339. Requests may use any offset; responses use UTC.")
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
         .examples(["2026-01-31T12:00:00.000000Z"])
         .build();
-    SizeLimit: text("Bytes, or a number with a unit of 1024, such as 1mb, 256mb or 1gb. It is answered in bytes.")
+    SizeLimit: text("Bytes, or a number with a binary unit, such as 1mb, 256mb or 1gb. Responses use bytes.")
         .pattern(Some("^([0-9]{4,12}|[1-9][0-9]{0,5}[kmgKMG][iI]?[bB])$"))
         .examples(["256mb"])
         .build();
-    Retention as "HistoryWindow": text("How long back a database can be restored: a number of days, hours, minutes or seconds, or `off`.")
+    Retention as "HistoryWindow": text("How far back a database can be restored: a number of days, hours, minutes or seconds, or `off`.")
         .pattern(Some("^([0-9]{1,9}[dhms]|0|off)$"))
         .examples(["24h", "7d", "off"])
         .build();
-    EncryptionKey: text("A key in base64: 16 or 32 bytes, as the cipher takes it. It is not stored.")
+    EncryptionKey: text("A key in base64, of 16 or 32 bytes, depending on the cipher. It is not stored.")
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Password)))
         .pattern(Some("^([A-Za-z0-9+/]{21}[AQgw]==|[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$"))
         .build();
     Cipher: text("The AEAD cipher that seals every page of a database.")
         .enum_values(Some(Cipher::ALL.iter().map(|cipher| cipher.as_str())))
         .build();
-    PageFormat: text("How sealed pages are laid out. Turso's API does not know this field.")
+    PageFormat: text("The layout of encrypted pages. An extension of Turso's API.")
         .enum_values(Some([PageFormat::Native, PageFormat::Turso].map(PageFormat::as_str)))
         .build();
-    InstantPosition as "ReachedKind": text("Where the instant lies among the commits of the database.")
+    InstantPosition as "ReachedKind": text("The position of the instant among the commits of the database.")
         .enum_values(Some(
             [InstantPosition::Exact, InstantPosition::Between, InstantPosition::AfterLast, InstantPosition::BeforeFirst]
                 .map(InstantPosition::as_str),
@@ -86,7 +86,7 @@ schemas! {
 
 impl PartialSchema for RemoteEncryption {
     fn schema() -> RefOr<Schema> {
-        let description = "The key of an encrypted database and its cipher. The fork of an encrypted database may leave the cipher out, and takes that of its source.";
+        let description = "The key and cipher of an encrypted database. A fork of an encrypted database inherits the cipher of its source if it is omitted.";
         let body = ObjectBuilder::new()
             .description(Some(description))
             .property("encryption_key", EncryptionKey::schema())

@@ -1,129 +1,110 @@
-//! Minting and revoking tokens of databases and groups.
+//! Handlers that mint and revoke tokens of databases and groups.
 
-use std::sync::Arc;
-
-use axum::Json;
+use std::time::Duration;
 
 use super::{
-    Shared, State,
-    access::{Access, Subject},
+    app::Context,
+    auth::{Access, Subject},
     body::{Nothing, TokenAnswer, TokenBody, TokenQuery},
+    error::{ApiError, ApiResult},
     expiration,
     openapi::{Conflict, Missing, Refused},
-    refusal::{Answer, Refusal},
-    request::{Bearer, JsonBody, Parameters, Place},
+    request::{Call, JsonBody, JsonResult, QueryParams},
 };
-use crate::ControlPlane;
+
+/// Finds the subject that a path names.
+type FindSubject = fn(&Context<'_>, &str) -> ApiResult<Subject>;
+
+fn database(context: &Context<'_>, name: &str) -> ApiResult<Subject> {
+    Ok(Subject::Database(context.plane.get_database(name)?.id))
+}
+
+fn group(context: &Context<'_>, name: &str) -> ApiResult<Subject> {
+    Ok(Subject::Group(context.plane.get_group(name)?.id))
+}
 
 /// Mints a token of a database.
 #[utoipa::path(
     post, path = "/{name}/auth/tokens", tag = "databases", operation_id = "createDatabaseToken",
     params(TokenQuery),
     request_body = Option<TokenBody>,
-    responses((status = 200, description = "Done", body = TokenAnswer), Refused, Missing, Conflict),
+    responses((status = 200, description = "The token", body = TokenAnswer), Refused, Missing, Conflict),
 )]
 pub(super) async fn mint_for_database(
-    shared: State,
-    bearer: Bearer,
-    Place((organization, name)): Place<(String, String)>,
-    Parameters(query): Parameters<TokenQuery>,
+    call: Call<String>,
+    QueryParams(query): QueryParams<TokenQuery>,
     body: JsonBody,
-) -> Answer<Json<TokenAnswer>> {
-    mint(&shared, bearer, &organization, (query, body), move |plane| of_database(plane, &name)).await
+) -> JsonResult<TokenAnswer> {
+    mint(call, &query, body, database).await
 }
 
-/// Mints a token of a group, good for every database in it.
+/// Mints a token of a group, valid for every database in it.
 #[utoipa::path(
     post, path = "/{name}/auth/tokens", tag = "groups", operation_id = "createGroupToken",
     params(TokenQuery),
     request_body = Option<TokenBody>,
-    responses((status = 200, description = "Done", body = TokenAnswer), Refused, Missing, Conflict),
+    responses((status = 200, description = "The token", body = TokenAnswer), Refused, Missing, Conflict),
 )]
 pub(super) async fn mint_for_group(
-    shared: State,
-    bearer: Bearer,
-    Place((organization, name)): Place<(String, String)>,
-    Parameters(query): Parameters<TokenQuery>,
+    call: Call<String>,
+    QueryParams(query): QueryParams<TokenQuery>,
     body: JsonBody,
-) -> Answer<Json<TokenAnswer>> {
-    mint(&shared, bearer, &organization, (query, body), move |plane| of_group(plane, &name)).await
+) -> JsonResult<TokenAnswer> {
+    mint(call, &query, body, group).await
 }
 
 /// Revokes all tokens of a database.
 #[utoipa::path(
     post, path = "/{name}/auth/rotate", tag = "databases", operation_id = "rotateDatabaseTokens",
-    responses((status = 200, description = "Done", body = Nothing), Refused, Missing, Conflict),
+    responses((status = 200, description = "The tokens are revoked", body = Nothing), Refused, Missing, Conflict),
 )]
-pub(super) async fn rotate_of_database(
-    shared: State,
-    bearer: Bearer,
-    Place((organization, name)): Place<(String, String)>,
-) -> Answer<Json<Nothing>> {
-    rotate(&shared, bearer, &organization, move |plane| of_database(plane, &name)).await
+pub(super) async fn rotate_database(call: Call<String>) -> JsonResult<Nothing> {
+    rotate(call, database).await
 }
 
 /// Revokes all tokens of a group.
 #[utoipa::path(
     post, path = "/{name}/auth/rotate", tag = "groups", operation_id = "rotateGroupTokens",
-    responses((status = 200, description = "Done", body = Nothing), Refused, Missing, Conflict),
+    responses((status = 200, description = "The tokens are revoked", body = Nothing), Refused, Missing, Conflict),
 )]
-pub(super) async fn rotate_of_group(
-    shared: State,
-    bearer: Bearer,
-    Place((organization, name)): Place<(String, String)>,
-) -> Answer<Json<Nothing>> {
-    rotate(&shared, bearer, &organization, move |plane| of_group(plane, &name)).await
-}
-
-fn of_database(plane: &ControlPlane, name: &str) -> Answer<Subject> {
-    Ok(Subject::Database(plane.get_database(name)?.id))
-}
-
-fn of_group(plane: &ControlPlane, name: &str) -> Answer<Subject> {
-    Ok(Subject::Group(plane.get_group(name)?.id))
+pub(super) async fn rotate_group(call: Call<String>) -> JsonResult<Nothing> {
+    rotate(call, group).await
 }
 
 async fn mint(
-    shared: &Shared,
-    bearer: Bearer,
-    organization: &str,
-    (query, body): (TokenQuery, JsonBody),
-    subject: impl FnOnce(&ControlPlane) -> Answer<Subject> + Send + 'static,
-) -> Answer<Json<TokenAnswer>> {
-    let life =
-        expiration::parse(query.expiration.as_deref().unwrap_or("never")).map_err(Refusal::bad_request)?;
+    call: Call<String>,
+    query: &TokenQuery,
+    body: JsonBody,
+    find: FindSubject,
+) -> JsonResult<TokenAnswer> {
+    let (access, lifetime) = parse_query(query)?;
+    let body: TokenBody = body.parse()?;
+    // Clients send an empty list of databases to attach by default.
+    let attach = body.permissions.and_then(|permissions| permissions.read_attach);
+    if attach.is_some_and(|attach| !attach.databases.is_empty())
+        || body.fine_grained_permissions.is_some_and(|list| !list.is_empty())
+    {
+        return Err(ApiError::bad_request("permissions within a database are not supported"));
+    }
+    let tokens = call.app().tokens()?;
+    call.write(move |context, name| {
+        Ok(TokenAnswer { jwt: tokens.mint(&find(context, &name)?, access, lifetime)? })
+    })
+    .await
+}
+
+fn parse_query(query: &TokenQuery) -> ApiResult<(Access, Option<Duration>)> {
+    let lifetime = query.expiration.as_deref().unwrap_or("never");
+    let lifetime = expiration::parse(lifetime).map_err(ApiError::bad_request)?;
     let access = match query.authorization.as_deref() {
         None | Some("") => Access::Full,
         Some(text) => Access::parse(text)
-            .ok_or_else(|| Refusal::bad_request("invalid authorization: it is full-access or read-only"))?,
+            .ok_or_else(|| ApiError::bad_request("invalid authorization: use full-access or read-only"))?,
     };
-    let body: TokenBody = body.read()?;
-    // Clients send an empty list of databases to attach whether or not they were asked to.
-    let attaches = body.permissions.and_then(|permissions| permissions.read_attach);
-    if attaches.is_some_and(|attach| !attach.databases.is_empty())
-        || body.fine_grained_permissions.is_some_and(|list| !list.is_empty())
-    {
-        return Err(Refusal::bad_request("permissions within a database are not supported"));
-    }
-    let tokens = Arc::clone(shared.tokens()?);
-    shared
-        .quick(bearer, organization, Access::Full, move |plane| {
-            Ok(TokenAnswer { jwt: tokens.mint(&subject(plane)?, access, life)? })
-        })
-        .await
+    Ok((access, lifetime))
 }
 
-async fn rotate(
-    shared: &Shared,
-    bearer: Bearer,
-    organization: &str,
-    subject: impl FnOnce(&ControlPlane) -> Answer<Subject> + Send + 'static,
-) -> Answer<Json<Nothing>> {
-    let tokens = Arc::clone(shared.tokens()?);
-    shared
-        .quick(bearer, organization, Access::Full, move |plane| {
-            tokens.rotate(&subject(plane)?)?;
-            Ok(Nothing {})
-        })
-        .await
+async fn rotate(call: Call<String>, find: FindSubject) -> JsonResult<Nothing> {
+    let tokens = call.app().tokens()?;
+    call.write(move |context, name| Ok(tokens.rotate(&find(context, &name)?).map(|()| Nothing {})?)).await
 }

@@ -1,4 +1,4 @@
-//! Tokens: whose they are, what they allow, and when they end.
+//! Tokens: their scope, access level, expiration and revocation.
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use crate::server::{API, Server};
 
 #[test]
-fn nothing_is_answered_without_a_token_of_this_server() {
+fn request_without_valid_token_is_answered_401() {
     let (server, other) = (Server::new(), Server::new());
     let list = format!("{API}/databases");
     let refused = |headers: &[(&str, &str)]| server.send("GET", &list, headers, b"").error();
-    let nameless = server.send("GET", &list, &[], b"");
-    assert_eq!(nameless.status, 401);
-    assert!(nameless.head.contains("www-authenticate: bearer"), "{nameless:?}");
+    let anonymous = server.send("GET", &list, &[], b"");
+    assert_eq!(anonymous.status, 401);
+    assert!(anonymous.head.contains("www-authenticate: bearer"), "{anonymous:?}");
     assert_eq!(
         refused(&[("Authorization", "Bearer garbage")]),
         (401, "token contains an invalid number of segments".into())
@@ -22,7 +22,7 @@ fn nothing_is_answered_without_a_token_of_this_server() {
         let bearer = format!("Bearer {token}");
         assert_eq!(
             refused(&[("Authorization", &bearer)]),
-            (401, "token is not one of this server".into()),
+            (401, "token was not issued by this server".into()),
             "{token}"
         );
     }
@@ -33,7 +33,7 @@ fn nothing_is_answered_without_a_token_of_this_server() {
     assert_eq!(server.send("GET", "/health", &[], b"").status, 200);
 }
 
-/// The same claims under the algorithm that needs no signature.
+/// The claims of a token under the algorithm `none`, which needs no signature.
 fn unsigned(token: &str) -> String {
     let claims = token.split('.').nth(1).unwrap();
     // {"typ":"JWT","alg":"none"}
@@ -47,7 +47,7 @@ fn tampered(token: &str) -> String {
 }
 
 #[test]
-fn a_token_of_a_database_is_good_for_that_database_until_it_ends() {
+fn database_token_is_valid_for_its_database_until_it_expires_or_is_revoked() {
     let server = Server::new();
     for name in ["a", "b"] {
         server.create(name);
@@ -63,64 +63,67 @@ fn a_token_of_a_database_is_good_for_that_database_until_it_ends() {
     assert_eq!((points(&token, "a"), points(&token, "b"), restore(&token)), (200, 401, 400));
     let read_only = server.token_of("a", "authorization=read-only");
     assert_eq!((points(&read_only, "a"), restore(&read_only)), (200, 403));
-    // It manages nothing.
-    let managing = server.send_as(&token, "GET", &format!("{API}/databases"), &Value::Null);
-    assert!(managing.error().1.starts_with("could not parse jwt id"));
-    assert_eq!(managing.status, 401);
+    // It does not authorize management of the organization.
+    let managed = server.send_as(&token, "GET", &format!("{API}/databases"), &Value::Null);
+    assert!(managed.error().1.starts_with("could not parse jwt id"));
+    assert_eq!(managed.status, 401);
 
     let group =
-        server.done("POST", "/groups/default/auth/tokens", &Value::Null)["jwt"].as_str().unwrap().to_owned();
+        server.ok("POST", "/groups/default/auth/tokens", &Value::Null)["jwt"].as_str().unwrap().to_owned();
     assert_eq!((points(&group, "a"), points(&group, "b")), (200, 200));
 
     let short = server.token_of("a", "expiration=1s");
     std::thread::sleep(Duration::from_millis(2_100));
     assert_eq!(points(&short, "a"), 401);
     assert_eq!(
-        server.ask("POST", "/databases/a/auth/tokens?expiration=soon", &Value::Null).error(),
+        server.request("POST", "/databases/a/auth/tokens?expiration=soon", &Value::Null).error(),
         (400, "Invalid expiration format".into())
     );
-    assert_eq!(server.ask("POST", "/databases/a/auth/tokens?authorization=all", &Value::Null).status, 400);
+    assert_eq!(
+        server.request("POST", "/databases/a/auth/tokens?authorization=all", &Value::Null).status,
+        400
+    );
 
-    assert_eq!(server.done("POST", "/databases/a/auth/rotate", &Value::Null), json!({}));
+    assert_eq!(server.ok("POST", "/databases/a/auth/rotate", &Value::Null), json!({}));
     assert_eq!((points(&token, "a"), points(&read_only, "a"), points(&group, "a")), (401, 401, 200));
     assert_eq!(points(&server.token_of("a", ""), "a"), 200);
-    // Another database of that name is another database.
+    // A new database with the name of a destroyed one does not accept its tokens.
     let token = server.token_of("b", "");
-    server.done("DELETE", "/databases/b", &Value::Null);
+    server.ok("DELETE", "/databases/b", &Value::Null);
     server.create("b");
     assert_eq!(points(&token, "b"), 401);
 }
 
 #[test]
-fn a_token_of_a_group_stays_good_for_that_group_when_it_is_renamed() {
+fn group_token_stays_valid_when_the_group_is_renamed() {
     let server = Server::new();
     server.create("a");
     let token_of = |group: &str| {
-        let minted = server.done("POST", &format!("/groups/{group}/auth/tokens"), &Value::Null);
+        let minted = server.ok("POST", &format!("/groups/{group}/auth/tokens"), &Value::Null);
         minted["jwt"].as_str().unwrap().to_owned()
     };
     let points = |token: &str, name: &str| {
         server.send_as(token, "GET", &format!("{API}/databases/{name}/points"), &Value::Null).status
     };
     let (first, of_database) = (token_of("default"), server.token_of("a", ""));
-    // A token of the group itself manages nothing, and so does not rename it.
+    // A group token does not authorize renaming the group.
     let rename = format!("{API}/groups/default/rename");
     assert_eq!(server.send_as(&first, "POST", &rename, &json!({ "name": "eu" })).status, 401);
-    server.done("POST", "/groups/default/rename", &json!({ "name": "eu" }));
-    server.done("POST", "/groups", &json!({ "name": "default", "location": "local" }));
+    server.ok("POST", "/groups/default/rename", &json!({ "name": "eu" }));
+    server.ok("POST", "/groups", &json!({ "name": "default", "location": "local" }));
     server.create("b");
     let second = token_of("default");
     assert_eq!((points(&first, "a"), points(&first, "b")), (200, 401));
     assert_eq!((points(&second, "a"), points(&second, "b")), (401, 200));
     assert_eq!(points(&of_database, "a"), 200);
-    server.done("POST", "/groups/default/auth/rotate", &Value::Null);
+    server.ok("POST", "/groups/default/auth/rotate", &Value::Null);
     assert_eq!((points(&first, "a"), points(&second, "b")), (200, 401));
-    server.done("POST", "/groups/eu/auth/rotate", &Value::Null);
+    server.ok("POST", "/groups/eu/auth/rotate", &Value::Null);
     assert_eq!((points(&first, "a"), points(&token_of("eu"), "a")), (401, 200));
 }
 
 #[test]
-fn servers_that_start_on_a_new_root_at_once_agree_on_its_token() {
+fn servers_that_start_concurrently_share_one_token() {
     const SERVERS: usize = 4;
     for _ in 0..20 {
         let dir = tempfile::tempdir().unwrap();
@@ -144,7 +147,7 @@ fn servers_that_start_on_a_new_root_at_once_agree_on_its_token() {
 }
 
 #[test]
-fn the_token_of_the_organization_is_for_its_owner_alone_and_stays() {
+fn organization_token_is_private_and_survives_restart() {
     let server = Server::new();
     let dir = server.root().join(".http");
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
@@ -155,13 +158,13 @@ fn the_token_of_the_organization_is_for_its_owner_alone_and_stays() {
         assert_eq!(mode(&path), expected, "{}", path.display());
     }
     let token = server.token.clone();
-    let server = server.killed_and_started();
+    let server = server.kill_and_restart();
     assert_eq!(server.token, token);
-    server.done("GET", "/databases", &Value::Null);
+    server.ok("GET", "/databases", &Value::Null);
 }
 
 #[test]
-fn without_tokens_only_loopback_is_listened_to_and_no_other_origin_is_heard() {
+fn server_without_tokens_accepts_only_loopback_and_its_own_origin() {
     let refused = Server::refused(&["--no-tokens", "--listen", "0.0.0.0:0"]);
     assert!(refused.contains("not a loopback address"), "{refused}");
     let server = Server::start(tempfile::tempdir().unwrap(), &["--no-tokens", "--organization", "us"]);
@@ -173,7 +176,7 @@ fn without_tokens_only_loopback_is_listened_to_and_no_other_origin_is_heard() {
     assert_eq!(create("null"), 403);
     assert_eq!(create(&format!("http://{}", server.address)), 200);
     assert_eq!(server.send("GET", "/v1/organizations/them/databases", &[], b"").status, 403);
-    // A page whose own name was made to point here comes under that name.
+    // DNS rebinding: the page's own domain resolves to this server.
     let rebound = [("Host", "elsewhere.example"), ("Origin", "http://elsewhere.example")];
     assert_eq!(server.send("GET", "/v1/organizations/us/databases", &rebound, b"").status, 403);
 }

@@ -1,4 +1,4 @@
-//! Connections: how many there are, and which are closed.
+//! Limits on connections and timeouts.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -8,17 +8,17 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane,
+    ControlPlane, CreateDatabaseInput, Seed,
     http::{Certificate, ConnectionLimits, HttpApi, Server},
 };
 use rcgen::CertifiedKey;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::server::{connect_to, send_to};
+use crate::server::{connect_to, read_response, send_to};
 
-/// A server within this process, which stops when this is dropped.
-struct Served {
+/// A server in this process, which stops on drop.
+struct InProcessServer {
     address: String,
     plane: ControlPlane,
     dir: TempDir,
@@ -26,7 +26,7 @@ struct Served {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Served {
+impl InProcessServer {
     fn new(limits: &ConnectionLimits) -> Self {
         Self::start(limits, false)
     }
@@ -34,6 +34,7 @@ impl Served {
     fn start(limits: &ConnectionLimits, has_tls: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
+        plane.create_group("default").unwrap();
         let api = HttpApi::new(plane.clone()).without_tokens();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -50,19 +51,31 @@ impl Served {
         send_to(&self.address, "GET", "/health", &[], b"").status == 200
     }
 
-    /// Opens connections, on each of which the client sends the beginning of a request, or nothing.
+    /// Creates a draft, and sends the head of an upload of `len` bytes to it.
+    fn begin_upload(&self, name: &str, len: usize, headers: &str) -> TcpStream {
+        let draft = CreateDatabaseInput::new(name, "default").with_seed(Seed::DatabaseUpload);
+        self.plane.create_database(draft).unwrap();
+        let mut stream = connect_to(&self.address);
+        let head = format!(
+            "POST /databases/{name}/v1/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len}\r\n{headers}\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    }
+
+    /// Opens connections on which the client sends a part of a request head, or nothing.
     fn half_open(&self, count: usize) -> Vec<TcpStream> {
-        let parts = ["", "GET /health HT", "GET /health HTTP/1.1\r\nHost: localhost\r\n"];
+        let heads = ["", "GET /health HT", "GET /health HTTP/1.1\r\nHost: localhost\r\n"];
         let open = |number: usize| {
             let mut stream = connect_to(&self.address);
-            stream.write_all(parts[number % parts.len()].as_bytes()).unwrap();
+            stream.write_all(heads[number % heads.len()].as_bytes()).unwrap();
             stream
         };
         (0..count).map(open).collect()
     }
 }
 
-impl Drop for Served {
+impl Drop for InProcessServer {
     fn drop(&mut self) {
         let _running = self.stop.take().unwrap().send(());
         self.thread.take().unwrap().join().unwrap();
@@ -92,7 +105,7 @@ fn closed(streams: &[TcpStream]) -> usize {
 }
 
 /// Waits until the server has closed `count` of the connections, and returns how many it has.
-fn closed_in_the_end(streams: &[TcpStream], count: usize) -> usize {
+fn wait_until_closed(streams: &[TcpStream], count: usize) -> usize {
     for _ in 0..200 {
         if closed(streams) >= count {
             break;
@@ -102,45 +115,45 @@ fn closed_in_the_end(streams: &[TcpStream], count: usize) -> usize {
     closed(streams)
 }
 
-/// Bounds that no test waits for, but for a time that is set.
+/// Limits that are never reached unless a test lowers them.
 fn limits() -> ConnectionLimits {
-    ConnectionLimits::default().head_time(Duration::from_secs(600)).connections(100)
+    ConnectionLimits::default().header_timeout(Duration::from_secs(600)).max_connections(100)
 }
 
 #[test]
-fn connections_without_a_whole_request_are_closed() {
-    let served = Served::new(&limits().head_time(Duration::from_millis(300)));
-    let mut streams = served.half_open(60);
-    // Connections whose clients ask once and keep them.
+fn incomplete_request_head_times_out() {
+    let server = InProcessServer::new(&limits().header_timeout(Duration::from_millis(300)));
+    let mut streams = server.half_open(60);
+    // Idle connections whose clients have sent one request.
     for _ in 0..20 {
-        let mut stream = connect_to(&served.address);
+        let mut stream = connect_to(&server.address);
         stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut start = [0; 12];
         stream.read_exact(&mut start).unwrap();
         assert_eq!(&start, b"HTTP/1.1 200");
         streams.push(stream);
     }
-    assert_eq!(closed_in_the_end(&streams, 80), 80);
-    assert!(served.is_healthy());
+    assert_eq!(wait_until_closed(&streams, 80), 80);
+    assert!(server.is_healthy());
 }
 
 #[test]
-fn connections_without_a_tls_handshake_are_closed() {
-    let served = Served::start(&limits().head_time(Duration::from_millis(300)), true);
-    let streams = served.half_open(30);
-    assert_eq!(closed_in_the_end(&streams, 30), 30);
+fn incomplete_tls_handshake_times_out() {
+    let server = InProcessServer::start(&limits().header_timeout(Duration::from_millis(300)), true);
+    let streams = server.half_open(30);
+    assert_eq!(wait_until_closed(&streams, 30), 30);
 }
 
 #[test]
-fn half_open_connections_make_room_for_others() {
-    let served = Served::new(&limits().connections(16));
-    let streams = served.half_open(50);
-    // One more makes room for the request that asks for the state of the server.
-    assert!(served.is_healthy());
-    assert_eq!(closed_in_the_end(&streams, 35), 35);
-    // The server has yet to note that the connection of that request has ended.
+fn waiting_connections_are_displaced_at_the_limit() {
+    let server = InProcessServer::new(&limits().max_connections(16));
+    let streams = server.half_open(50);
+    // The request for the health of the server displaces one more.
+    assert!(server.is_healthy());
+    assert_eq!(wait_until_closed(&streams, 35), 35);
+    // Until the server has noticed that the connection of this request has ended.
     thread::sleep(Duration::from_millis(500));
-    let metrics = send_to(&served.address, "GET", "/metrics", &[], b"").text;
+    let metrics = send_to(&server.address, "GET", "/metrics", &[], b"").text;
     for line in [
         r#"litefleet_connections_closed_at_bound_total{reason="displaced"} 35"#,
         r#"litefleet_connections_closed_at_bound_total{reason="refused"} 0"#,
@@ -151,51 +164,78 @@ fn half_open_connections_make_room_for_others() {
 }
 
 #[test]
-fn a_peer_at_its_bound_displaces_its_own_connections() {
-    let served = Served::new(&limits().connections_per_peer(5));
-    let streams = served.half_open(20);
-    assert!(served.is_healthy());
-    assert_eq!(closed_in_the_end(&streams, 16), 16);
+fn peer_at_its_limit_displaces_its_own_connections() {
+    let server = InProcessServer::new(&limits().max_connections_per_peer(5));
+    let streams = server.half_open(20);
+    assert!(server.is_healthy());
+    assert_eq!(wait_until_closed(&streams, 16), 16);
 }
 
 #[test]
-fn loopback_has_no_bound_of_its_own_unless_it_is_set() {
-    for limits in [limits(), limits().connections_per_peer(0)] {
-        let served = Served::new(&limits);
-        let streams = served.half_open(90);
-        assert!(served.is_healthy());
+fn loopback_is_unlimited_by_default() {
+    for limits in [limits(), limits().max_connections_per_peer(0)] {
+        let server = InProcessServer::new(&limits);
+        let streams = server.half_open(90);
+        assert!(server.is_healthy());
         assert_eq!(closed(&streams), 0);
     }
 }
 
 #[test]
-fn requests_that_the_server_is_at_work_for_outlive_every_bound() {
-    let served = Served::new(&limits().connections(8).head_time(Duration::from_secs(2)));
-    served.plane.create_group("default").unwrap();
-    let create = br#"{"name": "a", "group": "default", "seed": {"type": "database_upload"}}"#;
-    let path = "/v1/organizations/me/databases";
-    assert_eq!(send_to(&served.address, "POST", path, &[], create).status, 200);
-    let file = crate::uploads::file(served.dir.path(), 4_000);
-    let (first, rest) = file.split_at(file.len() / 2);
-    let mut uploading = connect_to(&served.address);
-    let head = "POST /databases/a/v1/upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
-    uploading.write_all(format!("{head}Content-Length: {}\r\n\r\n", file.len()).as_bytes()).unwrap();
-    uploading.write_all(first).unwrap();
-    let half_open = served.half_open(30);
-    assert_eq!(closed_in_the_end(&half_open, 30), 30);
-    uploading.write_all(rest).unwrap();
-    assert_eq!(crate::server::read_answer(&mut uploading).status, 200);
+fn connection_that_awaits_a_body_is_displaced() {
+    const UPLOADS: usize = 8;
+    let server = InProcessServer::new(&limits().max_connections(UPLOADS));
+    let uploads: Vec<_> = (0..UPLOADS)
+        .map(|number| {
+            let mut stream =
+                server.begin_upload(&format!("slow-{number}"), 1 << 20, "Expect: 100-continue\r\n");
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            assert_eq!(&status, b"HTTP/1.1 100");
+            stream
+        })
+        .collect();
+    assert_eq!(closed(&uploads), 0);
+    assert!(server.is_healthy());
+    assert_eq!(wait_until_closed(&uploads, 1), 1);
+}
 
-    // A client that takes an answer slowly gets all of it.
-    let mut exporting = connect_to(&served.address);
+#[test]
+fn upload_that_makes_progress_is_not_displaced() {
+    let limits = limits().max_connections(8).header_timeout(Duration::from_secs(2));
+    let server = InProcessServer::new(&limits);
+    let file = crate::uploads::file(server.dir.path(), 20_000);
+    let mut upload = server.begin_upload("a", file.len(), "");
+    let (mut half_open, mut sent) = (Vec::new(), 0);
+    let (parts, rest) = file.split_at(file.len() / 6 * 5);
+    for part in parts.chunks(file.len() / 6) {
+        upload.write_all(part).unwrap();
+        sent += part.len();
+        // Once the server has written some of this part, the next connections displace those opened before.
+        crate::chunked_uploads::wait_for_bytes(server.plane.root(), sent - part.len() / 2);
+        half_open.extend(server.half_open(5));
+    }
+    upload.write_all(rest).unwrap();
+    assert_eq!(read_response(&mut upload).status, 200);
+    assert_eq!(wait_until_closed(&half_open, half_open.len()), half_open.len());
+}
+
+#[test]
+fn client_that_reads_slowly_receives_the_whole_response() {
+    let server = InProcessServer::new(&limits().header_timeout(Duration::from_secs(2)));
+    let file = crate::uploads::file(server.dir.path(), 4_000);
+    let mut upload = server.begin_upload("a", file.len(), "");
+    upload.write_all(&file).unwrap();
+    assert_eq!(read_response(&mut upload).status, 200);
+    let mut export = connect_to(&server.address);
     let request = "GET /v1/organizations/me/databases/a/export HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    exporting.write_all(request.as_bytes()).unwrap();
+    export.write_all(request.as_bytes()).unwrap();
     let mut bytes = vec![0; 1 << 20];
-    exporting.read_exact(&mut bytes).unwrap();
+    export.read_exact(&mut bytes).unwrap();
     thread::sleep(Duration::from_secs(3));
-    exporting.read_to_end(&mut bytes).unwrap();
+    export.read_to_end(&mut bytes).unwrap();
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
-    let exported = served.dir.path().join("exported.db");
+    let exported = server.dir.path().join("exported.db");
     std::fs::write(&exported, &bytes[head..]).unwrap();
     let connection = litefleet::rusqlite::Connection::open(exported).unwrap();
     let rows: u32 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
@@ -203,12 +243,12 @@ fn requests_that_the_server_is_at_work_for_outlive_every_bound() {
 }
 
 #[test]
-fn a_client_that_takes_no_answer_is_given_up() {
-    let served = Served::new(&limits().write_time(Duration::from_millis(300)));
-    let mut stream = connect_to(&served.address);
+fn client_that_does_not_read_is_disconnected() {
+    let server = InProcessServer::new(&limits().write_timeout(Duration::from_millis(300)));
+    let mut stream = connect_to(&server.address);
     stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
     let request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    // The server reads no request while its answers are not taken: this ends when it closes the connection.
+    // The server reads no request while its responses are not read, so this loop ends when it closes the connection.
     let error = loop {
         match stream.write_all(request) {
             Ok(()) => {}
@@ -216,13 +256,13 @@ fn a_client_that_takes_no_answer_is_given_up() {
         }
     };
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
-    assert!(served.is_healthy());
+    assert!(server.is_healthy());
 }
 
 #[test]
-fn a_server_stops_while_clients_hold_half_open_connections() {
-    let served = Served::new(&limits());
-    let streams = served.half_open(30);
-    drop(served);
-    assert_eq!(closed_in_the_end(&streams, 30), 30);
+fn server_stops_despite_half_open_connections() {
+    let server = InProcessServer::new(&limits());
+    let streams = server.half_open(30);
+    drop(server);
+    assert_eq!(wait_until_closed(&streams, 30), 30);
 }

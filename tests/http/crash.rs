@@ -1,4 +1,4 @@
-//! A server that is killed or told to end in the middle of its work.
+//! A server that is killed or stopped while it handles requests.
 
 use std::{collections::BTreeSet, fs, sync::Mutex, time::Duration};
 
@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use crate::server::{API, Server};
 
 #[test]
-fn what_was_answered_is_there_after_a_kill_and_nothing_is_left_of_the_rest() {
+fn killed_server_keeps_acknowledged_databases_and_no_partial_ones() {
     let mut server = Server::new();
     for round in 0..3 {
-        let answered = Mutex::new(BTreeSet::new());
+        let acknowledged = Mutex::new(BTreeSet::new());
         std::thread::scope(|scope| {
             for client in 0..8 {
-                let (server, answered) = (&server, &answered);
+                let (server, acknowledged) = (&server, &acknowledged);
                 scope.spawn(move || {
                     for number in 0.. {
                         let name = format!("r{round}-c{client}-{number}");
                         let body = json!({ "name": name, "group": "default" });
-                        // A server that is gone answers nothing.
-                        let asked =
-                            std::panic::catch_unwind(|| server.ask("POST", "/databases", &body).status);
-                        match asked {
-                            Ok(200) => answered.lock().unwrap().insert(name),
+                        // Without a server there is no response.
+                        let response =
+                            std::panic::catch_unwind(|| server.request("POST", "/databases", &body).status);
+                        match response {
+                            Ok(200) => acknowledged.lock().unwrap().insert(name),
                             Ok(status) => panic!("{status}"),
                             Err(_gone) => break,
                         };
@@ -34,18 +34,18 @@ fn what_was_answered_is_there_after_a_kill_and_nothing_is_left_of_the_rest() {
             let pid = server.pid().to_string();
             std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap();
         });
-        server = server.killed_and_started();
+        server = server.kill_and_restart();
         let plane = server.plane();
-        let answered = answered.into_inner().unwrap();
-        assert!(!answered.is_empty());
-        for name in &answered {
+        let acknowledged = acknowledged.into_inner().unwrap();
+        assert!(!acknowledged.is_empty());
+        for name in &acknowledged {
             plane
                 .connect(name, &ConnectOptions::default())
                 .unwrap()
                 .execute_batch("CREATE TABLE t(a)")
                 .unwrap();
         }
-        let listed = server.done("GET", "/databases", &Value::Null)["databases"].as_array().unwrap().len();
+        let listed = server.ok("GET", "/databases", &Value::Null)["databases"].as_array().unwrap().len();
         let in_group = fs::read_dir(server.root().join("default")).unwrap().map(Result::unwrap);
         assert_eq!(listed, in_group.filter(|entry| entry.file_name() != "group.json").count());
         for debris in [".staging", ".trash"] {
@@ -55,7 +55,7 @@ fn what_was_answered_is_there_after_a_kill_and_nothing_is_left_of_the_rest() {
 }
 
 #[test]
-fn a_server_that_is_told_to_end_finishes_what_it_began() {
+fn stopped_server_completes_running_requests() {
     let mut server = Server::new();
     server.create("source");
     let connection = server.plane().connect("source", &ConnectOptions::default()).unwrap();
@@ -76,14 +76,14 @@ fn a_server_that_is_told_to_end_finishes_what_it_began() {
             body.len()
         );
         std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
-        crate::server::read_answer(&mut stream).status
+        crate::server::read_response(&mut stream).status
     });
-    let begun = (0..500).any(|_| {
+    let has_started = (0..500).any(|_| {
         std::thread::sleep(Duration::from_millis(1));
         fs::read_dir(server.root().join(".staging")).unwrap().count() > 0
     });
-    assert!(begun || forking.is_finished());
-    assert!(server.end().success());
+    assert!(has_started || forking.is_finished());
+    assert!(server.stop().success());
     assert_eq!(forking.join().unwrap(), 200);
     assert_eq!(server.plane().list_databases(&litefleet::ListDatabases::default()).unwrap().len(), 2);
 }

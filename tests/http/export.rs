@@ -1,4 +1,4 @@
-//! Exports: what a client gets, who gets it, and that nothing of it stays.
+//! Exports: their contents, authorization, and removal of their files.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::server::{API, Server};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
-/// The head of an answer, in lower case, and its bytes.
+/// The status, the head in lower case, and the body of a response.
 fn get(server: &Server, token: &str, path: &str, key: Option<&str>) -> (u16, String, Vec<u8>) {
     let mut stream = server.connect();
     let key = key.map(|key| format!("x-turso-encryption-key: {key}\r\n")).unwrap_or_default();
@@ -31,14 +31,14 @@ fn get(server: &Server, token: &str, path: &str, key: Option<&str>) -> (u16, Str
     (status, head, bytes.split_off(end + 4))
 }
 
-/// The error of a refused export.
+/// The status and code of an export that must fail.
 fn refused(server: &Server, path: &str, key: Option<&str>) -> (u16, String) {
     let (status, _, body) = get(server, &server.token, path, key);
     let body: Value = serde_json::from_slice(&body).unwrap();
     (status, body["code"].as_str().unwrap().to_owned())
 }
 
-/// How many rows a file has, which is a whole database.
+/// Checks the integrity of an exported file, and returns its number of rows.
 fn rows(server: &Server, bytes: &[u8]) -> u32 {
     let path = server.dir.path().join("exported.db");
     fs::write(&path, bytes).unwrap();
@@ -65,22 +65,22 @@ fn exports(server: &Server) -> usize {
     fs::read_dir(server.root().join(".http/exports")).map_or(0, Iterator::count)
 }
 
-/// Files without a name that the server still has open.
-fn nameless(server: &Server) -> usize {
+/// The number of unlinked exports that the server has open.
+fn unlinked(server: &Server) -> usize {
     let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
     let open = open.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
     open.filter(|path| path.to_string_lossy().contains("/exports/")).count()
 }
 
-fn soon(what: impl Fn() -> bool) -> bool {
+fn soon(condition: impl Fn() -> bool) -> bool {
     (0..400).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
-        what()
+        condition()
     })
 }
 
 #[test]
-fn a_database_is_downloaded_as_it_is_and_as_it_was() {
+fn export_is_current_or_as_of_an_instant() {
     let server = Server::new();
     server.create("orders");
     fill(&server, "orders", &ConnectOptions::default(), 100);
@@ -98,7 +98,7 @@ fn a_database_is_downloaded_as_it_is_and_as_it_was() {
     }
     let (_, _, then) = get(&server, &server.token, &format!("orders/export?timestamp={before}"), None);
     assert_eq!(rows(&server, &then), 100);
-    // A key is of no use here, and does no harm.
+    // A key for a plain database is ignored.
     assert_eq!(get(&server, &server.token, "orders/export", Some(KEY)).0, 200);
 
     assert_eq!(
@@ -108,18 +108,18 @@ fn a_database_is_downloaded_as_it_is_and_as_it_was() {
     assert_eq!(refused(&server, "orders/export?timestamp=now", None), (400, "invalid".into()));
     assert_eq!(refused(&server, "nothing/export", None), (404, "not_found".into()));
     let seed = json!({ "type": "database_upload" });
-    server.done("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
+    server.ok("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
     assert_eq!(refused(&server, "draft/export", None), (400, "invalid".into()));
-    server.done("PATCH", "/databases/orders/configuration", &json!({ "block_reads": true }));
+    server.ok("PATCH", "/databases/orders/configuration", &json!({ "block_reads": true }));
     assert_eq!(refused(&server, "orders/export", None), (409, "blocked".into()));
     assert_eq!(exports(&server), 0);
 }
 
 #[test]
-fn an_encrypted_database_leaves_sealed_or_with_its_key_as_a_plain_file() {
+fn encrypted_database_is_exported_sealed_or_decrypted() {
     let server = Server::new();
     let encryption = json!({ "encryption_key": KEY, "encryption_cipher": "aegis128l" });
-    server.done(
+    server.ok(
         "POST",
         "/databases",
         &json!({ "name": "vault", "group": "default", "remote_encryption": encryption }),
@@ -151,7 +151,7 @@ fn an_encrypted_database_leaves_sealed_or_with_its_key_as_a_plain_file() {
 }
 
 #[test]
-fn a_token_of_a_database_exports_that_database_and_no_other() {
+fn database_token_exports_only_its_database() {
     let server = Server::new();
     for name in ["a", "b"] {
         server.create(name);
@@ -162,7 +162,7 @@ fn a_token_of_a_database_exports_that_database_and_no_other() {
 }
 
 #[test]
-fn a_download_that_breaks_off_leaves_nothing() {
+fn interrupted_download_leaves_no_file() {
     let server = Server::new();
     server.create("large");
     fill(&server, "large", &ConnectOptions::default(), 40_000);
@@ -174,16 +174,16 @@ fn a_download_that_breaks_off_leaves_nothing() {
     stream.write_all(head.as_bytes()).unwrap();
     let mut first = [0; 1000];
     stream.read_exact(&mut first).unwrap();
-    // While it is sent it has no name, and nobody else may look for one that it had.
-    assert_eq!((exports(&server), nameless(&server)), (0, 1));
+    // The file is unlinked while it is sent, and its directory is private.
+    assert_eq!((exports(&server), unlinked(&server)), (0, 1));
     let dir = server.root().join(".http/exports");
     assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     drop(stream);
-    assert!(soon(|| nameless(&server) == 0), "the file is still open");
+    assert!(soon(|| unlinked(&server) == 0), "the file is still open");
 }
 
 #[test]
-fn what_a_killed_server_leaves_of_an_export_is_swept_by_the_next() {
+fn export_of_killed_server_is_removed_by_the_next() {
     let server = Server::new();
     server.create("large");
     fill(&server, "large", &ConnectOptions::default(), 100_000);
@@ -197,20 +197,20 @@ fn what_a_killed_server_leaves_of_an_export_is_swept_by_the_next() {
         std::thread::sleep(Duration::from_micros(100));
         exports(&server) > 0
     });
-    assert!(written, "the export was never seen");
-    // Stopped first, so that the kill comes while the file is there.
+    assert!(written, "the export was not observed");
+    // The server is stopped first, so that it is killed while the file exists.
     let signal = |name: &str| {
         let pid = server.pid().to_string();
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     };
     signal("-STOP");
     assert_eq!(exports(&server), 1);
-    // Another server at the same root leaves it alone for as long as somebody is at it.
+    // A second server on the root does not remove the file while the first is alive.
     let second = server.second();
     assert!(second.is_up());
     assert_eq!(exports(&server), 1);
     drop(second);
-    let server = server.killed_and_started();
+    let server = server.kill_and_restart();
     assert!(server.is_up());
     assert_eq!(exports(&server), 0);
 }

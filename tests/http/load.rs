@@ -1,6 +1,6 @@
-//! Many clients at once, well-behaved, slow and gone: nothing fails, and what was answered is what is there.
+//! Load from many clients, some of them slow or disconnecting: no request fails, and the state matches the responses.
 //!
-//! It runs for a few seconds; `LITEFLEET_SOAK` says for how many instead.
+//! `LITEFLEET_SOAK` sets the duration in seconds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,21 +25,24 @@ use crate::{
 const SECONDS: u64 = 4;
 const CLIENTS: usize = 64;
 
-/// How long a name is raced for.
+/// Descriptors that the server may keep open after the load: those of pooled connections to the catalog.
+const DESCRIPTORS_MAX: usize = 32;
+
+/// How long clients compete for one name.
 const RACE: Duration = Duration::from_millis(250);
 
-/// A client that keeps its connection.
+/// A client with a persistent connection.
 struct Client<'a> {
     server: &'a Server,
     stream: BufReader<TcpStream>,
     number: usize,
     random: u64,
     made: u32,
-    /// The databases that the server answered to have made, and not to have destroyed.
+    /// The databases that the server acknowledged creating, and has not acknowledged destroying.
     own: Vec<String>,
-    /// How long each kind of call took.
+    /// The durations of calls, by kind.
     times: BTreeMap<&'static str, Vec<Duration>>,
-    /// The races that it won, and those that it took part in.
+    /// The races that it took part in, and whether it won.
     races: Vec<(u64, bool)>,
     failures: Vec<String>,
 }
@@ -61,15 +64,15 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Less than `below`.
+    /// A pseudorandom number less than `below`.
     fn random(&mut self, below: usize) -> usize {
         self.random =
             self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.random >> 33).unwrap() % below
     }
 
-    /// The status and body that a request is answered with.
-    fn ask(&mut self, kind: &'static str, method: &str, path: &str, body: &Value) -> (u16, String) {
+    /// Sends a request, and returns the status and body of the response.
+    fn request(&mut self, kind: &'static str, method: &str, path: &str, body: &Value) -> (u16, String) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let request = format!(
             "{method} {API}{path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -77,18 +80,18 @@ impl<'a> Client<'a> {
             self.server.token,
             body.len()
         );
-        let begun = Instant::now();
+        let started = Instant::now();
         self.stream.get_mut().write_all(request.as_bytes()).unwrap();
-        let answer = self.answer();
-        self.times.entry(kind).or_default().push(begun.elapsed());
-        answer
+        let response = self.read_response();
+        self.times.entry(kind).or_default().push(started.elapsed());
+        response
     }
 
-    fn answer(&mut self) -> (u16, String) {
+    fn read_response(&mut self) -> (u16, String) {
         let (mut status, mut len) = (0, 0);
         loop {
             let mut line = String::new();
-            assert!(self.stream.read_line(&mut line).unwrap() > 0, "the server hung up");
+            assert!(self.stream.read_line(&mut line).unwrap() > 0, "the server closed the connection");
             let line = line.trim_end().to_ascii_lowercase();
             if line.is_empty() {
                 break;
@@ -105,9 +108,9 @@ impl<'a> Client<'a> {
         (status, String::from_utf8(body).unwrap())
     }
 
-    /// Asks for what must succeed.
-    fn done(&mut self, kind: &'static str, method: &str, path: &str, body: &Value) -> bool {
-        let (status, text) = self.ask(kind, method, path, body);
+    /// Sends a request, and records a failure unless it succeeds.
+    fn expect_ok(&mut self, kind: &'static str, method: &str, path: &str, body: &Value) -> bool {
+        let (status, text) = self.request(kind, method, path, body);
         if status != 200 {
             self.failures.push(format!("{kind} {path}: {status} {text}"));
         }
@@ -118,7 +121,7 @@ impl<'a> Client<'a> {
         self.made += 1;
         let name = format!("c{}-{}", self.number, self.made);
         let body = json!({ "name": name, "group": "default", "seed": seed });
-        if self.done(kind, "POST", "/databases", &body) {
+        if self.expect_ok(kind, "POST", "/databases", &body) {
             self.own.push(name);
         }
     }
@@ -129,17 +132,17 @@ impl<'a> Client<'a> {
             30..45 => self.create("fork", &json!({ "type": "database", "name": "source" })),
             45..55 => {
                 let path = format!("/databases?limit=50&cursor=c{}", self.number);
-                self.done("list", "GET", &path, &Value::Null);
+                self.expect_ok("list", "GET", &path, &Value::Null);
             }
             55..70 if !self.own.is_empty() => {
                 let at = self.random(self.own.len());
                 let path = format!("/databases/{}", self.own[at]);
-                self.done("show", "GET", &path, &Value::Null);
+                self.expect_ok("show", "GET", &path, &Value::Null);
             }
             70..95 if !self.own.is_empty() => {
                 let at = self.random(self.own.len());
                 let path = format!("/databases/{}", self.own[at]);
-                if self.done("destroy", "DELETE", &path, &Value::Null) {
+                if self.expect_ok("destroy", "DELETE", &path, &Value::Null) {
                     self.own.swap_remove(at);
                 }
             }
@@ -149,7 +152,7 @@ impl<'a> Client<'a> {
                     return;
                 }
                 let body = json!({ "name": format!("race-{race}"), "group": "default" });
-                let (status, text) = self.ask("race", "POST", "/databases", &body);
+                let (status, text) = self.request("race", "POST", "/databases", &body);
                 if ![200, 409].contains(&status) {
                     self.failures.push(format!("race: {status} {text}"));
                 }
@@ -159,7 +162,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Sends its headers a byte at a time, or a part of its body and no more, for as long as the others run.
+/// Sends a request a byte at a time, or a part of its body and no more, until `ended`.
 fn slow(server: &Server, ended: &AtomicBool, text: &str, pause: Duration) {
     while !ended.load(Ordering::Relaxed) {
         let mut stream = connect_to(&server.address);
@@ -175,7 +178,7 @@ fn slow(server: &Server, ended: &AtomicBool, text: &str, pause: Duration) {
     }
 }
 
-/// Begins uploads and goes away, by turns in one piece and in chunks.
+/// Starts uploads and disconnects, alternately in one request and in chunks, until `ended`. Then completes one.
 fn abort(server: &Server, ended: &AtomicBool, name: &str, token: &str, bytes: &[u8]) {
     let bearer = format!("Bearer {token}");
     let headers = [("Authorization", bearer.as_str())];
@@ -189,7 +192,7 @@ fn abort(server: &Server, ended: &AtomicBool, name: &str, token: &str, bytes: &[
             bytes.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
-        // An upload that is refused, as another one has not cleared away yet, is not read.
+        // If the previous upload still removes its files, this one is refused and not read.
         let _may_be_refused = stream.write_all(&bytes[..bytes.len() / 2]);
         std::thread::sleep(Duration::from_millis(20));
     };
@@ -201,7 +204,7 @@ fn abort(server: &Server, ended: &AtomicBool, name: &str, token: &str, bytes: &[
         let id = start();
         break_off("PUT", &format!("v2/upload/{id}/chunk/0"));
     }
-    // One that was in a single piece may still be clearing away.
+    // The previous upload may still be removing its files.
     let completed = (0..100).any(|_| {
         let id = start();
         let chunk = send("PUT", &format!("v2/upload/{id}/chunk/0"), bytes);
@@ -212,7 +215,7 @@ fn abort(server: &Server, ended: &AtomicBool, name: &str, token: &str, bytes: &[
     assert!(completed, "{name} cannot be completed");
 }
 
-/// A number of a status file of the server's process, in kilobytes.
+/// The resident memory of the server in kilobytes.
 fn memory(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
@@ -223,11 +226,11 @@ fn descriptors(server: &Server) -> usize {
     fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count()
 }
 
-/// All names that the server lists, page by page.
+/// The names of all databases, read page by page.
 fn listed(server: &Server) -> BTreeSet<String> {
     let (mut names, mut cursor) = (BTreeSet::new(), String::new());
     loop {
-        let page = server.done("GET", &format!("/databases?limit=500&cursor={cursor}"), &Value::Null);
+        let page = server.ok("GET", &format!("/databases?limit=500&cursor={cursor}"), &Value::Null);
         for database in page["databases"].as_array().unwrap() {
             assert!(
                 names.insert(database["Name"].as_str().unwrap().to_owned()),
@@ -240,7 +243,7 @@ fn listed(server: &Server) -> BTreeSet<String> {
 }
 
 #[test]
-fn many_clients_are_all_answered_and_leave_what_they_were_told() {
+fn state_matches_responses_under_load() {
     let seconds = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let server = Server::new();
     server.create("source");
@@ -294,10 +297,10 @@ fn many_clients_are_all_answered_and_leave_what_they_were_told() {
             .collect();
         let crashed = clients.into_iter().filter_map(|client| client.join().err()).count();
         ended.store(true, Ordering::Relaxed);
-        assert_eq!(crashed, 0, "clients that were not answered");
+        assert_eq!(crashed, 0, "clients without a response");
     });
     let took = started.elapsed();
-    // Before anybody else opens the root, who would sweep it. An upload that broke off may still be clearing away.
+    // Checked before another process opens the root and cleans up. An interrupted upload may still be removing its files.
     let left = || (staged(&server), fs::read_dir(server.root().join(".trash")).unwrap().count());
     let _cleared = (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
@@ -329,10 +332,10 @@ fn many_clients_are_all_answered_and_leave_what_they_were_told() {
 
     report(&clients, took);
     drop(clients);
-    // The server sees that its clients are gone.
+    // The server closes the connections of its clients.
     let settled = (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
-        descriptors(&server) <= descriptors_before + 16
+        descriptors(&server) <= descriptors_before + DESCRIPTORS_MAX
     });
     let (descriptors, memory) = (descriptors(&server), memory(&server));
     eprintln!(

@@ -1,23 +1,23 @@
-//! The Platform API, served by the program and used over the wire.
+//! The Platform API, tested over HTTP against the program.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod access;
 mod api;
-mod checks;
-mod chunks;
-mod client;
+mod chunked_uploads;
 mod connections;
 mod crash;
+mod curl_examples;
 mod export;
 mod load;
+mod maintenance;
 mod openapi;
 mod operation;
 mod origin;
 mod page;
-mod pasted;
 mod paths;
-mod private;
+mod private_dir;
 mod server;
-mod upkeep;
+mod turso_client;
+mod upload_checks;
 mod uploads;

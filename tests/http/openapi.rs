@@ -1,5 +1,5 @@
-//! The `OpenAPI` document: what it says, and what a tool that tries everything it allows finds. That tool is schemathesis, from
-//! `PyPI`; `LITEFLEET_SCHEMATHESIS` names its program, and `.ci/run` installs one.
+//! The `OpenAPI` document, and requests generated from it by schemathesis, from `PyPI`. `LITEFLEET_SCHEMATHESIS` names its program;
+//! `.ci/run` installs one.
 
 use std::{collections::HashSet, process::Command};
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::server::Server;
 
 fn document(server: &Server) -> Value {
-    let answer = server.send("GET", "/openapi.json", &[], &[]);
-    assert_eq!(answer.status, 200);
-    answer.json()
+    let response = server.send("GET", "/openapi.json", &[], &[]);
+    assert_eq!(response.status, 200);
+    response.json()
 }
 
-/// Every object in a document.
+/// Visits every object of a document.
 fn walk<'a>(value: &'a Value, seen: &mut impl FnMut(&'a serde_json::Map<String, Value>)) {
     match value {
         Value::Object(object) => {
@@ -26,7 +26,7 @@ fn walk<'a>(value: &'a Value, seen: &mut impl FnMut(&'a serde_json::Map<String, 
 }
 
 #[test]
-fn the_document_is_whole_and_needs_no_token() {
+fn document_is_complete_and_public() {
     let server = Server::new();
     let document = document(&server);
     assert_eq!(document["openapi"], "3.1.0");
@@ -34,7 +34,7 @@ fn the_document_is_whole_and_needs_no_token() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let id = operation["operationId"].as_str().unwrap();
-            assert!(operations.insert(id), "{method} {path}: {id} is there twice");
+            assert!(operations.insert(id), "{method} {path}: {id} is not unique");
             assert!(operation["summary"].is_string(), "{method} {path}");
             let is_described = |name: &str| {
                 let parameters = operation["parameters"].as_array().unwrap();
@@ -60,12 +60,12 @@ fn the_document_is_whole_and_needs_no_token() {
         let Some(Value::String(reference)) = object.get("$ref") else { return };
         assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
     });
-    // What the library's own documentation shows to those who link it is no part of it.
+    // Rust examples of the library do not belong in it.
     assert!(!document.to_string().contains("use litefleet::"));
 }
 
 #[test]
-fn the_document_asks_for_tokens_where_the_server_does() {
+fn document_requires_tokens_if_the_server_does() {
     let server = Server::new();
     assert_eq!(document(&server)["security"], json!([{"token": []}]));
     let server = Server::start(tempfile::tempdir().unwrap(), &["--no-tokens"]);
@@ -73,25 +73,25 @@ fn the_document_asks_for_tokens_where_the_server_does() {
 }
 
 #[test]
-fn a_request_without_a_token_is_refused_before_its_body_is_read() {
+fn token_is_checked_before_the_body() {
     let server = Server::new();
     let path = "/v1/organizations/me/databases";
-    let answer = server.send("POST", path, &[], b"{ this is no JSON");
-    assert_eq!(answer.status, 401);
-    let answer = server.send("POST", path, &[("Authorization", "Bearer a.b.c")], b"{ this is no JSON");
-    assert_eq!(answer.status, 401);
+    let response = server.send("POST", path, &[], b"{ this is no JSON");
+    assert_eq!(response.status, 401);
+    let response = server.send("POST", path, &[("Authorization", "Bearer a.b.c")], b"{ this is no JSON");
+    assert_eq!(response.status, 401);
     let token = format!("Bearer {}", server.token);
-    let answer = server.send("POST", path, &[("Authorization", &token)], b"{ this is no JSON");
-    assert_eq!(answer.status, 400);
+    let response = server.send("POST", path, &[("Authorization", &token)], b"{ this is no JSON");
+    assert_eq!(response.status, 400);
 }
 
 #[test]
 #[ignore = "needs schemathesis 4.32.5: set LITEFLEET_SCHEMATHESIS to its program"]
-fn whatever_the_document_allows_is_answered_as_it_says() {
+fn generated_requests_are_answered_as_documented() {
     let program = std::env::var_os("LITEFLEET_SCHEMATHESIS").expect("LITEFLEET_SCHEMATHESIS is set");
     let server = Server::new();
     let dir = tempfile::tempdir().unwrap();
-    // Names that are there, for the calls behind them to be reached.
+    // Existing names, so that requests pass the lookup.
     for name in ["orders", "copy"] {
         server.create(name);
     }
@@ -106,15 +106,15 @@ fn whatever_the_document_allows_is_answered_as_it_says() {
                 "all",
                 "--max-examples",
                 "15",
-                // CPython 3.11 parses wrongly in two threads at once: "AST constructor recursion depth mismatch".
+                // CPython 3.11 fails with several workers: "AST constructor recursion depth mismatch".
                 "--workers",
                 "1",
                 "--no-color",
                 "--generation-deterministic",
             ])
-            // Patterns that few texts match, and a machine that others use, are no findings.
+            // Neither patterns that few strings match nor a slow machine are findings.
             .args(["--suppress-health-check", "filter_too_much,too_slow"])
-            // What a schema cannot say makes a request a bad one, too: that a group must be there, or that a key fits.
+            // A request may be invalid for reasons that a schema cannot express, such as a group that does not exist.
             .args(["--exclude-checks", "positive_data_acceptance"])
             .output()
             .unwrap();

@@ -1,4 +1,4 @@
-//! What those see who run the server: its log, its figures, whether it is ready, and its certificate.
+//! Operating the server: log, metrics, readiness, certificate, addresses and startup errors.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -21,30 +21,30 @@ use crate::server::Server;
 const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 #[test]
-fn every_answer_has_an_id_and_the_log_tells_it_and_no_secret() {
+fn log_has_request_ids_and_no_secrets() {
     let mut server = Server::logging(tempfile::tempdir().unwrap(), &["--log", "debug"]);
     let bearer = format!("Bearer {}", server.token);
-    let answer =
+    let response =
         server.send("GET", "/v1/locations", &[("Authorization", &bearer), ("X-Request-Id", "mine-1")], &[]);
-    assert!(answer.head.contains("x-request-id: mine-1\r\n"), "{answer:?}");
-    // An id that is too long, or that could forge a line of a log, is none.
+    assert!(response.head.contains("x-request-id: mine-1\r\n"), "{response:?}");
+    // An id that is too long, or could forge a line of the log, is replaced.
     for id in ["a b", &"x".repeat(129)] {
-        let answer =
+        let response =
             server.send("GET", "/v1/locations", &[("Authorization", &bearer), ("X-Request-Id", id)], &[]);
-        assert!(!answer.head.contains(id) && answer.head.contains("x-request-id: "), "{answer:?}");
+        assert!(!response.head.contains(id) && response.head.contains("x-request-id: "), "{response:?}");
     }
     let encryption = json!({ "encryption_key": KEY, "encryption_cipher": "aes256gcm" });
     let seed = json!({ "type": "database_upload" });
     let body = json!({ "name": "sealed", "group": "default", "seed": seed, "remote_encryption": encryption });
-    server.done("POST", "/databases", &body);
+    server.ok("POST", "/databases", &body);
     let headers = [
         ("Authorization", bearer.as_str()),
         ("x-turso-encryption-key", KEY),
         ("x-turso-encryption-cipher", "aes256gcm"),
     ];
     assert_eq!(server.send("POST", "/databases/sealed/v1/upload", &headers, b"no database").status, 400);
-    assert_eq!(server.ask("GET", "/databases/nobody", &Value::Null).status, 404);
-    let log = server.ended_log();
+    assert_eq!(server.request("GET", "/databases/nobody", &Value::Null).status, 404);
+    let log = server.stop_and_read_log();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let line = lines.iter().find(|line| line["span"]["id"] == "mine-1").unwrap();
     assert_eq!((&line["span"]["path"], &line["fields"]["status"]), (&json!("/v1/locations"), &json!(200)));
@@ -57,20 +57,20 @@ fn every_answer_has_an_id_and_the_log_tells_it_and_no_secret() {
 }
 
 #[test]
-fn the_figures_are_read_with_a_token_that_may_only_look() {
+fn metrics_are_readable_with_a_read_only_token() {
     let server = Server::new();
     server.create("orders");
-    assert_eq!(server.ask("GET", "/databases/nobody", &Value::Null).status, 404);
+    assert_eq!(server.request("GET", "/databases/nobody", &Value::Null).status, 404);
     assert_eq!(server.send("GET", "/metrics", &[], &[]).status, 401);
     let seed = json!({ "type": "database_upload" });
-    server.done("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
+    server.ok("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
     let size = json!({ "db_size_bytes": 4096 });
     let start = "/databases/draft/v2/upload/start";
     assert_eq!(server.send_as(&server.token, "PUT", start, &size).status, 200);
     let file = server.root().join(".http/read-only-token");
     let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
-    let answer = server.send_as(&token, "GET", "/metrics", &Value::Null);
-    assert_eq!(answer.status, 200);
+    let response = server.send_as(&token, "GET", "/metrics", &Value::Null);
+    assert_eq!(response.status, 200);
     let route = "/v1/organizations/{organization}/databases";
     for line in [
         format!(r#"litefleet_http_requests_total{{method="POST",route="{route}",status="200"}} 2"#),
@@ -80,32 +80,32 @@ fn the_figures_are_read_with_a_token_that_may_only_look() {
         r#"litefleet_calls_running{load="upload_in_chunks"} 1"#.into(),
         "litefleet_calls_waiting 0".into(),
     ] {
-        assert!(answer.text.lines().any(|known| known == line), "{line} is not in {}", answer.text);
+        assert!(response.text.lines().any(|known| known == line), "{line} is not in {}", response.text);
     }
-    // Names are no part of it: there are as many as clients like.
-    assert!(!answer.text.contains("orders") && !answer.text.contains("nobody"), "{}", answer.text);
-    // The token that may only look changes nothing.
+    // Labels contain no names, whose number is unbounded.
+    assert!(!response.text.contains("orders") && !response.text.contains("nobody"), "{}", response.text);
+    // The read-only token does not authorize changes.
     let body = json!({ "name": "more", "group": "default" });
     assert_eq!(server.send_as(&token, "POST", "/v1/organizations/me/databases", &body).status, 403);
 }
 
 #[test]
-fn a_server_whose_catalog_does_not_answer_is_not_ready() {
+fn server_with_unreadable_catalog_is_not_ready() {
     let server = Server::new();
     assert_eq!(server.send("GET", "/ready", &[], &[]).status, 200);
     let catalog = rusqlite::Connection::open(server.root().join("control.db")).unwrap();
     catalog.execute_batch("ALTER TABLE groups RENAME TO gone").unwrap();
-    let answer = server.send("GET", "/ready", &[], &[]);
-    assert_eq!(answer.status, 500, "{answer:?}");
+    let response = server.send("GET", "/ready", &[], &[]);
+    assert_eq!(response.status, 500, "{response:?}");
     assert_eq!(server.send("GET", "/health", &[], &[]).status, 200);
 }
 
 #[test]
-fn no_client_is_told_where_the_fleet_is() {
+fn errors_of_writes_contain_no_absolute_path() {
     let server = Server::new();
     let seed = json!({ "type": "database_upload" });
-    server.done("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
-    // Where databases are built there is a file in the way.
+    server.ok("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
+    // A file in place of the staging directory makes every write fail.
     let staging = server.root().join(".staging");
     std::fs::remove_dir(&staging).unwrap();
     std::fs::write(&staging, "").unwrap();
@@ -118,18 +118,18 @@ fn no_client_is_told_where_the_fleet_is() {
     let id = started.json()["upload_id"].as_str().unwrap().to_owned();
     let chunk = server.send("PUT", &format!("{upload}/{id}/chunk/0"), &authorization, &file);
     let finalized = server.send("PUT", &format!("{upload}/{id}/finalize"), &authorization, &[]);
-    let answers = [
-        server.ask("POST", "/databases", &json!({ "name": "more", "group": "default" })),
+    let responses = [
+        server.request("POST", "/databases", &json!({ "name": "more", "group": "default" })),
         server.send("POST", "/databases/draft/v1/upload", &authorization, &file),
         if chunk.status == 200 { finalized } else { chunk },
     ];
-    for answer in answers {
-        assert!(answer.status >= 400 && answer.text.contains(".staging"), "{answer:?}");
-        assert!(!answer.text.contains(server.dir.path().to_str().unwrap()), "{answer:?}");
+    for response in responses {
+        assert!(response.status >= 400 && response.text.contains(".staging"), "{response:?}");
+        assert!(!response.text.contains(server.dir.path().to_str().unwrap()), "{response:?}");
     }
 }
 
-/// Writes a new certificate for localhost and its key, and answers with the certificate.
+/// Writes a new certificate for localhost and its key, and returns the certificate.
 fn certificate(dir: &Path) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
@@ -138,7 +138,7 @@ fn certificate(dir: &Path) -> CertificateDer<'static> {
     cert.der().clone()
 }
 
-/// Asks over TLS whether the server runs, as a client who trusts one certificate.
+/// Requests `/health` over TLS, as a client that trusts one certificate.
 fn health(address: &str, trusted: &CertificateDer<'static>) -> std::io::Result<String> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
@@ -147,13 +147,13 @@ fn health(address: &str, trusted: &CertificateDer<'static>) -> std::io::Result<S
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, std::net::TcpStream::connect(address)?);
     stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
 }
 
 #[test]
-fn a_certificate_is_shown_and_read_anew() {
+fn certificate_is_reloaded_on_sighup() {
     let dir = tempfile::tempdir().unwrap();
     let first = certificate(dir.path());
     let [chain, key] =
@@ -165,22 +165,22 @@ fn a_certificate_is_shown_and_read_anew() {
         let pid = server.pid().to_string();
         assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     };
-    // A certificate that is no good takes nobody's connection away.
+    // An invalid certificate does not replace the previous one.
     std::fs::write(&chain, "nothing").unwrap();
     hang_up();
     std::thread::sleep(Duration::from_millis(200));
     assert!(health(&server.address, &first).unwrap().starts_with("HTTP/1.1 200"));
     let second = certificate(dir.path());
     hang_up();
-    let is_shown = (0..100).any(|_| {
+    let is_reloaded = (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
-        health(&server.address, &second).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        health(&server.address, &second).is_ok_and(|response| response.starts_with("HTTP/1.1 200"))
     });
-    assert!(is_shown);
+    assert!(is_reloaded);
     health(&server.address, &first).unwrap_err();
 }
 
-/// What the program writes to standard error while it serves, without `--json`.
+/// Starts and stops a server without `--json`, and returns its standard error.
 fn log(arguments: &[&str], rust_log: Option<&str>) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_litefleet"));
@@ -188,9 +188,9 @@ fn log(arguments: &[&str], rust_log: Option<&str>) -> String {
     command.args(["serve", "--listen", "127.0.0.1:0", "--root"]).arg(dir.path().join("root")).args(arguments);
     let mut running =
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let mut told = String::new();
-    BufReader::new(running.stdout.as_mut().unwrap()).read_line(&mut told).unwrap();
-    let address = told.trim().rsplit_once("://").unwrap().1;
+    let mut line = String::new();
+    BufReader::new(running.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().rsplit_once("://").unwrap().1;
     assert_eq!(crate::server::send_to(address, "GET", "/health", &[], &[]).status, 200);
     assert!(Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap().success());
     let output = running.wait_with_output().unwrap();
@@ -199,7 +199,7 @@ fn log(arguments: &[&str], rust_log: Option<&str>) -> String {
 }
 
 #[test]
-fn a_log_in_a_file_is_plain_and_tells_of_start_and_stop() {
+fn log_records_start_and_stop_without_colors() {
     for log in [log(&["--log", "info"], None), log(&[], Some("info")), log(&["--log", "info"], Some("off"))] {
         assert!(!log.contains('\x1b'), "{log:?}");
         for event in ["the server has started", "done", "the server is stopping", "the server has stopped"] {
@@ -216,7 +216,7 @@ fn a_log_in_a_file_is_plain_and_tells_of_start_and_stop() {
 }
 
 #[test]
-fn a_server_listens_where_a_person_says() {
+fn listen_accepts_host_names_and_ports() {
     let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
     let ipv6 = has_ipv6.then_some(("[::1]:0", "::1"));
     for (listen, host) in [("localhost:0", "127.0.0.1"), (":0", "127.0.0.1")].into_iter().chain(ipv6) {
@@ -229,13 +229,13 @@ fn a_server_listens_where_a_person_says() {
             "{listen}"
         );
     }
-    for wrong in ["localhost", "8080", "::1:80", "localhost:http", "localhost:99999"] {
-        assert!(Server::refused(&["--listen", wrong]).contains("localhost:8080"), "{wrong}");
+    for invalid in ["localhost", "8080", "::1:80", "localhost:http", "localhost:99999"] {
+        assert!(Server::refused(&["--listen", invalid]).contains("localhost:8080"), "{invalid}");
     }
 }
 
 #[test]
-fn what_cannot_be_served_makes_no_fleet() {
+fn invalid_flags_of_serve_create_no_fleet() {
     let dir = tempfile::tempdir().unwrap();
     certificate(dir.path());
     let [chain, key] =
@@ -243,37 +243,37 @@ fn what_cannot_be_served_makes_no_fleet() {
     let other = tempfile::tempdir().unwrap();
     certificate(other.path());
     let foreign = other.path().join("key.pem").to_str().unwrap().to_owned();
-    for (arguments, sentence) in [
+    for (arguments, message) in [
         (vec!["--listen", "0.0.0.0:0", "--no-tokens"], "is not a loopback address"),
-        (vec!["--tls-certificate", &key, "--tls-key", &key], "the certificate in"),
-        (vec!["--tls-certificate", &chain, "--tls-key", "/nowhere"], "the certificate's key in /nowhere"),
-        (vec!["--tls-certificate", &chain, "--tls-key", &foreign], "the certificate in"),
+        (vec!["--tls-certificate", &key, "--tls-key", &key], "invalid certificate"),
+        (vec!["--tls-certificate", &chain, "--tls-key", "/nowhere"], "invalid private key /nowhere"),
+        (vec!["--tls-certificate", &chain, "--tls-key", &foreign], "invalid certificate"),
         (vec!["--tls-certificate", &chain], "--tls-key"),
-        (vec!["--max-connections", "0"], "0 connections are not possible"),
-        (vec!["--max-connections", "9999999999"], "connections are not possible"),
+        (vec!["--max-connections", "0"], "invalid connection limit 0"),
+        (vec!["--max-connections", "9999999999"], "invalid connection limit 9999999999"),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let told = Server::refused_in(&dir, &arguments);
-        assert!(told.contains(sentence), "{arguments:?}: {told}");
+        let error = Server::refused_in(&dir, &arguments);
+        assert!(error.contains(message), "{arguments:?}: {error}");
         assert!(!dir.path().join("root").exists(), "{arguments:?}");
     }
 }
 
-/// A process that ends with the test, whichever way that ends.
-struct Ended(std::process::Child);
+/// A process that is killed when the test ends.
+struct KillOnDrop(std::process::Child);
 
-impl Drop for Ended {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        let _ended_already = self.0.kill();
-        let _code = self.0.wait();
+        let _may_have_ended = self.0.kill();
+        let _status = self.0.wait();
     }
 }
 
-/// Starts the program with variables in its environment, and returns it with the first line that it prints.
-fn served_with(environment: &[(&str, &str)], arguments: &[&str]) -> (Ended, Value) {
+/// Starts a server with variables in its environment, and returns the first line that it prints.
+fn serve_with_environment(environment: &[(&str, &str)], arguments: &[&str]) -> (KillOnDrop, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_litefleet"));
     command.args(["--json", "serve"]).args(arguments).envs(environment.iter().copied());
-    let mut running = Ended(command.stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let mut running = KillOnDrop(command.stdout(std::process::Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
     BufReader::new(running.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     (running, serde_json::from_str(&line).unwrap())
@@ -294,9 +294,9 @@ fn serve_reads_its_flags_from_the_environment() {
         ("LITEFLEET_MAX_CONNECTIONS_PER_PEER", "10"),
         ("LITEFLEET_LOG", "off"),
     ];
-    // A flag takes precedence: this organization is not that of the environment.
+    // A flag takes precedence over its variable.
     for (flags, organization) in [(&[][..], "acme"), (&["--organization", "me"][..], "me")] {
-        let (_running, started) = served_with(&environment, flags);
+        let (_running, started) = serve_with_environment(&environment, flags);
         assert!(started["token_file"].is_null(), "{started}");
         let (_, address) = started["url"].as_str().unwrap().split_once("://").unwrap();
         let host = ("Host", "localhost");
@@ -312,8 +312,8 @@ fn serve_reads_its_flags_from_the_environment() {
         assert!(created.status != 200 || created.text.contains("a.example.com"), "{created:?}");
     }
 
-    let mut wrong = Command::new(env!("CARGO_BIN_EXE_litefleet"));
-    let output = wrong.arg("serve").env("LITEFLEET_LISTEN", "nowhere").output().unwrap();
+    let mut invalid = Command::new(env!("CARGO_BIN_EXE_litefleet"));
+    let output = invalid.arg("serve").env("LITEFLEET_LISTEN", "nowhere").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--listen"), "{output:?}");
 }

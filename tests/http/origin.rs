@@ -1,16 +1,16 @@
-//! Which host a request is for, and which web page it comes from.
+//! Checks of the host and the origin of a request.
 
 use std::io::Write;
 
 use serde_json::json;
 
-use crate::server::{API, Server, connect_to, read_answer};
+use crate::server::{API, Server, connect_to, read_response};
 
-/// The status of a request whose head is sent as it is.
+/// Sends a request head verbatim, and returns the status of the response.
 fn status(server: &Server, head: &str) -> u16 {
     let mut stream = connect_to(&server.address);
     stream.write_all(head.as_bytes()).unwrap();
-    read_answer(&mut stream).status
+    read_response(&mut stream).status
 }
 
 fn without_tokens() -> Server {
@@ -18,7 +18,7 @@ fn without_tokens() -> Server {
 }
 
 #[test]
-fn a_request_names_one_host() {
+fn request_must_name_exactly_one_host() {
     let closing = "Connection: close\r\n\r\n";
     for server in [Server::new(), without_tokens()] {
         for (head, expected) in [
@@ -34,24 +34,24 @@ fn a_request_names_one_host() {
             assert_eq!(status(&server, &format!("{head}{closing}")), expected, "{head}");
         }
     }
-    // Only the host name keeps a page of another name out where no tokens are asked for.
+    // Without tokens the host name is the only protection against DNS rebinding, so it is required.
     let head = format!("GET /health HTTP/1.0\r\n{closing}");
     assert_eq!((status(&Server::new(), &head), status(&without_tokens(), &head)), (200, 403));
 }
 
 #[test]
-fn pages_of_other_origins_reach_nothing_without_tokens() {
+fn cross_site_request_is_refused_without_tokens() {
     let (open, guarded) = (without_tokens(), Server::new());
-    open.done("POST", "/databases", &json!({ "name": "a", "group": "default" }));
+    open.ok("POST", "/databases", &json!({ "name": "a", "group": "default" }));
     let paths = [format!("{API}/databases"), format!("{API}/databases/a/export"), "/ready".to_owned()];
     for path in &paths {
         for (site, expected) in [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)]
         {
-            let answer = open.send("GET", path, &[("Sec-Fetch-Site", site)], b"");
-            assert_eq!(answer.status, expected, "{path} from {site}: {answer:?}");
+            let response = open.send("GET", path, &[("Sec-Fetch-Site", site)], b"");
+            assert_eq!(response.status, expected, "{path} from {site}: {response:?}");
         }
     }
-    // A link to the page, and a request with a token, which no page of another origin has.
+    // Links to the page are allowed, and requests with a token, which pages of other origins cannot have.
     assert_eq!(open.send("GET", "/", &[("Sec-Fetch-Site", "cross-site")], b"").status, 200);
     let bearer = format!("Bearer {}", guarded.token);
     let headers = [("Sec-Fetch-Site", "cross-site"), ("Authorization", bearer.as_str())];

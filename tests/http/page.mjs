@@ -4,7 +4,7 @@ import { chromium } from "playwright-core";
 
 const { BASE_URL: base, OPEN_URL: openBase, TOKEN: token, FILES: files } = process.env;
 
-// A profile of its own, and none of what a browser does by itself.
+// A separate profile, without background requests of the browser.
 const context = await chromium.launchPersistentContext(join(files, "profile"), {
   executablePath: "/usr/bin/chromium",
   headless: true,
@@ -17,7 +17,7 @@ const context = await chromium.launchPersistentContext(join(files, "profile"), {
 });
 context.setDefaultTimeout(10_000);
 
-// Whatever goes wrong unseen fails the test at its end. That a request was refused is no such thing.
+// Errors in the console fail the test at its end, except for responses with status 4xx.
 const wrong = [];
 const urls = [];
 function watch(page) {
@@ -44,18 +44,18 @@ const heading = page.locator("#database-heading");
 const isClosed = () => dialog.waitFor({ state: "detached" });
 async function says(locator, pattern) {
   await locator.filter({ hasText: pattern }).first().waitFor().catch(async () => {
-    throw new Error(`${pattern} is not said, but: ${await locator.allTextContents()}`);
+    throw new Error(`${pattern} is not shown, but: ${await locator.allTextContents()}`);
   });
 }
 
-// A wrong token, then the right one, which a reload forgets unless it is kept.
+// An invalid token, then a valid one, which a reload forgets unless it is kept.
 await page.goto(base);
 await page.getByLabel("Token of the organization").fill("a.b.c");
 await button("Sign in").click();
-await says(page.locator("#sign-in .error"), "token is not one of this server");
+await says(page.locator("#sign-in .error"), "token was not issued by this server");
 const signIn = async (keep) => {
   await page.getByLabel("Token of the organization").fill(token);
-  if (keep) await page.getByLabel("Keep it until this tab is closed").check();
+  if (keep) await page.getByLabel("Remember until this tab is closed").check();
   await button("Sign in").click();
   await row("orders").waitFor();
 };
@@ -66,7 +66,7 @@ await signIn(true);
 await page.reload();
 await row("orders").waitFor();
 
-// A hundred at a time, with a size for those that are seen; then those whose names begin so.
+// Pages of 100, with sizes for visible rows only; then a filter by prefix.
 const shown = () => page.locator("#databases tr").count();
 assert.equal(await shown(), 100);
 await says(page.locator("#databases tr", { hasText: "orders" }), /8\.0 KB/);
@@ -74,14 +74,14 @@ assert.equal(await page.locator("#databases tr").nth(90).locator(".number").text
 await button("More").click();
 await page.waitForFunction(() => document.querySelectorAll("#databases tr").length === 131);
 assert.equal(await button("More").isVisible(), false);
-await page.getByLabel("Filter by the beginning of the name").fill("tenant-12");
+await page.getByLabel("Filter by prefix of the name").fill("tenant-12");
 await page.waitForFunction(() => document.querySelectorAll("#databases tr").length === 10);
-await page.getByLabel("Filter by the beginning of the name").fill("nothing");
+await page.getByLabel("Filter by prefix of the name").fill("nothing");
 await says(page.locator("#list-empty"), "begins with “nothing”");
-await page.getByLabel("Filter by the beginning of the name").fill("");
+await page.getByLabel("Filter by prefix of the name").fill("");
 await row("orders").waitFor();
 
-// With the keyboard alone: a database, and what is wrong with its name first.
+// Keyboard only: an invalid name, then a valid one.
 await button("New database…").focus();
 await page.keyboard.press("Enter");
 await page.keyboard.type("By-Keyboard");
@@ -98,7 +98,7 @@ await page.keyboard.press("Shift+Tab");
 await page.keyboard.press("Enter");
 await page.locator("#database").waitFor({ state: "hidden" });
 
-// What the server says is text, whatever it looks like.
+// Text from the server is never interpreted as HTML.
 await button("New database…").click();
 await dialog.getByLabel("Name").fill("hostile");
 await dialog.getByLabel("Size limit").fill("<img src=x onerror=alert(1)>");
@@ -114,7 +114,7 @@ await says(page.locator("#list-heading"), "<b>x</b>");
 assert.equal(await page.locator("b, i").count(), 0);
 await page.evaluate(() => { location.hash = ""; });
 
-// The commits of a database; one of them is picked.
+// The commits of a database, one of which is selected.
 await row("orders").click();
 const points = page.locator("#points tr");
 await points.nth(2).waitFor();
@@ -124,7 +124,7 @@ await points.nth(1).getByRole("button").click();
 assert.equal(await page.getByLabel("Instant").inputValue(), early);
 assert.equal(await points.nth(1).getAttribute("aria-current"), "true");
 
-// A fork as of then, and the file of then.
+// A fork and an export as of that commit.
 await button("Fork as of…").click();
 assert.equal(await dialog.getByLabel("As of").inputValue(), early);
 await dialog.getByLabel("Name").fill("then");
@@ -142,10 +142,10 @@ assert.equal(saved.suggestedFilename(), "orders.db");
 await saved.saveAs(join(files, "exported.db"));
 await isClosed();
 
-// Restored in place, and back.
+// A restore in place, and its undo.
 await page.getByLabel("Instant").fill("soon");
 await button("Restore to…").click();
-await says(page.locator("#history-error"), "Write an instant such as");
+await says(page.locator("#history-error"), "Invalid instant. Use a format such as");
 await page.getByLabel("Instant").fill("2020-01-01T00:00:00Z");
 await button("Restore to…").click();
 await button("Restore", dialog).click();
@@ -161,10 +161,10 @@ await button("Undo", page.locator("#restored")).click();
 await says(page.locator("#restored"), "Undone");
 await points.nth(4).waitFor();
 
-// An upload: refused first, which leaves a draft; then, into the draft, one that is watched, cancelled and begun anew.
+// An upload that is refused and leaves a draft; then one to the draft that is cancelled and started again.
 await button("New database…").click();
 await dialog.getByLabel("Name").fill("uploaded");
-await dialog.getByLabel("With a file").check();
+await dialog.getByLabel("File", { exact: true }).check();
 await dialog.getByLabel("SQLite file").setInputFiles(join(files, "junk.db"));
 await button("Create", dialog).click();
 await says(error, "the uploaded file is not a sqlite3 database. The draft uploaded is kept");
@@ -187,7 +187,7 @@ await button("Upload", dialog).click();
 await isClosed();
 await says(page.locator("#facts"), /Size19\.\d MB/);
 
-// An encrypted one, whose key is made here and stays nowhere.
+// An encrypted database, with a generated key that the page does not keep.
 await button("New database…").click();
 await dialog.getByLabel("Name").fill("vault");
 await dialog.getByLabel("Encryption").selectOption("aegis256x2");
@@ -210,33 +210,33 @@ await isClosed();
 const held = await page.evaluate(() => [...document.querySelectorAll("input")].map((input) => input.value).join());
 assert.ok(!held.includes(key));
 
-// Destroyed with its own name alone, and not while it is protected.
+// Destroying requires the name, and fails while the database is protected.
 const destroy = async (name) => {
   await button("Destroy…").click();
   await dialog.getByRole("textbox").fill(name);
   await button("Destroy", dialog).click();
 };
 await button("Settings…").click();
-await dialog.getByLabel("Protect from being destroyed").check();
+await dialog.getByLabel("Delete protection").check();
 await button("Save", dialog).click();
 await says(page.locator("#database-marks"), "protected");
 await isClosed();
 await destroy("vault");
-await says(error, "That is not copy");
+await says(error, "The name does not match");
 await dialog.getByRole("textbox").fill("copy");
 await button("Destroy", dialog).click();
 await says(error, "database copy is delete-protected and cannot be deleted");
 await button("Cancel", dialog).click();
 await button("Settings…").click();
-await dialog.getByLabel("Protect from being destroyed").uncheck();
+await dialog.getByLabel("Delete protection").uncheck();
 await button("Save", dialog).click();
 await isClosed();
 await destroy("copy");
 await isClosed();
-await says(page.locator("#notices"), "Database copy is destroyed");
+await says(page.locator("#notices"), "Database copy was destroyed");
 await row("copy").waitFor({ state: "detached" });
 
-// One that somebody else destroyed meanwhile.
+// A database that another client has destroyed.
 await fetch(`${base}v1/organizations/me/databases/by-keyboard`, {
   method: "DELETE", headers: { Authorization: `Bearer ${token}` },
 });
@@ -252,20 +252,20 @@ await says(error, "group already exists");
 await dialog.getByLabel("Name").fill("eu");
 await button("Create", dialog).click();
 await says(page.locator("#list-heading"), /^eu$/);
-await says(page.locator("#list-empty"), "No databases here yet");
+await says(page.locator("#list-empty"), "No databases yet");
 await button("Destroy group…").click();
 await dialog.getByRole("textbox").fill("eu");
 await button("Destroy", dialog).click();
 await says(page.locator("#list-heading"), "All databases");
 await page.locator("#groups").getByText("eu").waitFor({ state: "detached" });
 
-// Back leads back.
+// The back button of the browser.
 await row("orders").click();
 await says(heading, /^orders$/);
 await page.goBack();
 await page.locator("#database").waitFor({ state: "hidden" });
 
-// A narrow screen, where one thing is seen at a time and nothing runs out of it.
+// A narrow screen shows one panel at a time and does not overflow.
 await page.setViewportSize({ width: 360, height: 700 });
 await row("orders").click();
 await points.first().waitFor();
@@ -273,27 +273,27 @@ assert.equal(await page.locator("#list").isVisible(), false);
 assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
 await page.setViewportSize({ width: 1280, height: 800 });
 
-// The token is forgotten when it is told so.
+// Forgetting the token.
 await button("Forget token").click();
 await page.getByLabel("Token of the organization").waitFor();
 assert.equal(await page.evaluate(() => sessionStorage.length), 0);
 
-// Where no token is needed none is asked for.
+// A server without tokens.
 const open = await context.newPage();
 watch(open);
 await open.goto(openBase);
-await says(open.locator("#list-empty"), "No databases here yet");
+await says(open.locator("#list-empty"), "No databases yet");
 assert.equal(await open.locator("#sign-out").isVisible(), false);
 
 const own = [base, openBase, `blob:${base}`];
 assert.deepEqual(urls.filter((url) => !own.some((start) => url.startsWith(start))), []);
 for (const secret of [token, key, encodeURIComponent(key)]) assert.ok(!urls.some((url) => url.includes(secret)));
 assert.deepEqual(wrong, []);
-// No text becomes elements, even if the page tried.
+// Trusted Types prevent HTML from strings.
 assert.equal(await open.evaluate(() => {
   try {
     document.body.innerHTML = "<img src=x>";
-    return "it did";
+    return "allowed";
   } catch (refusal) {
     return refusal.name;
   }

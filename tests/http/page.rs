@@ -1,6 +1,5 @@
-//! The page for a person: what its headers allow, and, in headless Chromium, everything that a person does there. The
-//! browser is used where `LITEFLEET_CHROMIUM` names a directory with `playwright-core` in its `node_modules`; `.ci/run`
-//! installs one, and Debian's package `chromium`.
+//! The web page: its headers and, in headless Chromium, its functions. `LITEFLEET_CHROMIUM` names a directory with
+//! `playwright-core` in its `node_modules`; `.ci/run` installs one, and Debian's package `chromium`.
 
 use std::{path::Path, process::Command};
 
@@ -9,7 +8,7 @@ use litefleet::{ConnectOptions, rusqlite::Connection};
 use crate::server::Server;
 
 #[test]
-fn the_page_needs_no_token_and_lets_nothing_in_from_elsewhere() {
+fn page_is_public_with_a_strict_content_policy() {
     let server = Server::new();
     let page = server.send("GET", "/", &[], b"");
     assert_eq!(page.status, 200);
@@ -44,18 +43,18 @@ fn the_page_needs_no_token_and_lets_nothing_in_from_elsewhere() {
         assert!(file.status == 200 && file.head.contains(&format!("content-type: {kind}")), "{path}");
         assert!(file.head.contains(policy), "{path}");
     }
-    // A cipher that the library learns is to be offered here as well.
+    // The page offers every cipher of the library.
     let dialogs = server.send("GET", "/page/dialogs.js", &[], b"");
     for cipher in litefleet::Cipher::ALL {
         assert!(dialogs.text.contains(&format!("\"{cipher}\"")), "{cipher}");
     }
-    // It holds nothing that is not for everybody.
+    // The page is public, so it must contain no secrets.
     assert!(!page.text.contains(&server.token) && !page.text.contains(server.root().to_str().unwrap()));
-    // Another origin is refused here too.
+    // Requests from other origins are refused for the page as well.
     assert_eq!(server.send("GET", "/", &[("Origin", "http://elsewhere.example")], b"").status, 403);
 }
 
-/// A SQLite file of some megabytes, for an upload that can be watched.
+/// Writes a SQLite file of 20 MB, whose upload takes long enough to be observed.
 fn write_file(path: &Path) {
     Connection::open(path)
         .unwrap()
@@ -68,7 +67,7 @@ fn write_file(path: &Path) {
 
 #[test]
 #[ignore = "needs Chromium and playwright-core: set LITEFLEET_CHROMIUM to a directory that has the latter"]
-fn a_person_does_everything_in_a_browser() {
+fn page_works_in_a_browser() {
     let packages = std::env::var_os("LITEFLEET_CHROMIUM").expect("LITEFLEET_CHROMIUM is set");
     let server = Server::new();
     let open = Server::start(tempfile::tempdir().unwrap(), &["--no-tokens"]);
@@ -83,7 +82,7 @@ fn a_person_does_everything_in_a_browser() {
     for number in 0..130 {
         server.create(&format!("tenant-{number:03}"));
     }
-    // A module is looked for beside the script.
+    // Node resolves modules relative to the script.
     let script = Path::new(&packages).join("litefleet-page.mjs");
     std::fs::write(&script, include_str!("page.mjs")).unwrap();
     let output = Command::new("node")
@@ -96,7 +95,7 @@ fn a_person_does_everything_in_a_browser() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
-    // What the browser did is so for others too.
+    // The effects are visible to other clients.
     let rows = |name: &str| -> u32 {
         let connection = server.plane().connect(name, &ConnectOptions::default()).unwrap();
         connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()

@@ -1,4 +1,4 @@
-//! Errors: no client learns where the files of the fleet are, whatever is damaged or missing.
+//! Error responses contain no absolute path, whichever file is damaged or missing.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::server::Server;
 
-/// Ways to damage a file, and the directory that takes its place.
+/// Damages: removed, empty, overwritten, and replaced by a directory.
 const DAMAGES: [fn(&Path); 4] = [
     |file| fs::remove_file(file).unwrap(),
     |file| fs::write(file, "").unwrap(),
@@ -24,7 +24,7 @@ const DAMAGES: [fn(&Path); 4] = [
     },
 ];
 
-/// Asks for everything that reads the files of database `a`, and returns the failures.
+/// Sends every request that reads the files of database `a`, and returns the bodies of failures.
 fn failures(server: &Server, at: Timestamp) -> Vec<String> {
     let fork = |seed: Value| json!({ "name": "fork", "group": "default", "seed": seed });
     let calls = [
@@ -40,20 +40,20 @@ fn failures(server: &Server, at: Timestamp) -> Vec<String> {
     ];
     let mut failures = Vec::new();
     for (method, path, body) in calls {
-        let answer = server.ask(method, &path, &body);
-        // Findings are no failure.
-        if answer.status >= 400 || path.ends_with("/verify") {
-            failures.push(answer.text);
+        let response = server.request(method, &path, &body);
+        // Findings are reported in a successful response.
+        if response.status >= 400 || path.ends_with("/verify") {
+            failures.push(response.text);
         } else if path == "/databases" {
-            server.done("DELETE", "/databases/fork", &Value::Null);
+            server.ok("DELETE", "/databases/fork", &Value::Null);
         }
     }
     failures
 }
 
 #[test]
-fn no_error_names_a_path_of_the_server() {
-    // The files are replaced behind the server's back, which its own maintenance would see halfway.
+fn errors_contain_no_absolute_path() {
+    // Without maintenance, which might read files while the test replaces them.
     let server = Server::start(tempfile::tempdir().unwrap(), &["--maintain-every", "0"]);
     server.create("a");
     let mut at = Timestamp::now();
@@ -76,33 +76,33 @@ fn no_error_names_a_path_of_the_server() {
     copy(&dir, &pristine);
     let discarded = tempfile::tempdir_in(server.dir.path()).unwrap();
     let mut discards = 0_u32..;
-    // A rename removes the whole directory at once, whatever still has files of it open.
+    // A rename removes the directory atomically, even while the server has files in it open.
     let mut discard = |dir: &Path| {
         fs::rename(dir, discarded.path().join(discards.next().unwrap().to_string())).unwrap();
     };
     let archived = fs::read_dir(dir.join("archive")).unwrap().map(|file| file.unwrap().path());
     let files: Vec<_> = archived.chain([dir.join("data.db")]).collect();
     assert!(files.len() > 6, "{files:?}");
-    let (root, mut told) = (server.root().canonicalize().unwrap(), BTreeSet::new());
+    let (root, mut messages) = (server.root().canonicalize().unwrap(), BTreeSet::new());
     for file in &files {
         for damage in DAMAGES {
             damage(file);
-            told.extend(failures(&server, at));
+            messages.extend(failures(&server, at));
             discard(&dir);
             copy(&pristine, &dir);
         }
     }
-    // The history is gone, and the database itself.
+    // Finally without the history, and without the database.
     discard(&dir.join("archive"));
-    told.extend(failures(&server, at));
+    messages.extend(failures(&server, at));
     discard(&dir);
-    told.extend(failures(&server, at));
-    for text in &told {
+    messages.extend(failures(&server, at));
+    for text in &messages {
         assert!(!text.contains(server.dir.path().to_str().unwrap()), "{text}");
         assert!(!text.contains(root.to_str().unwrap()), "{text}");
     }
-    // A client is told which file of its database it is.
+    // Paths relative to the database are reported.
     for named in ["archive/000000000001.stamps is missing", "data.db"] {
-        assert!(told.iter().any(|text| text.contains(named)), "{named} is not in {told:#?}");
+        assert!(messages.iter().any(|text| text.contains(named)), "{named} is not in {messages:#?}");
     }
 }

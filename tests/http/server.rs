@@ -1,4 +1,4 @@
-//! `litefleet serve` in a directory of its own, and requests to it, byte by byte as a client sends them.
+//! Runs `litefleet serve` in a temporary directory, and sends requests over TCP.
 
 use std::{
     fmt::Write as _,
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 pub(crate) const API: &str = "/v1/organizations/me";
 
-/// The file beside the root that a server logs to.
+/// The name of the log file, beside the root.
 const LOG: &str = "log";
 
 pub(crate) struct Server {
@@ -26,20 +26,20 @@ pub(crate) struct Server {
     pub(crate) dir: TempDir,
 }
 
-/// What a request is answered with.
+/// A response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) text: String,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The status and the sentence of a failure.
+    /// The status and message of an error response.
     pub(crate) fn error(&self) -> (u16, String) {
         (self.status, self.json()["error"].as_str().unwrap().to_owned())
     }
@@ -58,12 +58,12 @@ impl Server {
     }
 
     pub(crate) fn start(dir: TempDir, arguments: &[&str]) -> Self {
-        // What it logs is shown if the test fails.
+        // The log is printed if the test fails.
         let log = OpenOptions::new().append(true).create(true).open(dir.path().join(LOG)).unwrap();
         Self::started(dir, arguments, log.into())
     }
 
-    /// One whose log is kept, for [`Server::ended_log`].
+    /// Starts a server whose log [`Server::stop_and_read_log`] returns.
     pub(crate) fn logging(dir: TempDir, arguments: &[&str]) -> Self {
         Self::started(dir, arguments, Stdio::piped())
     }
@@ -81,19 +81,19 @@ impl Server {
         Self { running, address, token: token.unwrap_or_default().trim().to_owned(), dir }
     }
 
-    /// Another server of the same fleet, which is gone before this one.
+    /// Starts a second server of the fleet, which must be dropped before this one.
     pub(crate) fn second(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(self.root(), dir.path().join("root")).unwrap();
         Self::start(dir, &[])
     }
 
-    /// Waits until it serves: it says where it does before that.
+    /// Whether the server responds. It prints its address before it accepts connections.
     pub(crate) fn is_up(&self) -> bool {
         self.send("GET", "/health", &[], b"").status == 200
     }
 
-    /// What a server says that does not start.
+    /// The standard error of a server that fails to start.
     pub(crate) fn refused(arguments: &[&str]) -> String {
         Self::refused_in(&tempfile::tempdir().unwrap(), arguments)
     }
@@ -116,23 +116,23 @@ impl Server {
         self.running.id()
     }
 
-    /// Asks the server to end, and waits until it has.
-    pub(crate) fn end(&mut self) -> ExitStatus {
+    /// Stops the server with SIGTERM, and waits for it.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.running.wait().unwrap()
     }
 
-    /// Ends the server, and answers with what it told on standard error.
-    pub(crate) fn ended_log(&mut self) -> String {
-        assert!(self.end().success());
+    /// Stops the server, and returns its standard error.
+    pub(crate) fn stop_and_read_log(&mut self) -> String {
+        assert!(self.stop().success());
         let mut log = String::new();
         self.running.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         log
     }
 
-    /// Kills the server, and starts it anew.
-    pub(crate) fn killed_and_started(mut self) -> Self {
+    /// Kills the server and starts another in the same directory.
+    pub(crate) fn kill_and_restart(mut self) -> Self {
         self.running.kill().unwrap();
         self.running.wait().unwrap();
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
@@ -143,44 +143,44 @@ impl Server {
         connect_to(&self.address)
     }
 
-    /// Sends a request with headers of the caller's own, none of which is added but the length.
-    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    /// Sends a request without a token.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         send_to(&self.address, method, path, headers, body)
     }
 
-    /// Sends a request with a token.
-    pub(crate) fn send_as(&self, token: &str, method: &str, path: &str, body: &Value) -> Answer {
+    /// Sends a JSON request with a token.
+    pub(crate) fn send_as(&self, token: &str, method: &str, path: &str, body: &Value) -> Response {
         let bearer = format!("Bearer {token}");
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         self.send(method, path, &[("Authorization", &bearer), ("Content-Type", "application/json")], &body)
     }
 
-    /// Sends a request of the organization, below its path.
-    pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> Answer {
+    /// Sends a JSON request to a path below the organization.
+    pub(crate) fn request(&self, method: &str, path: &str, body: &Value) -> Response {
         self.send_as(&self.token, method, &format!("{API}{path}"), body)
     }
 
-    /// The answer to a request that must succeed.
-    pub(crate) fn done(&self, method: &str, path: &str, body: &Value) -> Value {
-        let answer = self.ask(method, path, body);
-        assert_eq!(answer.status, 200, "{method} {path}: {answer:?}");
-        answer.json()
+    /// Sends a request that must succeed, and returns its response.
+    pub(crate) fn ok(&self, method: &str, path: &str, body: &Value) -> Value {
+        let response = self.request(method, path, body);
+        assert_eq!(response.status, 200, "{method} {path}: {response:?}");
+        response.json()
     }
 
     pub(crate) fn create(&self, name: &str) {
-        self.done("POST", "/databases", &json!({ "name": name, "group": "default" }));
+        self.ok("POST", "/databases", &json!({ "name": name, "group": "default" }));
     }
 
-    /// A token of a database.
+    /// Mints a token of a database.
     pub(crate) fn token_of(&self, name: &str, parameters: &str) -> String {
-        let minted = self.done("POST", &format!("/databases/{name}/auth/tokens?{parameters}"), &Value::Null);
+        let minted = self.ok("POST", &format!("/databases/{name}/auth/tokens?{parameters}"), &Value::Null);
         minted["jwt"].as_str().unwrap().to_owned()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _gone_already = self.running.kill();
+        let _may_have_ended = self.running.kill();
         let _waited_for = self.running.wait();
         if std::thread::panicking() {
             eprint!("{}", std::fs::read_to_string(self.dir.path().join(LOG)).unwrap_or_default());
@@ -200,7 +200,7 @@ pub(crate) fn send_to(
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
-) -> Answer {
+) -> Response {
     let mut stream = connect_to(address);
     let mut head =
         format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
@@ -211,21 +211,21 @@ pub(crate) fn send_to(
         write!(head, "{name}: {value}\r\n").unwrap();
     }
     stream.write_all((head + "\r\n").as_bytes()).unwrap();
-    // A server that refuses a body does not read it.
+    // A server that refuses a body may close the connection before it has read it.
     let _may_be_refused = stream.write_all(body);
-    read_answer(&mut stream)
+    read_response(&mut stream)
 }
 
-/// Reads one answer up to the end of the connection. No failure names a path of the server, whose files are in the directory
-/// for temporary files.
-pub(crate) fn read_answer(stream: &mut TcpStream) -> Answer {
+/// Reads a response up to the end of the connection. Checks that an error contains no path of the server, whose files are in the
+/// directory for temporary files.
+pub(crate) fn read_response(stream: &mut TcpStream) -> Response {
     let mut bytes = Vec::new();
-    // A connection that is reset after the answer came has still brought it.
-    let _until_here = stream.read_to_end(&mut bytes);
+    // A connection may be reset after the response has arrived.
+    let _may_be_reset = stream.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let is_failure = status >= 400;
-    assert!(!is_failure || !body.contains(std::env::temp_dir().to_str().unwrap()), "{body}");
-    Answer { status, head: head.to_ascii_lowercase(), text: body.to_owned() }
+    let is_error = status >= 400;
+    assert!(!is_error || !body.contains(std::env::temp_dir().to_str().unwrap()), "{body}");
+    Response { status, head: head.to_ascii_lowercase(), text: body.to_owned() }
 }

@@ -1,15 +1,15 @@
-//! Uploads of SQLite files to drafts.
+//! Uploads in one request.
 
 use std::{fs, io::Write, net::TcpStream, path::Path, time::Duration};
 
 use litefleet::{ConnectOptions, DatabaseState, EncryptionKey, rusqlite::Connection};
 use serde_json::{Value, json};
 
-use crate::server::{Server, read_answer};
+use crate::server::{Response, Server, read_response};
 
 pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
-/// A SQLite file with `rows` rows of a kilobyte.
+/// Returns a SQLite file with `rows` rows of 1 KB.
 pub(crate) fn file(dir: &Path, rows: u32) -> Vec<u8> {
     let path = dir.join("upload.db");
     let connection = Connection::open(&path).unwrap();
@@ -31,7 +31,7 @@ pub(crate) fn draft(server: &Server, name: &str, encryption: &Value) -> String {
     if !encryption.is_null() {
         body["remote_encryption"] = encryption.clone();
     }
-    server.done("POST", "/databases", &body);
+    server.ok("POST", "/databases", &body);
     server.token_of(name, "")
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn staged(server: &Server) -> usize {
     fs::read_dir(server.root().join(".staging")).unwrap().count()
 }
 
-/// The most memory that the server ever held, in bytes.
+/// The peak resident memory of the server in bytes.
 pub(crate) fn peak(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
@@ -52,7 +52,7 @@ pub(crate) fn peak(server: &Server) -> u64 {
 }
 
 #[test]
-fn a_file_goes_to_its_draft_by_host_name_or_by_path_and_is_not_held_in_memory() {
+fn upload_by_host_name_or_path_uses_bounded_memory() {
     let server = Server::new();
     let small = file(server.dir.path(), 10);
     let token = draft(&server, "by-host", &Value::Null);
@@ -78,7 +78,7 @@ fn a_file_goes_to_its_draft_by_host_name_or_by_path_and_is_not_held_in_memory() 
 }
 
 #[test]
-fn an_encrypted_draft_takes_a_plain_file_and_its_key() {
+fn encrypted_draft_accepts_plain_file_with_key() {
     let server = Server::new();
     let token = draft(&server, "sealed", &json!({ "encryption_key": KEY, "encryption_cipher": "aegis128l" }));
     let (bearer, bytes) = (format!("Bearer {token}"), file(server.dir.path(), 10));
@@ -98,13 +98,13 @@ fn an_encrypted_draft_takes_a_plain_file_and_its_key() {
     let options = ConnectOptions::default().encryption_key(EncryptionKey::from_base64(KEY).unwrap());
     assert_eq!(rows(&server, "sealed", &options), 10);
     assert_eq!(
-        server.done("GET", "/databases/sealed", &Value::Null)["database"]["encryption_cipher"],
+        server.ok("GET", "/databases/sealed", &Value::Null)["database"]["encryption_cipher"],
         "aegis128l"
     );
 }
 
 #[test]
-fn an_upload_that_fails_leaves_the_draft_and_nothing_else() {
+fn failed_upload_leaves_only_the_draft() {
     let server = Server::new();
     let token = draft(&server, "orders", &Value::Null);
     let (bearer, bytes) = (format!("Bearer {token}"), file(server.dir.path(), 100));
@@ -113,11 +113,11 @@ fn an_upload_that_fails_leaves_the_draft_and_nothing_else() {
     };
     let mut damaged = bytes.clone();
     damaged[4096..8192].fill(0xaa);
-    for wrong in [&b""[..], b"not a database", &bytes[..bytes.len() / 2], &damaged] {
-        assert_eq!(send(wrong), 400);
+    for invalid in [&b""[..], b"not a database", &bytes[..bytes.len() / 2], &damaged] {
+        assert_eq!(send(invalid), 400);
         assert_eq!(staged(&server), 0);
     }
-    // A client that goes away in the middle.
+    // A client that disconnects during the upload.
     let mut stream = server.connect();
     let head = format!(
         "POST /databases/orders/v1/upload HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: {}\r\n\r\n",
@@ -130,14 +130,49 @@ fn an_upload_that_fails_leaves_the_draft_and_nothing_else() {
         std::thread::sleep(Duration::from_millis(50));
         staged(&server) == 0
     });
-    assert!(waited, "the broken upload is still there");
+    assert!(waited, "files of the interrupted upload remain");
     assert_eq!(server.plane().get_database("orders").unwrap().state, DatabaseState::Draft);
     assert_eq!(send(&bytes), 200);
     assert_eq!(rows(&server, "orders", &ConnectOptions::default()), 100);
 }
 
 #[test]
-fn an_upload_that_does_not_come_whole_is_the_fault_of_its_client() {
+fn upload_reports_unchecked_parts() {
+    let server = Server::new();
+    let path = server.dir.path().join("virtual.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "CREATE TABLE t(a); PRAGMA writable_schema=ON;
+             INSERT INTO sqlite_schema VALUES ('table', 'ghost', 'ghost', 0, 'CREATE VIRTUAL TABLE ghost USING absent(a)')",
+        )
+        .unwrap();
+    let bytes = fs::read(path).unwrap();
+    let check = |response: &Response| {
+        assert_eq!(response.status, 200, "{response:?}");
+        let unchecked = response.json()["unchecked"].as_array().unwrap().clone();
+        let [part] = &unchecked[..] else { panic!("{response:?}") };
+        assert!(part.as_str().unwrap().starts_with("the virtual table ghost, USING absent(a): "), "{part}");
+    };
+    let bearer = format!("Bearer {}", draft(&server, "a", &Value::Null));
+    let headers = [("Authorization", bearer.as_str())];
+    check(&server.send("POST", "/databases/a/v1/upload", &headers, &bytes));
+
+    let bearer = format!("Bearer {}", draft(&server, "b", &Value::Null));
+    let headers = [("Authorization", bearer.as_str())];
+    let put = |path: &str, body: &[u8]| {
+        server.send("PUT", &format!("/databases/b/v2/upload/{path}"), &headers, body)
+    };
+    let started = put("start", json!({ "db_size_bytes": bytes.len() }).to_string().as_bytes()).json();
+    let id = started["upload_id"].as_str().unwrap();
+    assert_eq!(put(&format!("{id}/chunk/0"), &bytes).status, 200);
+    for _ in 0..2 {
+        check(&put(&format!("{id}/finalize"), b""));
+    }
+}
+
+#[test]
+fn incomplete_upload_is_answered_400() {
     let mut server = Server::logging(tempfile::tempdir().unwrap(), &["--log", "info"]);
     let bearer = format!("Bearer {}", draft(&server, "orders", &Value::Null));
     let bytes = file(server.dir.path(), 100);
@@ -158,32 +193,35 @@ fn an_upload_that_does_not_come_whole_is_the_fault_of_its_client() {
         if !what.contains("without") {
             stream.shutdown(std::net::Shutdown::Write).unwrap();
         }
-        let mut answer = String::new();
-        let _may_be_reset = std::io::Read::read_to_string(&mut stream, &mut answer);
-        // A client that hangs up may get no answer.
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
-        assert!(!what.contains("without") || answer.contains("broke off before its end"), "{what}: {answer}");
+        let mut response = String::new();
+        let _may_be_reset = std::io::Read::read_to_string(&mut stream, &mut response);
+        // A client that disconnects may receive no response.
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 400 "), "{what}: {response}");
+        assert!(
+            !what.contains("without") || response.contains("is incomplete or not valid HTTP"),
+            "{what}: {response}"
+        );
     }
     let empty = (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
         staged(&server) == 0
     });
     assert!(empty);
-    let (log, statuses) = (server.ended_log(), ["\"status\":5", "\"ERROR\""]);
+    let (log, statuses) = (server.stop_and_read_log(), ["\"status\":5", "\"ERROR\""]);
     assert!(!statuses.iter().any(|status| log.contains(status)), "{log}");
 }
 
 #[test]
-fn an_upload_that_is_refused_is_answered_before_its_body_comes() {
+fn refused_upload_is_answered_before_its_body_arrives() {
     let server = Server::new();
     let mut stream = server.connect();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let head = "POST /databases/x/v1/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
-    assert_eq!(read_answer(&mut stream).status, 401);
+    assert_eq!(read_response(&mut stream).status, 401);
 }
 
-/// Begins an upload, of which the first `count` bytes come.
+/// Sends the first `count` bytes of an upload.
 fn begin(server: &Server, name: &str, bytes: &[u8], count: usize) -> TcpStream {
     let mut stream = server.connect();
     let head = format!(
@@ -197,7 +235,7 @@ fn begin(server: &Server, name: &str, bytes: &[u8], count: usize) -> TcpStream {
 }
 
 #[test]
-fn slow_uploads_keep_nobody_from_creating_and_forking() {
+fn slow_uploads_do_not_delay_other_calls() {
     let server = Server::new();
     let bytes = file(server.dir.path(), 100);
     let slow: Vec<_> = (0..16)
@@ -211,22 +249,22 @@ fn slow_uploads_keep_nobody_from_creating_and_forking() {
         std::thread::sleep(Duration::from_millis(50));
         staged(&server) == slow.len()
     });
-    assert!(begun, "not all of the uploads have begun");
+    assert!(begun, "some uploads have not started");
     for number in 0..20 {
         server.create(&format!("quick-{number}"));
     }
     let seed = json!({ "type": "database", "name": "quick-0" });
-    server.done("POST", "/databases", &json!({ "name": "fork", "group": "default", "seed": seed }));
+    server.ok("POST", "/databases", &json!({ "name": "fork", "group": "default", "seed": seed }));
     assert_eq!(staged(&server), slow.len());
     for mut stream in slow {
         stream.write_all(&bytes[5_000..]).unwrap();
-        assert_eq!(read_answer(&mut stream).status, 200);
+        assert_eq!(read_response(&mut stream).status, 200);
     }
     assert_eq!(rows(&server, "slow-15", &ConnectOptions::default()), 100);
 }
 
 #[test]
-fn uploads_that_wait_for_their_turn_stand_in_no_memory() {
+fn queued_uploads_are_not_buffered() {
     let server = Server::new();
     let bytes = file(server.dir.path(), 5_000);
     let _slow: Vec<_> = (0..16)
@@ -243,8 +281,8 @@ fn uploads_that_wait_for_their_turn_stand_in_no_memory() {
             scope.spawn(move || {
                 let mut stream = begin(server, "late", bytes, 0);
                 stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-                // Most of it is not taken: nobody reads it.
-                let _not_taken = stream.write_all(bytes);
+                // The server reads none of it while the call is queued.
+                let _not_read = stream.write_all(bytes);
             });
         }
     });

@@ -1,14 +1,14 @@
-// The API: what is asked of the server, and how it refuses. The token goes in a header, and never in a URL.
+// The client of the API. The token is sent in a header, never in a URL.
 
-const KEPT = "litefleet-token";
+const TOKEN_KEY = "litefleet-token";
 
-let token = sessionStorage.getItem(KEPT);
+let token = sessionStorage.getItem(TOKEN_KEY);
 let organization = "me";
 
-/** What the server says when it does not do what it was asked for. */
-export class Refused extends Error {
+/** An error response of the server. */
+export class ApiError extends Error {
   constructor(status, body) {
-    super(body?.error || `The server answered with status ${status} and no sentence.`);
+    super(body?.error || `The server responded with status ${status} and no message.`);
     this.status = status;
     this.code = body?.code;
   }
@@ -20,105 +20,105 @@ export function hasToken() {
 
 export function signIn(text, keep) {
   token = text;
-  if (keep) sessionStorage.setItem(KEPT, text);
+  if (keep) sessionStorage.setItem(TOKEN_KEY, text);
 }
 
 export function signOut() {
   token = null;
-  sessionStorage.removeItem(KEPT);
+  sessionStorage.removeItem(TOKEN_KEY);
 }
 
-/** The name of the organization, which also says whether the token is good, or none is needed. */
-export async function whoAmI() {
-  const { organizations } = await ask("GET", "v1/organizations");
+/** Returns the name of the organization. Fails if a token is required and this one is not valid. */
+export async function loadOrganization() {
+  const { organizations } = await request("GET", "v1/organizations");
   organization = organizations[0].slug;
   return organization;
 }
 
 const below = (path) => `v1/organizations/${encodeURIComponent(organization)}/${path}`;
 
-export const get = (path) => ask("GET", below(path));
-export const post = (path, body) => ask("POST", below(path), body);
-export const patch = (path, body) => ask("PATCH", below(path), body);
-export const destroy = (path) => ask("DELETE", below(path));
+export const get = (path) => request("GET", below(path));
+export const post = (path, body) => request("POST", below(path), body);
+export const patch = (path, body) => request("PATCH", below(path), body);
+export const destroy = (path) => request("DELETE", below(path));
 
-function head(more) {
+function withToken(more) {
   const headers = { ...more };
-  // A header is bytes: what is no token and no key is told as the server would tell it.
+  // Other characters are not allowed in a header. Replacing them lets the server report an invalid token.
   if (token !== null) headers.Authorization = `Bearer ${token.replace(/[^\x21-\x7e]/g, "?")}`;
   return headers;
 }
 
 async function send(method, path, more, body, signal) {
   try {
-    return await fetch(path, { method, body, signal, headers: head(more), cache: "no-store", redirect: "error" });
+    return await fetch(path, { method, body, signal, headers: withToken(more), cache: "no-store", redirect: "error" });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Error("The server did not answer. It may have ended, or the connection is gone.");
+    throw new Error("The server did not respond. It may have stopped, or the connection failed.");
   }
 }
 
-async function ask(method, path, body) {
+async function request(method, path, body) {
   const more = body === undefined ? {} : { "Content-Type": "application/json" };
-  const answer = await send(method, path, more, body && JSON.stringify(body));
-  const value = await answer.json().catch(() => null);
-  if (!answer.ok) throw refused(answer.status, value);
+  const response = await send(method, path, more, body && JSON.stringify(body));
+  const value = await response.json().catch(() => null);
+  if (!response.ok) throw errorOf(response.status, value);
   return value;
 }
 
-function refused(status, body) {
-  const error = new Refused(status, body);
-  if (status === 401) document.dispatchEvent(new CustomEvent("token-refused", { detail: error.message }));
+function errorOf(status, body) {
+  const error = new ApiError(status, body);
+  if (status === 401) document.dispatchEvent(new CustomEvent("token-rejected", { detail: error.message }));
   return error;
 }
 
-function keyed(key, cipher) {
+function keyHeaders(key, cipher) {
   const headers = {};
   if (key) headers["x-turso-encryption-key"] = key.replace(/[^\x21-\x7e]/g, "?");
   if (cipher) headers["x-turso-encryption-cipher"] = cipher;
   return headers;
 }
 
-/** Sends a file to a draft. `told` hears how many bytes have left. */
-export function upload(name, file, { key, cipher, signal, told }) {
-  return new Promise((done, failed) => {
+/** Uploads a file to a draft. `onProgress` is called with the bytes sent and the total. */
+export function upload(name, file, { key, cipher, signal, onProgress }) {
+  return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", `databases/${encodeURIComponent(name)}/v1/upload`);
-    for (const [header, value] of Object.entries(head(keyed(key, cipher)))) request.setRequestHeader(header, value);
-    request.upload.addEventListener("progress", (event) => told(event.loaded, event.total));
+    for (const [header, value] of Object.entries(withToken(keyHeaders(key, cipher)))) request.setRequestHeader(header, value);
+    request.upload.addEventListener("progress", (event) => onProgress(event.loaded, event.total));
     request.addEventListener("load", () => {
-      if (request.status === 200) return done();
+      if (request.status === 200) return resolve();
       let body = null;
       try {
         body = JSON.parse(request.responseText);
-      } catch { /* It is told by its status. */ }
-      failed(refused(request.status, body));
+      } catch { /* The status describes the error. */ }
+      reject(errorOf(request.status, body));
     });
-    request.addEventListener("error", () => failed(new Error("The upload broke off before the server answered.")));
-    request.addEventListener("abort", () => failed(new DOMException("", "AbortError")));
+    request.addEventListener("error", () => reject(new Error("The connection failed before the server responded.")));
+    request.addEventListener("abort", () => reject(new DOMException("", "AbortError")));
     signal.addEventListener("abort", () => request.abort());
     request.send(file);
   });
 }
 
-/** The exported file of a database. `told` hears how many bytes have come. */
-export async function download(name, { at, decrypt, key, signal, told }) {
+/** Downloads the exported file of a database. `onProgress` is called with the bytes received and the total. */
+export async function download(name, { at, decrypt, key, signal, onProgress }) {
   const query = new URLSearchParams();
   if (at) query.set("timestamp", at);
   if (decrypt) query.set("decrypt", "true");
   const path = below(`databases/${encodeURIComponent(name)}/export?${query}`);
-  const answer = await send("GET", path, keyed(key), undefined, signal);
-  if (!answer.ok) throw refused(answer.status, await answer.json().catch(() => null));
-  const total = Number(answer.headers.get("content-length"));
+  const response = await send("GET", path, keyHeaders(key), undefined, signal);
+  if (!response.ok) throw errorOf(response.status, await response.json().catch(() => null));
+  const total = Number(response.headers.get("content-length"));
   const parts = [];
-  let come = 0;
-  const reader = answer.body.getReader();
+  let received = 0;
+  const reader = response.body.getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
     parts.push(value);
-    come += value.length;
-    told(come, total);
+    received += value.length;
+    onProgress(received, total);
   }
-  return new Blob(parts, { type: answer.headers.get("content-type") });
+  return new Blob(parts, { type: response.headers.get("content-type") });
 }

@@ -1,31 +1,31 @@
-// One database: its facts, and its history with what can be done as of an instant.
+// The open database: its properties, its history, and actions as of an instant.
 
 import * as api from "./api.js";
 import * as dialogs from "./dialogs.js";
 import * as fleet from "./fleet.js";
 import { ago, bytes, element, instant, local, notice, one, time } from "./text.js";
 
-const POINTS = 50;
+const POINTS_LEN = 50;
 
-let shown = null;
-let turn = 0;
+let current = null;
+let latestCall = 0;
 let earlier = null;
 
 const path = (name) => `databases/${encodeURIComponent(name)}`;
 
-/** Opens a database, or closes the one that is open. */
-export async function open(name, { moves = true } = {}) {
-  const isOther = shown?.Name !== name;
+/** Opens a database, or closes the open one if `name` is null. */
+export async function open(name, { focus = true } = {}) {
+  const isOther = current?.Name !== name;
   fleet.mark(name);
   one("#fleet").classList.toggle("open", name !== null);
   one("#database").hidden = name === null;
   if (name === null) {
-    shown = null;
-    turn += 1;
+    current = null;
+    latestCall += 1;
     return;
   }
   if (isOther) {
-    shown = null;
+    current = null;
     one("#database-heading").textContent = name;
     one("#database-marks").replaceChildren();
     one("#database-body").hidden = true;
@@ -33,53 +33,53 @@ export async function open(name, { moves = true } = {}) {
     one("#at").value = "";
     hint();
     one("#database").scrollTop = 0;
-    if (moves) one("#database-heading").focus();
+    if (focus) one("#database-heading").focus();
   }
-  await show(name);
+  await load(name);
 }
 
-async function show(name) {
-  const mine = ++turn;
-  const failed = one("#database-error");
-  failed.textContent = "";
+async function load(name) {
+  const call = ++latestCall;
+  const message = one("#database-error");
+  message.textContent = "";
   try {
     const { database } = await api.get(path(name));
-    if (mine !== turn) return;
-    shown = database;
+    if (call !== latestCall) return;
+    current = database;
     fleet.put(database);
-    facts(database);
+    showFacts(database);
     one("#database-body").hidden = false;
-    await Promise.all([size(name, mine), points(mine)]);
+    await Promise.all([loadSize(name, call), loadPoints(call)]);
   } catch (error) {
-    if (mine === turn) lost(name, error);
+    if (call === latestCall) showError(name, error);
   }
 }
 
-/** Says why a database cannot be shown. One that is gone leaves the list too. */
-function lost(name, error) {
+/** Shows why a database cannot be loaded. If it does not exist, it is removed from the list. */
+function showError(name, error) {
   one("#database-error").textContent = error.message;
   if (error.status === 404) {
-    shown = null;
+    current = null;
     one("#database-body").hidden = true;
     one("#database-marks").replaceChildren();
     fleet.drop(name);
   }
 }
 
-/** Shows the database anew after something was done to it. */
-export const again = () => shown && show(shown.Name);
+/** Reloads the open database. */
+export const reload = () => current && load(current.Name);
 
-function facts(database) {
+function showFacts(database) {
   const isDraft = database.state === "draft";
   one("#database-marks").replaceChildren(...[fleet.marks(database)].filter(Boolean));
   const list = one("#facts");
   list.replaceChildren();
-  const fact = (term, ...said) => list.append(element("dt", {}, term), element("dd", {}, ...said));
+  const fact = (term, ...value) => list.append(element("dt", {}, term), element("dd", {}, ...value));
   fact("Group", database.group);
   if (!isDraft) list.append(element("dt", {}, "Size"), element("dd", { id: "size" }, "…"));
   fact("Size limit", database.size_limit === null ? "none" : bytes(database.size_limit));
   fact("Encryption", database.encryption_cipher ?? "none");
-  fact("History", database.history_window === "off" ? "off" : `${database.history_window}${database.inherits_history_window ? ", as its group" : ""}`);
+  fact("History", database.history_window === "off" ? "off" : `${database.history_window}${database.inherits_history_window ? " (from its group)" : ""}`);
   if (database.parent) {
     const { name, branched_at: at } = database.parent;
     fact("Fork of", element("a", { href: fleet.link(name) }, name), " as of ", time(at));
@@ -91,105 +91,105 @@ function facts(database) {
   for (const id of ["#fork", "#export", "#history"]) one(id).hidden = isDraft;
 }
 
-async function size(name, mine) {
-  if (shown.state === "draft") return;
+async function loadSize(name, call) {
+  if (current.state === "draft") return;
   const { database } = await api.get(`${path(name)}/usage`);
-  if (mine !== turn) return;
+  if (call !== latestCall) return;
   const count = database.usage.storage_bytes;
   one("#size").textContent = `${bytes(count)}`;
   one("#size").title = `${count.toLocaleString()} bytes`;
 }
 
-/** Loads the latest points, or those before what is there. */
-async function points(mine, more = false) {
-  if (shown.state === "draft") return;
-  const failed = one("#history-error");
-  failed.textContent = "";
-  const query = new URLSearchParams({ limit: POINTS });
+/** Loads the latest recovery points, or those before the oldest one shown if `more`. */
+async function loadPoints(call, more = false) {
+  if (current.state === "draft") return;
+  const message = one("#history-error");
+  message.textContent = "";
+  const query = new URLSearchParams({ limit: POINTS_LEN });
   if (more) query.set("to", earlier);
   try {
-    const found = await api.get(`${path(shown.Name)}/points?${query}`);
-    if (mine !== turn) return;
+    const found = await api.get(`${path(current.Name)}/points?${query}`);
+    if (call !== latestCall) return;
     earlier = found.pagination.next;
-    const rows = found.points.reverse().map(point);
+    const rows = found.points.reverse().map(pointRow);
     if (more) one("#points").append(...rows);
     else one("#points").replaceChildren(...rows);
-    windows(found.windows);
-    pick();
+    showWindows(found.windows);
+    highlightPoint();
   } catch (error) {
     if (error.status === 404) throw error;
-    if (mine === turn) failed.textContent = error.message;
+    if (call === latestCall) message.textContent = error.message;
   }
   const isEmpty = one("#points").children.length === 0;
   one("#history table").hidden = isEmpty;
-  one("#points-empty").hidden = !isEmpty || failed.textContent !== "";
+  one("#points-empty").hidden = !isEmpty || message.textContent !== "";
   one("#earlier").hidden = earlier === null;
 }
 
-function windows(spans) {
-  const said = spans.map(({ from, to }) => element("p", {}, "Any instant from ", time(from), to === null ? " until now." : " to ", to === null ? null : time(to)));
-  one("#windows").replaceChildren(...(said.length > 0 ? said : [element("p", {}, "No instant can be restored.")]));
+function showWindows(windows) {
+  const lines = windows.map(({ from, to }) => element("p", {}, "Can be restored to any instant from ", time(from), to === null ? " until now." : " to ", to === null ? null : time(to)));
+  one("#windows").replaceChildren(...(lines.length > 0 ? lines : [element("p", {}, "Cannot be restored to any instant.")]));
 }
 
-function point({ at, pages, bytes: logged, size: whole }) {
-  const picked = element("button", { type: "button", title: at, "aria-label": `Pick ${local(at, true)}` }, time(at, { fraction: true }));
-  const made = element("tr", {},
-    element("td", {}, picked),
+function pointRow({ at, pages, bytes: logged, size: whole }) {
+  const button = element("button", { type: "button", title: at, "aria-label": `Select ${local(at, true)}` }, time(at, { fraction: true }));
+  const row = element("tr", {},
+    element("td", {}, button),
     element("td", { className: "number" }, pages.toLocaleString()),
     element("td", { className: "number" }, bytes(logged)),
     element("td", { className: "number" }, bytes(whole)),
   );
-  made.dataset.at = at;
-  made.addEventListener("click", () => {
+  row.dataset.at = at;
+  row.addEventListener("click", () => {
     one("#at").value = at;
     hint();
   });
-  return made;
+  return row;
 }
 
-/** Marks the point that stands in the field. */
-function pick() {
+/** Highlights the recovery point in the field. */
+function highlightPoint() {
   for (const row of one("#points").children) {
     if (row.dataset.at === one("#at").value) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
   }
 }
 
-/** Says in words which instant stands in the field. */
+/** Describes the instant in the field. */
 function hint() {
-  const said = one("#at-hint");
+  const text = one("#at-hint");
   try {
     const at = instant(one("#at").value);
-    said.textContent = at === null ? "" : `${local(at, true)} local, ${ago(at)}`;
+    text.textContent = at === null ? "" : `${local(at, true)} local, ${ago(at)}`;
   } catch {
-    said.textContent = "Such as 2026-01-31 12:00:05, or with a zone: 2026-01-31T12:00:05Z.";
+    text.textContent = "For example 2026-01-31 12:00:05, or with a zone, 2026-01-31T12:00:05Z.";
   }
-  pick();
+  highlightPoint();
 }
 
-/** Says what a restore came to, and offers to undo it. */
-function told(database, { kind, commit, undo }, wasUndone) {
-  if (shown?.Name !== database.Name) return notice(`${database.Name} is restored.`);
+/** Shows the result of a restore, with a button that undoes it. */
+function showRestored(database, { kind, commit, undo }, isUndo) {
+  if (current?.Name !== database.Name) return notice(`Database ${database.Name} was restored.`);
   const to = commit === null ? "before its first commit" : local(commit, true);
-  const what = wasUndone ? "Undone: it is what it was before the restore" : `Restored to ${to}${kind === "between" ? ", the last commit before the instant" : ""}`;
-  const made = element("div", { className: "notice" }, element("span", {}, `${what}.`));
+  const what = isUndo ? "Undone: the database is in its state before the restore" : `Restored to ${to}${kind === "between" ? ", the last commit before the instant" : ""}`;
+  const box = element("div", { className: "notice" }, element("span", {}, `${what}.`));
   if (undo !== null) {
-    made.firstChild.append(" The instant before that: ", time(undo, { fraction: true }));
-    made.append(element("button", { type: "button", onclick: (event) => undone(database, undo, event.target, !wasUndone) }, wasUndone ? "Redo" : "Undo"));
+    box.firstChild.append(" To undo, restore to ", time(undo, { fraction: true }));
+    box.append(element("button", { type: "button", onclick: (event) => undoRestore(database, undo, event.target, !isUndo) }, isUndo ? "Redo" : "Undo"));
   }
-  one("#restored").replaceChildren(made);
+  one("#restored").replaceChildren(box);
 }
 
-async function undone(database, undo, button, wasUndone) {
-  const done = (answer) => {
-    told(database, answer, wasUndone);
-    again();
+async function undoRestore(database, undo, button, isUndo) {
+  const done = (result) => {
+    showRestored(database, result, isUndo);
+    reload();
   };
-  if (database.encryption_cipher) return dialogs.restore({ database, at: undo, done });
+  if (database.encryption_cipher) return dialogs.restore({ database, at: undo, onDone: done });
   button.disabled = true;
   button.textContent = "Running…";
   try {
-    done(await dialogs.restored(database.Name, undo));
+    done(await dialogs.sendRestore(database.Name, undo));
   } catch (error) {
     button.disabled = false;
     button.textContent = "Try again";
@@ -197,39 +197,39 @@ async function undone(database, undo, button, wasUndone) {
   }
 }
 
-/** Shows a database that was created, or what became of it. */
-export function made(name) {
-  if (shown?.Name === name) again();
+/** Opens a database that was created. */
+export function show(name) {
+  if (current?.Name === name) reload();
   else location.hash = fleet.link(name);
 }
 
-export function begin() {
+export function init() {
   one("#close").onclick = () => {
-    const name = shown?.Name;
+    const name = current?.Name;
     location.hash = fleet.link(null);
     if (name) fleet.focusRow(name);
   };
-  one("#upload").onclick = () => dialogs.upload({ database: shown, done: again });
-  one("#fork").onclick = () => dialogs.create({ source: shown, done: made });
+  one("#upload").onclick = () => dialogs.upload({ database: current, onDone: reload });
+  one("#fork").onclick = () => dialogs.create({ source: current, onDone: show });
   one("#export").onclick = () => save(null);
-  one("#settings").onclick = () => dialogs.settings({ database: shown, done: again });
+  one("#settings").onclick = () => dialogs.settings({ database: current, onDone: reload });
   one("#destroy").onclick = () => {
-    const { Name: name } = shown;
+    const { Name: name } = current;
     dialogs.destroy({
       kind: "database",
       name,
-      what: "Its data and its history go at once, and nothing brings them back.",
+      consequence: "Its data and its history are deleted. This cannot be undone.",
       path: path(name),
-      done() {
+      onDone() {
         fleet.drop(name);
         location.hash = fleet.link(null);
-        notice(`Database ${name} is destroyed.`);
+        notice(`Database ${name} was destroyed.`);
       },
     });
   };
   one("#earlier").onclick = async ({ target }) => {
     target.disabled = true;
-    await points(turn, true).catch((error) => lost(shown.Name, error));
+    await loadPoints(latestCall, true).catch((error) => showError(current.Name, error));
     target.disabled = false;
   };
   one("#at").oninput = hint;
@@ -243,19 +243,19 @@ export function begin() {
       return;
     }
     one("#history-error").textContent = "";
-    const database = shown;
+    const database = current;
     switch (event.submitter?.value) {
       case "restore":
-        return dialogs.restore({ database, at, done: (answer) => { told(database, answer, false); again(); } });
+        return dialogs.restore({ database, at, onDone: (result) => { showRestored(database, result, false); reload(); } });
       case "export":
         return save(at);
       default:
-        return dialogs.create({ source: database, at, done: made });
+        return dialogs.create({ source: database, at, onDone: show });
     }
   };
 }
 
 function save(at) {
-  const { Name: name } = shown;
-  dialogs.save({ database: shown, at, done: (count) => notice(`${name}.db is saved, ${bytes(count)}.`) });
+  const { Name: name } = current;
+  dialogs.save({ database: current, at, onDone: (count) => notice(`Saved ${name}.db, ${bytes(count)}.`) });
 }

@@ -1,4 +1,4 @@
-// Dialogs: each is a form that runs one call, shows that it runs, and keeps what was written when it fails.
+// Dialogs: each is a form that runs one call, shows its progress, and keeps its input if the call fails.
 
 import * as api from "./api.js";
 import * as fleet from "./fleet.js";
@@ -9,7 +9,7 @@ const CIPHERS = [
   "chacha20poly1305",
 ];
 
-/** A part of a form that is not shown is not asked for either. */
+/** Shows or hides a part of a form. Hidden inputs are disabled, so that they are not validated. */
 function show(part, isShown) {
   part.hidden = !isShown;
   const inputs = part.matches("input") ? [part] : part.querySelectorAll("input, select, button");
@@ -17,23 +17,23 @@ function show(part, isShown) {
 }
 
 /**
- * Opens a dialog. `run` gets what the form holds and a way to tell how far it is, and the dialog closes when it is done.
- * A call that cannot be taken back keeps the dialog open until it is over.
+ * Opens a dialog. `run` receives the values of the form, and the dialog closes when it completes. `stops` tells whether the call
+ * can be cancelled; otherwise the dialog stays open until it completes.
  */
 function open(id, { fill = () => {}, run, stops = false }) {
   const dialog = one(id);
   const form = one("form", dialog);
-  const [error, running, progress, said] = [".error", ".running", "progress", ".running span"].map((part) => one(part, dialog));
+  const [error, running, progress, status] = [".error", ".running", "progress", ".running span"].map((part) => one(part, dialog));
   const parts = form.elements;
   form.reset();
   error.textContent = "";
   fill(parts, dialog);
   let stop = null;
 
-  const told = (text) => (count, total) => {
+  const onProgress = (text) => (count, total) => {
     progress.max = total || 1;
     progress.value = count;
-    said.textContent = count < total ? `${bytes(count)} of ${bytes(total)}` : text;
+    status.textContent = count < total ? `${bytes(count)} of ${bytes(total)}` : text;
     if (count >= total) progress.removeAttribute("value");
   };
   const cancel = (event) => {
@@ -47,42 +47,42 @@ function open(id, { fill = () => {}, run, stops = false }) {
     if (stop !== null) return;
     stop = new AbortController();
     error.textContent = "";
-    const held = [...form.querySelectorAll("input, select, button")].filter((part) => !part.disabled);
+    const inputs = [...form.querySelectorAll("input, select, button")].filter((part) => !part.disabled);
     const focused = document.activeElement;
-    for (const part of held) part.disabled = !(stops && part.name === "cancel");
+    for (const part of inputs) part.disabled = !(stops && part.name === "cancel");
     form.setAttribute("aria-busy", "true");
     progress.removeAttribute("value");
-    said.textContent = "";
-    const begun = Date.now();
-    // A call that is over at once needs no word.
-    const shown = setTimeout(() => { running.hidden = false; }, 150);
+    status.textContent = "";
+    const started = Date.now();
+    // A short call shows no progress.
+    const delay = setTimeout(() => { running.hidden = false; }, 150);
     const ticking = setInterval(() => {
-      if (!progress.hasAttribute("value")) said.textContent = `running for ${Math.round((Date.now() - begun) / 1000)} s`;
+      if (!progress.hasAttribute("value")) status.textContent = `running for ${Math.round((Date.now() - started) / 1000)} s`;
     }, 1_000);
-    const values = Object.fromEntries([...held].filter((part) => part.name && part.type !== "radio").map((part) => [part.name, valueOf(part)]));
-    for (const part of held) if (part.type === "radio" && part.checked) values[part.name] = part.value;
+    const values = Object.fromEntries([...inputs].filter((part) => part.name && part.type !== "radio").map((part) => [part.name, valueOf(part)]));
+    for (const part of inputs) if (part.type === "radio" && part.checked) values[part.name] = part.value;
     try {
-      await run(values, { signal: stop.signal, told });
+      await run(values, { signal: stop.signal, onProgress });
       stop = null;
       dialog.close();
     } catch (failure) {
-      const why = failure.name === "AbortError" ? "Cancelled." : failure.message;
-      error.textContent = why;
-      // A browser lets nobody be kept in a dialog who really wants to leave it.
-      if (!dialog.open) notice(why, { failed: true });
+      const reason = failure.name === "AbortError" ? "Cancelled." : failure.message;
+      error.textContent = reason;
+      // Browsers let users force a dialog to close.
+      if (!dialog.open) notice(reason, { failed: true });
     } finally {
-      clearTimeout(shown);
+      clearTimeout(delay);
       clearInterval(ticking);
       stop = null;
       running.hidden = true;
       form.removeAttribute("aria-busy");
-      for (const part of held) part.disabled = false;
+      for (const part of inputs) part.disabled = false;
       if (dialog.open && focused?.isConnected) focused.focus();
     }
   };
   parts.cancel.onclick = () => (stop === null ? dialog.close() : cancel());
   dialog.oncancel = cancel;
-  // Keys stay in the form no longer than the dialog does.
+  // Keys are removed from the form when the dialog closes.
   dialog.onclose = () => {
     form.reset();
     for (const part of form.querySelectorAll("input")) if (part.type === "text" && /key$/.test(part.name)) part.type = "password";
@@ -96,56 +96,56 @@ function valueOf(part) {
   return part.type === "password" || part.name.endsWith("key") ? part.value.trim() : part.value;
 }
 
-const inDatabase = (name) => `databases/${encodeURIComponent(name)}`;
+const databasePath = (name) => `databases/${encodeURIComponent(name)}`;
 
-function generated(cipher) {
+function generateKey(cipher) {
   const key = new Uint8Array(/^(aes128gcm|aegis128)/.test(cipher) ? 16 : 32);
   crypto.getRandomValues(key);
   return btoa(String.fromCharCode(...key));
 }
 
-/** Creates a database. `source` is the one to fork, `at` the instant; `done` hears the name. */
-export function create({ source = null, at = null, done }) {
-  let drafted = null;
+/** Creates a database. `source` is the database to fork, and `at` the instant. `onDone` receives the name. */
+export function create({ source = null, at = null, onDone }) {
+  let draft = null;
   open("#create-dialog", {
     stops: true,
     fill(parts, dialog) {
       one("h2", dialog).textContent = source === null ? "New database" : `Fork ${source.Name}`;
       const names = fleet.groupNames();
       parts.group.replaceChildren(...names.map((name) => element("option", {}, name)));
-      const wanted = source?.group ?? fleet.groupNow();
-      if (names.includes(wanted)) parts.group.value = wanted;
+      const selected = source?.group ?? fleet.currentGroup();
+      if (names.includes(selected)) parts.group.value = selected;
       parts.cipher.replaceChildren(element("option", { value: "" }, "None"), ...CIPHERS.map((name) => element("option", {}, name)));
-      // Where the source is known it is not asked for, nor what only other sources need.
-      const isKnown = source !== null;
+      // A given source hides the inputs that select one.
+      const hasSource = source !== null;
       const isSealed = Boolean(source?.encryption_cipher);
-      one(".choice", dialog).hidden = isKnown;
-      parts.source.closest("label").hidden = isKnown;
-      parts["source-key"].closest("label").hidden = isKnown && !isSealed;
+      one(".choice", dialog).hidden = hasSource;
+      parts.source.closest("label").hidden = hasSource;
+      parts["source-key"].closest("label").hidden = hasSource && !isSealed;
       parts["source-key"].required = isSealed;
-      if (isKnown) {
+      if (hasSource) {
         parts.seed.value = "fork";
         parts.source.value = source.Name;
         parts.at.value = at ?? "";
       }
-      const follow = () => {
+      const update = () => {
         for (const part of dialog.querySelectorAll("[data-seed]")) show(part, part.dataset.seed === parts.seed.value);
-        parts.cipher.options[0].textContent = parts.seed.value === "fork" ? "As the source" : "None";
+        parts.cipher.options[0].textContent = parts.seed.value === "fork" ? "Same as the source" : "None";
         show(one("[data-encrypted]", dialog), parts.cipher.value !== "");
         const type = parts.show.checked && parts.cipher.value !== "" ? "text" : "password";
         parts.key.type = type;
         parts["source-key"].type = type;
       };
-      dialog.oninput = follow;
+      dialog.oninput = update;
       parts.generate.onclick = () => {
-        parts.key.value = generated(parts.cipher.value);
+        parts.key.value = generateKey(parts.cipher.value);
         parts.show.checked = true;
-        follow();
+        update();
         parts.key.select();
       };
-      follow();
+      update();
     },
-    async run(values, { signal, told }) {
+    async run(values, { signal, onProgress }) {
       const { name, cipher, key } = values;
       const body = { name, group: values.group };
       if (values.limit.trim()) body.size_limit = values.limit.trim();
@@ -160,67 +160,67 @@ export function create({ source = null, at = null, done }) {
       }
       if (values.seed !== "file") {
         await api.post("databases", body);
-        return done(name);
+        return onDone(name);
       }
       body.seed = { type: "database_upload" };
-      if (drafted !== name) await api.post("databases", body);
-      drafted = name;
+      if (draft !== name) await api.post("databases", body);
+      draft = name;
       try {
-        await api.upload(name, values.file, { key, cipher, signal, told: told("checking the file") });
+        await api.upload(name, values.file, { key, cipher, signal, onProgress: onProgress("checking the file") });
       } catch (failure) {
-        done(name);
-        const why = failure.name === "AbortError" ? "Cancelled." : failure.message;
-        throw new Error(`${why.replace(/\.?$/, ".")} The draft ${name} is kept: try again, or destroy it.`);
+        onDone(name);
+        const reason = failure.name === "AbortError" ? "Cancelled." : failure.message;
+        throw new Error(`${reason.replace(/\.?$/, ".")} The draft ${name} is kept; try again or destroy it.`);
       }
-      done(name);
+      onDone(name);
     },
   });
 }
 
-export function createGroup(done) {
+export function createGroup(onDone) {
   open("#group-dialog", {
     async run({ name }) {
       await api.post("groups", { name });
-      done(name);
+      onDone(name);
     },
   });
 }
 
-/** Destroys what `path` leads to, once its name was written. */
-export function destroy({ kind, name, what, path, done }) {
+/** Destroys the resource at `path` after the user has entered its name. */
+export function destroy({ kind, name, consequence, path, onDone }) {
   open("#destroy-dialog", {
     fill(_, dialog) {
       one("h2", dialog).textContent = `Destroy ${kind} ${name}`;
-      one(".what", dialog).textContent = what;
+      one(".what", dialog).textContent = consequence;
       one(".name", dialog).textContent = name;
     },
     async run(values) {
-      if (values.name.trim() !== name) throw new Error(`That is not ${name}: nothing was destroyed.`);
+      if (values.name.trim() !== name) throw new Error(`The name does not match ${name}; nothing was destroyed.`);
       await api.destroy(path);
-      done();
+      onDone();
     },
   });
 }
 
-export function restore({ database, at, done }) {
+export function restore({ database, at, onDone }) {
   open("#restore-dialog", {
     fill(_, dialog) {
       one("h2", dialog).textContent = `Restore ${database.Name} in place`;
-      one(".what", dialog).replaceChildren("It becomes what it was at ", element("time", { dateTime: at, title: at }, local(at, true)), ". What was written since then is no longer in it.");
+      one(".what", dialog).replaceChildren("The database returns to its state at ", element("time", { dateTime: at, title: at }, local(at, true)), ". Later changes are removed from it.");
       show(one("[data-encrypted]", dialog), Boolean(database.encryption_cipher));
     },
-    run: async ({ key }) => done(await restored(database.Name, at, key)),
+    run: async ({ key }) => onDone(await sendRestore(database.Name, at, key)),
   });
 }
 
-/** Restores a database in place, and says what that came to. */
-export function restored(name, at, key) {
+/** Restores a database in place, and returns the result. */
+export function sendRestore(name, at, key) {
   const body = { timestamp: at };
   if (key) body.remote_encryption = { encryption_key: key };
-  return api.post(`${inDatabase(name)}/restore`, body);
+  return api.post(`${databasePath(name)}/restore`, body);
 }
 
-export function save({ database, at = null, done }) {
+export function save({ database, at = null, onDone }) {
   open("#export-dialog", {
     stops: true,
     fill(parts, dialog) {
@@ -234,19 +234,19 @@ export function save({ database, at = null, done }) {
       };
       dialog.oninput();
     },
-    async run({ at: written, form, key }, { signal, told }) {
+    async run({ at: input, form, key }, { signal, onProgress }) {
       const decrypt = form === "plain";
-      const blob = await api.download(database.Name, { at: instant(written), decrypt, key, signal, told: told("saving") });
+      const blob = await api.download(database.Name, { at: instant(input), decrypt, key, signal, onProgress: onProgress("saving") });
       const url = URL.createObjectURL(blob);
       const anchor = element("a", { href: url, download: `${database.Name}.db` });
       anchor.click();
       setTimeout(() => URL.revokeObjectURL(url), 60_000);
-      done(blob.size);
+      onDone(blob.size);
     },
   });
 }
 
-export function upload({ database, done }) {
+export function upload({ database, onDone }) {
   const cipher = database.encryption_cipher;
   open("#upload-dialog", {
     stops: true,
@@ -254,14 +254,14 @@ export function upload({ database, done }) {
       one("h2", dialog).textContent = `Upload to ${database.Name}`;
       show(one("[data-encrypted]", dialog), Boolean(cipher));
     },
-    async run({ file, key }, { signal, told }) {
-      await api.upload(database.Name, file, { key, cipher, signal, told: told("checking the file") });
-      done();
+    async run({ file, key }, { signal, onProgress }) {
+      await api.upload(database.Name, file, { key, cipher, signal, onProgress: onProgress("checking the file") });
+      onDone();
     },
   });
 }
 
-export function settings({ database, done }) {
+export function settings({ database, onDone }) {
   open("#settings-dialog", {
     fill(parts, dialog) {
       one("h2", dialog).textContent = `Settings of ${database.Name}`;
@@ -272,8 +272,8 @@ export function settings({ database, done }) {
     async run(values) {
       const limit = values.size_limit.trim() || "none";
       const window = values.history_window.trim() || "default";
-      await api.patch(`${inDatabase(database.Name)}/configuration`, { ...values, size_limit: limit, history_window: window });
-      done();
+      await api.patch(`${databasePath(database.Name)}/configuration`, { ...values, size_limit: limit, history_window: window });
+      onDone();
     },
   });
 }

@@ -1,34 +1,34 @@
-// The groups, and the databases of one of them or of all: a page at a time, sizes only for the rows on the screen.
+// The lists of groups and databases. Databases load a page at a time, and sizes only for visible rows.
 
 import * as api from "./api.js";
 import { bytes, element, one, plural, time } from "./text.js";
 
-const PAGE = 100;
-const SIZES_AT_ONCE = 4;
+const PAGE_LEN = 100;
+const SIZE_REQUESTS_MAX = 4;
 
 let groups = [];
 let group = "";
 let next = null;
-let turn = 0;
+let latestCall = 0;
 let current = null;
 const rows = new Map();
 
 export const groupNames = () => groups.map((known) => known.name);
-export const groupNow = () => group;
+export const currentGroup = () => group;
 
 export function link(name) {
   return `#${new URLSearchParams({ ...(group && { group }), ...(name && { database: name }) })}`;
 }
 
-/** The marks of a database: what is not as usual about it. */
+/** The marks of a database, one for each property that differs from the default. */
 export function marks(database) {
   const found = [];
   const mark = (text, kind = "") => found.push(element("span", { className: `mark ${kind}` }, text));
   if (database.state === "draft") mark("draft", "draft");
   if (database.encryption_cipher) mark(database.encryption_cipher);
   if (database.delete_protection) mark("protected");
-  if (database.block_reads) mark("reads refused", "blocked");
-  if (database.block_writes) mark("writes refused", "blocked");
+  if (database.block_reads) mark("reads blocked", "blocked");
+  if (database.block_writes) mark("writes blocked", "blocked");
   return found.length > 0 ? element("span", { className: "marks" }, ...found) : null;
 }
 
@@ -51,15 +51,15 @@ function showGroups() {
   one("#destroy-group").hidden = group === "";
 }
 
-/** Lists the databases of a group, or of all; `anew` if they are listed already. */
-export async function choose(name, anew = false) {
-  if (name === group && rows.size > 0 && !anew) return;
+/** Lists the databases of a group, or of all. `reload` lists them again if they are shown already. */
+export async function choose(name, reload = false) {
+  if (name === group && rows.size > 0 && !reload) return;
   group = name;
   showGroups();
   await load();
 }
 
-/** Below which every name begins otherwise: names are of a–z, 0–9 and hyphens, which all come before a tilde. */
+/** A cursor before the first name with this prefix. Names contain a–z, 0–9 and hyphens, which sort before a tilde. */
 function before(prefix) {
   const last = prefix.charCodeAt(prefix.length - 1);
   return `${prefix.slice(0, -1)}${String.fromCharCode(last - 1)}~`;
@@ -67,30 +67,30 @@ function before(prefix) {
 
 const prefix = () => one("#filter").value.trim().toLowerCase();
 
-/** Loads the first page, or the one after what is there. */
+/** Loads the first page, or the next one if `more`. */
 export async function load(more = false) {
-  const mine = ++turn;
-  const begins = prefix();
-  const query = new URLSearchParams({ limit: PAGE });
+  const call = ++latestCall;
+  const start = prefix();
+  const query = new URLSearchParams({ limit: PAGE_LEN });
   if (group) query.set("group", group);
   if (more) query.set("cursor", next);
-  else if (begins) query.set("cursor", before(begins));
+  else if (start) query.set("cursor", before(start));
   one("#list").setAttribute("aria-busy", "true");
   one("#list-error").textContent = "";
   try {
     const { databases, pagination } = await api.get(`databases?${query}`);
-    // Who asked later has another list in mind.
-    if (mine !== turn) return;
-    const fitting = databases.filter((database) => database.Name.startsWith(begins));
-    next = fitting.length === databases.length ? pagination.next : null;
+    // A later call has superseded this one.
+    if (call !== latestCall) return;
+    const matching = databases.filter((database) => database.Name.startsWith(start));
+    next = matching.length === databases.length ? pagination.next : null;
     if (!more) {
       rows.clear();
-      sizes.forget();
+      sizes.clear();
       one("#databases").replaceChildren();
     }
-    for (const database of fitting) append(database);
+    for (const database of matching) append(database);
   } catch (error) {
-    if (mine !== turn) return;
+    if (call !== latestCall) return;
     one("#list-error").textContent = error.message;
     if (!more) {
       rows.clear();
@@ -98,7 +98,7 @@ export async function load(more = false) {
       one("#databases").replaceChildren();
     }
   } finally {
-    if (mine === turn) {
+    if (call === latestCall) {
       one("#list").removeAttribute("aria-busy");
       showCount();
     }
@@ -111,59 +111,59 @@ function showCount() {
   one("#list-count").textContent = rows.size === 0 ? "" : `${next === null ? "" : "The first "}${plural(rows.size, "database")}`;
   const empty = one("#list-empty");
   empty.hidden = rows.size > 0 || isFailed;
-  const begins = prefix();
-  empty.textContent = begins ? `No database here has a name that begins with “${begins}”.` : "No databases here yet.";
+  const start = prefix();
+  empty.textContent = start ? `No database has a name that begins with “${start}”.` : "No databases yet.";
   one("#list table").hidden = rows.size === 0;
 }
 
 function row(database) {
   const size = element("td", { className: "number quiet" }, database.state === "draft" ? "–" : "…");
-  const made = element("tr", {},
+  const row = element("tr", {},
     element("td", {}, element("a", { href: link(database.Name) }, database.Name), marks(database)),
     element("td", { className: "quiet" }, database.group),
     size,
     element("td", { className: "wide quiet" }, database.parent?.name ?? ""),
     element("td", { className: "wide quiet" }, time(database.created_at)),
   );
-  made.addEventListener("click", (event) => {
+  row.addEventListener("click", (event) => {
     if (event.target.closest("a") === null) location.hash = link(database.Name);
   });
-  if (database.Name === current) made.setAttribute("aria-current", "true");
-  if (database.state !== "draft") sizes.want(size, database.Name);
-  return made;
+  if (database.Name === current) row.setAttribute("aria-current", "true");
+  if (database.state !== "draft") sizes.request(size, database.Name);
+  return row;
 }
 
 function append(database) {
-  const made = row(database);
-  rows.set(database.Name, made);
-  one("#databases").append(made);
+  const created = row(database);
+  rows.set(database.Name, created);
+  one("#databases").append(created);
 }
 
-/** Shows a database as it is now, if it belongs to what is shown. */
+/** Updates the row of a database, or inserts one if it belongs to the list. */
 export function put(database) {
   const { Name: name } = database;
-  const made = row(database);
+  const created = row(database);
   if (rows.has(name)) {
-    rows.get(name).replaceWith(made);
-    rows.set(name, made);
+    rows.get(name).replaceWith(created);
+    rows.set(name, created);
     return;
   }
   if ((group && database.group !== group) || !name.startsWith(prefix())) return;
   const after = [...rows.keys()].filter((known) => known > name).sort()[0];
   if (after === undefined && next !== null) return;
-  rows.set(name, made);
-  one("#databases").insertBefore(made, after === undefined ? null : rows.get(after));
+  rows.set(name, created);
+  one("#databases").insertBefore(created, after === undefined ? null : rows.get(after));
   showCount();
 }
 
-/** Takes a database that is gone out of the list. */
+/** Removes a destroyed database from the list. */
 export function drop(name) {
   rows.get(name)?.remove();
   rows.delete(name);
   showCount();
 }
 
-/** Marks the row of the database that is open. */
+/** Highlights the row of the open database. */
 export function mark(name) {
   rows.get(current)?.removeAttribute("aria-current");
   current = name;
@@ -172,24 +172,24 @@ export function mark(name) {
 
 export const focusRow = (name) => one("a", rows.get(name) ?? document.body)?.focus();
 
-/** Sizes are asked for one database at a time: only for what is seen, and few at once. */
+/** Loads sizes, one request for each database: for visible rows only, and a few at a time. */
 const sizes = (() => {
   const names = new WeakMap();
   let waiting = [];
-  let asking = 0;
-  const seen = new IntersectionObserver((entries) => {
+  let running = 0;
+  const observer = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (isIntersecting) waiting.push(target);
       else waiting = waiting.filter((cell) => cell !== target);
     }
-    ask();
+    loadNext();
   });
-  async function ask() {
-    while (asking < SIZES_AT_ONCE && waiting.length > 0) {
+  async function loadNext() {
+    while (running < SIZE_REQUESTS_MAX && waiting.length > 0) {
       const cell = waiting.shift();
-      seen.unobserve(cell);
+      observer.unobserve(cell);
       if (!cell.isConnected) continue;
-      asking += 1;
+      running += 1;
       api.get(`databases/${encodeURIComponent(names.get(cell))}/usage`)
         .then(({ database }) => {
           cell.textContent = bytes(database.usage.storage_bytes);
@@ -200,18 +200,18 @@ const sizes = (() => {
           cell.title = error.message;
         })
         .finally(() => {
-          asking -= 1;
-          ask();
+          running -= 1;
+          loadNext();
         });
     }
   }
   return {
-    want(cell, name) {
+    request(cell, name) {
       names.set(cell, name);
-      seen.observe(cell);
+      observer.observe(cell);
     },
-    forget() {
-      seen.disconnect();
+    clear() {
+      observer.disconnect();
       waiting = [];
     },
   };

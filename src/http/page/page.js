@@ -1,4 +1,4 @@
-// The page: signing in, and what leads to the groups, the databases and the dialogs.
+// The page: signing in, navigation, and the actions of its buttons.
 
 import * as api from "./api.js";
 import * as database from "./database.js";
@@ -6,26 +6,26 @@ import * as dialogs from "./dialogs.js";
 import * as fleet from "./fleet.js";
 import { notice, one } from "./text.js";
 
-let isIn = false;
+let isSignedIn = false;
 
-/** Shows the fleet if the token is good, or none is needed. */
+/** Shows the fleet. Fails if a token is required and this one is not valid. */
 async function enter() {
-  const organization = await api.whoAmI();
+  const organization = await api.loadOrganization();
   one("#organization").textContent = organization;
   one("#sign-out").hidden = !api.hasToken();
   one("#sign-in").hidden = true;
   one("#fleet").hidden = false;
-  isIn = true;
+  isSignedIn = true;
   await refresh();
 }
 
-function leave(why) {
-  isIn = false;
+function leave(reason) {
+  isSignedIn = false;
   api.signOut();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   one("#fleet").hidden = true;
   one("#sign-in").hidden = false;
-  one("#sign-in .error").textContent = why;
+  one("#sign-in .error").textContent = reason;
   one("#sign-in input").focus();
 }
 
@@ -33,26 +33,26 @@ async function refresh() {
   try {
     await fleet.loadGroups();
   } catch (error) {
-    return notice(error.message, { failed: true, again: ["Try again", refresh] });
+    return notice(error.message, { failed: true, action: ["Try again", refresh] });
   }
-  const { group, name } = place();
+  const { group, name } = selection();
   await fleet.choose(group, true);
-  await database.open(name, { moves: false });
+  await database.open(name, { focus: false });
 }
 
 function groupsChanged() {
   fleet.loadGroups().catch((error) => notice(error.message, { failed: true }));
 }
 
-/** What the address names: a group, a database, or neither. */
-function place() {
-  const named = new URLSearchParams(location.hash.slice(1));
-  return { group: named.get("group") ?? "", name: named.get("database") };
+/** Returns the group and the database that the fragment of the URL names. */
+function selection() {
+  const params = new URLSearchParams(location.hash.slice(1));
+  return { group: params.get("group") ?? "", name: params.get("database") };
 }
 
-async function go() {
-  if (!isIn) return;
-  const { group, name } = place();
+async function navigate() {
+  if (!isSignedIn) return;
+  const { group, name } = selection();
   await Promise.all([fleet.choose(group), database.open(name)]);
 }
 
@@ -76,7 +76,7 @@ one("#sign-in form").onsubmit = async (event) => {
 one("#refresh").onclick = refresh;
 one("#sign-out").onclick = () => leave("");
 one("#more").onclick = () => fleet.load(true);
-one("#new-database").onclick = () => dialogs.create({ done: database.made });
+one("#new-database").onclick = () => dialogs.create({ onDone: database.show });
 one("#new-group").onclick = () => dialogs.createGroup((name) => {
   groupsChanged();
   location.hash = `#${new URLSearchParams({ group: name })}`;
@@ -86,10 +86,10 @@ one("#destroy-group").onclick = () => {
   dialogs.destroy({
     kind: "group",
     name,
-    what: "Every database in it goes with it, with its history, and nothing brings them back.",
+    consequence: "Every database in the group is destroyed with its history. This cannot be undone.",
     path: `groups/${encodeURIComponent(name)}`,
-    done() {
-      notice(`Group ${name} is destroyed.`);
+    onDone() {
+      notice(`Group ${name} was destroyed.`);
       location.hash = "#";
       groupsChanged();
     },
@@ -102,9 +102,9 @@ one("#filter").oninput = () => {
   typing = setTimeout(() => fleet.load(), 150);
 };
 
-database.begin();
-addEventListener("hashchange", go);
-document.addEventListener("token-refused", ({ detail }) => isIn && leave(detail));
+database.init();
+addEventListener("hashchange", navigate);
+document.addEventListener("token-rejected", ({ detail }) => isSignedIn && leave(detail));
 
-// Whether a token is needed is known once the server was asked without one, or with the one that was kept.
+// The first request finds out whether a token is required, or the stored one is still valid.
 enter().catch((error) => leave(error.status === 401 && !api.hasToken() ? "" : error.message));

@@ -1,16 +1,16 @@
-// What a person reads: elements made of text, sizes, and instants in the person's own time.
+// Formatting: elements made of text, sizes, and instants in local time.
 
 export const one = (selector, within = document) => within.querySelector(selector);
 
-/** An element. Children that are text stay text, whoever wrote it. */
+/** Creates an element. String children become text nodes, never HTML. */
 export function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
+  const created = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-")) made.setAttribute(name, value);
-    else made[name] = value;
+    if (name.includes("-")) created.setAttribute(name, value);
+    else created[name] = value;
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+  created.append(...children.filter((child) => child !== null && child !== undefined));
+  return created;
 }
 
 export function bytes(count) {
@@ -28,12 +28,12 @@ export function plural(count, noun) {
   return `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-/** An instant in local time. The exact one is its title. */
+/** Formats an instant in local time. The exact instant is the title of the element. */
 export function time(exact, { fraction = false } = {}) {
   return element("time", { dateTime: exact, title: exact, className: fraction ? "exact" : "" }, local(exact, fraction));
 }
 
-// Making one of these takes longer than a thousand uses of it.
+// Cached: creating a format takes longer than a thousand uses.
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const dayOfYear = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
@@ -55,27 +55,27 @@ export function ago(exact) {
   return format.format(Math.round(seconds), "second");
 }
 
-/** What a person wrote as an instant, in RFC 3339: with a zone as it is, without one in local time. */
-export function instant(written) {
-  const text = written.trim();
+/** Parses an instant that the user entered, in local time unless it has a zone, and returns it in RFC 3339. */
+export function instant(input) {
+  const text = input.trim();
   if (text === "") return null;
   const parts = /^(\d{4})-(\d\d)-(\d\d)(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?)?\s*(Z|[+-]\d\d:\d\d)?$/i.exec(text);
-  if (parts === null) throw new Error("Write an instant such as 2026-01-31 12:00:05, or with a zone: 2026-01-31T12:00:05Z.");
+  if (parts === null) throw new Error("Invalid instant. Use a format such as 2026-01-31 12:00:05, or with a zone, 2026-01-31T12:00:05Z.");
   const [, year, month, day, hour = "00", minute = "00", second = "00", fraction = "", zone] = parts;
   if (zone) return `${year}-${month}-${day}T${hour}:${minute}:${second}${fraction}${zone}`;
   const at = new Date(year, month - 1, day, hour, minute, second);
   return `${at.toISOString().slice(0, 19)}${fraction}Z`;
 }
 
-/** Says something that is to be heard wherever the person is. */
-export function notice(text, { failed = false, again } = {}) {
-  const made = element("div", { className: failed ? "notice failed" : "notice" }, element("span", {}, text));
-  const gone = () => made.remove();
-  if (again) {
-    const [label, act] = again;
-    made.append(element("button", { type: "button", onclick: () => { gone(); act(); } }, label));
+/** Shows a notification. `action` is a label and a callback for a button. */
+export function notice(text, { failed = false, action } = {}) {
+  const box = element("div", { className: failed ? "notice failed" : "notice" }, element("span", {}, text));
+  const dismiss = () => box.remove();
+  if (action) {
+    const [label, run] = action;
+    box.append(element("button", { type: "button", onclick: () => { dismiss(); run(); } }, label));
   }
-  made.append(element("button", { type: "button", onclick: gone, "aria-label": "Dismiss" }, "×"));
-  one("#notices").append(made);
-  if (!failed && !again) setTimeout(gone, 8_000);
+  box.append(element("button", { type: "button", onclick: dismiss, "aria-label": "Dismiss" }, "×"));
+  one("#notices").append(box);
+  if (!failed && !action) setTimeout(dismiss, 8_000);
 }

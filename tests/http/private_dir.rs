@@ -1,4 +1,4 @@
-//! The directory of the API's own files, and a root that is replaced under a running server.
+//! The directory of the API's own files, and a root that is replaced while the server runs.
 
 use std::{
     fs::{self, Permissions},
@@ -39,13 +39,13 @@ fn private_directory_is_refused_if_it_is_a_link_or_others_write_to_it() {
     for mode in [0o777, 0o770, 0o702] {
         fs::create_dir(&private).unwrap();
         fs::set_permissions(&private, Permissions::from_mode(mode)).unwrap();
-        refused("can be written to by other users");
+        refused("is writable by other users");
         fs::remove_dir(&private).unwrap();
     }
     router(&root).unwrap();
     assert_eq!(fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o700);
 
-    // What a dead server left of its exports is removed, and nothing that a link leads to.
+    // Leftover exports are removed, without following a symbolic link.
     let exports = private.join("exports");
     let _none_yet = fs::remove_dir(&exports);
     symlink(&victim, &exports).unwrap();
@@ -66,7 +66,7 @@ fn replaced_root_fails_every_request_and_keeps_its_files() {
     server.create("a");
     let (root, backup) = (server.root(), server.dir.path().join("backup"));
     assert!(Command::new("cp").arg("-a").args([&root, &backup]).status().unwrap().success());
-    // The server maintains its databases meanwhile: a rename removes the whole root at once.
+    // A rename removes the root atomically, while the server maintains its databases.
     fs::rename(&root, server.dir.path().join("removed")).unwrap();
     let gone = [
         ("GET", "/databases/a/export", Value::Null),
@@ -77,10 +77,10 @@ fn replaced_root_fails_every_request_and_keeps_its_files() {
     ];
     let check = || {
         for (method, path, body) in &gone {
-            let answer = server.ask(method, path, body);
-            assert_eq!(answer.status, 503, "{method} {path}: {answer:?}");
-            assert_eq!(answer.json()["code"], "replaced", "{answer:?}");
-            assert!(!answer.text.contains(root.to_str().unwrap()), "{answer:?}");
+            let response = server.request(method, path, body);
+            assert_eq!(response.status, 503, "{method} {path}: {response:?}");
+            assert_eq!(response.json()["code"], "replaced", "{response:?}");
+            assert!(!response.text.contains(root.to_str().unwrap()), "{response:?}");
         }
         let ready = server.send("GET", "/ready", &[], b"");
         assert_eq!(ready.status, 503, "{ready:?}");

@@ -1,4 +1,4 @@
-//! Checks of uploaded files that would run for long: whoever asked for one, or ends the server, ends it.
+//! Long integrity checks of uploaded files are cancelled by a disconnect and by a shutdown.
 
 use std::{fs, io::Write, thread, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::{
     uploads::{draft, staged},
 };
 
-/// A file whose check takes a minute, and is within the processor time for its size: the condition of its index takes each row
-/// some milliseconds.
+/// A file whose integrity check takes a minute, which is within the limit for its size: evaluating the condition of its index takes
+/// some milliseconds a row.
 fn slow_file(server: &Server) -> Vec<u8> {
     let path = server.dir.path().join("slow.db");
     let connection = Connection::open(&path).unwrap();
@@ -31,8 +31,8 @@ fn slow_file(server: &Server) -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
-/// Begins an upload of which everything is sent, and returns its connection when the file is being checked.
-fn checked(server: &Server, name: &str, bytes: &[u8]) -> std::net::TcpStream {
+/// Sends a whole upload, and returns its connection once the file is being checked.
+fn upload_until_check(server: &Server, name: &str, bytes: &[u8]) -> std::net::TcpStream {
     let token = draft(server, name, &Value::Null);
     let mut stream = server.connect();
     let length = bytes.len();
@@ -54,13 +54,13 @@ fn checked(server: &Server, name: &str, bytes: &[u8]) -> std::net::TcpStream {
 }
 
 #[test]
-fn a_client_that_disconnects_ends_the_check_of_its_upload() {
+fn disconnect_cancels_the_check_of_an_upload() {
     let server = Server::new();
     let bytes = slow_file(&server);
-    let stream = checked(&server, "a", &bytes);
+    let stream = upload_until_check(&server, "a", &bytes);
     assert_eq!(staged(&server), 1);
     drop(stream);
-    // If the check went on to its end, the draft would become a database.
+    // A check that ran to its end would complete the draft.
     while staged(&server) > 0 {
         thread::sleep(Duration::from_millis(10));
     }
@@ -68,11 +68,11 @@ fn a_client_that_disconnects_ends_the_check_of_its_upload() {
 }
 
 #[test]
-fn a_server_that_is_ended_ends_the_checks_of_uploads() {
+fn shutdown_cancels_the_check_of_an_upload() {
     let mut server = Server::new();
     let bytes = slow_file(&server);
-    let _stream = checked(&server, "a", &bytes);
-    assert!(server.end().success());
+    let _stream = upload_until_check(&server, "a", &bytes);
+    assert!(server.stop().success());
     assert_eq!(staged(&server), 0);
     assert_eq!(server.plane().get_database("a").unwrap().state, DatabaseState::Draft);
 }

@@ -1,4 +1,4 @@
-//! Figures of the fleet for Prometheus, from the last pass of its maintainer: no scrape reads a disk.
+//! Metrics of the fleet for Prometheus, from the last pass of its maintainer. A scrape reads no disk.
 
 use std::{fmt, sync::atomic::AtomicU64};
 
@@ -10,8 +10,7 @@ use prometheus_client::{
 
 use crate::{FleetFigures, Maintainer, Timestamp};
 
-/// Writes the figures of a fleet that has a maintainer. None but the time since databases were maintained is known before the
-/// first pass is over.
+/// Appends the metrics of a fleet. Before the first pass is complete, only the time since the last maintenance is known.
 pub(super) fn write(text: &mut String, maintainer: &Maintainer) -> Result<(), fmt::Error> {
     let now = Timestamp::now();
     let figures = maintainer.figures();
@@ -21,16 +20,17 @@ pub(super) fn write(text: &mut String, maintainer: &Maintainer) -> Result<(), fm
         gauge.set(seconds_between(since, now));
         registry.register_with_unit(name, help, Unit::Seconds, gauge);
     };
-    let help = "Time since the last pass began that maintained every database";
+    let help = "Time since the start of the last complete maintenance pass";
     seconds("unmaintained", help, figures.map_or(maintainer.started_at(), |figures| figures.since));
     if let Some(oldest) = figures.and_then(|figures| figures.oldest) {
-        seconds("history_age", "Time since the earliest instant that a database can be restored to", oldest);
+        let help = "Time since the earliest instant that a database can be restored to";
+        seconds("history_age", help, oldest);
     }
     if let Some(FleetFigures { databases, drafts, bytes, archive_bytes, failed, .. }) = figures {
         for (name, help, unit, value) in [
-            ("databases", "Databases that can be used", None, databases),
-            ("drafts", "Databases that wait for an upload", None, drafts),
-            ("database", "Size of all databases and their logs", Some(Unit::Bytes), bytes),
+            ("databases", "Number of databases that are ready", None, databases),
+            ("drafts", "Number of drafts", None, drafts),
+            ("database", "Size of all databases with their logs", Some(Unit::Bytes), bytes),
             ("archive", "Size of all histories", Some(Unit::Bytes), archive_bytes),
             ("maintenance_failed", "Databases whose maintenance failed in the last pass", None, failed),
         ] {
@@ -45,7 +45,7 @@ pub(super) fn write(text: &mut String, maintainer: &Maintainer) -> Result<(), fm
     encode_registry(text, &registry)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a figure may be off by a microsecond")]
+#[expect(clippy::cast_precision_loss, reason = "a metric may be off by a microsecond")]
 fn seconds_between(since: Timestamp, now: Timestamp) -> f64 {
     now.as_micros().saturating_sub(since.as_micros()) as f64 / 1e6
 }

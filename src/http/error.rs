@@ -1,4 +1,4 @@
-//! What a client is told instead of what it asked for: a status, and the API's error body. No path of the server is in it.
+//! Error responses: a status and the API's JSON error body, which never contains a path of the server.
 
 use axum::{
     Json,
@@ -9,26 +9,25 @@ use axum::{
 use super::body::ErrorBody;
 use crate::{Error, ErrorKind};
 
-/// A status and a sentence.
+/// The error of a request: the status and body of its response.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
-    /// The message with the path of a file, for the log of the server. `None` if it is that of the client.
+    /// The message with the path of the file, for the server's log. `None` if the client's message is complete.
     logged: Option<String>,
-    /// After how many seconds it is worth to try again.
+    /// The value of `Retry-After`, in seconds.
     retry_after: Option<u32>,
 }
 
-/// What was refused, for those who watch the server.
+/// The message of an error response, which the middleware logs.
 #[derive(Clone, Debug)]
-pub(super) struct Sentence(pub(super) String);
+pub(super) struct LoggedMessage(pub(super) String);
 
-/// How an answer begins.
-pub(super) type Answer<T> = Result<T, Refusal>;
+pub(super) type ApiResult<T> = Result<T, ApiError>;
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), logged: None, retry_after: None }
     }
@@ -45,29 +44,34 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
-    /// The server has as much to do as it takes on.
-    pub(super) fn overloaded(message: impl Into<String>, retry_after: u32) -> Self {
-        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Busy.as_str(), message);
-        Self { retry_after: Some(retry_after), ..refusal }
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::NotFound.as_str(), message)
     }
 
-    /// An error of the library under a status of the caller's own.
+    /// The server is temporarily unable to handle the request.
+    pub(super) fn unavailable(message: impl Into<String>, retry_after: u32) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Busy.as_str(), message);
+        Self { retry_after: Some(retry_after), ..error }
+    }
+
+    /// Converts an error of the library, with a status of the caller's choice.
     pub(super) fn with_status(status: StatusCode, error: &Error) -> Self {
         let logged = error.path().map(|_| error.to_string());
         Self { logged, ..Self::new(status, error.kind().as_str(), error.without_path()) }
     }
 
-    /// The same for those who ask again when nothing can change any more: clients repeat what a 5xx answers.
-    pub(super) fn again(self) -> Self {
+    /// Makes the error of an upload that has ended final: 409 in place of a 5xx, which clients would retry.
+    pub(super) fn into_final(self) -> Self {
         if !self.status.is_server_error() {
             return self;
         }
-        let message = format!("{}; this upload is over: start again", self.message);
+        let message = format!("{}; this upload has ended, start again", self.message);
         Self { status: StatusCode::CONFLICT, message, retry_after: None, ..self }
     }
 
-    /// For what a body names, and not the path: there a thing that is missing makes the request a bad one.
-    pub(super) fn of_body(error: Error) -> Self {
+    /// Converts the error of a call whose operands come from the request body: an operand that does not exist makes the
+    /// request invalid (400), because 404 is about the path.
+    pub(super) fn from_body(error: Error) -> Self {
         match Self::from(error) {
             missing if missing.status == StatusCode::NOT_FOUND => {
                 Self { status: StatusCode::BAD_REQUEST, ..missing }
@@ -77,11 +81,10 @@ impl Refusal {
     }
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         let kind = error.kind();
-        // 403 makes clients say that one is no member of the organization, and 422 that a name is taken: neither is used
-        // for anything else.
+        // Clients report 403 as "not a member of this organization" and 422 as a name conflict. No other error uses them.
         let status = match kind {
             ErrorKind::NotFound | ErrorKind::Destroyed => StatusCode::NOT_FOUND,
             ErrorKind::AlreadyExists | ErrorKind::Protected | ErrorKind::Blocked | ErrorKind::ReadOnly => {
@@ -102,12 +105,12 @@ impl From<Error> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let sentence = Sentence(self.logged.unwrap_or_else(|| self.message.clone()));
+        let logged = LoggedMessage(self.logged.unwrap_or_else(|| self.message.clone()));
         let body = Json(ErrorBody { error: self.message, code: self.code });
         let mut response = (self.status, body).into_response();
-        response.extensions_mut().insert(sentence);
+        response.extensions_mut().insert(logged);
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
@@ -124,13 +127,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_failed_for_good_is_not_answered_twice_as_if_it_could_be_repeated() {
-        let full = Refusal::from(Error::new(ErrorKind::DiskFull, "the disk is full"));
+    fn final_error_is_not_retryable() {
+        let full = ApiError::from(Error::new(ErrorKind::DiskFull, "the disk is full"));
         assert_eq!(full.status, StatusCode::INSUFFICIENT_STORAGE);
-        let again = full.again();
-        assert_eq!((again.status, again.code), (StatusCode::CONFLICT, "disk_full"));
-        assert!(again.message.starts_with("the disk is full; "));
-        let wrong = Refusal::bad_request("no database").again();
-        assert_eq!((wrong.status, wrong.message.as_str()), (StatusCode::BAD_REQUEST, "no database"));
+        let settled = full.into_final();
+        assert_eq!((settled.status, settled.code), (StatusCode::CONFLICT, "disk_full"));
+        assert!(settled.message.starts_with("the disk is full; "));
+        let invalid = ApiError::bad_request("no database").into_final();
+        assert_eq!((invalid.status, invalid.message.as_str()), (StatusCode::BAD_REQUEST, "no database"));
     }
 }

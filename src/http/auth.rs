@@ -1,10 +1,10 @@
-//! Who may do what: bearer tokens, what they are good for, and how all of a kind are revoked.
+//! Bearer tokens: signed, scoped to the organization, a group or a database, and revoked by rotation.
 //!
-//! | file, in `<root>/.http/`, for the owner's eyes only | what |
+//! | file in `<root>/.http/`, readable by its owner only | contents |
 //! |---|---|
-//! | `access.db` | the secret that signs tokens, and how often the tokens of each subject were rotated |
-//! | `token` | a token of the organization, which the server makes when it first starts |
-//! | `read-only-token` | one that is good for looking only |
+//! | `access.db` | the secret that signs tokens, and the number of rotations of each subject |
+//! | `token` | a token of the organization, created when the server first starts |
+//! | `read-only-token` | a read-only token of the organization |
 
 use std::{
     fs::{OpenOptions, Permissions},
@@ -20,20 +20,20 @@ use zeroize::Zeroizing;
 
 use super::{
     body::Claims,
-    dir::PrivateDir,
-    refusal::{Answer, Refusal},
+    error::{ApiError, ApiResult},
+    private_dir::PrivateDir,
 };
 use crate::{
     Database, Error, ErrorKind, Group, Result, Timestamp,
     sync::{Mutex, Rank},
 };
 
-/// The size of the secret: that of the hash that signs.
+/// Length of the secret in bytes: the output length of the HMAC's hash.
 const SECRET_LEN: usize = 32;
 
 const ISSUER: &str = "litefleet";
 
-/// What a token is good for.
+/// The level of access that a token grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Access {
     ReadOnly,
@@ -53,12 +53,11 @@ impl Access {
     }
 }
 
-/// Whose token it is.
+/// The scope of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
-    /// All of the fleet.
     Organization,
-    /// The databases of the group with this id.
+    /// Every database of the group with this id.
     Group(String),
     /// The database with this id.
     Database(String),
@@ -83,7 +82,7 @@ impl Subject {
     }
 }
 
-/// Who asks for something, as the token that came with it says.
+/// The authenticated sender of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     subject: Subject,
@@ -91,54 +90,54 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// The host program's own user, where no tokens are asked for.
-    pub(super) const fn anyone() -> Self {
+    /// A caller with full access, for a server that requires no tokens.
+    pub(super) const fn unrestricted() -> Self {
         Self { subject: Subject::Organization, access: Access::Full }
     }
 
-    /// Refuses a caller who may not do this to the fleet.
-    pub(super) fn may(&self, access: Access) -> Answer<()> {
+    /// Fails unless the caller has `access` to the whole organization.
+    pub(super) fn require(&self, access: Access) -> ApiResult<()> {
         if self.subject != Subject::Organization {
-            return Err(Refusal::unauthorized(
-                "could not parse jwt id: this is a token of a database or a group, and the Platform API wants one of the organization",
+            return Err(ApiError::unauthorized(
+                "could not parse jwt id: the Platform API requires a token of the organization, and this is a token of a database or a group",
             ));
         }
-        self.reaches(access)
+        self.require_level(access)
     }
 
-    /// Refuses a caller who may not do this to a database.
-    pub(super) fn may_with(&self, database: &Database, group: &Group, access: Access) -> Answer<()> {
-        let is_of = match &self.subject {
+    /// Fails unless the caller has `access` to a database.
+    pub(super) fn require_for(&self, database: &Database, group: &Group, access: Access) -> ApiResult<()> {
+        let is_in_scope = match &self.subject {
             Subject::Organization => true,
             Subject::Group(id) => *id == group.id,
             Subject::Database(id) => *id == database.id,
         };
-        if !is_of {
-            let message = format!("this token is not one of database {}", database.name);
-            return Err(Refusal::unauthorized(message));
+        if !is_in_scope {
+            let message = format!("the token is not valid for database {}", database.name);
+            return Err(ApiError::unauthorized(message));
         }
-        self.reaches(access)
+        self.require_level(access)
     }
 
-    fn reaches(&self, access: Access) -> Answer<()> {
+    fn require_level(&self, access: Access) -> ApiResult<()> {
         if self.access < access {
-            return Err(Refusal::forbidden("this token is read-only"));
+            return Err(ApiError::forbidden("the token is read-only"));
         }
         Ok(())
     }
 }
 
-/// The tokens of a fleet.
-pub(super) struct Tokens {
-    signing: EncodingKey,
-    checking: DecodingKey,
+/// Mints, verifies and revokes the tokens of a fleet.
+pub(super) struct TokenStore {
+    encoding_key: EncodingKey,
+    decoding_key: DecodingKey,
     rotations: Mutex<Connection>,
     dir: PrivateDir,
 }
 
-impl std::fmt::Debug for Tokens {
+impl std::fmt::Debug for TokenStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").field("dir", &self.dir.path).finish_non_exhaustive()
+        f.debug_struct("TokenStore").field("dir", &self.dir.path).finish_non_exhaustive()
     }
 }
 
@@ -150,43 +149,43 @@ fn io_failed(path: &Path, error: io::Error) -> Error {
     Error::naming(ErrorKind::Io, path, |file| format!("{file}: {error}")).caused_by(error)
 }
 
-/// Writes a file that nobody but its owner can read, whole or not at all. The caller has locked the directory: others would
-/// write to the same name beside it.
+/// Replaces a file atomically with one that only its owner can read. The caller holds the lock of the directory, because the
+/// temporary file has a fixed name.
 fn write_private(dir: &PrivateDir, path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    // A file that was left there may be open to others.
+    // A file that a crash left behind may have other permissions.
     file.set_permissions(Permissions::from_mode(0o600))?;
-    dir.give(&file)?;
+    dir.adopt(&file)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&new, path)?;
     std::fs::File::open(path.parent().unwrap_or(path))?.sync_all()
 }
 
-impl Tokens {
-    /// Those of the fleet in `root`. Its secret is made if there is none.
+impl TokenStore {
+    /// Opens the tokens of the fleet in `root`, and creates the secret if there is none.
     pub(super) fn open(root: &Path) -> Result<Self> {
-        let dir = PrivateDir::of(root)?;
-        let (connection, secret) = dir.locked(|| Self::connect(&dir))?;
+        let dir = PrivateDir::open(root)?;
+        let (connection, secret) = dir.with_lock(|| Self::connect(&dir))?;
         Ok(Self {
-            signing: EncodingKey::from_secret(&secret),
-            checking: DecodingKey::from_secret(&secret),
+            encoding_key: EncodingKey::from_secret(&secret),
+            decoding_key: DecodingKey::from_secret(&secret),
             rotations: Mutex::new(Rank::Rotations, connection),
             dir,
         })
     }
 
-    /// Opens the database of secret and rotations, which is made if it is not there.
+    /// Opens `access.db`, and creates it if it does not exist.
     fn connect(dir: &PrivateDir) -> Result<(Connection, Zeroizing<Vec<u8>>)> {
         let path = dir.path.join("access.db");
-        // Only one that is new: closing a file that SQLite has open elsewhere in this process would drop its locks.
+        // An existing file is not opened here: closing any descriptor of it would drop this process's POSIX locks on it.
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(io_failed(&path, error));
             }
             Err(_) => {}
-            Ok(file) => dir.give(&file).map_err(|error| io_failed(&path, error))?,
+            Ok(file) => dir.adopt(&file).map_err(|error| io_failed(&path, error))?,
         }
         let connection = Connection::open(&path).map_err(failed)?;
         connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
@@ -199,8 +198,8 @@ impl Tokens {
             .map_err(failed)?;
         let mut new = Zeroizing::new([0; SECRET_LEN]);
         getrandom::fill(new.as_mut())
-            .map_err(|error| Error::new(ErrorKind::Io, format!("no random bytes for a secret: {error}")))?;
-        // Whichever process is first makes it.
+            .map_err(|error| Error::new(ErrorKind::Io, format!("generating a secret: {error}")))?;
+        // If several processes race, the first insert wins.
         connection
             .execute("INSERT INTO secret VALUES (1, ?1) ON CONFLICT DO NOTHING", [new.as_slice()])
             .map_err(failed)?;
@@ -208,23 +207,26 @@ impl Tokens {
             .query_row("SELECT secret FROM secret", [], |row| row.get(0).map(Zeroizing::new))
             .map_err(failed)?;
         if secret.len() != SECRET_LEN {
-            return Err(Error::new(ErrorKind::Corrupt, ".http/access.db has no secret of 32 bytes"));
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                "invalid secret in .http/access.db: it must have 32 bytes; delete the file to create a new one",
+            ));
         }
         Ok((connection, secret))
     }
 
-    /// The file with a token of the organization, which is made if there is none that is good.
+    /// Returns the path of the file with a token of the organization, after writing a new token if it has no valid one.
     pub(super) fn organization_token_file(&self, access: Access) -> Result<PathBuf> {
-        self.dir.locked(|| self.keep_token_file(access))
+        self.dir.with_lock(|| self.refresh_token_file(access))
     }
 
-    fn keep_token_file(&self, access: Access) -> Result<PathBuf> {
+    fn refresh_token_file(&self, access: Access) -> Result<PathBuf> {
         let path = self.dir.path.join(match access {
             Access::ReadOnly => "read-only-token",
             Access::Full => "token",
         });
-        let held = std::fs::read_to_string(&path).unwrap_or_default();
-        let caller = self.claims(held.trim()).and_then(|claims| self.caller(claims));
+        let token = std::fs::read_to_string(&path).unwrap_or_default();
+        let caller = self.verify(token.trim()).and_then(|claims| self.authenticate(claims));
         if !caller.is_ok_and(|caller| caller.access == access) {
             let token = self.mint(&Subject::Organization, access, None)?;
             write_private(&self.dir, &path, &format!("{token}\n"))
@@ -233,8 +235,13 @@ impl Tokens {
         Ok(path)
     }
 
-    /// A new token.
-    pub(super) fn mint(&self, subject: &Subject, access: Access, life: Option<Duration>) -> Result<String> {
+    /// Returns a new token, which expires after `lifetime` if there is one.
+    pub(super) fn mint(
+        &self,
+        subject: &Subject,
+        access: Access,
+        lifetime: Option<Duration>,
+    ) -> Result<String> {
         let now = Timestamp::now().as_micros() / 1_000_000;
         let claims = Claims {
             iss: ISSUER.into(),
@@ -242,41 +249,44 @@ impl Tokens {
             access: access.as_str().into(),
             rotation: self.rotation(subject)?,
             iat: now,
-            exp: life.map(|life| now.saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX))),
+            exp: lifetime.map(|life| now.saturating_add(i64::try_from(life.as_secs()).unwrap_or(i64::MAX))),
         };
-        encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
+        encode(&Header::new(Algorithm::HS256), &claims, &self.encoding_key)
             .map_err(|error| Error::new(ErrorKind::Io, format!("signing a token: {error}")))
     }
 
-    /// What a token says, if this server signed it. The signature is compared in constant time, by the crate that checks it.
-    pub(super) fn claims(&self, token: &str) -> Answer<Claims> {
+    /// Verifies signature and expiration of a token, and returns its claims. `jsonwebtoken` compares signatures in constant time.
+    pub(super) fn verify(&self, token: &str) -> ApiResult<Claims> {
         if token.split('.').count() != 3 {
-            return Err(Refusal::unauthorized("token contains an invalid number of segments"));
+            return Err(ApiError::unauthorized("token contains an invalid number of segments"));
         }
         let mut rules = Validation::new(Algorithm::HS256);
         rules.set_issuer(&[ISSUER]);
         rules.required_spec_claims.clear();
         rules.leeway = 0;
-        let claims = decode::<Claims>(token, &self.checking, &rules).map_err(|error| match error.kind() {
-            jsonwebtoken::errors::ErrorKind::ExpiredSignature => Refusal::unauthorized("token has expired"),
-            _ => Refusal::unauthorized("token is not one of this server"),
-        })?;
+        let claims =
+            decode::<Claims>(token, &self.decoding_key, &rules).map_err(|error| match error.kind() {
+                jsonwebtoken::errors::ErrorKind::ExpiredSignature => {
+                    ApiError::unauthorized("token has expired")
+                }
+                _ => ApiError::unauthorized("token was not issued by this server"),
+            })?;
         Ok(claims.claims)
     }
 
-    /// Whose token it is, if it was not revoked.
-    pub(super) fn caller(&self, claims: Claims) -> Answer<Caller> {
+    /// Returns the caller that verified claims identify. Fails if the token has been revoked.
+    pub(super) fn authenticate(&self, claims: Claims) -> ApiResult<Caller> {
         let Claims { sub, access, rotation, .. } = claims;
         let (Some(subject), Some(access)) = (Subject::parse(&sub), Access::parse(&access)) else {
-            return Err(Refusal::unauthorized("token is not one of this server"));
+            return Err(ApiError::unauthorized("token was not issued by this server"));
         };
         if self.rotation(&subject)? != rotation {
-            return Err(Refusal::unauthorized("token was revoked"));
+            return Err(ApiError::unauthorized("token was revoked"));
         }
         Ok(Caller { subject, access })
     }
 
-    /// Revokes every token of a subject.
+    /// Revokes every token of `subject`.
     pub(super) fn rotate(&self, subject: &Subject) -> Result<()> {
         self.rotations
             .lock_or_recover()
@@ -288,7 +298,7 @@ impl Tokens {
             .map_err(failed)
     }
 
-    /// How often the tokens of a subject were revoked.
+    /// The number of times that the tokens of `subject` have been revoked.
     fn rotation(&self, subject: &Subject) -> Result<i64> {
         let connection = self.rotations.lock_or_recover();
         let times = connection

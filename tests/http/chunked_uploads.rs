@@ -1,4 +1,4 @@
-//! Uploads in chunks: each chunk once and in its place, whatever the client sends again and wherever it breaks off.
+//! Chunked uploads: each chunk is applied once, even if requests fail and are repeated.
 
 use std::{io::Write, net::TcpStream, time::Duration};
 
@@ -8,16 +8,16 @@ use litefleet::{
 use serde_json::{Value, json};
 
 use crate::{
-    server::{Answer, Server, connect_to, read_answer, send_to},
+    server::{Response, Server, connect_to, read_response, send_to},
     uploads::{KEY, draft, file, peak, rows, staged},
 };
 
 const CHUNK: usize = 8 << 20;
 
-/// Rows of a file of three chunks.
+/// The number of rows in a file of three chunks.
 const ROWS: u32 = 18_000;
 
-/// An upload to a database, as one client sees it.
+/// The client of an upload.
 struct Client {
     address: String,
     name: String,
@@ -26,7 +26,7 @@ struct Client {
 }
 
 impl Client {
-    /// With a draft of its own.
+    /// Creates a draft for the upload.
     fn new(server: &Server, name: &str) -> Self {
         Self::of(&server.address, name, &draft(server, name, &Value::Null))
     }
@@ -40,28 +40,28 @@ impl Client {
         }
     }
 
-    fn put(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    fn put(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         let headers = [&[("Authorization", self.bearer.as_str())], headers].concat();
         send_to(&self.address, "PUT", &format!("/databases/{}/v2/upload/{path}", self.name), &headers, body)
     }
 
-    fn asks_to_start(&self, size: &Value) -> Answer {
+    fn try_start(&self, size: &Value) -> Response {
         self.put("start", &[], json!({ "db_size_bytes": size }).to_string().as_bytes())
     }
 
     fn start(&mut self, size: usize) {
-        let started = self.asks_to_start(&json!(size));
+        let started = self.try_start(&json!(size));
         assert_eq!(started.status, 200, "{started:?}");
         assert_eq!(started.json()["chunk_size"], CHUNK);
         started.json()["upload_id"].as_str().unwrap().clone_into(&mut self.id);
     }
 
-    fn chunk(&self, number: usize, bytes: &[u8]) -> Answer {
+    fn chunk(&self, number: usize, bytes: &[u8]) -> Response {
         self.put(&format!("{}/chunk/{number}", self.id), &[], bytes)
     }
 
-    /// Begins to send a chunk, of which the first `count` bytes come.
-    fn begins(&self, number: usize, bytes: &[u8], count: usize) -> TcpStream {
+    /// Sends the first `count` bytes of a chunk.
+    fn begin_chunk(&self, number: usize, bytes: &[u8], count: usize) -> TcpStream {
         let mut stream = connect_to(&self.address);
         let head = format!(
             "PUT /databases/{}/v2/upload/{}/chunk/{number} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: {}\r\nContent-Length: {}\r\n\r\n",
@@ -76,20 +76,20 @@ impl Client {
         stream
     }
 
-    fn finalize(&self) -> Answer {
+    fn finalize(&self) -> Response {
         self.put(&format!("{}/finalize", self.id), &[], b"")
     }
 }
 
-/// Waits until something is so.
-fn waits_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waited = (0..200).any(|_| is_so() || (std::thread::sleep(Duration::from_millis(50)), false).1);
-    assert!(waited, "{what}");
+/// Waits until a condition holds. Panics with `message` after 10 seconds.
+fn wait_for(message: &str, mut condition: impl FnMut() -> bool) {
+    let holds = (0..200).any(|_| condition() || (std::thread::sleep(Duration::from_millis(50)), false).1);
+    assert!(holds, "{message}");
 }
 
-/// Waits until the server has taken what was sent: it stands in staging.
-fn waits_for_bytes(root: &std::path::Path, count: usize) {
-    waits_for("nothing comes", || {
+/// Waits until the server has written `count` bytes to the staging directory.
+pub(crate) fn wait_for_bytes(root: &std::path::Path, count: usize) {
+    wait_for("nothing is written", || {
         let staged = std::fs::read_dir(root.join(".staging")).unwrap().filter_map(Result::ok);
         let len = |dir: std::fs::DirEntry| dir.path().join("data.db").metadata().map_or(0, |data| data.len());
         staged.map(len).sum::<u64>() >= count as u64
@@ -97,7 +97,7 @@ fn waits_for_bytes(root: &std::path::Path, count: usize) {
 }
 
 #[test]
-fn a_file_comes_in_chunks_each_of_which_may_come_twice() {
+fn chunk_may_be_sent_twice() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let chunks: Vec<_> = bytes.chunks(CHUNK).collect();
@@ -107,7 +107,7 @@ fn a_file_comes_in_chunks_each_of_which_may_come_twice() {
     for (number, chunk) in chunks.iter().enumerate() {
         assert_eq!(client.chunk(number, chunk).text, "");
         assert_eq!(client.chunk(number, chunk).status, 200);
-        // Another chunk is not that one, whatever its length.
+        // A different chunk of the same length is a conflict.
         let mut other = chunk.to_vec();
         other[100] ^= 1;
         assert_eq!(client.chunk(number, &other).status, 409);
@@ -119,13 +119,13 @@ fn a_file_comes_in_chunks_each_of_which_may_come_twice() {
         assert_eq!((done.status, done.text.as_str()), (200, ""));
     }
     assert_eq!(rows(&server, "orders", &ConnectOptions::default()), ROWS);
-    assert_eq!(client.asks_to_start(&json!(bytes.len())).status, 409);
+    assert_eq!(client.try_start(&json!(bytes.len())).status, 409);
     assert_eq!(client.chunk(2, chunks[2]).status, 409);
     assert_eq!(staged(&server), 0);
 }
 
 #[test]
-fn the_host_name_says_which_database_and_a_large_file_is_not_held_in_memory() {
+fn upload_by_host_name_uses_bounded_memory() {
     let server = Server::new();
     let client = Client::new(&server, "orders");
     let bytes = file(server.dir.path(), 100_000);
@@ -150,7 +150,7 @@ fn the_host_name_says_which_database_and_a_large_file_is_not_held_in_memory() {
 }
 
 #[test]
-fn every_chunk_of_an_encrypted_database_brings_the_same_key() {
+fn every_chunk_requires_the_same_key() {
     let server = Server::new();
     let encryption = json!({ "encryption_key": KEY, "encryption_cipher": "aegis128l" });
     let mut client = Client::of(&server.address, "sealed", &draft(&server, "sealed", &encryption));
@@ -165,7 +165,7 @@ fn every_chunk_of_an_encrypted_database_brings_the_same_key() {
     client.start(bytes.len());
     assert_eq!(send(&client, 0, "secret-but-no-base64!").status, 400);
     assert_eq!(client.chunk(0, chunks[0]).json()["code"], "key_required");
-    // The answer of the call is that of the upload, which is over.
+    // The error of the call is that of the upload, which has ended.
     assert_eq!(send(&client, 0, KEY).json()["code"], "key_required");
     assert_eq!(client.finalize().json()["code"], "key_required");
 
@@ -183,19 +183,19 @@ fn every_chunk_of_an_encrypted_database_brings_the_same_key() {
 }
 
 #[test]
-fn a_chunk_that_broke_off_is_sent_again_from_its_start() {
+fn interrupted_chunk_is_sent_again() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let chunks: Vec<_> = bytes.chunks(CHUNK).collect();
     let mut client = Client::new(&server, "orders");
     client.start(bytes.len());
     for (number, chunk) in chunks.iter().enumerate() {
-        // Twice in one place, further on, less far, and all but the last byte.
+        // Twice at one position, later, earlier, and before the last byte.
         for count in [3 << 19, 3 << 19, 2 << 20, 1 << 20, chunk.len() - 1] {
-            drop(client.begins(number, chunk, count.min(chunk.len() - 1)));
+            drop(client.begin_chunk(number, chunk, count.min(chunk.len() - 1)));
             std::thread::sleep(Duration::from_millis(50));
         }
-        waits_for_bytes(&server.root(), number * CHUNK + (2 << 20).min(chunk.len() / 2));
+        wait_for_bytes(&server.root(), number * CHUNK + (2 << 20).min(chunk.len() / 2));
         assert_eq!(client.chunk(number, chunk).status, 200);
     }
     assert_eq!(client.finalize().status, 200);
@@ -203,19 +203,19 @@ fn a_chunk_that_broke_off_is_sent_again_from_its_start() {
 }
 
 #[test]
-fn a_chunk_that_comes_again_as_another_one_breaks_the_upload_and_leaves_nothing() {
+fn repeated_chunk_with_different_contents_fails_the_upload() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let mut client = Client::new(&server, "orders");
     client.start(bytes.len());
-    drop(client.begins(0, &bytes[..CHUNK], 1 << 20));
-    waits_for_bytes(&server.root(), 1 << 20);
+    drop(client.begin_chunk(0, &bytes[..CHUNK], 1 << 20));
+    wait_for_bytes(&server.root(), 1 << 20);
     let mut other = bytes[..CHUNK].to_vec();
     other[200] ^= 1;
     let (status, message) = client.chunk(0, &other).error();
     assert_eq!(status, 409);
     assert!(message.contains("start again"), "{message}");
-    // What it wrote is gone when it is answered.
+    // The files are removed before the response is sent.
     assert_eq!(staged(&server), 0);
     assert_eq!(client.chunk(0, &bytes[..CHUNK]).error().1, message);
     assert_eq!(client.finalize().error().1, message);
@@ -224,22 +224,22 @@ fn a_chunk_that_comes_again_as_another_one_breaks_the_upload_and_leaves_nothing(
 }
 
 #[test]
-fn of_two_requests_for_one_chunk_the_newer_is_taken() {
+fn later_request_for_a_chunk_supersedes_earlier_one() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let mut client = Client::new(&server, "orders");
     client.start(bytes.len());
     for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
-        // Its connection may be gone without a word: nobody waits for it.
-        let mut stalled = client.begins(number, chunk, chunk.len() / 2);
-        waits_for_bytes(&server.root(), number * CHUNK + chunk.len() / 4);
+        // The connection of this request may have failed silently; later requests do not wait for it.
+        let mut stalled = client.begin_chunk(number, chunk, chunk.len() / 2);
+        wait_for_bytes(&server.root(), number * CHUNK + chunk.len() / 4);
         let statuses: Vec<u16> = std::thread::scope(|scope| {
             let racing: Vec<_> = (0..8).map(|_| scope.spawn(|| client.chunk(number, chunk).status)).collect();
             racing.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(statuses.contains(&200), "{statuses:?}");
         assert!(statuses.iter().all(|status| [200, 409].contains(status)), "{statuses:?}");
-        assert_eq!(read_answer(&mut stalled).status, 409);
+        assert_eq!(read_response(&mut stalled).status, 409);
         assert_eq!(client.chunk(number, chunk).status, 200);
     }
     assert_eq!(client.finalize().status, 200);
@@ -247,7 +247,7 @@ fn of_two_requests_for_one_chunk_the_newer_is_taken() {
 }
 
 #[test]
-fn what_is_no_chunk_of_the_upload_is_refused_and_the_upload_goes_on() {
+fn invalid_chunk_is_refused_and_the_upload_continues() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let chunks: Vec<_> = bytes.chunks(CHUNK).collect();
@@ -255,24 +255,24 @@ fn what_is_no_chunk_of_the_upload_is_refused_and_the_upload_goes_on() {
     for size in
         [json!(0), json!(-1), json!(511), json!("many"), json!(1e30), json!(u64::MAX), json!(1_u64 << 63)]
     {
-        assert_eq!(client.asks_to_start(&size).status, 400, "{size}");
+        assert_eq!(client.try_start(&size).status, 400, "{size}");
     }
     assert_eq!(client.put("start", &[], b"").status, 400);
     client.start(bytes.len());
     let early = client.chunk(1, chunks[1]).error();
-    assert_eq!(early, (409, "chunk 1 came before chunk 0: they are sent in order".into()));
+    assert_eq!(early, (409, "chunk 1 is out of order; the next chunk is 0".into()));
     let beyond = client.chunk(3, chunks[1]).error();
-    assert_eq!(beyond, (400, format!("there is no chunk 3: {} bytes are 3 chunks, from 0", bytes.len())));
+    assert_eq!(beyond, (400, format!("chunk 3 does not exist; {} bytes have 3 chunks, from 0", bytes.len())));
     assert_eq!(client.chunk(usize::MAX, chunks[1]).status, 400);
     assert_eq!(client.put(&format!("{}/chunk/-1", client.id), &[], chunks[0]).status, 400);
-    // Its length is said before it comes, and nothing of it is taken.
+    // A chunk with an invalid Content-Length is refused before its body is read.
     let long = client.chunk(0, &bytes[..=CHUNK]).error();
     assert_eq!(long, (400, format!("chunk 0 has {CHUNK} bytes, not {}", CHUNK + 1)));
     assert_eq!(client.chunk(0, &bytes[..CHUNK - 1]).status, 400);
     let (status, message) = client.finalize().error();
     assert_eq!(status, 400);
     assert!(message.starts_with(&format!("{0} of {0} bytes are missing", bytes.len())), "{message}");
-    // One whose length is not said before.
+    // Chunks without a Content-Length.
     for body in [&bytes[..=CHUNK], &bytes[..CHUNK - 1]] {
         let mut stream = connect_to(&client.address);
         let head = format!(
@@ -282,7 +282,7 @@ fn what_is_no_chunk_of_the_upload_is_refused_and_the_upload_goes_on() {
             body.len()
         );
         stream.write_all(&[head.as_bytes(), body, b"\r\n0\r\n\r\n"].concat()).unwrap();
-        assert_eq!(read_answer(&mut stream).status, 400);
+        assert_eq!(read_response(&mut stream).status, 400);
     }
     for (number, chunk) in chunks.iter().enumerate() {
         let (status, message) = client.finalize().error();
@@ -296,7 +296,7 @@ fn what_is_no_chunk_of_the_upload_is_refused_and_the_upload_goes_on() {
 }
 
 #[test]
-fn an_upload_is_that_of_its_database_and_each_request_brings_a_token() {
+fn every_request_of_an_upload_requires_a_token_of_its_database() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let (mut client, mut other) = (Client::new(&server, "orders"), Client::new(&server, "other"));
@@ -304,8 +304,8 @@ fn an_upload_is_that_of_its_database_and_each_request_brings_a_token() {
     other.start(bytes.len());
     let status = |name: &str, bearer: &str, id: &str| {
         let (address, id) = (server.address.clone(), id.to_owned());
-        let asking = Client { address, name: name.to_owned(), bearer: bearer.to_owned(), id };
-        let statuses = [asking.chunk(0, &bytes[..CHUNK]).status, asking.finalize().status];
+        let client = Client { address, name: name.to_owned(), bearer: bearer.to_owned(), id };
+        let statuses = [client.chunk(0, &bytes[..CHUNK]).status, client.finalize().status];
         assert_eq!(statuses[0], statuses[1]);
         statuses[0]
     };
@@ -318,36 +318,36 @@ fn an_upload_is_that_of_its_database_and_each_request_brings_a_token() {
     let read_only = format!("Bearer {}", server.token_of("orders", "authorization=read-only"));
     assert_eq!(status("orders", &read_only, &client.id), 403);
     assert_eq!(client.chunk(0, &bytes[..CHUNK]).status, 200);
-    server.done("POST", "/databases/orders/auth/rotate", &Value::Null);
+    server.ok("POST", "/databases/orders/auth/rotate", &Value::Null);
     assert_eq!(client.chunk(1, &bytes[CHUNK..2 * CHUNK]).status, 401);
     assert_eq!(client.finalize().status, 401);
-    assert_eq!(client.asks_to_start(&json!(bytes.len())).status, 401);
+    assert_eq!(client.try_start(&json!(bytes.len())).status, 401);
     client.bearer = format!("Bearer {}", server.token_of("orders", ""));
     assert_eq!(client.chunk(1, &bytes[CHUNK..2 * CHUNK]).status, 200);
 }
 
 #[test]
-fn an_upload_that_cannot_succeed_is_refused_at_the_next_chunk() {
+fn upload_that_cannot_succeed_is_refused_at_the_next_chunk() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let chunks: Vec<_> = bytes.chunks(CHUNK).collect();
     let mut client = Client::new(&server, "orders");
-    // It says less than its limit, and the limit is lowered then.
+    // The limit is lowered after the upload has started.
     client.start(bytes.len());
     let limit = json!({ "size_limit": "1mb" });
-    server.done("PATCH", "/databases/orders/configuration", &limit);
+    server.ok("PATCH", "/databases/orders/configuration", &limit);
     assert_eq!(client.chunk(0, chunks[0]).status, 413);
     assert_eq!(client.chunk(0, chunks[0]).status, 413);
     assert_eq!(client.finalize().status, 413);
     assert_eq!(staged(&server), 0);
-    assert_eq!(client.asks_to_start(&json!(bytes.len())).status, 413);
-    server.done("PATCH", "/databases/orders/configuration", &json!({ "size_limit": "none" }));
+    assert_eq!(client.try_start(&json!(bytes.len())).status, 413);
+    server.ok("PATCH", "/databases/orders/configuration", &json!({ "size_limit": "none" }));
 
     let mut damaged = bytes.clone();
     damaged[4096..8192].fill(0xaa);
-    for wrong in [&b"x".repeat(bytes.len()), &damaged] {
-        client.start(wrong.len());
-        for (number, chunk) in wrong.chunks(CHUNK).enumerate() {
+    for invalid in [&b"x".repeat(bytes.len()), &damaged] {
+        client.start(invalid.len());
+        for (number, chunk) in invalid.chunks(CHUNK).enumerate() {
             assert_eq!(client.chunk(number, chunk).status, 200);
         }
         let refused = client.finalize();
@@ -359,24 +359,24 @@ fn an_upload_that_cannot_succeed_is_refused_at_the_next_chunk() {
 }
 
 #[test]
-fn an_upload_that_starts_ends_the_one_before_it() {
+fn new_upload_replaces_the_previous_one() {
     let server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let mut client = Client::new(&server, "orders");
     client.start(bytes.len());
     let first = client.id.clone();
     assert_eq!(client.chunk(0, &bytes[..CHUNK]).status, 200);
-    let mut stalled = client.begins(1, &bytes[CHUNK..2 * CHUNK], 1 << 20);
-    waits_for_bytes(&server.root(), CHUNK + (1 << 19));
+    let mut stalled = client.begin_chunk(1, &bytes[CHUNK..2 * CHUNK], 1 << 20);
+    wait_for_bytes(&server.root(), CHUNK + (1 << 19));
     client.start(bytes.len());
     assert_ne!(client.id, first);
-    assert_eq!(read_answer(&mut stalled).status, 404);
+    assert_eq!(read_response(&mut stalled).status, 404);
     assert_eq!(client.chunk(0, &bytes[..CHUNK]).status, 200);
     let second = std::mem::replace(&mut client.id, first);
     let (status, message) = client.chunk(1, &bytes[CHUNK..2 * CHUNK]).error();
     assert_eq!(status, 404);
     assert!(message.contains("start again"), "{message}");
-    // So does one in a single piece.
+    // An upload in one request replaces it as well.
     client.id = second;
     let headers = [("Authorization", client.bearer.as_str())];
     assert_eq!(server.send("POST", "/databases/orders/v1/upload", &headers, &bytes).status, 200);
@@ -385,32 +385,32 @@ fn an_upload_that_starts_ends_the_one_before_it() {
 }
 
 #[test]
-fn a_server_that_ends_leaves_drafts_and_nothing_of_their_uploads() {
+fn stopped_server_leaves_no_files_of_uploads() {
     let mut server = Server::new();
     let bytes = file(server.dir.path(), ROWS);
     let mut client = Client::new(&server, "orders");
     client.start(bytes.len());
     assert_eq!(client.chunk(0, &bytes[..CHUNK]).status, 200);
-    assert!(server.end().success());
+    assert!(server.stop().success());
     assert_eq!(staged(&server), 0);
-    let server = server.killed_and_started();
+    let server = server.kill_and_restart();
     client.address.clone_from(&server.address);
     assert_eq!(client.chunk(1, &bytes[CHUNK..2 * CHUNK]).status, 404);
     client.start(bytes.len());
     assert_eq!(client.chunk(0, &bytes[..CHUNK]).status, 200);
-    let server = server.killed_and_started();
+    let server = server.kill_and_restart();
     assert_eq!(staged(&server), 0);
     assert_eq!(server.plane().get_database("orders").unwrap().state, DatabaseState::Draft);
 }
 
 #[test]
-fn uploads_that_nobody_goes_on_with_end_and_keep_no_other_call_waiting() {
+fn idle_upload_is_cancelled_and_delays_no_other_call() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     let plane = ControlPlane::open(&root).unwrap();
     plane.create_group("default").unwrap();
     let bytes = file(dir.path(), ROWS);
-    let api = http::HttpApi::new(plane.clone()).without_tokens().upload_patience(Duration::from_secs(2));
+    let api = http::HttpApi::new(plane.clone()).without_tokens().upload_idle_timeout(Duration::from_secs(2));
     let server = http::Server::bind("127.0.0.1:0".parse().unwrap(), |_| Ok(api)).unwrap();
     let address = server.address().unwrap().to_string();
     std::thread::spawn(move || server.run().unwrap());
@@ -425,39 +425,39 @@ fn uploads_that_nobody_goes_on_with_end_and_keep_no_other_call_waiting() {
         })
         .collect();
     for client in &clients {
-        drop(client.begins(0, &bytes[..CHUNK], 1 << 20));
+        drop(client.begin_chunk(0, &bytes[..CHUNK], 1 << 20));
     }
     plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();
     let in_staging = || std::fs::read_dir(root.join(".staging")).unwrap().count();
-    waits_for("the uploads do not begin", || in_staging() == 16);
+    wait_for("the uploads have not started", || in_staging() == 16);
     let seed =
         json!({ "name": "fork", "group": "default", "seed": { "type": "database", "name": "source" } });
     let forked =
         send_to(&address, "POST", "/v1/organizations/me/databases", &[], seed.to_string().as_bytes());
     assert_eq!(forked.status, 200);
     assert_eq!(in_staging(), 16);
-    // There is no place for another one until some of them end.
+    // The next upload waits until one of these is cancelled.
     plane
         .create_database(CreateDatabaseInput::new("late", "default").with_seed(Seed::DatabaseUpload))
         .unwrap();
     let mut late = Client::of(&address, "late", "");
     late.start(bytes.len());
     for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
-        // Requests in between keep it from being idle, and so does one that takes long.
+        // Neither regular requests nor a slow one count as idle.
         std::thread::sleep(Duration::from_millis(1_200));
-        let mut slow = late.begins(number, chunk, 1 << 20);
+        let mut slow = late.begin_chunk(number, chunk, 1 << 20);
         std::thread::sleep(Duration::from_millis(2_800));
         slow.write_all(&chunk[1 << 20..]).unwrap();
-        assert_eq!(read_answer(&mut slow).status, 200);
+        assert_eq!(read_response(&mut slow).status, 200);
     }
     assert_eq!(late.finalize().status, 200);
-    waits_for("debris of uploads", || in_staging() == 0);
+    wait_for("files of uploads remain", || in_staging() == 0);
     for client in &clients {
         assert_eq!(client.chunk(0, &bytes[..CHUNK]).status, 404);
         assert_eq!(plane.get_database(&client.name).unwrap().state, DatabaseState::Draft);
     }
-    // What is over is forgotten, too.
-    waits_for("an upload that is over", || {
+    // A completed upload is forgotten as well.
+    wait_for("the completed upload is still known", || {
         late.finalize().status == 404 || {
             std::thread::sleep(Duration::from_secs(3));
             false

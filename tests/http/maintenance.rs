@@ -1,4 +1,4 @@
-//! Maintenance and verification: on request, and by the server itself.
+//! Maintenance and verification, on request and by the server.
 
 use std::{fs, path::Path, thread, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::server::{API, Server};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
-/// Commits to a database some times, each on a connection of its own.
+/// Commits to a database `times` times, each time on a new connection.
 fn commit(server: &Server, name: &str, times: usize) {
     for _ in 0..times {
         let connection = server.plane().connect(name, &ConnectOptions::default()).unwrap();
@@ -27,24 +27,24 @@ fn files(dir: &Path) -> usize {
     fs::read_dir(dir).map_or(0, Iterator::count)
 }
 
-fn soon(what: impl Fn() -> bool) -> bool {
+fn soon(condition: impl Fn() -> bool) -> bool {
     (0..200).any(|_| {
         thread::sleep(Duration::from_millis(50));
-        what()
+        condition()
     })
 }
 
 #[test]
-fn a_database_is_maintained_on_request() {
+fn database_is_maintained_on_request() {
     let server = Server::new();
     server.create("a");
     commit(&server, "a", 3);
-    let done = server.done("POST", "/databases/a/maintain", &Value::Null);
+    let done = server.ok("POST", "/databases/a/maintain", &Value::Null);
     assert_eq!((&done["generations"], &done["deferred"]), (&json!(0), &json!(false)), "{done}");
     assert_eq!(done["windows"].as_array().unwrap().len(), 1, "{done}");
     let before = files(&archive(&server, "a"));
-    server.done("PATCH", "/databases/a/configuration", &json!({ "history_window": "off" }));
-    let done = server.done("POST", "/databases/a/maintain", &Value::Null);
+    server.ok("PATCH", "/databases/a/configuration", &json!({ "history_window": "off" }));
+    let done = server.ok("POST", "/databases/a/maintain", &Value::Null);
     assert!(done["generations"].as_u64().unwrap() > 0 && done["bytes_freed"].as_u64().unwrap() > 0, "{done}");
     assert!(files(&archive(&server, "a")) < before);
 
@@ -52,7 +52,7 @@ fn a_database_is_maintained_on_request() {
     let ask =
         |token: &str| server.send_as(token, "POST", &format!("{API}/databases/a/maintain"), &Value::Null);
     assert_eq!((ask(&token("full-access")).status, ask(&token("read-only")).status), (200, 403));
-    assert_eq!(server.ask("POST", "/databases/nobody/maintain", &Value::Null).status, 404);
+    assert_eq!(server.request("POST", "/databases/nobody/maintain", &Value::Null).status, 404);
 }
 
 #[test]
@@ -77,12 +77,12 @@ fn findings_name_files_relative_to_the_database() {
 }
 
 #[test]
-fn tags_are_checked_with_the_key_of_the_request() {
+fn verify_with_key_checks_tags() {
     let server = Server::new();
     let encryption = json!({ "encryption_key": KEY, "encryption_cipher": "aes128gcm" });
     let body = json!({ "name": "a", "group": "default", "remote_encryption": encryption });
-    server.done("POST", "/databases", &body);
-    let verify = |body: &Value| server.ask("POST", "/databases/a/verify", body);
+    server.ok("POST", "/databases", &body);
+    let verify = |body: &Value| server.request("POST", "/databases/a/verify", body);
     assert_eq!(verify(&Value::Null).json()["tags"], false);
     assert_eq!(verify(&json!({ "remote_encryption": encryption })).json()["tags"], true);
     let other = json!({ "encryption_key": "DAECAwQFBgcICQoLDA0ODw==", "encryption_cipher": "aes128gcm" });
@@ -91,14 +91,14 @@ fn tags_are_checked_with_the_key_of_the_request() {
 }
 
 #[test]
-fn a_server_maintains_its_fleet_and_shows_figures_of_it() {
+fn server_maintains_its_fleet_and_exports_metrics() {
     let mut server = Server::start(tempfile::tempdir().unwrap(), &["--maintain-every", "1s"]);
     for name in ["a", "b"] {
         server.create(name);
         commit(&server, name, 2);
     }
     let seed = json!({ "type": "database_upload" });
-    server.done("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
+    server.ok("POST", "/databases", &json!({ "name": "draft", "group": "default", "seed": seed }));
     let metrics = || server.send_as(&server.token, "GET", "/metrics", &Value::Null).text;
     let has = |line: &str| metrics().lines().any(|known| known == line);
     assert!(soon(|| has("litefleet_databases 2") && has("litefleet_drafts 1")), "{}", metrics());
@@ -112,15 +112,15 @@ fn a_server_maintains_its_fleet_and_shows_figures_of_it() {
     assert!(figure("litefleet_history_age_seconds") > 0.0, "{text}");
     assert!(figure("litefleet_unmaintained_seconds") >= 0.0, "{text}");
     assert!(has("litefleet_maintenance_failed 0"), "{text}");
-    // What no window needs goes without being asked for.
+    // Pruning happens without a request.
     let before = files(&archive(&server, "a"));
-    server.done("PATCH", "/databases/a/configuration", &json!({ "history_window": "off" }));
+    server.ok("PATCH", "/databases/a/configuration", &json!({ "history_window": "off" }));
     assert!(soon(|| files(&archive(&server, "a")) < before));
-    assert!(server.end().success());
+    assert!(server.stop().success());
 }
 
 #[test]
-fn a_server_that_is_not_to_maintain_does_not() {
+fn maintenance_can_be_disabled() {
     let server = Server::start(tempfile::tempdir().unwrap(), &["--maintain-every", "0"]);
     let text = server.send_as(&server.token, "GET", "/metrics", &Value::Null).text;
     assert!(text.contains("litefleet_calls_waiting") && text.ends_with("# EOF\n"), "{text}");

@@ -1,5 +1,5 @@
-//! Turso's own client, `@tursodatabase/api` 2.0.5 from npm: every method that it has for groups and databases. It needs a
-//! directory with that package in its `node_modules`, which `LITEFLEET_TURSO_CLIENT` names; `.ci/run` installs one.
+//! Turso's own client, `@tursodatabase/api` 2.0.5 from npm: every method for groups and databases. `LITEFLEET_TURSO_CLIENT` names a
+//! directory with the package in its `node_modules`; `.ci/run` installs one.
 
 use std::process::Command;
 
@@ -7,12 +7,12 @@ use crate::server::Server;
 
 #[test]
 #[ignore = "needs @tursodatabase/api 2.0.5: set LITEFLEET_TURSO_CLIENT to a directory that has it"]
-fn tursos_own_client_works_unchanged() {
+fn turso_client_works_unchanged() {
     let packages = std::env::var_os("LITEFLEET_TURSO_CLIENT").expect("LITEFLEET_TURSO_CLIENT is set");
     let server = Server::new();
-    // A module is looked for beside the script.
+    // Node resolves modules relative to the script.
     let script = std::path::Path::new(&packages).join("litefleet-client.mjs");
-    std::fs::write(&script, include_str!("client.mjs")).unwrap();
+    std::fs::write(&script, include_str!("turso_client.mjs")).unwrap();
     let output = Command::new("node")
         .arg(&script)
         .env("BASE_URL", format!("http://{}/v1/", server.address))

@@ -1,4 +1,4 @@
-//! Serving the API, for those who have no server of their own.
+//! A server for the API, for programs that do not bring their own.
 
 use std::{
     convert::Infallible,
@@ -13,10 +13,10 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
-    http::Response,
+    http::{Request, Response},
 };
 use hyper::{
-    body::{Frame, SizeHint},
+    body::{Frame, Incoming, SizeHint},
     server::conn::http1,
     service::{Service, service_fn},
 };
@@ -36,43 +36,45 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Certificate, HttpApi,
-    connections::{AtWork, Connections, Place},
-    limits::{Bounds, ConnectionLimits},
-    stream::Watched,
+    api::HttpApi,
+    connections::{ConnectionSlot, Connections, RequestGuard},
+    limits::{ConnectionLimits, ResolvedLimits},
+    stream::{MonitoredBody, MonitoredStream},
+    tls::Certificate,
 };
 use crate::{Error, ErrorKind, Result};
 
-/// How long requests that run when the server is told to stop may take to end by themselves.
-const GRACE: Duration = Duration::from_secs(20);
+/// How long running requests may take to complete when the server stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long no connection is accepted where the system has no room for one.
+/// The pause after the system fails to accept a connection, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A server that listens.
+/// A server that is bound to an address.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     api: HttpApi,
     tls: Option<(Certificate, watch::Sender<Arc<ServerConfig>>)>,
-    bounds: Bounds,
+    limits: ResolvedLimits,
 }
 
 impl Server {
-    /// Listens at `address`; port 0 takes one that is free. `open` makes the API when the address is known, for host names
-    /// that carry the port.
+    /// Binds to `address`, of which port 0 selects a free port. `open` creates the API once the address is known, because the host
+    /// names of databases can contain the port.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for an address that others can reach where no tokens are asked for,
-    /// [`ErrorKind::Io`] for one that cannot be had, and whatever `open` answers.
+    /// Fails with [`ErrorKind::Invalid`] if the address is not a loopback address and the API requires no tokens, with
+    /// [`ErrorKind::Io`] if the address cannot be bound, and with the error of `open`.
     pub fn bind(address: SocketAddr, open: impl FnOnce(SocketAddr) -> Result<HttpApi>) -> Result<Self> {
         let listener = TcpListener::bind(address)
-            .map_err(|error| Error::io(format!("listening at {address}"), error))?;
+            .map_err(|error| Error::io(format!("listening on {address}"), error))?;
         Self::from_listener(listener, open)
     }
 
-    /// Serves what comes to `listener`, such as one that another process handed over. `open` makes the API for its address.
+    /// Serves a listener that is already bound, such as one inherited from another process. `open` creates the API for its
+    /// address.
     ///
     /// # Errors
     ///
@@ -84,35 +86,34 @@ impl Server {
         let failed = |error| Error::io("listening", error);
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let bounds = ConnectionLimits::default().resolve()?;
+        let limits = ConnectionLimits::default().resolve()?;
         let api = open(address)?;
-        if !api.asks_for_tokens {
-            check_reach(address)?;
+        if !api.requires_tokens() {
+            check_loopback(address)?;
         }
-        Ok(Self { listener, api, tls: None, bounds })
+        Ok(Self { listener, api, tls: None, limits })
     }
 
-    /// Serves over TLS. The certificate and its key are read anew when the process gets a SIGHUP: if they are no good
-    /// then, those of before stay.
+    /// Serves over TLS. On SIGHUP the certificate and its key are reloaded; if they are invalid, the previous ones stay in use.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for files that cannot be read, that are no PEM, and for a key of another certificate.
+    /// Fails with [`ErrorKind::Invalid`] if a file cannot be read, is not PEM, or the key does not match the certificate.
     pub fn with_tls(self, certificate: Certificate) -> Result<Self> {
         let config = watch::Sender::new(certificate.load()?);
         Ok(Self { tls: Some((certificate, config)), ..self })
     }
 
-    /// Bounds the connections otherwise than [`ConnectionLimits::default`].
+    /// Replaces the default limits on connections.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for more connections than the process may open files for, and for none.
+    /// Fails with [`ErrorKind::Invalid`] if the process may not open enough files, or if no connections are allowed.
     pub fn with_limits(self, limits: &ConnectionLimits) -> Result<Self> {
-        Ok(Self { bounds: limits.resolve()?, ..self })
+        Ok(Self { limits: limits.resolve()?, ..self })
     }
 
-    /// The address that clients use, as a URL.
+    /// The URL of the server.
     ///
     /// # Errors
     ///
@@ -122,33 +123,32 @@ impl Server {
         Ok(format!("{scheme}://{}", self.address()?))
     }
 
-    /// What it serves.
+    /// The API that it serves.
     #[must_use]
     pub fn api(&self) -> &HttpApi {
         &self.api
     }
 
-    /// Where it listens.
+    /// The address that it is bound to.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Io`].
     pub fn address(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().map_err(|error| Error::io("asking for the address", error))
+        self.listener.local_addr().map_err(|error| Error::io("reading the address of the listener", error))
     }
 
-    /// Serves until the process is asked to end, by SIGINT or SIGTERM, and then stops as [`run_until`](Self::run_until)
-    /// does.
+    /// Serves until the process receives SIGINT or SIGTERM, and then stops as [`run_until`](Self::run_until) does.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Io`].
     pub fn run(self) -> Result<()> {
-        self.run_until(ended())
+        self.run_until(termination())
     }
 
-    /// Serves until `stop` is done. Then nothing more is accepted, maintenance and verifications stop, other requests may end
-    /// by themselves for 20 seconds, and long calls that do not are stopped and leave nothing behind.
+    /// Serves until `stop` completes. The server then accepts no more connections, cancels maintenance and verification, gives
+    /// other requests 20 seconds to complete, and cancels the calls that remain, which leave nothing behind.
     ///
     /// # Errors
     ///
@@ -157,32 +157,32 @@ impl Server {
         let failed = |error| Error::io("serving", error);
         let url = self.url()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
-        let Self { listener, api, tls, bounds } = self;
+        let Self { listener, api, tls, limits } = self;
         let service = TowerToHyperService::new(api.router()?);
         runtime
             .block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                let connections = Arc::new(Connections::new(bounds, Arc::clone(&api.connections)));
+                let connections = Arc::new(Connections::new(limits, Arc::clone(api.connection_counts())));
                 let config = tls.map(|(certificate, config)| {
                     let reader = config.subscribe();
-                    tokio::spawn(renew(certificate, config));
+                    tokio::spawn(reload_on_hangup(certificate, config));
                     reader
                 });
-                tracing::info!(url, connections = bounds.connections, "the server has started");
+                tracing::info!(url, connections = limits.connections, "the server has started");
                 let (stopping, _) = watch::channel(false);
-                let accepting = Accepting { connections, config, service, stopping: stopping.clone() };
+                let acceptor = Acceptor { connections, config, service, stopping: stopping.clone() };
                 let mut tasks = JoinSet::new();
-                accepting.run(listener, stop, &mut tasks).await;
+                acceptor.run(listener, stop, &mut tasks).await;
                 tracing::info!("the server is stopping");
                 api.drain();
                 stopping.send_replace(true);
                 let all_ended = async { while tasks.join_next().await.is_some() {} };
-                let _some_may_be_left = timeout(GRACE, all_ended).await;
+                let _some_may_remain = timeout(SHUTDOWN_TIMEOUT, all_ended).await;
                 tasks.shutdown().await;
                 Ok(())
             })
             .map_err(failed)?;
-        // Whatever still runs is stopped; dropping the runtime waits for it.
+        // Dropping the runtime waits for the cancelled calls.
         api.stop();
         drop(runtime);
         tracing::info!("the server has stopped");
@@ -190,17 +190,17 @@ impl Server {
     }
 }
 
-/// What every connection needs.
+/// Accepts connections and spawns a task for each.
 #[derive(Debug)]
-struct Accepting {
+struct Acceptor {
     connections: Arc<Connections>,
     config: Option<watch::Receiver<Arc<ServerConfig>>>,
     service: TowerToHyperService<Router>,
     stopping: watch::Sender<bool>,
 }
 
-impl Accepting {
-    /// Accepts connections until `stop` is done.
+impl Acceptor {
+    /// Accepts connections until `stop` completes.
     async fn run(
         &self,
         listener: tokio::net::TcpListener,
@@ -217,14 +217,14 @@ impl Accepting {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    // A refused client sees the connection close.
-                    if let Some(place) = self.connections.admit(peer) {
-                        tasks.spawn(self.handle(stream, Arc::new(place)));
+                    // Dropping the stream of a refused connection closes it.
+                    if let Some(slot) = self.connections.admit(peer) {
+                        tasks.spawn(self.handle(stream, Arc::new(slot)));
                     }
                 }
-                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "no connection can be accepted");
+                    tracing::error!(%error, "failed to accept a connection");
                     self.connections.displace();
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -232,75 +232,79 @@ impl Accepting {
         }
     }
 
-    /// Serves a connection until it ends, or has to close for another one.
-    fn handle(&self, stream: TcpStream, place: Arc<Place>) -> impl Future<Output = ()> + Send + 'static {
+    /// Serves a connection until it ends or is displaced.
+    fn handle(
+        &self,
+        stream: TcpStream,
+        slot: Arc<ConnectionSlot>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let config = self.config.as_ref().map(|config| Arc::clone(&config.borrow()));
         let (service, mut stopping) = (self.service.clone(), self.stopping.subscribe());
         async move {
-            // It is only slower without.
+            // An optimization, whose failure does not matter.
             let _without_delay = stream.set_nodelay(true);
-            let stream = Watched::new(stream, Arc::clone(&place));
+            let stream = MonitoredStream::new(stream, Arc::clone(&slot));
             let served = async {
                 let Some(config) = config else {
-                    return converse(stream, service, &place, stopping).await;
+                    return serve_connection(stream, service, &slot, stopping).await;
                 };
-                let handshake = timeout(place.bounds().head_time, TlsAcceptor::from(config).accept(stream));
+                let accept = TlsAcceptor::from(config).accept(stream);
                 let stream = tokio::select! {
-                    stream = handshake => stream,
+                    stream = timeout(slot.limits().header_timeout, accept) => stream,
                     _ = stopping.wait_for(|stopping| *stopping) => return,
                 };
                 if let Ok(Ok(stream)) = stream {
-                    converse(stream, service, &place, stopping).await;
+                    serve_connection(stream, service, &slot, stopping).await;
                 }
             };
             tokio::select! {
                 () = served => {}
-                () = place.displaced() => {}
+                () = slot.displaced() => {}
             }
         }
     }
 }
 
-/// Answers the requests of a connection, one after the other.
-async fn converse(
+/// Serves the requests of a connection, one after another.
+async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send,
     service: TowerToHyperService<Router>,
-    place: &Arc<Place>,
+    slot: &Arc<ConnectionSlot>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| {
-        let at_work = place.at_work();
-        let answer = service.call(request);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let guard = slot.begin_request();
+        let response = service.call(request.map(|body| MonitoredBody::new(body, Arc::clone(slot))));
         async move {
-            let answer = answer.await?;
-            Ok::<Response<Held>, Infallible>(answer.map(|body| Held { body, _at_work: at_work }))
+            let response = response.await?;
+            Ok::<Response<GuardedBody>, Infallible>(response.map(|body| GuardedBody { body, _guard: guard }))
         }
     });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            // The time between two requests counts as well.
-            .header_read_timeout(place.bounds().head_time)
+            // hyper measures it from the end of the previous response, so it also bounds idle connections.
+            .header_read_timeout(slot.limits().header_timeout)
             .serve_connection(TokioIo::new(stream), service)
     );
     tokio::select! {
         _ended = connection.as_mut() => return,
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }
-    // What has come of a request that is not whole is not waited for.
-    if !place.has_part_of_head() {
+    // The rest of a partial head is not awaited.
+    if !slot.has_partial_head() {
         connection.as_mut().graceful_shutdown();
         let _ended = connection.await;
     }
 }
 
-/// The body of an answer, for which the server is at work until it is sent.
-struct Held {
+/// A response body that holds the guard of its request until it has been sent.
+struct GuardedBody {
     body: Body,
-    _at_work: AtWork,
+    _guard: RequestGuard,
 }
 
-impl HttpBody for Held {
+impl HttpBody for GuardedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -320,42 +324,42 @@ impl HttpBody for Held {
     }
 }
 
-/// Whether an error of accepting is one of the connection that was to be accepted, and not of the system.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether an error of `accept` concerns only the connection to be accepted, not the listener or the system.
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Refuses an address that others can reach, for a server that asks for no tokens.
+/// Checks that only this machine can reach `address`, as a server without tokens requires.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Invalid`].
-pub fn check_reach(address: SocketAddr) -> Result<()> {
+/// Fails with [`ErrorKind::Invalid`] if the address is not a loopback address.
+pub fn check_loopback(address: SocketAddr) -> Result<()> {
     if address.ip().to_canonical().is_loopback() {
         return Ok(());
     }
-    let message = format!("{address} is not a loopback address: serve it with tokens");
+    let message = format!("{address} is not a loopback address; require tokens to serve it");
     Err(Error::new(ErrorKind::Invalid, message))
 }
 
-/// Reads a certificate anew whenever the process gets a SIGHUP.
-async fn renew(certificate: Certificate, config: watch::Sender<Arc<ServerConfig>>) {
-    // A signal that cannot be waited for ends nothing: it is not caught then, and ends the process.
+/// Reloads the certificate on every SIGHUP.
+async fn reload_on_hangup(certificate: Certificate, config: watch::Sender<Arc<ServerConfig>>) {
+    // If the handler cannot be installed, SIGHUP keeps its default action.
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
         match certificate.load() {
             Ok(new) => {
                 config.send_replace(new);
-                tracing::info!("the certificate was read anew");
+                tracing::info!("reloaded the certificate");
             }
-            Err(error) => tracing::error!(%error, "the certificate was not read anew"),
+            Err(error) => tracing::error!(%error, "failed to reload the certificate"),
         }
     }
 }
 
-/// Waits until the process is asked to end.
-async fn ended() {
+/// Completes when the process receives SIGINT or SIGTERM.
+async fn termination() {
     let terminate = async {
         match signal(SignalKind::terminate()) {
             Ok(mut terminate) => {

@@ -1,5 +1,4 @@
-//! The examples of the Create Database page, as somebody pastes them into a shell, with host, token and key put in and nothing
-//! else changed. They need `curl`.
+//! The curl examples of the Create Database page, run in a shell with host, token and key filled in and no other change.
 
 use std::process::Command;
 
@@ -72,7 +71,7 @@ const ENCRYPTED_FORK: &str = r#"curl -L -X POST 'https://api.turso.tech/v1/organ
       }
   }'"#;
 
-/// Runs an example in a shell, and answers with what it prints.
+/// Runs an example in a shell, and parses its output.
 fn paste(server: &Server, example: &str) -> Value {
     let example = example
         .replace("https://api.turso.tech", &format!("http://{}", server.address))
@@ -83,7 +82,7 @@ fn paste(server: &Server, example: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Uploads a file, as the page on uploads has it, to the host name of the draft.
+/// Uploads a file to the host name of the draft, as in the example of the page on uploads.
 fn upload(server: &Server, headers: &str) {
     let file = server.dir.path().join("mine.db");
     if !file.exists() {
@@ -102,7 +101,7 @@ fn upload(server: &Server, headers: &str) {
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
 }
 
-/// What the only table of the database holds, with its key or without.
+/// Reads the only row of the database, with its key or without.
 fn row(server: &Server, key: bool) -> litefleet::Result<String> {
     let mut options = ConnectOptions::default();
     if key {
@@ -114,42 +113,42 @@ fn row(server: &Server, key: bool) -> litefleet::Result<String> {
 
 #[test]
 #[ignore = "needs curl"]
-fn the_examples_of_the_page_work_when_they_are_pasted() {
+fn curl_examples_of_the_page_work() {
     let server = Server::new();
-    let again = |example| {
-        let made = paste(&server, example);
-        assert_eq!(made["database"]["Name"], "new-database", "{made}");
-        let sentence = "database with name new-database already exists";
-        assert_eq!(paste(&server, example)["error"], sentence);
+    let create = |example| {
+        let created = paste(&server, example);
+        assert_eq!(created["database"]["Name"], "new-database", "{created}");
+        let message = "database with name new-database already exists";
+        assert_eq!(paste(&server, example)["error"], message);
     };
-    let destroy = || server.done("DELETE", "/databases/new-database", &Value::Null);
+    let destroy = || server.ok("DELETE", "/databases/new-database", &Value::Null);
 
-    again(NEW);
+    create(NEW);
     destroy();
-    again(UPLOAD);
+    create(UPLOAD);
     upload(&server, "");
     assert_eq!(row(&server, false).unwrap(), "mine");
     destroy();
     let key_headers = format!("-H 'x-turso-encryption-key: {KEY}' -H 'x-turso-encryption-cipher: aes256gcm'");
-    again(ENCRYPTED_UPLOAD);
+    create(ENCRYPTED_UPLOAD);
     upload(&server, &key_headers);
     assert_eq!(row(&server, true).unwrap(), "mine");
     row(&server, false).unwrap_err();
     destroy();
-    again(ENCRYPTED);
-    let shown = server.done("GET", "/databases/new-database", &Value::Null);
+    create(ENCRYPTED);
+    let shown = server.ok("GET", "/databases/new-database", &Value::Null);
     assert_eq!(shown["database"]["encryption_cipher"], "aes256gcm");
     destroy();
 
-    // The source that the last one names, with a row in it.
+    // The source that the last example names.
     let encryption = json!({ "encryption_key": KEY, "encryption_cipher": "aes256gcm" });
     let source =
         json!({ "name": "source-encrypted-db", "group": "default", "remote_encryption": encryption });
-    server.done("POST", "/databases", &source);
+    server.ok("POST", "/databases", &source);
     let key = litefleet::EncryptionKey::from_base64(KEY).unwrap();
     let options = ConnectOptions::default().encryption_key(key);
     let database = server.plane().connect("source-encrypted-db", &options).unwrap();
     database.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES ('forked')").unwrap();
-    again(ENCRYPTED_FORK);
+    create(ENCRYPTED_FORK);
     assert_eq!(row(&server, true).unwrap(), "forked");
 }

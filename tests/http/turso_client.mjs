@@ -5,7 +5,7 @@ const { BASE_URL: baseUrl, TOKEN: token } = process.env;
 const turso = createClient({ org: "me", token, baseUrl });
 
 async function fails(call, status, message) {
-  const error = await call.then(() => assert.fail("it did not fail"), (error) => error);
+  const error = await call.then(() => assert.fail("the call succeeded"), (error) => error);
   assert.equal(error.name, "TursoClientError");
   assert.equal(error.status, status);
   assert.match(error.message, message);
@@ -61,7 +61,7 @@ assert.ok(usage.usage.storage_bytes >= 4096 && usage.instances.length === 1);
 await fails(turso.databases.usage("orders", { from: "2023-12-12T00:00:00" }), 400, /^invalid from parameter/);
 assert.deepEqual(await turso.databases.delete("fork"), { database: "fork" });
 await fails(turso.databases.get("fork"), 404, /^could not find database with name fork: record not found$/);
-// This client does not encode names: what looks like a way out of the path is a name, or nothing.
+// This client does not encode names. A name that looks like path traversal is invalid.
 await fails(turso.databases.get("..%2fgroups"), 400, /^invalid database name/);
 assert.equal((await turso.groups.delete("eu")).name, "eu");
 assert.deepEqual(await turso.databases.list(), []);
