@@ -1,4 +1,4 @@
-//! `litefleet`: the command line of a fleet of SQLite databases. It uses the crate's public API and nothing else.
+//! `litefleet`, the command line of a fleet of SQLite databases. It uses only the public API of the crate.
 
 mod cli;
 
@@ -9,19 +9,19 @@ use clap::Parser;
 fn main() -> ExitCode {
     let arguments = match cli::args::Arguments::try_parse() {
         Ok(arguments) => arguments,
-        // What cannot be read as a command still says how it wants to be answered.
-        Err(wrong) if wrong.use_stderr() && env::args_os().any(|argument| argument == "--json") => {
-            cli::output::print_usage_error(&wrong);
-            return ExitCode::from(cli::USAGE);
+        // An invalid command line may still ask for JSON.
+        Err(error) if error.use_stderr() && env::args_os().any(|argument| argument == "--json") => {
+            cli::output::print_usage_error(&error);
+            return ExitCode::from(cli::USAGE_ERROR);
         }
-        Err(wrong) => wrong.exit(),
+        Err(error) => error.exit(),
     };
     let json = arguments.json;
     match cli::run(arguments) {
         Ok(code) => code,
         Err(error) => {
             cli::output::print_error(&error, json);
-            cli::interrupt::end_if_cancelled(&error);
+            cli::interrupt::terminate_if_cancelled(&error);
             ExitCode::FAILURE
         }
     }

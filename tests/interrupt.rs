@@ -1,6 +1,6 @@
-//! Ctrl-C on the command line: what is running stops, and nothing else.
+//! Signals: Ctrl-C, SIGTERM and SIGHUP cancel the running command or statement.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
 use std::{
     fs,
@@ -18,9 +18,9 @@ use litefleet::{
 };
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A root with a group `default`, in a directory that goes with it.
+/// Creates a fleet with a group `default`, in a temporary directory.
 fn root() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
@@ -28,16 +28,17 @@ fn root() -> (TempDir, PathBuf) {
     (dir, root)
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
+/// Waits until a condition holds. Panics with `message` on a timeout.
+fn wait_until(message: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < TIMEOUT, "{message}");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Starts a command, waits until it builds a database, and interrupts it.
-fn interrupted(root: &Path, arguments: &[&str], input: &[u8]) -> Output {
+/// Starts a command, interrupts it once it writes a database, and returns its output.
+fn run_interrupted(root: &Path, arguments: &[&str], input: &[u8]) -> Output {
     let mut running = Command::new(env!("CARGO_BIN_EXE_litefleet"))
         .args(["--json", "--root"])
         .arg(root)
@@ -49,7 +50,9 @@ fn interrupted(root: &Path, arguments: &[&str], input: &[u8]) -> Output {
         .unwrap();
     let mut stdin = running.stdin.take().unwrap();
     stdin.write_all(input).unwrap();
-    wait_until("it never begins", || staged(root).iter().any(|dir| dir.join("data.db").exists()));
+    wait_until("the command does not start writing", || {
+        staged(root).iter().any(|dir| dir.join("data.db").exists())
+    });
     thread::sleep(Duration::from_millis(200));
     interrupt(&running);
     thread::sleep(Duration::from_millis(200));
@@ -75,13 +78,13 @@ fn assert_cancelled(root: &Path, output: &Output) {
 }
 
 #[test]
-fn an_import_and_an_upload_are_cancelled() {
+fn interrupt_cancels_import_and_upload() {
     let (dir, root) = root();
     let path = dir.path().join("slow.db");
     let connection = Connection::open(&path).unwrap();
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     connection.create_scalar_function("hex", 1, flags, |_| Ok("")).unwrap();
-    // Each row takes the integrity check some milliseconds.
+    // The integrity check takes some milliseconds a row.
     connection
         .execute_batch(
             "CREATE TABLE t(a); CREATE INDEX i ON t(a) WHERE length(hex(zeroblob(a))) < 0;
@@ -92,22 +95,22 @@ fn an_import_and_an_upload_are_cancelled() {
     drop(connection);
     let slow = path.to_str().unwrap();
     let create = ["db", "create", "a", "--group", "default", "--from-file"];
-    assert_cancelled(&root, &interrupted(&root, &[&create[..], &[slow]].concat(), &[]));
-    // A stream that goes on.
+    assert_cancelled(&root, &run_interrupted(&root, &[&create[..], &[slow]].concat(), &[]));
+    // From standard input.
     let bytes = fs::read(&path).unwrap();
-    assert_cancelled(&root, &interrupted(&root, &[&create[..], &["-"]].concat(), &bytes));
+    assert_cancelled(&root, &run_interrupted(&root, &[&create[..], &["-"]].concat(), &bytes));
 
     let plane = ControlPlane::open(&root).unwrap();
     plane
         .create_database(CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload))
         .unwrap();
-    assert_cancelled(&root, &interrupted(&root, &["db", "upload", "draft", slow], &[]));
+    assert_cancelled(&root, &run_interrupted(&root, &["db", "upload", "draft", slow], &[]));
     let left = plane.list_databases(&litefleet::ListDatabases::default()).unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].state, DatabaseState::Draft);
 }
 
-/// The directories of exports that are not finished.
+/// The directories of incomplete exports.
 fn partials(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial")).collect()
@@ -118,8 +121,8 @@ fn send(signal: &str, running: &Child) {
     assert!(status.unwrap().success());
 }
 
-/// Sends signals to an export while its file is being written, and returns how it ended. `None` if it was too fast.
-fn signalled(root: &Path, target: &Path, signals: &[&str], prelude: &str) -> Option<Output> {
+/// Sends signals to an export while it writes its file, and returns its output, or `None` if it completed too early.
+fn run_signalled(root: &Path, target: &Path, signals: &[&str], prelude: &str) -> Option<Output> {
     let export = format!(
         "{prelude} exec {} --json --root {} db export big {}",
         env!("CARGO_BIN_EXE_litefleet"),
@@ -133,27 +136,29 @@ fn signalled(root: &Path, target: &Path, signals: &[&str], prelude: &str) -> Opt
         .spawn()
         .unwrap();
     let dir = target.parent().unwrap();
-    let begun =
+    let is_writing =
         || partials(dir).iter().any(|dir| fs::metadata(dir.join("data.db")).is_ok_and(|file| file.len() > 0));
-    wait_until("it never begins", || begun() || running.try_wait().unwrap().is_some());
+    wait_until("the command does not start writing", || {
+        is_writing() || running.try_wait().unwrap().is_some()
+    });
     if running.try_wait().unwrap().is_some() {
         return None;
     }
-    // It stands still until the signals are there.
+    // Stopped until the signals are pending.
     send("-STOP", &running);
-    let is_writing = begun();
-    if is_writing {
+    let is_in_time = is_writing();
+    if is_in_time {
         for signal in signals {
             send(signal, &running);
         }
     }
     send("-CONT", &running);
     let output = running.wait_with_output().unwrap();
-    is_writing.then_some(output)
+    is_in_time.then_some(output)
 }
 
 #[test]
-fn an_export_that_is_told_to_end_leaves_nothing_behind() {
+fn signalled_export_leaves_no_files() {
     let (dir, root) = root();
     let plane = ControlPlane::open(&root).unwrap();
     plane.create_database(CreateDatabaseInput::new("big", "default")).unwrap();
@@ -171,10 +176,10 @@ fn an_export_that_is_told_to_end_leaves_nothing_behind() {
     let target = exports.join("out.db");
     let left = || fs::read_dir(&exports).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     let nothing = Vec::<std::ffi::OsString>::new();
-    // Whether the signal comes before the export looks for the last time is a race.
+    // The export may complete before it checks for the signal, so this is tried several times.
     let cancelled = |signal: &str, number: i32| {
         for _ in 0..20 {
-            let output = signalled(&root, &target, &[signal], "");
+            let output = run_signalled(&root, &target, &[signal], "");
             if let Some(output) = output.filter(|output| !output.status.success()) {
                 let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
                 assert_eq!(error["kind"], "cancelled", "{error}");
@@ -185,24 +190,24 @@ fn an_export_that_is_told_to_end_leaves_nothing_behind() {
             }
             let _may_not_be_there = fs::remove_file(&target);
         }
-        panic!("{signal} never comes in time");
+        panic!("{signal} never arrives in time");
     };
     cancelled("-TERM", 15);
     cancelled("-HUP", 1);
     cancelled("-INT", -1);
 
-    // One that the parent ignores, as `nohup` does, does not end it.
+    // An ignored SIGHUP, as under `nohup`, has no effect.
     let finished = (0..20).find_map(|_| {
-        let output = signalled(&root, &target, &["-HUP"], "trap '' HUP;");
+        let output = run_signalled(&root, &target, &["-HUP"], "trap '' HUP;");
         assert!(target.exists());
         fs::remove_file(&target).unwrap();
         output
     });
     assert!(finished.unwrap().status.success());
 
-    // What a killed one leaves is removed by the next, to whatever file.
+    // The files of a killed export are removed by the next export to the directory.
     let killed = (0..20).find_map(|_| {
-        let output = signalled(&root, &target, &["-KILL"], "").filter(|_| !target.exists());
+        let output = run_signalled(&root, &target, &["-KILL"], "").filter(|_| !target.exists());
         let _may_not_be_there = fs::remove_file(&target);
         output
     });
@@ -215,7 +220,7 @@ fn an_export_that_is_told_to_end_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_table_is_not_wrapped_on_a_terminal_of_unknown_width() {
+fn table_is_not_wrapped_on_terminal_of_unknown_width() {
     let (_dir, root) = root();
     let plane = ControlPlane::open(&root).unwrap();
     plane.create_database(CreateDatabaseInput::new("a", "default")).unwrap();
@@ -226,25 +231,24 @@ fn a_table_is_not_wrapped_on_a_terminal_of_unknown_width() {
     );
     let script =
         Command::new("script").args(["-q", "-e", "-c", &shell, "/dev/null"]).stdin(Stdio::null()).output();
-    let Ok(output) = script else { return skipped("script is not on this machine") };
+    let Ok(output) = script else { return skipped("`script` is not installed") };
     let printed = String::from_utf8(output.stdout).unwrap();
     let rows: Vec<_> =
         printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(rows, ["x y", "one long text another one"], "{printed:?}");
 }
 
-/// Reports a test that cannot run here, also where the output of tests that pass is not shown.
+/// Reports a skipped test on the stream itself, because the output of passing tests is captured.
 fn skipped(reason: &str) {
     let test = thread::current();
-    let _reported_or_not =
-        writeln!(std::io::stderr(), "{}: skipped: {reason}", test.name().unwrap_or_default());
+    let _best_effort = writeln!(std::io::stderr(), "{}: skipped: {reason}", test.name().unwrap_or_default());
 }
 
-/// The shell on a terminal of its own, which `script` makes.
+/// The interactive shell on a pseudoterminal, which `script` provides.
 struct Terminal {
     script: Child,
     stdin: std::process::ChildStdin,
-    shown: std::sync::mpsc::Receiver<u8>,
+    output: std::sync::mpsc::Receiver<u8>,
     text: String,
 }
 
@@ -263,13 +267,13 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn();
         let Ok(mut script) = script else {
-            skipped("script is not on this machine");
+            skipped("`script` is not installed");
             return None;
         };
-        let (sender, shown) = std::sync::mpsc::channel();
+        let (sender, output) = std::sync::mpsc::channel();
         let stdout = BufReader::new(script.stdout.take().unwrap());
         thread::spawn(move || stdout.bytes().map_while(Result::ok).try_for_each(|byte| sender.send(byte)));
-        Some(Self { stdin: script.stdin.take().unwrap(), script, shown, text: String::new() })
+        Some(Self { stdin: script.stdin.take().unwrap(), script, output, text: String::new() })
     }
 
     fn enter(&mut self, text: &str) {
@@ -277,11 +281,11 @@ impl Terminal {
         self.stdin.flush().unwrap();
     }
 
-    /// Waits until the terminal has shown `text`, and forgets what it showed so far.
+    /// Waits until the terminal shows `text`, and discards its output so far.
     #[track_caller]
-    fn shows(&mut self, text: &str) {
+    fn wait_for(&mut self, text: &str) {
         while !self.text.contains(text) {
-            match self.shown.recv_timeout(PATIENCE) {
+            match self.output.recv_timeout(TIMEOUT) {
                 Ok(byte) => self.text.push(char::from(byte)),
                 Err(error) => panic!("{text:?} is not shown ({error}): {:?}", self.text),
             }
@@ -291,39 +295,39 @@ impl Terminal {
 }
 
 #[test]
-fn a_query_is_interrupted_and_its_transaction_goes_on() {
+fn interrupt_stops_a_query_and_keeps_its_transaction() {
     let (_dir, root) = root();
     let plane = ControlPlane::open(&root).unwrap();
     plane.create_database(CreateDatabaseInput::new("a", "default")).unwrap();
     let Some(mut terminal) = Terminal::open(&root, "a") else { return };
-    terminal.shows("a> ");
+    terminal.wait_for("a> ");
     terminal.enter("begin; create table t(x); insert into t values (40);\r");
-    terminal.shows("a> ");
+    terminal.wait_for("a> ");
     for _ in 0..2 {
         let endless = "with recursive n(i) as (select 1 union all select i + 1 from n)";
         terminal.enter(&format!("{endless} select count(*) from n;\r"));
         thread::sleep(Duration::from_millis(500));
         terminal.enter("\x03");
-        terminal.shows("error: interrupted");
+        terminal.wait_for("error: interrupted");
     }
     terminal.enter("select 'still ' || (x + 2) from t; commit;\r");
-    terminal.shows("still 42");
-    // What writes is undone, and SQLite does not undo a part of a transaction then.
+    terminal.wait_for("still 42");
+    // An interrupted write rolls back the whole transaction in SQLite.
     terminal.enter("begin; insert into t values (1);\r");
     terminal.enter(
         "with recursive n(i) as (select 1 union all select i + 1 from n) insert into t select i from n;\r",
     );
     thread::sleep(Duration::from_millis(500));
     terminal.enter("\x03");
-    terminal.shows("the transaction was rolled back");
+    terminal.wait_for("the transaction was rolled back");
     terminal.enter("select 'rows ' || count(*) from t;\r");
-    terminal.shows("rows 1");
+    terminal.wait_for("rows 1");
     terminal.enter(".quit\r");
     assert!(terminal.script.wait().unwrap().success());
 }
 
 #[test]
-fn the_shell_attaches_another_database_and_keeps_keys_out_of_its_history() {
+fn shell_attaches_databases_and_stores_no_keys_in_its_history() {
     let (_dir, root) = root();
     let plane = ControlPlane::open(&root).unwrap();
     for name in ["a", "b-c"] {
@@ -333,21 +337,21 @@ fn the_shell_attaches_another_database_and_keeps_keys_out_of_its_history() {
     other.execute_batch("create table t(x); insert into t values (40)").unwrap();
     let path = plane.database_path("b-c").unwrap();
     let Some(mut terminal) = Terminal::open(&root, "a") else { return };
-    terminal.shows("a> ");
+    terminal.wait_for("a> ");
     terminal.enter(&format!("attach '{}' as x;\r", path.display()));
-    terminal.shows(".attach NAME");
+    terminal.wait_for(".attach NAME");
     terminal.enter(".attach b-c\r");
-    terminal.shows("attached b-c as");
+    terminal.wait_for("attached b-c as");
     terminal.enter("select 'rows ' || (x + 2) from \"b-c\".t;\r");
-    terminal.shows("rows 42");
+    terminal.wait_for("rows 42");
     terminal.enter(".attach b-c other\r");
-    terminal.shows("attached b-c as");
+    terminal.wait_for("attached b-c as");
     terminal.enter("select 'other ' || (x + 3) from other.t;\r");
-    terminal.shows("other 43");
+    terminal.wait_for("other 43");
     terminal.enter(".attach missing\r");
-    terminal.shows("could not find database with name missing");
+    terminal.wait_for("could not find database with name missing");
     terminal.enter("pragma key = 'q6urq6ur';\r");
-    terminal.shows("--key-file");
+    terminal.wait_for("--key-file");
     terminal.enter(".quit\r");
     assert!(terminal.script.wait().unwrap().success());
     let history = fs::read_to_string(root.join(".local/state/litefleet/history")).unwrap();

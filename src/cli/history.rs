@@ -1,11 +1,10 @@
-//! The commands that look into the past of a database.
+//! `db points` and `db restore`: the history of a database.
 
 use std::{ffi::OsString, ops::Bound};
 
 use litefleet::{ConnectOptions, ControlPlane, Result, Timestamp};
 
 use super::{
-    key_for,
     keys::{KEY_FILE_PLACEHOLDER, KeyArguments},
     output::Output,
     paste::{program, quoted},
@@ -34,27 +33,29 @@ pub(super) fn restore(
 ) -> Result<()> {
     let at = timestamp.parse()?;
     let mut options = ConnectOptions::default();
-    if let Some(key) = key_for(plane, name, key)? {
+    if let Some(key) = key.for_database(plane, name)? {
         options = options.encryption_key(key);
     }
     let mut bar = progress::Bar::new("Restoring")?;
     let restored = plane.restore_database(name, at, &options, &mut |progress| bar.show(progress));
     bar.clear();
     let restored = restored?;
-    let undo = restored.undo.map(|at| undo(plane, name, at, key));
+    let undo = restored.undo.map(|at| undo_command(plane, name, at, key));
     output.restored(name, &restored, undo)
 }
 
-/// The command that undoes a restore, quoted for the shell. It works from any directory.
-fn undo(plane: &ControlPlane, name: &str, at: Timestamp, key: &KeyArguments) -> String {
+/// The command that undoes a restore, quoted for the shell. It works in any directory.
+fn undo_command(plane: &ControlPlane, name: &str, at: Timestamp, key: &KeyArguments) -> String {
     let root = plane.root().as_os_str().to_owned();
     let mut words: Vec<OsString> = vec![program(), "--root".into(), root];
     words.extend(["db", "restore", name, "--timestamp", &at.to_string()].map(Into::into));
-    words.extend(key.again().into_iter().flatten());
+    words.extend(key.printable_option().into_iter().flatten());
     let command = quoted(&words);
     match words.last() {
         Some(last) if last == KEY_FILE_PLACEHOLDER => {
-            format!("{command}\n({KEY_FILE_PLACEHOLDER} stands for a file that holds the key, as base64)")
+            format!(
+                "{command}\n(replace {KEY_FILE_PLACEHOLDER} with the path of a file that contains the key, as base64)"
+            )
         }
         _ => command,
     }

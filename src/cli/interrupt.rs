@@ -1,4 +1,4 @@
-//! Signals that ask to stop: the work that runs is cancelled and cleans up.
+//! Signals that cancel the running command, which then cleans up.
 
 use std::{
     ffi::c_int,
@@ -14,30 +14,29 @@ use signal_hook::{
     low_level::emulate_default_handler,
 };
 
-/// The exit code of a program that a second Ctrl-C ends.
+/// The exit code after a second Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// How long SIGTERM and SIGHUP wait for the work to clean up. It may be waiting for its input, which nothing interrupts.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long SIGTERM and SIGHUP wait for the command to clean up. It may block on its input, which cannot be interrupted.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether the user asked to stop since the last [`forget`].
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// Whether a signal has arrived since the last [`reset`].
+static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// The signal that is to end the program once the work has been cancelled, or 0.
-static ENDING: AtomicI32 = AtomicI32::new(0);
+/// The signal that ends the process once the command is cancelled, or 0.
+static TERMINATING: AtomicI32 = AtomicI32::new(0);
 
-/// From now on Ctrl-C does not end the program but calls `then`.
-pub(super) fn on_interrupt(mut then: impl FnMut() + Send + 'static) -> Result<()> {
+/// Makes Ctrl-C call `handler` instead of ending the process.
+pub(super) fn on_interrupt(mut handler: impl FnMut() + Send + 'static) -> Result<()> {
     handle(vec![SIGINT], move |_| {
-        ASKED.store(true, SeqCst);
-        then();
+        REQUESTED.store(true, SeqCst);
+        handler();
     })
 }
 
-/// From now on Ctrl-C, SIGTERM and SIGHUP do not end the program at once: the work that runs sees that it [is asked](is_asked)
-/// to stop. A second signal ends the program.
+/// Makes Ctrl-C, SIGTERM and SIGHUP [request a cancellation](is_requested) instead of ending the process. A second signal ends it.
 ///
-/// A hangup that the parent had ignored stays ignored, as `nohup` wants it.
+/// A SIGHUP that is ignored, as under `nohup`, stays ignored.
 pub(super) fn cancel_on_signals() -> Result<()> {
     static ONCE: AtomicBool = AtomicBool::new(false);
     if ONCE.swap(true, SeqCst) {
@@ -48,47 +47,49 @@ pub(super) fn cancel_on_signals() -> Result<()> {
         signals.push(SIGHUP);
     }
     handle(signals, |signal| {
-        if ASKED.swap(true, SeqCst) {
-            end_by(signal);
+        if REQUESTED.swap(true, SeqCst) {
+            terminate_by(signal);
         }
         if signal != SIGINT {
-            ENDING.store(signal, SeqCst);
-            let _not_waited_for = thread::Builder::new().spawn(move || {
-                thread::sleep(GRACE);
-                end_by(signal);
+            TERMINATING.store(signal, SeqCst);
+            let _not_joined = thread::Builder::new().spawn(move || {
+                thread::sleep(CLEANUP_TIMEOUT);
+                terminate_by(signal);
             });
         }
     })
 }
 
-fn handle(signals: Vec<c_int>, mut then: impl FnMut(c_int) + Send + 'static) -> Result<()> {
+fn handle(signals: Vec<c_int>, mut handler: impl FnMut(c_int) + Send + 'static) -> Result<()> {
     let run = || {
         let mut signals = Signals::new(signals)?;
         thread::Builder::new()
             .name("litefleet-signals".into())
-            .spawn(move || signals.forever().for_each(&mut then))
+            .spawn(move || signals.forever().for_each(&mut handler))
     };
-    run().map(|_| ()).map_err(|error| Error::new(ErrorKind::Io, format!("listening for signals: {error}")))
+    run()
+        .map(|_| ())
+        .map_err(|error| Error::new(ErrorKind::Io, format!("installing signal handlers: {error}")))
 }
 
-/// Ends the program as `signal` does a program that does not handle it.
-fn end_by(signal: c_int) {
+/// Ends the process as `signal` does by default.
+fn terminate_by(signal: c_int) {
     if signal != SIGINT {
-        let _it_ends = emulate_default_handler(signal);
+        let _not_reached = emulate_default_handler(signal);
     }
     std::process::exit(INTERRUPTED);
 }
 
-/// Ends the program by the signal that cancelled its work, if one other than Ctrl-C did: the parent sees that signal.
-pub(crate) fn end_if_cancelled(error: &Error) {
-    match ENDING.load(SeqCst) {
+/// Ends the process by the signal that cancelled the command, unless it was Ctrl-C, so that the parent sees the signal.
+pub(crate) fn terminate_if_cancelled(error: &Error) {
+    match TERMINATING.load(SeqCst) {
         0 => {}
-        signal if error.kind() == ErrorKind::Cancelled => end_by(signal),
+        signal if error.kind() == ErrorKind::Cancelled => terminate_by(signal),
         _ => {}
     }
 }
 
-/// Whether the parent process had a signal ignored.
+/// Whether the process inherited an ignored signal.
 fn is_ignored(signal: c_int) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -96,11 +97,12 @@ fn is_ignored(signal: c_int) -> bool {
     mask >> (signal - 1) & 1 == 1
 }
 
-pub(crate) fn is_asked() -> bool {
-    ASKED.load(SeqCst)
+/// Whether a signal has requested a cancellation.
+pub(crate) fn is_requested() -> bool {
+    REQUESTED.load(SeqCst)
 }
 
-/// Clears a pending request to stop.
-pub(crate) fn forget() {
-    ASKED.store(false, SeqCst);
+/// Clears a requested cancellation.
+pub(crate) fn reset() {
+    REQUESTED.store(false, SeqCst);
 }

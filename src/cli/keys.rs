@@ -1,40 +1,38 @@
-//! Keys on the command line: from an argument, from a file or from the environment.
+//! Encryption keys of the command line, from an argument, a file or the environment.
 
 use std::{env::VarError, ffi::OsString, path::PathBuf};
 
 use clap::Args;
-use litefleet::{Cipher, EncryptionKey, Error, ErrorKind, Result};
+use litefleet::{Cipher, ControlPlane, EncryptionKey, Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
-use super::args::CreateArguments;
-
-/// The environment variables that hold keys for every call.
+/// The environment variables that contain keys.
 const KEY_VARIABLE: &str = "LITEFLEET_ENCRYPTION_KEY";
 const SOURCE_KEY_VARIABLE: &str = "LITEFLEET_SOURCE_ENCRYPTION_KEY";
 
-/// The options that hold keys in the arguments.
+/// The options that contain keys.
 const KEY_OPTION: &str = "--remote-encryption-key";
 const SOURCE_KEY_OPTION: &str = "--source-encryption-key";
 
-/// The key of an encrypted database. It need not stand in the arguments, where other users of the machine can see it.
+/// The options for the key of an encrypted database.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct KeyArguments {
-    /// The key of an encrypted database, as base64. Better give it in a file, or in the environment as
-    /// `LITEFLEET_ENCRYPTION_KEY`: other users of the machine can see arguments.
+    /// The key of an encrypted database, as base64. Other users of the machine can see arguments: prefer `--key-file`, or
+    /// the environment variable `LITEFLEET_ENCRYPTION_KEY`.
     #[arg(long, value_name = "BASE64", visible_alias = "encryption-key")]
     remote_encryption_key: Option<Secret>,
-    /// A file that holds the key, as base64.
+    /// A file that contains the key, as base64.
     #[arg(long, value_name = "FILE", conflicts_with = "remote_encryption_key")]
     key_file: Option<PathBuf>,
 }
 
 impl KeyArguments {
-    /// Whether the key was given to this call, and not to every one by the environment.
+    /// Whether an option gives the key. The environment variable applies to every command, so it does not count.
     pub(crate) fn is_given(&self) -> bool {
         self.remote_encryption_key.is_some() || self.key_file.is_some()
     }
 
-    /// The key, if there is one.
+    /// Returns the key, or `None` if neither an option nor the environment gives one.
     pub(crate) fn key(&self) -> Result<Option<EncryptionKey>> {
         if let Some(path) = &self.key_file {
             let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
@@ -42,19 +40,29 @@ impl KeyArguments {
                     .caused_by(error)
             })?;
             let key = EncryptionKey::from_base64(&text);
-            return key.map(Some).map_err(|error| in_source(&format!("key file {}", path.display()), error));
+            return key
+                .map(Some)
+                .map_err(|error| with_source(&format!("key file {}", path.display()), error));
         }
         key_of(self.remote_encryption_key.as_ref(), KEY_OPTION, KEY_VARIABLE)
     }
 
-    /// The key, checked against the cipher that it is for.
+    /// Returns the key. Fails if its size does not match `cipher`.
     pub(crate) fn key_for(&self, cipher: Cipher) -> Result<Option<EncryptionKey>> {
         let Some(key) = self.key()? else { return Ok(None) };
-        key.check_size(cipher).map_err(|error| in_source(&self.source(), error))?;
+        key.check_size(cipher).map_err(|error| with_source(&self.source(), error))?;
         Ok(Some(key))
     }
 
-    /// Where the key was taken from, for a person.
+    /// Returns the key for a database, or `None` if the database is plain: a key in the environment may be for others.
+    pub(crate) fn for_database(&self, plane: &ControlPlane, name: &str) -> Result<Option<EncryptionKey>> {
+        match plane.get_database(name)?.cipher {
+            Some(cipher) => self.key_for(cipher),
+            None => Ok(None),
+        }
+    }
+
+    /// Describes the source of the key.
     fn source(&self) -> String {
         match &self.key_file {
             Some(path) => format!("key file {}", path.display()),
@@ -63,7 +71,7 @@ impl KeyArguments {
         }
     }
 
-    /// Completes an error about the key with how to give it, or with where it was taken from.
+    /// Adds to an error about the key how to give one, or which source it came from.
     pub(crate) fn explain(&self, error: Error) -> Error {
         let message = match error.kind() {
             ErrorKind::KeyRequired => {
@@ -72,7 +80,7 @@ impl KeyArguments {
             ErrorKind::WrongKey => {
                 let source = self.source();
                 format!(
-                    "{error}; the key was taken from {source}, and --key-file FILE or {KEY_VARIABLE} gives another"
+                    "{error}; the key came from {source}; give another with --key-file FILE or in {KEY_VARIABLE}"
                 )
             }
             _ => return error,
@@ -80,12 +88,11 @@ impl KeyArguments {
         Error::new(error.kind(), message).caused_by(error)
     }
 
-    /// The option that gives this key again in a command that is printed, as words of the command. A key that stands in the
-    /// arguments is not repeated.
-    pub(crate) fn again(&self) -> Option<[OsString; 2]> {
+    /// The option that gives this key in a printed command. A key in the arguments is replaced by a placeholder.
+    pub(crate) fn printable_option(&self) -> Option<[OsString; 2]> {
         let placeholder = || OsString::from(KEY_FILE_PLACEHOLDER);
         let file = match &self.key_file {
-            // A pipe holds the key only once.
+            // A pipe can be read only once.
             Some(path) if path.is_file() => std::path::absolute(path).ok().map(Into::into),
             Some(_) => Some(placeholder()),
             None => self.remote_encryption_key.as_ref().map(|_| placeholder()),
@@ -94,30 +101,26 @@ impl KeyArguments {
     }
 }
 
-/// What stands for the file with a key in a command that is printed.
+/// The placeholder for a key file in a printed command.
 pub(crate) const KEY_FILE_PLACEHOLDER: &str = "KEY_FILE";
 
-impl CreateArguments {
-    /// The key of the source, if it has one of its own.
-    pub(crate) fn source_key(&self) -> Result<Option<EncryptionKey>> {
-        key_of(self.source_encryption_key.as_ref(), SOURCE_KEY_OPTION, SOURCE_KEY_VARIABLE)
-    }
-
-    /// Completes an error about a key with how to give it.
-    pub(crate) fn explain_key(&self, error: Error) -> Error {
-        let reads_source = self.from_db.is_some() || self.from_file.is_some();
-        let error = self.key.explain(error);
-        if error.kind() != ErrorKind::WrongKey || !reads_source {
-            return error;
-        }
-        let message = format!(
-            "{error}; {SOURCE_KEY_OPTION} or {SOURCE_KEY_VARIABLE} gives the key of the source if it is another one"
-        );
-        Error::new(error.kind(), message).caused_by(error)
-    }
+/// Returns the key of a source that has its own, or `None` if neither the option nor the environment gives one.
+pub(super) fn source_key(argument: Option<&Secret>) -> Result<Option<EncryptionKey>> {
+    key_of(argument, SOURCE_KEY_OPTION, SOURCE_KEY_VARIABLE)
 }
 
-/// A key from an argument, or else from the environment. An empty variable holds none.
+/// Adds to an error about a key how to give the key of the source.
+pub(super) fn explain_source(error: Error) -> Error {
+    if error.kind() != ErrorKind::WrongKey {
+        return error;
+    }
+    let message = format!(
+        "{error}; if the source has another key, give it with {SOURCE_KEY_OPTION} or in {SOURCE_KEY_VARIABLE}"
+    );
+    Error::new(error.kind(), message).caused_by(error)
+}
+
+/// Returns the key in an argument or, without one, in the environment. An empty variable counts as unset.
 fn key_of(argument: Option<&Secret>, option: &str, variable: &str) -> Result<Option<EncryptionKey>> {
     let (text, source) = match argument {
         Some(key) => (key.clone(), option),
@@ -133,15 +136,15 @@ fn key_of(argument: Option<&Secret>, option: &str, variable: &str) -> Result<Opt
             Ok(text) => (Secret::from(text), variable),
         },
     };
-    EncryptionKey::from_base64(&text.0).map(Some).map_err(|error| in_source(source, error))
+    EncryptionKey::from_base64(&text.0).map(Some).map_err(|error| with_source(source, error))
 }
 
-/// An error about a key, with where the key was taken from.
-fn in_source(source: &str, error: Error) -> Error {
+/// Prefixes an error about a key with the source of the key.
+fn with_source(source: &str, error: Error) -> Error {
     Error::new(error.kind(), format!("{source}: {error}")).caused_by(error)
 }
 
-/// A text that is never printed.
+/// A string that is never printed and is wiped on drop.
 #[derive(Clone)]
 pub(crate) struct Secret(Zeroizing<String>);
 

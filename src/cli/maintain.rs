@@ -1,4 +1,4 @@
-//! `db maintain`: one database, or all of them.
+//! `db maintain`: maintenance of one database or of all.
 
 use litefleet::{ControlPlane, DatabaseState, Error, ErrorKind, ListDatabases, MaintenanceReport, Result};
 
@@ -7,16 +7,20 @@ use super::{
     progress::Bar,
 };
 
-/// Maintains a database.
+/// Maintains a database and prints the report.
 pub(super) fn one(plane: &ControlPlane, name: &str, output: Output) -> Result<()> {
     let mut bar = Bar::new("Maintaining")?;
-    let done = plane.maintain_database(name, &mut |progress| bar.show(progress));
+    let report = plane.maintain_database(name, &mut |progress| bar.show(progress));
     bar.clear();
-    let done = done?;
-    if output.json { output::json_line(&output::maintained(name, Ok(&done))) } else { show(&[(name, &done)]) }
+    let report = report?;
+    if output.json {
+        output::json_line(&output::maintenance_value(name, Ok(&report)))
+    } else {
+        print_table(&[(name, &report)])
+    }
 }
 
-/// Maintains all databases. What fails with one does not keep the others from it.
+/// Maintains all databases and prints the reports. A failure of one does not stop the others.
 pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
     let databases = plane.list_databases(&ListDatabases::default())?;
     let ready = databases.iter().filter(|database| database.state == DatabaseState::Ready);
@@ -24,25 +28,24 @@ pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
     let mut results = Vec::new();
     for database in ready {
         let name = database.name.as_str();
-        let done = plane.maintain_database(database, &mut |progress| bar.show(progress));
-        let stop = done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled);
-        // One that was destroyed meanwhile needs none.
-        let is_gone = done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Destroyed);
-        if !is_gone {
-            results.push((name, done));
+        let result = plane.maintain_database(database, &mut |progress| bar.show(progress));
+        let kind = result.as_ref().err().map(Error::kind);
+        // A database that was destroyed in the meantime is skipped.
+        if kind != Some(ErrorKind::Destroyed) {
+            results.push((name, result));
         }
-        if stop {
+        if kind == Some(ErrorKind::Cancelled) {
             break;
         }
     }
     bar.clear();
-    let failed = results.iter().filter_map(|(name, done)| Some((*name, done.as_ref().err()?)));
+    let failed = results.iter().filter_map(|(name, result)| Some((*name, result.as_ref().err()?)));
     if output.json {
-        let values = results.iter().map(|(name, done)| output::maintained(name, done.as_ref()));
+        let values = results.iter().map(|(name, result)| output::maintenance_value(name, result.as_ref()));
         output::json_line(&values.collect::<Vec<_>>())?;
     } else {
-        let done = results.iter().filter_map(|(name, done)| Some((*name, done.as_ref().ok()?)));
-        show(&done.collect::<Vec<_>>())?;
+        let reports = results.iter().filter_map(|(name, result)| Some((*name, result.as_ref().ok()?)));
+        print_table(&reports.collect::<Vec<_>>())?;
     }
     let messages: Vec<_> = failed.clone().map(|(name, error)| format!("{name}: {error}")).collect();
     match failed.map(|(_, error)| error.kind()).next() {
@@ -51,20 +54,20 @@ pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
     }
 }
 
-fn show(all: &[(&str, &MaintenanceReport)]) -> Result<()> {
+fn print_table(reports: &[(&str, &MaintenanceReport)]) -> Result<()> {
     let columns =
         ["NAME", "SNAPSHOTS", "REMOVED", "BYTES FREED", "COMPRESSED", "BYTES SAVED", "RESTORABLE FROM"];
     let mut table = output::table(&columns);
-    for (name, done) in all {
-        let note = if done.deferred { " (in use: the rest next time)" } else { "" };
-        let from = done.windows.first().map_or_else(|| "-".to_owned(), |window| window.from.to_string());
+    for (name, report) in reports {
+        let note = if report.deferred { " (partly in use; the rest is deferred)" } else { "" };
+        let from = report.windows.first().map_or_else(|| "-".to_owned(), |window| window.from.to_string());
         table.add_row([
             (*name).to_owned(),
-            done.snapshots.to_string(),
-            done.generations.to_string(),
-            done.bytes_freed.to_string(),
-            done.compressed.to_string(),
-            done.bytes_saved.to_string(),
+            report.snapshots.to_string(),
+            report.generations.to_string(),
+            report.bytes_freed.to_string(),
+            report.compressed.to_string(),
+            report.bytes_saved.to_string(),
             format!("{from}{note}"),
         ]);
     }

@@ -1,6 +1,7 @@
-//! The commands, each a few calls of the public API.
+//! Runs the commands, each of which makes a few calls of the public API.
 
 pub(crate) mod args;
+mod create;
 mod history;
 pub(crate) mod interrupt;
 mod keys;
@@ -22,31 +23,27 @@ use std::{
     process::ExitCode,
 };
 
-use args::{Arguments, Command, ConfigArguments, CreateArguments, DbCommand, GroupCommand};
+use args::{Arguments, Command, ConfigArguments, DbCommand, GroupCommand};
 use clap::CommandFactory;
 use keys::KeyArguments;
 use litefleet::{
-    Change, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, Database,
-    DatabaseChanges, EncryptionKey, Error, ErrorKind, ExportOptions, GroupChanges, ListDatabases,
-    RemoteEncryption, Result, Seed, Upload, VerifyOptions,
+    Change, ConnectOptions, ControlPlane, Database, DatabaseChanges, Error, ErrorKind, ExportOptions,
+    GroupChanges, ListDatabases, RemoteEncryption, Result, Upload, VerifyOptions,
 };
 use output::Output;
 
-/// What the program exits with where the command is none.
-pub(crate) const USAGE: u8 = 2;
+/// The exit code for an invalid command line.
+pub(crate) const USAGE_ERROR: u8 = 2;
 
-/// The file name that stands for standard input.
-const STDIN: &str = "-";
-
-/// Runs a command, and says what the program is to exit with.
+/// Runs a command and returns the exit code.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     let output = Output { json: arguments.json };
     let plane = || {
-        there(&arguments.root)?;
+        require_fleet(&arguments.root)?;
         open(&arguments.root)
     };
     let done = match arguments.command {
-        // It makes a fleet, and so does `serve`: for the others a mistyped directory is none.
+        // Only `group create` and `serve` create a fleet, so that a mistyped path creates nothing.
         Command::Group(command @ GroupCommand::Create { .. }) => {
             group(&ControlPlane::open(&arguments.root)?, command, output)
         }
@@ -66,18 +63,18 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Serve(options) => serve::run(&arguments.root, &options, output),
         Command::Recover => recover::run(&arguments.root, output),
         Command::Tour => tour::run(),
+        Command::Man { dir } => man(dir.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());
             Ok(())
         }
-        Command::Man { dir } => man(dir.as_deref()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Prints the man page of the program, or writes a page for each command into `dir`.
 fn man(dir: Option<&Path>) -> Result<()> {
-    // The long version describes the processor that this runs on.
+    // The long version depends on the processor.
     let program = Arguments::command().long_version(None);
     let written = match dir {
         Some(dir) => clap_mangen::generate_to(program, dir),
@@ -86,7 +83,7 @@ fn man(dir: Option<&Path>) -> Result<()> {
     written.map_err(|error| Error::new(ErrorKind::Io, format!("writing man pages: {error}")).caused_by(error))
 }
 
-/// Opens the fleet at `root`: to be read, if it cannot be written to.
+/// Opens the fleet at `root`, read-only if it is not writable.
 fn open(root: &Path) -> Result<ControlPlane> {
     match ControlPlane::open(root) {
         Err(error) if error.kind() == ErrorKind::ReadOnly => ControlPlane::open_read_only(root),
@@ -94,9 +91,9 @@ fn open(root: &Path) -> Result<ControlPlane> {
     }
 }
 
-/// Makes sure that there is a fleet at `root`.
-fn there(root: &Path) -> Result<()> {
-    // What cannot be looked at is opened, which says why.
+/// Fails if there is no fleet at `root`.
+fn require_fleet(root: &Path) -> Result<()> {
+    // If this fails, opening the fleet reports the reason.
     if root.join("control.db").try_exists().unwrap_or(true) {
         return Ok(());
     }
@@ -105,10 +102,10 @@ fn there(root: &Path) -> Result<()> {
     let root = root.display();
     let message = if is_lost {
         format!(
-            "control.db is gone from the fleet at {root}: put it back, or make a new one with: {command} recover"
+            "control.db is missing from the fleet at {root}; put it back, or rebuild it with: {command} recover"
         )
     } else {
-        format!("no fleet at {root}; make one with: {command} group create NAME")
+        format!("no fleet at {root}; create one with: {command} group create NAME")
     };
     Err(Error::new(ErrorKind::NotFound, message))
 }
@@ -146,17 +143,14 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
 
 fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
     match command {
-        DbCommand::Create(arguments) => {
-            let made = create(plane, &arguments).map_err(|error| arguments.explain_key(error))?;
-            output.created(&made)
-        }
+        DbCommand::Create(arguments) => create::run(plane, &arguments, output),
         DbCommand::List { group, parent, limit, after } => {
-            let mut which = ListDatabases::default();
-            which.group = group;
-            which.parent = parent;
-            which.limit = limit;
-            which.after = after;
-            output.databases(&plane.list_databases_with_size(&which)?)
+            let mut filter = ListDatabases::default();
+            filter.group = group;
+            filter.parent = parent;
+            filter.limit = limit;
+            filter.after = after;
+            output.databases(&plane.list_databases_with_size(&filter)?)
         }
         DbCommand::Show { name } => show(plane, &plane.get_database(&name)?, output),
         DbCommand::Config(arguments) => config(plane, &arguments, output),
@@ -168,10 +162,13 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
         }
         DbCommand::Upload { name, file, key } => {
             let mut bar = progress::Bar::new("Uploading")?;
-            let mut watch = |progress| bar.show(progress);
+            let mut show = |progress| bar.show(progress);
             let mut stdin = io::stdin().lock();
-            let upload =
-                if file.as_os_str() == STDIN { Upload::Reader(&mut stdin) } else { Upload::Path(&file) };
+            let upload = if file.as_os_str() == create::STDIN {
+                Upload::Reader(&mut stdin)
+            } else {
+                Upload::Path(&file)
+            };
             let encryption = match plane.get_database(&name)?.cipher {
                 Some(cipher) => {
                     key.key_for(cipher)?.map(|key| RemoteEncryption::new(key, cipher)).transpose()?
@@ -180,9 +177,9 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             };
             let uploaded = match &encryption {
                 Some(encryption) => {
-                    plane.upload_encrypted_database(&name, upload, encryption, None, &mut watch)
+                    plane.upload_encrypted_database(&name, upload, encryption, None, &mut show)
                 }
-                None => plane.upload_database_watched(&name, upload, &mut watch),
+                None => plane.upload_database_watched(&name, upload, &mut show),
             };
             bar.clear();
             let unchecked = uploaded?.unchecked;
@@ -196,7 +193,7 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             if let Some(at) = timestamp {
                 options = options.at(at.parse()?);
             }
-            if let Some(key) = key_for(plane, &name, &key)? {
+            if let Some(key) = key.for_database(plane, &name)? {
                 options = options.encryption_key(key);
             }
             let mut bar = progress::Bar::new("Exporting")?;
@@ -211,13 +208,13 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
         DbCommand::Restore { name, timestamp, key } => {
             history::restore(plane, &name, &timestamp, &key, output)
         }
-        // It has an exit code of its own.
+        // `run` handles it, because it has its own exit code.
         DbCommand::Verify { name, key } => verify(plane, &name, &key, output).map(|_| ()),
         DbCommand::Maintain { name: Some(name) } => maintain::one(plane, &name, output),
         DbCommand::Maintain { name: None } => maintain::all(plane, output),
         DbCommand::Shell { name, sql, read_only, timestamp, key } => {
             let mut options = ConnectOptions::default().read_only(read_only);
-            if let Some(key) = key_for(plane, &name, &key)? {
+            if let Some(key) = key.for_database(plane, &name)? {
                 options = options.encryption_key(key);
             }
             let connection = match timestamp {
@@ -235,121 +232,18 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
     }
 }
 
-/// What is found is printed, and is a failure.
+/// Verifies a database and prints the findings, of which any is a failure.
 fn verify(plane: &ControlPlane, name: &str, key: &KeyArguments, output: Output) -> Result<ExitCode> {
     let mut options = VerifyOptions::default();
-    if let Some(key) = key_for(plane, name, key)? {
+    if let Some(key) = key.for_database(plane, name)? {
         options = options.encryption_key(key);
     }
     let mut bar = progress::Bar::new("Verifying")?;
-    let verified = plane.verify_database(name, &options, &mut |progress| bar.show(progress));
+    let report = plane.verify_database(name, &options, &mut |progress| bar.show(progress));
     bar.clear();
-    let verified = verified?;
-    output.verified(&verified)?;
-    Ok(if verified.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The key for a database, if it is encrypted: a key in the environment is not meant for the plain ones.
-fn key_for(plane: &ControlPlane, name: &str, key: &KeyArguments) -> Result<Option<EncryptionKey>> {
-    match plane.get_database(name)?.cipher {
-        Some(cipher) => key.key_for(cipher),
-        None => Ok(None),
-    }
-}
-
-/// What a new database is to be encrypted under, if it is: a cipher is named, or the source has one.
-fn encryption(plane: &ControlPlane, arguments: &CreateArguments) -> Result<Option<RemoteEncryption>> {
-    let cipher = arguments.remote_encryption_cipher.as_deref().map(str::parse).transpose()?;
-    let inherit_cipher = match &arguments.from_db {
-        Some(source) => plane.get_database(source)?.cipher,
-        None => None,
-    };
-    if cipher.is_none() && inherit_cipher.is_none() {
-        let message = "remote encryption cipher must be provided when remote encryption key is set; name one with \
-             --remote-encryption-cipher";
-        // A key in the environment is not meant for every database.
-        if arguments.key.is_given() || arguments.page_format.is_some() {
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        return Ok(None);
-    }
-    let key = match cipher.or(inherit_cipher) {
-        Some(cipher) => arguments.key.key_for(cipher)?,
-        None => arguments.key.key()?,
-    };
-    let Some(key) = key else {
-        if cipher.is_none() {
-            return Ok(None);
-        }
-        let message = "remote encryption key must be provided when remote encryption cipher is set";
-        return Err(Error::new(ErrorKind::KeyRequired, message));
-    };
-    let encryption = match cipher {
-        Some(cipher) => RemoteEncryption::new(key, cipher)?,
-        None => RemoteEncryption::inherit_cipher(key),
-    };
-    Ok(Some(match &arguments.page_format {
-        Some(format) => encryption.with_page_format(format.parse()?),
-        None => encryption,
-    }))
-}
-
-fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDatabaseOutput> {
-    let mut input = CreateDatabaseInput::new(&arguments.name, "");
-    input.group = match &arguments.group {
-        None if arguments.from_db.is_none() => Some(only_group(plane)?),
-        group => group.clone(),
-    };
-    if let Some(limit) = &arguments.size_limit {
-        input.size_limit = Some(limit.parse()?);
-    }
-    if arguments.draft {
-        input.seed = Some(Seed::DatabaseUpload);
-    }
-    if let Some(source) = &arguments.from_db {
-        input.seed = Some(match &arguments.timestamp {
-            Some(at) => Seed::database_at(source, at.parse()?),
-            None => Seed::database(source),
-        });
-    }
-    input.remote_encryption = encryption(plane, arguments)?;
-    input.source_encryption_key = arguments.source_key()?;
-    let Some(file) = &arguments.from_file else {
-        let mut bar = progress::Bar::new("Forking")?;
-        let made = plane.create_database_watched(input, &mut |progress| bar.show(progress));
-        bar.clear();
-        return made;
-    };
-    let mut bar = progress::Bar::new("Importing")?;
-    let mut watch = |progress| bar.show(progress);
-    let made = if file.as_os_str() == STDIN {
-        plane.import_database_watched(input, Upload::Reader(&mut io::stdin().lock()), &mut watch)
-    } else {
-        plane.import_database_watched(input, Path::new(file), &mut watch)
-    };
-    bar.clear();
-    made
-}
-
-/// The group of a fleet that has only one.
-fn only_group(plane: &ControlPlane) -> Result<String> {
-    /// How many groups an error names.
-    const NAMED_MAX: usize = 5;
-    let groups = plane.list_groups()?;
-    match groups.as_slice() {
-        [group] => Ok(group.name.to_string()),
-        [] => Err(Error::new(
-            ErrorKind::NotFound,
-            "there is no group yet; make one with: litefleet group create NAME",
-        )),
-        groups => {
-            let names: Vec<_> = groups.iter().take(NAMED_MAX).map(|group| group.name.as_str()).collect();
-            let more = if groups.len() > NAMED_MAX { " and others" } else { "" };
-            let message =
-                format!("group is required: choose one with --group, out of {}{more}", names.join(", "));
-            Err(Error::new(ErrorKind::Invalid, message))
-        }
-    }
+    let report = report?;
+    output.verified(&report)?;
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> Result<()> {
@@ -380,19 +274,16 @@ fn show(plane: &ControlPlane, database: &Database, output: Output) -> Result<()>
     output.database(database, plane.database_path(name).ok().as_deref(), plane.database_size(name).ok())
 }
 
-/// Asks before something is destroyed. Nobody is asked where nobody can answer: there `--yes` must be said.
+/// Asks for confirmation before something is destroyed. Without a terminal, `--yes` is required.
 fn confirm(yes: bool, question: &str) -> Result<()> {
     if yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!("{question} Say --yes to do so without being asked."),
-        ));
+        return Err(Error::new(ErrorKind::Invalid, format!("{question} Confirm with --yes.")));
     }
     eprint!("{question} [y/N] ");
-    let _shown_or_not = io::stderr().flush();
+    let _best_effort = io::stderr().flush();
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
     if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {

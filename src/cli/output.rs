@@ -1,4 +1,4 @@
-//! What is printed: tables for people, one JSON value for programs.
+//! Prints results: as tables and sentences, or as one JSON value.
 
 use std::{
     fmt::Write as _,
@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use super::interrupt;
 
-/// How much is printed before somebody who asks to stop is heard.
-const PRINTED_AT_ONCE: usize = 64 << 10;
+/// Bytes that are printed between checks for an interrupt.
+const PART_LEN: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
@@ -26,7 +26,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Prints `value` as JSON, or a sentence.
+    /// Prints `value` as JSON, or `sentence`.
     pub(crate) fn say(self, value: &impl Serialize, sentence: impl FnOnce() -> String) -> Result<()> {
         if self.json { json_line(value) } else { print(&sentence()) }
     }
@@ -51,7 +51,7 @@ impl Output {
         if self.json { json_line(&group) } else { self.groups(&[group]) }
     }
 
-    /// Databases, each with the bytes that it takes on the disk unless it is a draft.
+    /// Prints databases with their sizes on disk, which drafts lack.
     pub(crate) fn databases(self, databases: &[(Database, Option<u64>)]) -> Result<()> {
         if self.json {
             let values = databases.iter().map(|(database, size)| {
@@ -80,22 +80,22 @@ impl Output {
         print(&table.to_string())
     }
 
-    /// What was created, and what an instant came to.
-    pub(crate) fn created(self, made: &CreateDatabaseOutput) -> Result<()> {
+    /// Prints a new database and the instant that it was forked as of.
+    pub(crate) fn created(self, created: &CreateDatabaseOutput) -> Result<()> {
         if self.json {
-            let mut value = serde_json::to_value(made).map_err(unprintable)?;
-            if let Some(reached) = &made.reached {
+            let mut value = serde_json::to_value(created).map_err(unprintable)?;
+            if let Some(reached) = &created.reached {
                 value["reached"] = reached_value(reached);
             }
-            return json_line(&with_unchecked(value, &made.unchecked));
+            return json_line(&with_unchecked(value, &created.unchecked));
         }
-        let words = made.reached.as_ref().map(|reached| format!(", {}", reached_words(reached)));
-        print(&format!("Created database {}{}.", made.name, words.unwrap_or_default()))?;
-        print_unchecked(&made.unchecked);
+        let words = created.reached.as_ref().map(|reached| format!(", {}", reached_sentence(reached)));
+        print(&format!("Created database {}{}.", created.name, words.unwrap_or_default()))?;
+        print_unchecked(&created.unchecked);
         Ok(())
     }
 
-    /// The database that an uploaded file completed.
+    /// Prints a database after an upload.
     pub(crate) fn uploaded(self, database: &Database, unchecked: &[String]) -> Result<()> {
         if self.json {
             let value = serde_json::to_value(database).map_err(unprintable)?;
@@ -106,7 +106,7 @@ impl Output {
         Ok(())
     }
 
-    /// What a restore in place did, and the command that undoes it.
+    /// Prints the result of a restore and the command that undoes it.
     pub(crate) fn restored(self, name: &str, restored: &Restored, undo: Option<String>) -> Result<()> {
         if self.json {
             let undo = restored.undo.map(|at| at.to_string());
@@ -116,12 +116,12 @@ impl Output {
         }
         let undo = match undo {
             Some(command) => format!("To undo it: {command}"),
-            None => "It was so already, and nothing was written.".to_owned(),
+            None => "The database was already in this state; nothing was written.".to_owned(),
         };
-        print(&format!("Restored database {name}, {}.\n{undo}", reached_words(&restored.reached)))
+        print(&format!("Restored database {name}, {}.\n{undo}", reached_sentence(&restored.reached)))
     }
 
-    /// What a database can be restored to.
+    /// Prints the recovery points of a database.
     pub(crate) fn points(self, points: &Points) -> Result<()> {
         if self.json {
             let commits: Vec<_> = points
@@ -151,7 +151,7 @@ impl Output {
         Ok(())
     }
 
-    /// What a recovery found, and what it made.
+    /// Prints the report of a recovery.
     pub(crate) fn recovered(self, recovered: &Recovered) -> Result<()> {
         let Recovered { groups, databases, findings, .. } = recovered;
         if self.json {
@@ -164,13 +164,13 @@ impl Output {
         for finding in findings {
             print(&escaped(&finding.to_string()))?;
         }
-        let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-        print(&format!("Recovered {} and {}.", counted(*groups, "group"), counted(*databases, "database")))
+        let plural = |count: u64, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        print(&format!("Recovered {} and {}.", plural(*groups, "group"), plural(*databases, "database")))
     }
 
-    /// What was verified, and what was found.
-    pub(crate) fn verified(self, verified: &VerifyReport) -> Result<()> {
-        let VerifyReport { findings, commits, logs, snapshots, bytes, tags, .. } = verified;
+    /// Prints the report of a verification.
+    pub(crate) fn verified(self, report: &VerifyReport) -> Result<()> {
+        let VerifyReport { findings, commits, logs, snapshots, bytes, tags, .. } = report;
         if self.json {
             let findings: Vec<_> = findings
                 .iter()
@@ -190,7 +190,7 @@ impl Output {
             print(&escaped(&finding.to_string()))?;
         }
         if findings.is_empty() {
-            let tags = if *tags { ", every tag fits" } else { "" };
+            let tags = if *tags { ", all tags valid" } else { "" };
             print(&format!(
                 "ok: {commits} commits, {logs} logs, {snapshots} snapshots, {bytes} bytes{tags}"
             ))?;
@@ -198,7 +198,7 @@ impl Output {
         Ok(())
     }
 
-    /// A database, the file that it is in and the bytes that it takes; a draft has neither.
+    /// Prints a database, its path and its size on disk, which drafts lack.
     pub(crate) fn database(self, database: &Database, path: Option<&Path>, size: Option<u64>) -> Result<()> {
         if self.json {
             let mut value = serde_json::to_value(database).map_err(unprintable)?;
@@ -219,8 +219,8 @@ impl Output {
         row("path", path.map_or_else(|| "-".to_owned(), |path| escaped(&path.to_string_lossy())));
         row("size", size.map_or_else(|| "-".to_owned(), bytes));
         row("size limit", limit(database.size_limit));
-        let of_group = if database.inherits_history_window { ", as its group" } else { "" };
-        row("history window", format!("{}{of_group}", database.history_window));
+        let inherited = if database.inherits_history_window { ", from its group" } else { "" };
+        row("history window", format!("{}{inherited}", database.history_window));
         row("encryption", cipher(database));
         row("block reads", yes(database.block_reads));
         row("block writes", yes(database.block_writes));
@@ -232,7 +232,6 @@ impl Output {
     }
 }
 
-/// What an instant came to, for programs.
 /// Adds the parts of a file that could not be checked, if there are any.
 fn with_unchecked(mut value: Value, unchecked: &[String]) -> Value {
     if !unchecked.is_empty() {
@@ -247,6 +246,7 @@ fn print_unchecked(unchecked: &[String]) {
     }
 }
 
+/// The JSON value of a resolved instant.
 fn reached_value(reached: &ResolvedInstant) -> Value {
     json!({
         "kind": reached.kind.as_str(),
@@ -255,30 +255,33 @@ fn reached_value(reached: &ResolvedInstant) -> Value {
     })
 }
 
-/// The same for people.
-fn reached_words(reached: &ResolvedInstant) -> String {
+/// Describes a resolved instant.
+fn reached_sentence(reached: &ResolvedInstant) -> String {
     let state = match reached.commit {
-        Some(commit) => format!("as the commit of {commit} left it"),
-        None => "as it began, before its first commit".to_owned(),
+        Some(commit) => format!("as of the commit at {commit}"),
+        None => "as of its creation, before its first commit".to_owned(),
     };
     match reached.next {
         Some(next) => format!("{state}; the next commit was at {next}"),
-        None => format!("{state}; no later commit is known"),
+        None => format!("{state}; there is no later commit"),
     }
 }
 
-/// What was done for a database's history, or why it was not.
-pub(crate) fn maintained(name: &str, done: std::result::Result<&MaintenanceReport, &Error>) -> Value {
-    match done {
-        Ok(done) => json!({
+/// The JSON value of the maintenance of a database.
+pub(crate) fn maintenance_value(
+    name: &str,
+    result: std::result::Result<&MaintenanceReport, &Error>,
+) -> Value {
+    match result {
+        Ok(report) => json!({
             "Name": name,
-            "snapshots": done.snapshots,
-            "generations": done.generations,
-            "bytes_freed": done.bytes_freed,
-            "compressed": done.compressed,
-            "bytes_saved": done.bytes_saved,
-            "deferred": done.deferred,
-            "windows": windows(&done.windows),
+            "snapshots": report.snapshots,
+            "generations": report.generations,
+            "bytes_freed": report.bytes_freed,
+            "compressed": report.compressed,
+            "bytes_saved": report.bytes_saved,
+            "deferred": report.deferred,
+            "windows": windows(&report.windows),
         }),
         Err(error) => json!({"Name": name, "error": error.to_string(), "kind": error.kind().as_str()}),
     }
@@ -289,7 +292,7 @@ fn windows(windows: &[RestorableRange]) -> Vec<Value> {
     windows.iter().map(value).collect()
 }
 
-/// Where the API is served, and which file holds the token for it.
+/// Prints the URL of a server and the path of its token file.
 #[cfg(feature = "http")]
 pub(crate) fn served(url: &str, token_file: Option<&Path>) -> Result<()> {
     json_line(&json!({ "url": url, "token_file": token_file }))
@@ -304,31 +307,31 @@ fn unprintable(error: serde_json::Error) -> Error {
     Error::new(ErrorKind::Io, format!("printing JSON: {error}")).caused_by(error)
 }
 
-/// Prints a line. A reader that went away (`| head`) ends the program quietly, as it does others.
+/// Prints a line. If the reader has closed the pipe (`| head`), the process exits without an error.
 pub(crate) fn print(text: &str) -> Result<()> {
-    written(writeln!(io::stdout().lock(), "{text}"))
+    check_written(writeln!(io::stdout().lock(), "{text}"))
 }
 
-fn written(result: io::Result<()>) -> Result<()> {
+fn check_written(result: io::Result<()>) -> Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => written.map_err(|error| Error::new(ErrorKind::Io, format!("printing: {error}"))),
+        result => result.map_err(|error| Error::new(ErrorKind::Io, format!("printing: {error}"))),
     }
 }
 
-/// Prints the rows of a query, of which there may be many, until somebody asks to stop.
+/// Prints the rows of a query, which may be many. Fails with [`ErrorKind::Cancelled`] on an interrupt.
 pub(crate) fn print_rows(rows: &str) -> Result<()> {
-    let (whole, rest) = rows.as_bytes().as_chunks::<PRINTED_AT_ONCE>();
-    for part in whole.iter().map(<[u8; PRINTED_AT_ONCE]>::as_slice) {
-        if interrupt::is_asked() {
+    let (whole, rest) = rows.as_bytes().as_chunks::<PART_LEN>();
+    for part in whole.iter().map(<[u8; PART_LEN]>::as_slice) {
+        if interrupt::is_requested() {
             return Err(Error::new(ErrorKind::Cancelled, "interrupted"));
         }
-        written(io::stdout().lock().write_all(part))?;
+        check_written(io::stdout().lock().write_all(part))?;
     }
-    written(io::stdout().lock().write_all(rest).and_then(|()| writeln!(io::stdout())))
+    check_written(io::stdout().lock().write_all(rest).and_then(|()| writeln!(io::stdout())))
 }
 
-/// Prints an error as one line on standard error.
+/// Prints an error on one line of standard error.
 pub(crate) fn print_error(error: &Error, as_json: bool) {
     if as_json {
         eprintln!("{}", json!({"error": error.to_string(), "kind": error.kind().as_str()}));
@@ -337,33 +340,33 @@ pub(crate) fn print_error(error: &Error, as_json: bool) {
     }
 }
 
-/// Text of a database as a terminal may show it: control characters are escaped, but for tabs and ends of lines.
+/// Escapes control characters except tabs and newlines, so that text in a database cannot control the terminal.
 pub(crate) fn escaped(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for sign in text.chars() {
-        if sign.is_control() && sign != '\n' && sign != '\t' {
-            let _never_fails = write!(shown, "\\x{:02x}", u32::from(sign));
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character != '\n' && character != '\t' {
+            let _never_fails = write!(escaped, "\\x{:02x}", u32::from(character));
         } else {
-            shown.push(sign);
+            escaped.push(character);
         }
     }
-    shown
+    escaped
 }
 
-/// Prints what is wrong with a command as one line of JSON on standard error.
-pub(crate) fn print_usage_error(wrong: &clap::Error) {
-    // Behind the first paragraph stand hints for people.
-    let text = wrong.to_string();
+/// Prints an error about the command line as one line of JSON on standard error.
+pub(crate) fn print_usage_error(error: &clap::Error) {
+    // The paragraphs after the first are hints.
+    let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
     let error = first.split_whitespace().collect::<Vec<_>>().join(" ");
     eprintln!("{}", json!({"error": error, "kind": "usage"}));
 }
 
-/// A table without lines, as wide as the terminal at most.
+/// A table without borders, at most as wide as the terminal.
 pub(crate) fn table<T: AsRef<str>>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    // A terminal whose width is not known says 0: those of `docker`, `expect` and `ssh -tt`.
+    // A terminal of unknown width, as under `docker`, `expect` and `ssh -tt`, reports 0.
     if io::stdout().is_terminal() && table.width().is_some_and(|width| width > 0) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
@@ -389,7 +392,7 @@ fn limit(limit: Option<SizeLimit>) -> String {
     limit.map_or_else(|| "none".to_owned(), |limit| bytes(limit.bytes()))
 }
 
-/// A size for people, and exactly.
+/// Formats a size in bytes and in a binary unit.
 fn bytes(size: u64) -> String {
     format!("{size} bytes ({})", HumanBytes(size))
 }
@@ -398,14 +401,14 @@ fn cipher(database: &Database) -> String {
     database.cipher.map_or_else(|| "none".to_owned(), |cipher| cipher.to_string())
 }
 
-/// A JSON value for each of SQLite's, in the way that the README documents.
+/// Converts an SQL value to JSON, as documented in `docs::cli`.
 pub(crate) fn sql_value(value: litefleet::rusqlite::types::ValueRef<'_>) -> Value {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     use litefleet::rusqlite::types::ValueRef;
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(number) => json!(number),
-        // Infinities are the only reals without a JSON number: SQLite has no NaN.
+        // JSON has no infinities. SQLite has no NaN.
         ValueRef::Real(number) if number.is_finite() => json!(number),
         ValueRef::Real(number) => json!(if number > 0.0 { "Infinity" } else { "-Infinity" }),
         ValueRef::Text(text) => json!(String::from_utf8_lossy(text)),

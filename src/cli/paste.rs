@@ -1,4 +1,4 @@
-//! Commands that are printed to be pasted into a shell.
+//! Commands that are printed for the user to run.
 
 use std::{
     borrow::Cow,
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-/// This program as it was called. A relative path is made absolute, so that it also works in another directory.
+/// The path of this program as it was called. A relative path is made absolute, so that it works in any directory.
 pub(super) fn program() -> OsString {
     match std::env::args_os().next() {
         Some(called) if called.as_bytes().contains(&b'/') => {
@@ -18,11 +18,11 @@ pub(super) fn program() -> OsString {
     }
 }
 
-/// The words of a command, quoted for a POSIX shell.
+/// Quotes the words of a command for a POSIX shell.
 pub(super) fn quoted(words: &[impl AsRef<OsStr>]) -> String {
     let words = words.iter().map(|word| {
         let word = word.as_ref().to_string_lossy();
-        // Only a NUL cannot be quoted, and no argument or path has one.
+        // Quoting fails only for NUL, which neither arguments nor paths can contain.
         shlex::try_quote(&word).map_or_else(|_| word.to_string(), Cow::into_owned)
     });
     words.collect::<Vec<_>>().join(" ")
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_for_the_shell() {
+    fn words_are_quoted() {
         let words =
             ["litefleet", "--root", "/srv/my fleet", "it's", "$HOME", "2026-01-31T12:00:00.000001Z", ""];
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A progress bar for long work, on a terminal only, and the way to cancel it.
+//! A progress bar for long calls, which also cancels them on a signal.
 
 use std::ops::ControlFlow;
 
@@ -14,14 +14,14 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// A bar for what `verb` says, which Ctrl-C, SIGTERM and SIGHUP cancel. Where standard error is no terminal, none is drawn.
+    /// Creates a bar labelled `verb`, and makes signals cancel the call. It is drawn only if standard error is a terminal.
     pub(crate) fn new(verb: &'static str) -> Result<Self> {
         interrupt::cancel_on_signals()?;
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         Ok(Self { bar, verb })
     }
 
-    /// Shows how far the work has come, and asks to stop if the user did.
+    /// Shows the progress of the call, and stops it if a signal has requested that.
     pub(crate) fn show(&mut self, progress: Progress) -> ControlFlow<()> {
         let style = match progress.total {
             Some(_) => "{msg:10} {bar:32} {bytes}/{total_bytes} {bytes_per_sec}",
@@ -39,7 +39,7 @@ impl Bar {
             self.bar.set_length(total);
         }
         self.bar.set_position(progress.done);
-        if interrupt::is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupt::is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     pub(crate) fn clear(&self) {

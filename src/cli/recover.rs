@@ -1,4 +1,4 @@
-//! `recover`: a new catalog for a fleet that has lost its own.
+//! `recover`: rebuilds a lost catalog.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use litefleet::{ControlPlane, Result};
 
 use super::output::Output;
 
-/// Recovers the catalog of the fleet at `root`, and prints what is not as it was.
+/// Recovers the catalog of the fleet at `root` and prints the report.
 pub(super) fn run(root: &Path, output: Output) -> Result<()> {
     output.recovered(&ControlPlane::recover(root)?)
 }

@@ -84,7 +84,7 @@ fn maintainer(plane: ControlPlane, every: std::time::Duration) -> Result<Maintai
             "maintained the database"
         ),
         Err(error) => {
-            tracing::error!(database = database.as_str(), %error, "failed to maintain the database")
+            tracing::error!(database = database.as_str(), %error, "failed to maintain the database");
         }
     });
     Maintainer::start(plane, options)

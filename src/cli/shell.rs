@@ -1,4 +1,4 @@
-//! The interactive shell: history, statements over several lines, and a few commands of its own.
+//! The interactive shell of `db shell`: line history, multi-line statements and dot commands.
 
 use std::path::PathBuf;
 
@@ -22,20 +22,20 @@ use super::{
 };
 
 const HELP: &str = "\
-.tables          the tables and views
-.schema [NAME]   the statements that made them
+.tables          list tables and views
+.schema [NAME]   show the statements that created them
 .attach NAME [SCHEMA]
-                 attach another database of the fleet, under its name or SCHEMA
-.json            print rows as JSON, or as tables again
+                 attach another database of the fleet as NAME or SCHEMA
+.json            switch between JSON and tables
 .quit            leave (also Ctrl-D)
-Ctrl-C           stop the statement that runs
-Everything else is SQL, and runs at its semicolon.";
+Ctrl-C           stop the running statement
+Other input is SQL. A statement runs at its semicolon.";
 
-/// Waits for more lines while a statement is not complete.
+/// Accepts input once its statements are complete.
 #[derive(Completer, Helper, Highlighter, Hinter)]
-struct UntilComplete;
+struct StatementValidator;
 
-impl Validator for UntilComplete {
+impl Validator for StatementValidator {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         let input = context.input();
         Ok(if input.trim_start().starts_with('.') || Statements::is_complete(input) {
@@ -54,11 +54,11 @@ pub(crate) fn run(
     key: &KeyArguments,
 ) -> Result<()> {
     let failed = |error: ReadlineError| Error::new(ErrorKind::Io, format!("reading the terminal: {error}"));
-    let mut editor: Editor<UntilComplete, FileHistory> = Editor::new().map_err(failed)?;
-    editor.set_helper(Some(UntilComplete));
+    let mut editor: Editor<StatementValidator, FileHistory> = Editor::new().map_err(failed)?;
+    editor.set_helper(Some(StatementValidator));
     let history = history_file();
     if let Some(history) = &history {
-        let _there_is_none_yet = editor.load_history(history);
+        let _may_not_exist = editor.load_history(history);
     }
     let running = connection.get_interrupt_handle();
     interrupt::on_interrupt(move || running.interrupt())?;
@@ -71,11 +71,11 @@ pub(crate) fn run(
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(failed(error)),
         };
-        // The history is a file, and no key belongs in one.
-        if !names_a_key(&line) {
-            let _kept_or_not = editor.add_history_entry(line.trim());
+        // The history is a file, in which no key must be stored.
+        if !sets_key(&line) {
+            let _best_effort = editor.add_history_entry(line.trim());
         }
-        interrupt::forget();
+        interrupt::reset();
         let in_transaction = !connection.is_autocommit();
         let ran = match line.trim().strip_prefix('.') {
             None => sql::run(connection, &line, output),
@@ -98,7 +98,7 @@ pub(crate) fn run(
                 ["attach", name, schema] => attach(plane, connection, name, schema, key),
                 _ => Err(Error::new(
                     ErrorKind::Invalid,
-                    format!("no command .{command}; enter .help for help"),
+                    format!("unknown command .{command}; enter .help for help"),
                 )),
             },
         };
@@ -110,7 +110,7 @@ pub(crate) fn run(
         }
     }
     if let Some(history) = &history {
-        let _kept_or_not = editor.save_history(history);
+        let _best_effort = editor.save_history(history);
     }
     Ok(())
 }
@@ -126,7 +126,7 @@ fn schema(connection: &Connection, name: Option<&str>) -> Result<()> {
     output::print(&output::escaped(&schema.unwrap_or_default()))
 }
 
-/// Attaches a database of the fleet. An encrypted one is opened with the key that the shell was given.
+/// Attaches a database of the fleet. An encrypted database is opened with the key of the shell.
 fn attach(
     plane: &ControlPlane,
     connection: &Connection,
@@ -134,19 +134,19 @@ fn attach(
     schema: &str,
     key: &KeyArguments,
 ) -> Result<()> {
-    let key = super::key_for(plane, name, key)?;
+    let key = key.for_database(plane, name)?;
     plane.attach(connection, name, schema, key.as_ref())?;
     let shown = format!("attached {name} as \"{}\"", schema.replace('"', "\"\""));
     output::print(&output::escaped(&shown))
 }
 
-/// Whether a line sets an encryption key, as other programs would have it.
-fn names_a_key(line: &str) -> bool {
+/// Whether a line sets an encryption key with a pragma, as in other engines.
+fn sets_key(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     line.contains("pragma") && line.contains("key")
 }
 
-/// Where the lines that were entered are kept: in the user's state directory.
+/// The file of the line history, in the state directory of the user.
 fn history_file() -> Option<PathBuf> {
     let home = |rest: &str| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(rest));
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| home(".local/state"))?;

@@ -1,4 +1,4 @@
-//! Running SQL: statement by statement, each with its rows.
+//! Runs SQL statement by statement and prints the rows.
 
 use std::{
     fmt::Write,
@@ -16,10 +16,10 @@ use super::{
     statements::{Statement, Statements},
 };
 
-/// The longest blob that is printed whole.
-const BLOB_SHOWN: usize = 32;
+/// The longest blob that is printed in hexadecimal; of longer ones the length is printed.
+const BLOB_LEN_MAX: usize = 32;
 
-/// Runs every statement of `sql`. With JSON, each statement that has columns prints one array of row objects.
+/// Runs the statements of `sql`. As JSON, each statement with columns prints one array of row objects.
 pub(crate) fn run(connection: &Connection, sql: &str, output: Output) -> Result<()> {
     let mut statements = Statements::new();
     statements.push(sql.as_bytes());
@@ -27,7 +27,7 @@ pub(crate) fn run(connection: &Connection, sql: &str, output: Output) -> Result<
     run_rest(connection, &mut statements, output)
 }
 
-/// Runs the statements that `input` holds, each as soon as its semicolon arrives.
+/// Runs the statements of `input`, each as soon as its semicolon arrives.
 pub(crate) fn run_stream(connection: &Connection, mut input: impl BufRead, output: Output) -> Result<()> {
     let mut statements = Statements::new();
     loop {
@@ -56,7 +56,7 @@ fn run_complete(connection: &Connection, statements: &mut Statements, output: Ou
     Ok(())
 }
 
-/// Runs the last statement, which needs no semicolon.
+/// Runs the last statement, whose semicolon may be missing.
 fn run_rest(connection: &Connection, statements: &mut Statements, output: Output) -> Result<()> {
     match statements.rest()? {
         Some(statement) => run_located(connection, &statement, output),
@@ -66,48 +66,48 @@ fn run_rest(connection: &Connection, statements: &mut Statements, output: Output
 
 fn run_located(connection: &Connection, statement: &Statement<'_>, output: Output) -> Result<()> {
     run_one(connection, statement.sql, output)
-        .map_err(|failed| located(connection, statement, failed, output))
+        .map_err(|error| with_position(connection, statement, error, output))
 }
 
-/// Why a statement failed.
-enum Failed {
+/// The error of a statement.
+enum StatementError {
     Sql(rusqlite::Error),
     Other(Error),
 }
 
-fn run_one(connection: &Connection, sql: &str, output: Output) -> Result<(), Failed> {
-    let mut statement = connection.prepare(sql).map_err(Failed::Sql)?;
+fn run_one(connection: &Connection, sql: &str, output: Output) -> Result<(), StatementError> {
+    let mut statement = connection.prepare(sql).map_err(StatementError::Sql)?;
     let names = (0..statement.column_count()).map(|at| statement.column_name(at).map(str::to_owned));
-    let columns = names.collect::<Result<Vec<_>, _>>().map_err(Failed::Sql)?;
-    let mut rows = statement.query([]).map_err(Failed::Sql)?;
+    let columns = names.collect::<Result<Vec<_>, _>>().map_err(StatementError::Sql)?;
+    let mut rows = statement.query([]).map_err(StatementError::Sql)?;
     if columns.is_empty() {
-        rows.next().map_err(Failed::Sql)?;
+        rows.next().map_err(StatementError::Sql)?;
         return Ok(());
     }
     let mut table = output::table(&columns.iter().map(|column| output::escaped(column)).collect::<Vec<_>>());
     let mut values = Vec::new();
-    while let Some(row) = rows.next().map_err(Failed::Sql)? {
+    while let Some(row) = rows.next().map_err(StatementError::Sql)? {
         let cells = (0..columns.len())
             .map(|at| row.get_ref(at))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(Failed::Sql)?;
+            .map_err(StatementError::Sql)?;
         if output.json {
             let mut object = Map::new();
             for (column, cell) in columns.iter().zip(cells) {
-                object.insert(free_key(&object, column), output::sql_value(cell));
+                object.insert(unique_key(&object, column), output::sql_value(cell));
             }
             values.push(Value::Object(object));
         } else {
-            table.add_row(cells.into_iter().map(shown));
+            table.add_row(cells.into_iter().map(format_value));
         }
     }
     let printed =
         if output.json { output::json_line(&values) } else { output::print_rows(&table.to_string()) };
-    printed.map_err(Failed::Other)
+    printed.map_err(StatementError::Other)
 }
 
-/// A key for a column: a name that stands twice gets `:1`, `:2` and so on, as SQLite does in subqueries.
-fn free_key(object: &Map<String, Value>, column: &str) -> String {
+/// The key of a column. A repeated name gets a suffix `:1`, `:2` and so on, as in SQLite's subqueries.
+fn unique_key(object: &Map<String, Value>, column: &str) -> String {
     if !object.contains_key(column) {
         return column.to_owned();
     }
@@ -115,13 +115,13 @@ fn free_key(object: &Map<String, Value>, column: &str) -> String {
     keys.find(|key| !object.contains_key(key)).unwrap_or_default()
 }
 
-fn shown(value: ValueRef<'_>) -> String {
+fn format_value(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Null => "NULL".to_owned(),
         ValueRef::Integer(number) => number.to_string(),
         ValueRef::Real(number) => format!("{number:?}"),
         ValueRef::Text(text) => output::escaped(&String::from_utf8_lossy(text)),
-        ValueRef::Blob(bytes) if bytes.len() <= BLOB_SHOWN => {
+        ValueRef::Blob(bytes) if bytes.len() <= BLOB_LEN_MAX => {
             let mut hex = String::from("x'");
             for byte in bytes {
                 let _never_fails = write!(hex, "{byte:02x}");
@@ -132,11 +132,16 @@ fn shown(value: ValueRef<'_>) -> String {
     }
 }
 
-/// An error of a statement: one line, with the place for an error in the SQL, which a person is shown below it.
-fn located(connection: &Connection, statement: &Statement<'_>, failed: Failed, output: Output) -> Error {
-    let error = match failed {
-        Failed::Other(error) => return error,
-        Failed::Sql(error) => error,
+/// Adds the line and column to a syntax error. On a terminal the line of SQL is shown below.
+fn with_position(
+    connection: &Connection,
+    statement: &Statement<'_>,
+    error: StatementError,
+    output: Output,
+) -> Error {
+    let error = match error {
+        StatementError::Other(error) => return error,
+        StatementError::Sql(error) => error,
     };
     let rusqlite::Error::SqlInputError { msg, offset, .. } = &error else {
         return explain(connection, error);

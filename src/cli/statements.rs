@@ -1,11 +1,11 @@
-//! Splitting SQL into statements, also while it still arrives.
+//! Splits SQL into statements, incrementally.
 //!
-//! A statement ends where `sqlite3_complete` says so: at a semicolon outside of strings, comments and the body of a trigger.
-//! The states and their transitions are those of SQLite's `complete.c`.
+//! As for `sqlite3_complete`, a statement ends at a semicolon outside of strings, comments and the bodies of triggers. The states
+//! and transitions are those of SQLite's `complete.c`.
 
 use litefleet::{Error, ErrorKind, Result};
 
-/// A token, as far as it matters to the end of a statement.
+/// The tokens that matter for the end of a statement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
     Semicolon,
@@ -32,16 +32,16 @@ impl Token {
     }
 }
 
-/// What the tokens of a statement say so far.
+/// The state after the tokens of a statement so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing yet, or only semicolons.
+    /// No token, or only semicolons.
     Start,
-    /// In a statement that the next semicolon ends.
+    /// In a statement that ends at the next semicolon.
     Normal,
     /// After `EXPLAIN`.
     Explain,
-    /// After `CREATE`, which may go on with `TRIGGER`.
+    /// After `CREATE`, which `TRIGGER` may follow.
     Create,
     /// In the body of a trigger.
     Trigger,
@@ -66,104 +66,104 @@ impl State {
     }
 }
 
-/// Where the scan stands within a token.
+/// The state of the scanner within a token.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Within {
+enum Scan {
     Nothing,
-    /// A word that begins at this offset.
+    /// In a word that starts at this offset.
     Word(usize),
     /// After one `-`.
     Dash,
-    /// A comment to the end of the line.
+    /// In a comment to the end of the line.
     LineComment,
     /// After one `/`.
     Slash,
-    /// A comment to `*/`, and whether the last byte was the `*`.
+    /// In a comment to `*/`, and whether the last byte was `*`.
     Comment(bool),
-    /// Text up to this quotation mark or bracket.
+    /// In a string or identifier that ends at this quotation mark or bracket.
     Quotes(u8),
 }
 
-/// A statement and where it stands in all that was pushed.
+/// A statement and its position in the input.
 pub(super) struct Statement<'a> {
     pub(super) sql: &'a str,
-    /// The text from the beginning of the line in which the statement begins, to its end.
+    /// The text from the start of the line on which the statement starts, to its end.
     pub(super) lines: &'a str,
     /// The number of that line, from 1.
     pub(super) line: usize,
 }
 
-/// Splits SQL that is pushed piece by piece.
+/// Splits SQL that arrives in pieces.
 pub(super) struct Statements {
-    /// What was pushed, from the beginning of the line in which the next statement begins.
+    /// The input from the start of the line on which the next statement starts.
     text: Vec<u8>,
-    /// Where the next statement begins.
-    begin: usize,
-    /// Where the line begins in which it does, and the number of that line.
+    /// The offset of the next statement.
+    start: usize,
+    /// The offset and number of the line on which it starts.
     line: (usize, usize),
     scanned: usize,
     state: State,
-    within: Within,
-    /// Whether a token other than a space or a semicolon was found in the next statement.
-    is_begun: bool,
+    scan: Scan,
+    /// Whether the next statement has a token other than semicolons.
+    has_token: bool,
 }
 
 impl Statements {
     pub(super) fn new() -> Self {
         Self {
             text: Vec::new(),
-            begin: 0,
+            start: 0,
             line: (0, 1),
             scanned: 0,
             state: State::Start,
-            within: Within::Nothing,
-            is_begun: false,
+            scan: Scan::Nothing,
+            has_token: false,
         }
     }
 
     pub(super) fn push(&mut self, sql: &[u8]) {
         let (kept_from, _) = self.line;
         self.text.drain(..kept_from);
-        self.begin -= kept_from;
+        self.start -= kept_from;
         self.scanned -= kept_from;
         self.line.0 = 0;
-        if let Within::Word(at) = &mut self.within {
+        if let Scan::Word(at) = &mut self.scan {
             *at -= kept_from;
         }
         self.text.extend_from_slice(sql);
     }
 
-    /// The next statement that a semicolon ends, or `None` until more is pushed.
+    /// Returns the next complete statement, or `None` if the input contains no other.
     pub(super) fn next_complete(&mut self) -> Result<Option<Statement<'_>>> {
         while self.scanned < self.text.len() {
             if self.scan_byte() {
-                let was_begun = self.is_begun;
-                let (begin, end) = (self.begin, self.scanned);
+                let had_token = self.has_token;
+                let (start, end) = (self.start, self.scanned);
                 let line = self.line;
                 self.skip_to(end);
-                if was_begun {
-                    return self.statement(begin, end, line).map(Some);
+                if had_token {
+                    return self.statement(start, end, line).map(Some);
                 }
             }
         }
         Ok(None)
     }
 
-    /// What is left after the last semicolon, if it is more than spaces and comments.
+    /// Returns the text after the last semicolon, or `None` if it has only spaces and comments.
     pub(super) fn rest(&mut self) -> Result<Option<Statement<'_>>> {
         self.end_word();
-        // A `-` or `/` that turned out to begin no comment, and a string that does not end, are tokens too.
-        let is_token = matches!(self.within, Within::Dash | Within::Slash | Within::Quotes(_));
-        if !self.is_begun && !is_token {
+        // A `-` or `/` that starts no comment is a token, and so is an unterminated string.
+        let is_token = matches!(self.scan, Scan::Dash | Scan::Slash | Scan::Quotes(_));
+        if !self.has_token && !is_token {
             return Ok(None);
         }
-        let (begin, end, line) = (self.begin, self.text.len(), self.line);
-        self.is_begun = false;
-        self.within = Within::Nothing;
-        self.statement(begin, end, line).map(Some)
+        let (start, end, line) = (self.start, self.text.len(), self.line);
+        self.has_token = false;
+        self.scan = Scan::Nothing;
+        self.statement(start, end, line).map(Some)
     }
 
-    /// Whether all that was pushed is complete statements, spaces and comments.
+    /// Whether `sql` has only complete statements, spaces and comments.
     pub(super) fn is_complete(sql: &str) -> bool {
         let mut statements = Self::new();
         statements.push(sql.as_bytes());
@@ -172,47 +172,47 @@ impl Statements {
                 statements.skip_to(statements.scanned);
             }
         }
-        let is_between = matches!(statements.within, Within::Nothing | Within::LineComment);
+        let is_between = matches!(statements.scan, Scan::Nothing | Scan::LineComment);
         is_between && statements.state == State::Start
     }
 
-    /// Scans a byte, and says whether it ends a statement.
+    /// Scans a byte. Returns whether it ends a statement.
     fn scan_byte(&mut self) -> bool {
         let (at, byte) = (self.scanned, self.text[self.scanned]);
         self.scanned += 1;
-        self.within = match (self.within, byte) {
-            (Within::Word(_), byte) if is_word(byte) => return false,
-            (Within::LineComment, byte) if byte != b'\n' => return false,
-            (Within::LineComment, _) | (Within::Comment(true), b'/') => Within::Nothing,
-            (Within::Comment(_), byte) => Within::Comment(byte == b'*'),
-            (Within::Dash, b'-') => Within::LineComment,
-            (Within::Slash, b'*') => Within::Comment(false),
-            (Within::Quotes(end), byte) if byte != end => return false,
-            (Within::Quotes(_), _) => {
+        self.scan = match (self.scan, byte) {
+            (Scan::Word(_), byte) if is_word(byte) => return false,
+            (Scan::LineComment, byte) if byte != b'\n' => return false,
+            (Scan::LineComment, _) | (Scan::Comment(true), b'/') => Scan::Nothing,
+            (Scan::Comment(_), byte) => Scan::Comment(byte == b'*'),
+            (Scan::Dash, b'-') => Scan::LineComment,
+            (Scan::Slash, b'*') => Scan::Comment(false),
+            (Scan::Quotes(end), byte) if byte != end => return false,
+            (Scan::Quotes(_), _) => {
                 self.token(Token::Other);
-                Within::Nothing
+                Scan::Nothing
             }
-            (within, byte) => {
-                match within {
-                    Within::Word(begin) => self.token(Token::of_word(&self.text[begin..at])),
-                    Within::Dash | Within::Slash => self.token(Token::Other),
+            (scan, byte) => {
+                match scan {
+                    Scan::Word(start) => self.token(Token::of_word(&self.text[start..at])),
+                    Scan::Dash | Scan::Slash => self.token(Token::Other),
                     _ => {}
                 }
                 match byte {
                     b';' => {
-                        self.within = Within::Nothing;
+                        self.scan = Scan::Nothing;
                         self.state = self.state.after(Token::Semicolon);
                         return self.state == State::Start;
                     }
-                    b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' => Within::Nothing,
-                    b'-' => Within::Dash,
-                    b'/' => Within::Slash,
-                    b'[' => Within::Quotes(b']'),
-                    b'\'' | b'"' | b'`' => Within::Quotes(byte),
-                    byte if is_word(byte) => Within::Word(at),
+                    b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' => Scan::Nothing,
+                    b'-' => Scan::Dash,
+                    b'/' => Scan::Slash,
+                    b'[' => Scan::Quotes(b']'),
+                    b'\'' | b'"' | b'`' => Scan::Quotes(byte),
+                    byte if is_word(byte) => Scan::Word(at),
                     _ => {
                         self.token(Token::Other);
-                        Within::Nothing
+                        Scan::Nothing
                     }
                 }
             }
@@ -221,44 +221,44 @@ impl Statements {
     }
 
     fn token(&mut self, token: Token) {
-        self.is_begun = true;
+        self.has_token = true;
         self.state = self.state.after(token);
     }
 
     fn end_word(&mut self) {
-        if let Within::Word(begin) = self.within {
-            self.token(Token::of_word(&self.text[begin..]));
-            self.within = Within::Nothing;
+        if let Scan::Word(start) = self.scan {
+            self.token(Token::of_word(&self.text[start..]));
+            self.scan = Scan::Nothing;
         }
     }
 
-    /// The next statement begins here.
-    fn skip_to(&mut self, begin: usize) {
-        let passed = &self.text[self.begin..begin];
-        if let Some(newline) = passed.iter().rposition(|byte| *byte == b'\n') {
-            let lines = passed.split(|byte| *byte == b'\n').count() - 1;
-            self.line = (self.begin + newline + 1, self.line.1 + lines);
+    /// Starts the next statement at the offset `start`.
+    fn skip_to(&mut self, start: usize) {
+        let skipped = &self.text[self.start..start];
+        if let Some(newline) = skipped.iter().rposition(|byte| *byte == b'\n') {
+            let lines = skipped.split(|byte| *byte == b'\n').count() - 1;
+            self.line = (self.start + newline + 1, self.line.1 + lines);
         }
-        self.begin = begin;
-        self.is_begun = false;
+        self.start = start;
+        self.has_token = false;
     }
 
     fn statement(
         &self,
-        begin: usize,
+        start: usize,
         end: usize,
-        (line_begin, line): (usize, usize),
+        (line_start, line): (usize, usize),
     ) -> Result<Statement<'_>> {
-        let bytes = &self.text[line_begin..end];
+        let bytes = &self.text[line_start..end];
         let lines = std::str::from_utf8(bytes).map_err(|error| {
             let before = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count() - 1;
             Error::new(ErrorKind::Invalid, format!("line {} is not UTF-8 text", line + before))
         })?;
-        Ok(Statement { sql: &lines[begin - line_begin..], lines, line })
+        Ok(Statement { sql: &lines[start - line_start..], lines, line })
     }
 }
 
-/// Whether a byte belongs to a name, a keyword or a number, as SQLite sees it.
+/// Whether a byte belongs to an identifier, keyword or number in SQLite.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
 }
@@ -267,7 +267,7 @@ fn is_word(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// The statements of a text that is pushed in pieces of `len` bytes, with the lines in which they begin.
+    /// Splits `sql`, which is pushed in pieces of `len` bytes. Returns the statements with the lines on which they start.
     fn split(sql: &str, len: usize) -> Vec<(String, usize)> {
         let mut statements = Statements::new();
         let mut found = Vec::new();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn statements_end_where_sqlite_ends_them_however_they_arrive() {
+    fn statements_end_as_in_sqlite_for_any_piece_size() {
         let sql = "select ';' ; -- a; comment\n /* b; */ create temp trigger t after insert on x begin
             select case when 1 then 2 end; delete from y; end; insert into \"a;b\" values ('ü')\n;;\n select 1 - 2 / 3";
         let whole = split(sql, sql.len());
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shell_waits_for_what_is_not_complete() {
+    fn incomplete_statements_are_recognized() {
         for whole in [
             "",
             " ",
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_utf8_is_refused_by_its_line() {
+    fn invalid_utf8_is_reported_with_its_line() {
         let mut statements = Statements::new();
         statements.push(b"select 1;\nselect '\xff';");
         assert_eq!(statements.next_complete().unwrap().unwrap().sql, "select 1;");

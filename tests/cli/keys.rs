@@ -1,11 +1,11 @@
-//! Keys: what an error says about them, and what a printed command does not.
+//! Keys: errors about them, and printed commands, which never contain them.
 
 use std::process::Command;
 
 use crate::Shell;
 
 #[test]
-fn undo_command_works_as_it_is_pasted() {
+fn printed_undo_command_works() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("it's a \"place\"");
     std::fs::create_dir(&place).unwrap();
@@ -48,23 +48,23 @@ fn undo_command_works_as_it_is_pasted() {
         assert!(!printed.contains(key), "{printed}");
         let mut undo = printed.lines().find_map(|line| line.strip_prefix("To undo it: ")).unwrap().to_owned();
         if key_options.contains(&key) {
-            // The placeholder is explained, and stands for a file.
+            // The placeholder is explained.
             assert!(undo.ends_with(" --key-file KEY_FILE"), "{undo}");
-            assert!(printed.contains("\n(KEY_FILE stands for a file that holds the key"), "{printed}");
+            assert!(printed.contains("\n(replace KEY_FILE with the path of a file"), "{printed}");
             undo = undo.replace("KEY_FILE", "\"$PLACE\"/'the key'");
         }
-        // From another directory, and where the environment names another fleet.
-        let mut pasted = Command::new("sh");
-        pasted.args(["-c", &undo]).current_dir(dir.path()).env("PLACE", &place);
-        pasted.envs(environment.iter().copied()).env("LITEFLEET_ROOT", "another");
-        let output = pasted.output().unwrap();
+        // In another directory, and with another fleet in the environment.
+        let mut shell_command = Command::new("sh");
+        shell_command.args(["-c", &undo]).current_dir(dir.path()).env("PLACE", &place);
+        shell_command.envs(environment.iter().copied()).env("LITEFLEET_ROOT", "another");
+        let output = shell_command.output().unwrap();
         assert!(output.status.success(), "{undo}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(shell("select count(*) as n from t"), "[{\"n\":2}]\n", "{undo}");
     }
 }
 
 #[test]
-fn key_errors_say_how_to_give_the_key() {
+fn key_errors_explain_how_to_give_a_key() {
     let shell = Shell::new();
     let write = |name: &str, key: &str| std::fs::write(shell.0.path().join(name), key).unwrap();
     let key = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
@@ -73,10 +73,10 @@ fn key_errors_say_how_to_give_the_key() {
     write("short", "AAAAAAAAAAAAAAAAAAAAAA==");
     write("junk", "junk!");
     let create = ["db", "create", "vault", "--remote-encryption-cipher", "aegis256"];
-    let fails = |arguments: &[&str]| shell.fails(1, arguments);
+    let fails = |arguments: &[&str]| shell.run_err(1, arguments);
     let gives = "give it with --key-file FILE or in LITEFLEET_ENCRYPTION_KEY";
     assert!(fails(&create).contains(gives));
-    shell.done(&[&create[..], &["--key-file", "key"]].concat());
+    shell.run_ok(&[&create[..], &["--key-file", "key"]].concat());
     let now = litefleet::Timestamp::now().to_string();
     for command in [
         &["db", "shell", "vault", "select 1"][..],
@@ -96,18 +96,18 @@ fn key_errors_say_how_to_give_the_key() {
         let error = fails(&[command, &["--remote-encryption-key", "junk!"]].concat());
         assert_eq!(error, "error: --remote-encryption-key: encryption key is not valid base64\n");
     }
-    // The key of the source was given: what is missing is that of the fork.
+    // With the key of the source, that of the fork is missing.
     let only_source = ["--source-encryption-key", key];
     let error = fails(&[&["db", "create", "fork", "--from-db", "vault"][..], &only_source].concat());
     assert!(
         error.contains("the fork fork needs an encryption key of its own; give it with --key-file"),
         "{error}"
     );
-    shell.done(&["db", "export", "vault", "sealed.db"]);
+    shell.run_ok(&["db", "export", "vault", "sealed.db"]);
     let error = fails(&[&["db", "create", "copy", "--from-file", "sealed.db"][..], &only_source].concat());
     assert!(error.contains("the database needs a cipher and an encryption key of its own"), "{error}");
     let error = fails(&["db", "create", "fork", "--from-db", "vault", "--key-file", "other"]);
-    assert!(error.contains("LITEFLEET_SOURCE_ENCRYPTION_KEY gives the key of the source"), "{error}");
+    assert!(error.contains("if the source has another key, give it with --source-encryption-key or in LITEFLEET_SOURCE_ENCRYPTION_KEY"), "{error}");
     assert!(!error.contains("AAAA"), "{error}");
     let error = fails(&["db", "create", "plain", "--key-file", "key"]);
     assert!(error.contains("--remote-encryption-cipher"), "{error}");

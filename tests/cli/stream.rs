@@ -9,12 +9,12 @@ use crate::Shell;
 #[test]
 fn shell_runs_each_statement_of_standard_input_as_it_arrives() {
     let shell = Shell::new();
-    shell.done(&["db", "create", "a", "--group", "default"]);
+    shell.run_ok(&["db", "create", "a", "--group", "default"]);
     let mut running = shell.command(&["db", "shell", "a", "--json"]).spawn().unwrap();
     let mut input = running.stdin.take().unwrap();
     let mut output = BufReader::new(running.stdout.take().unwrap());
-    // The answer to each statement comes while the next one is not sent yet.
-    for (part, answer) in [
+    // The result of each statement arrives before the next statement is sent.
+    for (part, expected) in [
         ("create table t(a); insert into t values (1) returning a; select 'open", "[{\"a\":1}]\n"),
         (" ;' as x;", "[{\"x\":\"open ;\"}]\n"),
         ("-- none\nselect sum(a) as s from t;\n", "[{\"s\":1}]\n"),
@@ -22,9 +22,9 @@ fn shell_runs_each_statement_of_standard_input_as_it_arrives() {
         input.write_all(part.as_bytes()).unwrap();
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
-        assert_eq!(line, answer);
+        assert_eq!(line, expected);
     }
-    // The last statement needs no semicolon.
+    // The semicolon of the last statement may be missing.
     input.write_all(b"select 2 as last").unwrap();
     drop(input);
     let mut line = String::new();
@@ -32,7 +32,7 @@ fn shell_runs_each_statement_of_standard_input_as_it_arrives() {
     assert_eq!(line, "[{\"last\":2}]\n");
     assert!(running.wait().unwrap().success());
 
-    // What comes before an error has been run, and the error names its place in all of the input.
+    // Statements before an error have run. The position of the error counts from the start of the input.
     let output =
         shell.run(&["db", "shell", "a"], "insert into t values (2);\n\n select  from t; drop table t;");
     assert_eq!(
