@@ -57,20 +57,21 @@ mod maintainer;
 #[cfg(feature = "http")]
 pub mod http;
 
-/// The reference: a guide, and a page for each part of the crate.
-///
-/// | page | contents |
-/// |---|---|
-/// | [guide] | databases, connections and imports; recipes for pools, tokio and tests |
-/// | [encryption] | ciphers, keys, what is protected |
-/// | [history] | restore, retention, maintenance, verification |
-/// | [cli](mod@cli) | the program `litefleet` |
-/// | [http](mod@http) | the Platform API over HTTP |
-/// | [operations] | a fleet on disk, a service, backup, upgrades, monitoring |
-/// | [benchmarks] | measured ratios |
-/// | [format](mod@format) | every byte on disk, and every crash |
-/// | [architecture] | layers, invariants, the lock order, the glossary |
 pub mod docs {
+    //! The reference: a guide, and a page for each part of the crate.
+    //!
+    //! | page | contents |
+    //! |---|---|
+    //! | [guide] | databases, connections and imports; recipes for pools, tokio and tests |
+    //! | [encryption] | ciphers, keys, what is protected |
+    //! | [history] | restore, retention, maintenance, verification |
+    //! | [cli](mod@cli) | the program `litefleet` |
+    //! | [http](mod@http) | the Platform API over HTTP |
+    //! | [operations] | a fleet on disk, a service, backup, upgrades, monitoring |
+    //! | [benchmarks] | measured ratios |
+    //! | [format](mod@format) | every byte on disk, and every crash |
+    //! | [architecture] | layers, invariants, the lock order, the glossary |
+
     #[doc = include_str!("docs/guide.md")]
     pub mod guide {}
 
