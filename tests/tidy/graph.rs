@@ -176,6 +176,10 @@ fn resolve(modules: &BTreeMap<Segments, Module>, path: &[String]) -> Option<Segm
     let module = &modules[&path[..len]];
     let Some(name) = path.get(len) else { return Some(path.to_vec()) };
     if let Some(exported) = module.exports.get(name) {
+        // `pub use rusqlite` exports another crate under its own name.
+        if exported[..] == path[..=len] {
+            return None;
+        }
         return resolve(modules, &[exported.as_slice(), &path[len + 1..]].concat());
     }
     // A path that leaves the root by no module is a name of the root, or another crate's.
