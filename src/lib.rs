@@ -92,7 +92,7 @@ pub mod docs {
 
     #[doc = include_str!("docs/benchmarks.md")]
     ///
-    /// <div>
+    /// <div style="overflow-x: auto">
     #[doc = include_str!("../benches/sealed.svg")]
     /// </div>
     pub mod benchmarks {}
