@@ -60,7 +60,7 @@ fn connect(criterion: &mut Criterion) {
     plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
     let options = ConnectOptions::default();
     plane
-        .connect("orders", &options)
+        .connect("orders", options.clone())
         .unwrap()
         .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)")
         .unwrap();
@@ -70,13 +70,13 @@ fn connect(criterion: &mut Criterion) {
         bencher.iter(|| black_box(first_query(&Connection::open(&path).unwrap())));
     });
     group.bench_function("the plane's connect", |bencher| {
-        bencher.iter(|| black_box(first_query(&plane.connect("orders", &options).unwrap())));
+        bencher.iter(|| black_box(first_query(&plane.connect("orders", options.clone()).unwrap())));
     });
     group.finish();
 
     let mut group = criterion.benchmark_group("one row in a transaction of its own");
     let plain = Connection::open(&path).unwrap();
-    let ours = plane.connect("orders", &options).unwrap();
+    let ours = plane.connect("orders", options.clone()).unwrap();
     plain.execute_batch("PRAGMA synchronous=NORMAL").unwrap();
     for (name, connection) in [("plain SQLite", &plain), ("the plane's connection", &ours)] {
         group.bench_function(format!("read, {name}"), |bencher| {

@@ -65,7 +65,7 @@ fn main() {
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();
     // Stays open, as a database in use does.
-    let source = plane.connect("source", &ConnectOptions::default()).unwrap();
+    let source = plane.connect("source", ConnectOptions::default()).unwrap();
     fill(&source, megabytes << 20).unwrap();
     let data = plane.database_path("source").unwrap();
     let file = dir.path().join("file.db");
@@ -85,7 +85,7 @@ fn main() {
             settle();
             let mut began = None;
             let mut checked = Duration::ZERO;
-            let mut watch = |progress: litefleet::Progress| {
+            let watch = |progress: litefleet::Progress| {
                 match progress.phase {
                     Phase::Check => _ = began.get_or_insert_with(Instant::now),
                     Phase::Sync => checked = began.map_or(Duration::ZERO, |began| began.elapsed()),
@@ -97,9 +97,9 @@ fn main() {
             let took = timed(|| {
                 let made = if stream {
                     let mut reader = File::open(&file).unwrap();
-                    plane.import_database_watched(input, Upload::Reader(&mut reader), &mut watch)
+                    plane.import_database(input.progress(watch), Upload::Reader(&mut reader))
                 } else {
-                    plane.import_database_watched(input, file.as_path(), &mut watch)
+                    plane.import_database(input.progress(watch), file.as_path())
                 };
                 made.unwrap();
             });

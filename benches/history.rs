@@ -108,7 +108,7 @@ fn bytes_in(dir: &Path) -> u64 {
 /// Runs transactions on both databases in alternating batches, and prints the cost of the history.
 fn capture(plane: &ControlPlane, synchronous: Synchronous, rows: u32, commits: u32, rounds: u32) {
     let connect =
-        |name: &str| plane.connect(name, &ConnectOptions::default().synchronous(synchronous)).unwrap();
+        |name: &str| plane.connect(name, ConnectOptions::default().synchronous(synchronous)).unwrap();
     let connections = [connect("off"), connect("on")];
     // Idle peers, which have the WAL open while it is moved.
     let others = number("LITEFLEET_BENCH_IDLE", 0, 0);
@@ -164,7 +164,7 @@ fn main() {
             let off = DatabaseChanges::default().history_window(Retention::OFF);
             plane.configure_database(name, off).unwrap();
         }
-        fill(&plane.connect(name, &ConnectOptions::default()).unwrap(), rows);
+        fill(&plane.connect(name, ConnectOptions::default()).unwrap(), rows);
     }
     for synchronous in [Synchronous::Normal, Synchronous::Full] {
         let commits = if synchronous == Synchronous::Full { commits / 5 } else { commits };
@@ -193,9 +193,9 @@ fn view(plane: &ControlPlane, at: Timestamp, rounds: u32) {
     let (mut opens, mut ratios) = (Vec::new(), Vec::new());
     for _ in 0..rounds.max(3) {
         let start = Instant::now();
-        let (past, _) = plane.connect_at("on", at, &options).unwrap();
+        let (past, _) = plane.connect_at("on", at, options.clone()).unwrap();
         opens.push(start.elapsed().as_secs_f64() * 1e3);
-        let now = plane.connect("on", &options).unwrap();
+        let now = plane.connect("on", options.clone()).unwrap();
         ratios.push(scan(&past) / scan(&now));
     }
     println!("view: opens in {:.1} ms, scans at {:.2} × plain", median(&mut opens), median(&mut ratios));

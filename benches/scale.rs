@@ -68,13 +68,13 @@ fn main() {
     println!("| creates a second, last tenth | {:.0} |", rate(tenths[9]));
     println!("| last tenth / first tenth | {:.2} |", tenths[0].as_secs_f64() / tenths[9].as_secs_f64());
 
-    let (list, listed) = timed(|| plane.list_databases(&ListDatabases::default()).unwrap().len());
+    let (list, listed) = timed(|| plane.list_databases(ListDatabases::default()).unwrap().len());
     assert_eq!(listed, tenth * 10);
     println!("| list them all | {list:.1?} |");
     let page = ListDatabases::default().group("default").after(name(databases / 2)).limit(100);
     println!(
         "| list a page of 100 from the middle | {:.1?} |",
-        median(101, |_| drop(plane.list_databases(&page).unwrap()))
+        median(101, |_| drop(plane.list_databases(page.clone()).unwrap()))
     );
 
     let pick = |round: usize| name(round * 7919 % (tenth * 10));
@@ -89,7 +89,7 @@ fn main() {
     }
     let options = ConnectOptions::default();
     let plain = median(201, |round| query(Connection::open(&paths[round]).unwrap()));
-    let ours = median(201, |round| query(plane.connect(&pick(round), &options).unwrap()));
+    let ours = median(201, |round| query(plane.connect(&pick(round), options.clone()).unwrap()));
     println!("| open and first query, plain SQLite | {plain:.1?} |");
     println!("| connect and first query | {ours:.1?} |");
     println!("| connect / plain | {:.2} |", ours.as_secs_f64() / plain.as_secs_f64());

@@ -74,7 +74,7 @@ fn workloads(
     }
     plane.create_database(input).unwrap();
     let connect = |cache: u32| {
-        let connection = plane.connect(name, &options).unwrap();
+        let connection = plane.connect(name, options.clone()).unwrap();
         connection.execute_batch(&format!("PRAGMA cache_size={cache}")).unwrap();
         connection
     };

@@ -49,6 +49,9 @@ pub struct CreateDatabaseInput {
     /// The key of an encrypted source, where it is not that of the new database. Turso's API has no such field.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "key_as_base64")]
     pub source_encryption_key: Option<EncryptionKey>,
+    /// Whether [`at`](Self::at) was called without a source database.
+    #[serde(skip)]
+    pub(crate) lacks_source: bool,
 }
 
 impl CreateDatabaseInput {
@@ -57,9 +60,30 @@ impl CreateDatabaseInput {
         Self { group: Some(group.into()), ..Self::named(name) }
     }
 
-    /// A fork `name` of the database `source`, in the same group.
+    /// Describes a fork `name` of the database `source`, in the group of the source.
+    ///
+    /// ```
+    /// use litefleet::{CreateDatabaseInput, Timestamp};
+    ///
+    /// let now = CreateDatabaseInput::fork("copy", "orders");
+    /// let noon = CreateDatabaseInput::fork("noon", "orders").at("2026-11-30T12:00Z".parse::<Timestamp>()?);
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
     pub fn fork(name: impl Into<String>, source: impl Into<String>) -> Self {
         Self { seed: Some(Seed::database(source)), ..Self::named(name) }
+    }
+
+    /// Forks the source as of an instant: with every commit stamped at or before it, and no other.
+    ///
+    /// If the input has no source database when this is called, [`create_database`](crate::ControlPlane::create_database)
+    /// fails with [`ErrorKind::Invalid`].
+    #[must_use]
+    pub fn at(mut self, instant: impl Into<Timestamp>) -> Self {
+        match &mut self.seed {
+            Some(Seed::Database { timestamp, .. }) => *timestamp = Some(instant.into()),
+            _ => self.lacks_source = true,
+        }
+        self
     }
 
     fn named(name: impl Into<String>) -> Self {
@@ -70,6 +94,7 @@ impl CreateDatabaseInput {
             size_limit: None,
             remote_encryption: None,
             source_encryption_key: None,
+            lacks_source: false,
         }
     }
 
@@ -125,8 +150,8 @@ impl Seed {
     }
 
     /// The database `name` as it was at an instant: with every commit that is stamped at or before that, and no other.
-    pub fn database_at(name: impl Into<String>, timestamp: Timestamp) -> Self {
-        Self::Database { name: name.into(), timestamp: Some(timestamp) }
+    pub fn database_at(name: impl Into<String>, timestamp: impl Into<Timestamp>) -> Self {
+        Self::Database { name: name.into(), timestamp: Some(timestamp.into()) }
     }
 }
 

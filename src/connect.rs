@@ -17,19 +17,19 @@ use crate::{
     vfs::{self, History, Keeping, NoPolicy, NotOpened, Policy, PolicySource, Sealing, VfsError},
 };
 
-/// How much a committed transaction is worth when the power fails; `PRAGMA synchronous` by its own names.
+/// The durability of a committed transaction, as in `PRAGMA synchronous`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Synchronous {
-    /// The system decides when to write. A power failure may damage the database.
+    /// Never flushes. A power failure may damage the database.
     Off,
-    /// A power failure may undo the last transactions, but damages nothing.
+    /// Flushes at checkpoints. A power failure may undo the last transactions, but damages nothing.
     Normal,
-    /// Each transaction is on the disk before it returns.
+    /// Flushes before each commit returns.
     Full,
 }
 
-/// How to open a database.
+/// Options of [`connect`](crate::ControlPlane::connect) and [`connect_at`](crate::ControlPlane::connect_at).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectOptions {
@@ -56,41 +56,41 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Whether to refuse writes on this connection.
+    /// Sets whether writes on this connection are refused. The default is `false`.
     #[must_use]
     pub fn read_only(self, read_only: bool) -> Self {
         Self { read_only, ..self }
     }
 
-    /// How long a statement waits for another connection's transaction.
+    /// Sets how long a statement waits for the transaction of another connection. The default is 5 seconds.
     #[must_use]
     pub fn busy_timeout(self, busy_timeout: Duration) -> Self {
         Self { busy_timeout, ..self }
     }
 
-    /// Whether foreign keys are enforced.
+    /// Sets whether foreign keys are enforced. The default is `true`.
     #[must_use]
     pub fn foreign_keys(self, foreign_keys: bool) -> Self {
         Self { foreign_keys, ..self }
     }
 
-    /// How much a committed transaction is worth when the power fails.
+    /// Sets the durability of committed transactions. The default is [`Synchronous::Normal`].
     #[must_use]
     pub fn synchronous(self, synchronous: Synchronous) -> Self {
         Self { synchronous, ..self }
     }
 
-    /// The key of an encrypted database. It lives in memory as long as the connection.
+    /// Sets the key of an encrypted database. It stays in memory as long as the connection.
     #[must_use]
     pub fn encryption_key(self, encryption_key: EncryptionKey) -> Self {
         Self { encryption_key: Some(encryption_key), ..self }
     }
 
-    /// Lifts the [fence](crate::fence): SQL on the connection may do what SQLite lets it do.
+    /// Lifts the [fence](crate::fence): SQL on the connection may do what SQLite allows.
     ///
-    /// It can then attach and write any file that the process can, name another VFS in a URI, and so read databases whose
-    /// reads are blocked, write past size limits, change the catalog, and copy an encrypted database as plaintext. Use it
-    /// only for SQL that the host wrote itself.
+    /// Such SQL can attach and write any file that the process can, and name another VFS in a URI. It can therefore read
+    /// databases whose reads are blocked, write past size limits, change the catalog, and copy an encrypted database as
+    /// plaintext. Use it only for trusted SQL.
     #[must_use]
     pub fn unfenced(self) -> Self {
         Self { unfenced: true, ..self }
@@ -98,6 +98,25 @@ impl ConnectOptions {
 
     pub(crate) fn waits(&self) -> Duration {
         self.busy_timeout
+    }
+
+    pub(crate) fn key(&self) -> Option<&EncryptionKey> {
+        self.encryption_key.as_ref()
+    }
+}
+
+/// Options of [`attach`](crate::ControlPlane::attach).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct AttachOptions {
+    encryption_key: Option<EncryptionKey>,
+}
+
+impl AttachOptions {
+    /// Sets the key of an encrypted database. It stays in memory as long as the database is attached.
+    #[must_use]
+    pub fn encryption_key(self, key: EncryptionKey) -> Self {
+        Self { encryption_key: Some(key) }
     }
 
     pub(crate) fn key(&self) -> Option<&EncryptionKey> {
@@ -396,7 +415,7 @@ pub(crate) fn detach(connection: &Connection, schema: &str) -> rusqlite::Result<
 /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
 /// use litefleet::{DatabaseChanges, ErrorKind, explain};
 ///
-/// let connection = plane.connect("orders", &Default::default())?;
+/// let connection = plane.connect("orders", Default::default())?;
 /// plane.configure_database("orders", DatabaseChanges::default().block_writes(true))?;
 /// let error = connection.execute_batch("CREATE TABLE t(a)").unwrap_err();
 /// assert_eq!(explain(&connection, error).kind(), ErrorKind::Blocked);

@@ -117,20 +117,20 @@ pub use api::{
 };
 pub use chrono;
 pub use cipher::{Cipher, EncryptionKey};
-pub use connect::{ConnectOptions, Synchronous, explain};
+pub use connect::{AttachOptions, ConnectOptions, Synchronous, explain};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, VerifyReport};
 pub use maintainer::{FleetFigures, Maintainer, MaintainerOptions};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
 pub use plane::{
-    ControlPlane, ControlPlaneBuilder, DatabaseRef, ExportOptions, GroupChanges, GroupRef, NameOrId,
-    Recovered, VerifyOptions,
+    ControlPlane, ControlPlaneBuilder, CreateDatabase, DatabaseRef, ExportOptions, GroupChanges, GroupRef,
+    MaintainOptions, NameOrId, Recovered, RestoreOptions, UploadOptions, VerifyOptions,
 };
 pub use point::{
     InstantPosition, MaintenanceReport, Point, Points, ResolvedInstant, RestorableRange, Restored,
 };
-pub use progress::{Phase, Progress, ProgressFn, no_progress};
+pub use progress::{Phase, Progress};
 pub use retention::Retention;
 pub use rusqlite;
 pub use seed::upload::Upload;

@@ -12,7 +12,7 @@ use crate::{
     api::{Database, DatabaseState, ListDatabases},
     error::{Error, ErrorKind, Result},
     name::DatabaseName,
-    plane::ControlPlane,
+    plane::{ControlPlane, MaintainOptions},
     point::MaintenanceReport,
     sync::{Condvar, Guard, Mutex, Rank},
     time::Timestamp,
@@ -198,7 +198,7 @@ fn pass(plane: &ControlPlane, shared: &Shared, report: &mut Report) -> Option<Fl
     let mut page = ListDatabases { limit: Some(PAGE_LEN), ..ListDatabases::default() };
     loop {
         // A catalog that does not answer now is asked again in the next pass.
-        let databases = plane.list_databases(&page).ok()?;
+        let databases = plane.list_databases(page.clone()).ok()?;
         for database in &databases {
             if shared.is_stopped() {
                 return None;
@@ -224,9 +224,9 @@ fn maintain(
         figures.drafts += 1;
         return;
     }
-    let done = plane.maintain_database(database, &mut |_| {
-        if shared.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let options = MaintainOptions::default()
+        .progress(|_| if shared.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+    let done = plane.maintain_database(database, options);
     match &done {
         // It was destroyed meanwhile, or the thread is to end.
         Err(error)

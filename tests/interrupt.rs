@@ -13,7 +13,7 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseState, ExportOptions, Seed, no_progress,
+    ControlPlane, CreateDatabaseInput, DatabaseState, ExportOptions, Seed,
     rusqlite::{Connection, functions::FunctionFlags},
 };
 use tempfile::TempDir;
@@ -105,7 +105,7 @@ fn interrupt_cancels_import_and_upload() {
         .create_database(CreateDatabaseInput::new("draft", "default").with_seed(Seed::DatabaseUpload))
         .unwrap();
     assert_cancelled(&root, &run_interrupted(&root, &["db", "upload", "draft", slow], &[]));
-    let left = plane.list_databases(&litefleet::ListDatabases::default()).unwrap();
+    let left = plane.list_databases(litefleet::ListDatabases::default()).unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].state, DatabaseState::Draft);
 }
@@ -162,7 +162,7 @@ fn signalled_export_leaves_no_files() {
     let (dir, root) = root();
     let plane = ControlPlane::open(&root).unwrap();
     plane.create_database(CreateDatabaseInput::new("big", "default")).unwrap();
-    let connection = plane.connect("big", &litefleet::ConnectOptions::default()).unwrap();
+    let connection = plane.connect("big", litefleet::ConnectOptions::default()).unwrap();
     connection
         .execute_batch(
             "CREATE TABLE t(a);
@@ -213,9 +213,7 @@ fn signalled_export_leaves_no_files() {
     });
     assert_eq!(killed.unwrap().status.signal(), Some(9));
     assert_eq!(partials(&exports).len(), 1);
-    plane
-        .export_database("big", exports.join("other.db"), &ExportOptions::default(), &mut no_progress)
-        .unwrap();
+    plane.export_database("big", exports.join("other.db"), ExportOptions::default()).unwrap();
     assert_eq!(left(), ["other.db"]);
 }
 
@@ -333,7 +331,7 @@ fn shell_attaches_databases_and_stores_no_keys_in_its_history() {
     for name in ["a", "b-c"] {
         plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
     }
-    let other = plane.connect("b-c", &litefleet::ConnectOptions::default()).unwrap();
+    let other = plane.connect("b-c", litefleet::ConnectOptions::default()).unwrap();
     other.execute_batch("create table t(x); insert into t values (40)").unwrap();
     let path = plane.database_path("b-c").unwrap();
     let Some(mut terminal) = Terminal::open(&root, "a") else { return };

@@ -1,10 +1,10 @@
 //! `db create`: an empty database, a draft, a fork or an import.
 
-use std::{io, path::Path};
+use std::io;
 
 use litefleet::{
     ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, Error, ErrorKind, RemoteEncryption, Result,
-    Seed, Upload,
+    Seed, Timestamp,
 };
 
 use super::{args::CreateArguments, keys, output::Output, progress};
@@ -36,7 +36,7 @@ fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDat
     }
     if let Some(source) = &arguments.from_db {
         input.seed = Some(match &arguments.timestamp {
-            Some(at) => Seed::database_at(source, at.parse()?),
+            Some(at) => Seed::database_at(source, at.parse::<Timestamp>()?),
             None => Seed::database(source),
         });
     }
@@ -44,16 +44,16 @@ fn create(plane: &ControlPlane, arguments: &CreateArguments) -> Result<CreateDat
     input.source_encryption_key = keys::source_key(arguments.source_encryption_key.as_ref())?;
     let Some(file) = &arguments.from_file else {
         let mut bar = progress::Bar::new("Forking")?;
-        let created = plane.create_database_watched(input, &mut |progress| bar.show(progress));
+        let created = plane.create_database(input.progress(|progress| bar.show(progress)));
         bar.clear();
         return created;
     };
     let mut bar = progress::Bar::new("Importing")?;
-    let mut show = |progress| bar.show(progress);
+    let input = input.progress(|progress| bar.show(progress));
     let created = if file.as_os_str() == STDIN {
-        plane.import_database_watched(input, Upload::Reader(&mut io::stdin().lock()), &mut show)
+        plane.import_database(input, &mut io::stdin().lock())
     } else {
-        plane.import_database_watched(input, Path::new(file), &mut show)
+        plane.import_database(input, file)
     };
     bar.clear();
     created

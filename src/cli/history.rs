@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, ops::Bound};
 
-use litefleet::{ConnectOptions, ControlPlane, Result, Timestamp};
+use litefleet::{ControlPlane, RestoreOptions, Result, Timestamp};
 
 use super::{
     keys::{KEY_FILE_PLACEHOLDER, KeyArguments},
@@ -31,13 +31,13 @@ pub(super) fn restore(
     key: &KeyArguments,
     output: Output,
 ) -> Result<()> {
-    let at = timestamp.parse()?;
-    let mut options = ConnectOptions::default();
+    let at = timestamp.parse::<Timestamp>()?;
+    let mut options = RestoreOptions::default();
     if let Some(key) = key.for_database(plane, name)? {
         options = options.encryption_key(key);
     }
     let mut bar = progress::Bar::new("Restoring")?;
-    let restored = plane.restore_database(name, at, &options, &mut |progress| bar.show(progress));
+    let restored = plane.restore_database(name, at, options.progress(|progress| bar.show(progress)));
     bar.clear();
     let restored = restored?;
     let undo = restored.undo.map(|at| undo_command(plane, name, at, key));

@@ -1,6 +1,8 @@
 //! `db maintain`: maintenance of one database or of all.
 
-use litefleet::{ControlPlane, DatabaseState, Error, ErrorKind, ListDatabases, MaintenanceReport, Result};
+use litefleet::{
+    ControlPlane, DatabaseState, Error, ErrorKind, ListDatabases, MaintainOptions, MaintenanceReport, Result,
+};
 
 use super::{
     output::{self, Output},
@@ -10,7 +12,8 @@ use super::{
 /// Maintains a database and prints the report.
 pub(super) fn one(plane: &ControlPlane, name: &str, output: Output) -> Result<()> {
     let mut bar = Bar::new("Maintaining")?;
-    let report = plane.maintain_database(name, &mut |progress| bar.show(progress));
+    let report =
+        plane.maintain_database(name, MaintainOptions::default().progress(|progress| bar.show(progress)));
     bar.clear();
     let report = report?;
     if output.json {
@@ -22,13 +25,14 @@ pub(super) fn one(plane: &ControlPlane, name: &str, output: Output) -> Result<()
 
 /// Maintains all databases and prints the reports. A failure of one does not stop the others.
 pub(super) fn all(plane: &ControlPlane, output: Output) -> Result<()> {
-    let databases = plane.list_databases(&ListDatabases::default())?;
+    let databases = plane.list_databases(ListDatabases::default())?;
     let ready = databases.iter().filter(|database| database.state == DatabaseState::Ready);
     let mut bar = Bar::new("Maintaining")?;
     let mut results = Vec::new();
     for database in ready {
         let name = database.name.as_str();
-        let result = plane.maintain_database(database, &mut |progress| bar.show(progress));
+        let result = plane
+            .maintain_database(database, MaintainOptions::default().progress(|progress| bar.show(progress)));
         let kind = result.as_ref().err().map(Error::kind);
         // A database that was destroyed in the meantime is skipped.
         if kind != Some(ErrorKind::Destroyed) {

@@ -28,7 +28,7 @@ use clap::CommandFactory;
 use keys::KeyArguments;
 use litefleet::{
     Change, ConnectOptions, ControlPlane, Database, DatabaseChanges, Error, ErrorKind, ExportOptions,
-    GroupChanges, ListDatabases, RemoteEncryption, Result, Upload, VerifyOptions,
+    GroupChanges, ListDatabases, RemoteEncryption, Result, Timestamp, Upload, UploadOptions, VerifyOptions,
 };
 use output::Output;
 
@@ -133,7 +133,7 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
         }
         GroupCommand::Destroy { name, yes } => {
             let group = plane.get_group(&name)?;
-            let count = plane.list_databases(&ListDatabases::default().group(&name))?.len();
+            let count = plane.list_databases(ListDatabases::default().group(&name))?.len();
             confirm(yes, &format!("Destroy group {name} and the {count} databases in it?"))?;
             plane.destroy_group(&name)?;
             output.say(&group, || format!("Destroyed group {name}."))
@@ -150,7 +150,7 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
             filter.parent = parent;
             filter.limit = limit;
             filter.after = after;
-            output.databases(&plane.list_databases_with_size(&filter)?)
+            output.databases(&plane.list_databases_with_size(filter)?)
         }
         DbCommand::Show { name } => show(plane, &plane.get_database(&name)?, output),
         DbCommand::Config(arguments) => config(plane, &arguments, output),
@@ -162,25 +162,19 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
         }
         DbCommand::Upload { name, file, key } => {
             let mut bar = progress::Bar::new("Uploading")?;
-            let mut show = |progress| bar.show(progress);
             let mut stdin = io::stdin().lock();
             let upload = if file.as_os_str() == create::STDIN {
                 Upload::Reader(&mut stdin)
             } else {
                 Upload::Path(&file)
             };
-            let encryption = match plane.get_database(&name)?.cipher {
-                Some(cipher) => {
-                    key.key_for(cipher)?.map(|key| RemoteEncryption::new(key, cipher)).transpose()?
-                }
-                None => None,
-            };
-            let uploaded = match &encryption {
-                Some(encryption) => {
-                    plane.upload_encrypted_database(&name, upload, encryption, None, &mut show)
-                }
-                None => plane.upload_database_watched(&name, upload, &mut show),
-            };
+            let mut options = UploadOptions::default().progress(|progress| bar.show(progress));
+            if let Some(cipher) = plane.get_database(&name)?.cipher
+                && let Some(key) = key.key_for(cipher)?
+            {
+                options = options.encryption(RemoteEncryption::new(key, cipher)?);
+            }
+            let uploaded = plane.upload_database(&name, upload, options);
             bar.clear();
             let unchecked = uploaded?.unchecked;
             output.uploaded(&plane.get_database(&name)?, &unchecked)
@@ -191,13 +185,14 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
                 options = options.page_format(format.parse()?);
             }
             if let Some(at) = timestamp {
-                options = options.at(at.parse()?);
+                options = options.at(at.parse::<Timestamp>()?);
             }
             if let Some(key) = key.for_database(plane, &name)? {
                 options = options.encryption_key(key);
             }
             let mut bar = progress::Bar::new("Exporting")?;
-            let exported = plane.export_database(&name, &file, &options, &mut |progress| bar.show(progress));
+            let exported =
+                plane.export_database(&name, &file, options.progress(|progress| bar.show(progress)));
             bar.clear();
             exported?;
             output.say(&plane.get_database(&name)?, || {
@@ -218,8 +213,8 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
                 options = options.encryption_key(key);
             }
             let connection = match timestamp {
-                Some(at) => plane.connect_at(&name, at.parse()?, &options)?.0,
-                None => plane.connect(&name, &options)?,
+                Some(at) => plane.connect_at(&name, at.parse::<Timestamp>()?, options)?.0,
+                None => plane.connect(&name, options)?,
             };
             match sql {
                 Some(sql) => sql::run(&connection, &sql, output),
@@ -239,7 +234,7 @@ fn verify(plane: &ControlPlane, name: &str, key: &KeyArguments, output: Output) 
         options = options.encryption_key(key);
     }
     let mut bar = progress::Bar::new("Verifying")?;
-    let report = plane.verify_database(name, &options, &mut |progress| bar.show(progress));
+    let report = plane.verify_database(name, options.progress(|progress| bar.show(progress)));
     bar.clear();
     let report = report?;
     output.verified(&report)?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use litefleet::{
-    ControlPlane, Error, ErrorKind, Result,
+    AttachOptions, ControlPlane, Error, ErrorKind, Result,
     rusqlite::{Connection, OptionalExtension},
 };
 use rustyline::{
@@ -135,7 +135,8 @@ fn attach(
     key: &KeyArguments,
 ) -> Result<()> {
     let key = key.for_database(plane, name)?;
-    plane.attach(connection, name, schema, key.as_ref())?;
+    let options = key.into_iter().fold(AttachOptions::default(), AttachOptions::encryption_key);
+    plane.attach(connection, name, schema, options)?;
     let shown = format!("attached {name} as \"{}\"", schema.replace('"', "\"\""));
     output::print(&output::escaped(&shown))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, Error,
-    ErrorKind, RemoteEncryption, Result, Timestamp, explain, no_progress, rusqlite::Connection,
+    ErrorKind, RemoteEncryption, RestoreOptions, Result, Timestamp, explain, rusqlite::Connection,
 };
 
 use super::output::print;
@@ -27,7 +27,7 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     print(&format!("\n1. Created database {} ({}), an empty SQLite file:", made.name, made.id))?;
     show_file(plane, "orders")?;
 
-    let orders = plane.connect("orders", &ConnectOptions::default())?;
+    let orders = plane.connect("orders", ConnectOptions::default())?;
     execute(
         &orders,
         "CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT, price INTEGER);
@@ -37,7 +37,7 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     print(&format!("\n2. Wrote 10,000 rows through rusqlite; sum(price) = {}", sum(&orders)?))?;
 
     plane.create_database(CreateDatabaseInput::fork("experiment", "orders"))?;
-    let experiment = plane.connect("experiment", &ConnectOptions::default())?;
+    let experiment = plane.connect("experiment", ConnectOptions::default())?;
     execute(&experiment, "UPDATE item SET price = price * 2")?;
     print(&format!(
         "\n3. Forked it while it is open, and doubled the prices in the fork:\n   orders {}, experiment {}",
@@ -53,7 +53,7 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
         "PRAGMA page_size=1024; CREATE TABLE item(name, price); INSERT INTO item VALUES ('pen', 3), ('ink', 4)",
     )?;
     plane.import_database(CreateDatabaseInput::new("shop", "default"), file.as_path())?;
-    let shop = plane.connect("shop", &ConnectOptions::default())?;
+    let shop = plane.connect("shop", ConnectOptions::default())?;
     print(&format!("\n4. Imported a SQLite file that another program wrote; sum(price) = {}", sum(&shop)?))?;
     show_file(plane, "shop")?;
 
@@ -70,12 +70,12 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     let key = EncryptionKey::generate(Cipher::Aegis256X2)?;
     let encryption = RemoteEncryption::new(key.clone(), Cipher::Aegis256X2)?;
     plane.create_database(CreateDatabaseInput::fork("vault", "orders").with_encryption(encryption))?;
-    let vault = plane.connect("vault", &ConnectOptions::default().encryption_key(key))?;
+    let vault = plane.connect("vault", ConnectOptions::default().encryption_key(key))?;
     print(&format!(
         "\n6. Forked orders into a database whose pages are encrypted under aegis256x2; sum(price) = {};\n   without its key: {}",
         sum(&vault)?,
         plane
-            .connect("vault", &ConnectOptions::default())
+            .connect("vault", ConnectOptions::default())
             .err()
             .map_or_else(String::new, |error| error.to_string())
     ))?;
@@ -90,9 +90,9 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     let (deleted, wrong) = (sum(&orders)?, commits.len().saturating_sub(2));
     let before = commits.get(wrong).map_or_else(Timestamp::now, |commit| commit.at);
     let options = ConnectOptions::default();
-    let (view, _) = plane.connect_at("orders", before, &options)?;
+    let (view, _) = plane.connect_at("orders", before, options.clone())?;
     print(&format!("   sum(price) is {deleted} now, and {} in a view of the second to last", sum(&view)?))?;
-    let restored = plane.restore_database("orders", before, &options, &mut no_progress)?;
+    let restored = plane.restore_database("orders", before, RestoreOptions::from(options.clone()))?;
     print(&format!("\n8. Restored orders to it in one transaction; sum(price) = {}", sum(&orders)?))?;
     if let Some(undo) = restored.undo {
         print(&format!("   A restore to {undo} would undo that."))?;
@@ -102,7 +102,7 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     print(&format!(
         "\n9. Destroyed the fork. Left in the fleet: {}",
         plane
-            .list_databases(&litefleet::ListDatabases::default())?
+            .list_databases(litefleet::ListDatabases::default())?
             .iter()
             .map(|found| found.name.as_str())
             .collect::<Vec<_>>()

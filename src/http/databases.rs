@@ -30,7 +30,7 @@ pub(super) async fn create(call: Call, body: JsonBody) -> JsonResult<DatabaseAns
     let is_fork = matches!(input.seed, Some(Seed::Database { .. }));
     let class = if is_fork { CallClass::Copy } else { CallClass::Catalog };
     call.manage(class, Access::Full, move |context, ()| {
-        let created = context.plane.create_database_watched(input, &mut *context.cancellation.progress());
+        let created = context.plane.create_database(input.progress(context.cancellation.progress()));
         Ok(DatabaseAnswer { database: created.map_err(ApiError::from_body)? })
     })
     .await
@@ -53,7 +53,7 @@ pub(super) async fn list(
             return Ok(DatabasesAnswer { databases: Vec::new(), pagination: None });
         }
         let filter = ListDatabases { group, parent, after: cursor, limit };
-        let databases = context.plane.list_databases(&filter).map_err(ApiError::from_body)?;
+        let databases = context.plane.list_databases(filter).map_err(ApiError::from_body)?;
         // Only clients that request pages read `pagination`.
         let pagination = limit.map(|limit| {
             let last = databases.last().filter(|_| databases.len() == limit as usize);

@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, ApiResult};
-use crate::{Progress, ProgressFn};
+use crate::Progress;
 
 /// Catalog calls take a few flushes at most.
 const CATALOG_MAX: usize = 32;
@@ -125,14 +125,14 @@ impl Drop for CancelOnDrop {
 
 impl Cancellation {
     /// A progress callback that stops the call once it is cancelled.
-    pub(super) fn progress(&self) -> Box<ProgressFn<'static>> {
+    pub(super) fn progress(&self) -> impl FnMut(Progress) -> ControlFlow<()> + use<> {
         let Self { shutdown, is_maintenance, client_left } = self.clone();
-        Box::new(move |_: Progress| {
+        move |_: Progress| {
             let is_cancelled = shutdown.all.load(Ordering::Relaxed)
                 || (is_maintenance && shutdown.maintenance.load(Ordering::Relaxed))
                 || client_left.load(Ordering::Relaxed);
             if is_cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
+        }
     }
 }
 

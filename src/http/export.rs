@@ -57,22 +57,20 @@ pub(super) async fn export(
     QueryParams(query): QueryParams<ExportQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let mut options = ExportOptions::default().decrypt(query.decrypt);
-    if let Some(at) = parse_instant("timestamp", query.timestamp.as_deref())? {
-        options = options.at(at);
-    }
-    if let Some(format) = query.page_format.as_deref() {
-        options = options.page_format(format.parse()?);
-    }
+    let at = parse_instant("timestamp", query.timestamp.as_deref())?;
+    let format = query.page_format.as_deref().map(str::parse).transpose()?;
     let key = upload::key(&headers)?;
     let export =
         call.with_database(CallClass::Copy, Access::ReadOnly, move |context, database, cancellation| {
+            let options = ExportOptions::default().decrypt(query.decrypt);
+            let options = at.into_iter().fold(options, ExportOptions::at);
+            let mut options = format.into_iter().fold(options, ExportOptions::page_format);
             // A key for a plain database is ignored.
             if let Some(key) = key.filter(|_| database.cipher.is_some()) {
                 options = options.encryption_key(key);
             }
             let is_sealed = database.cipher.is_some() && !query.decrypt;
-            let file = write_export(context.plane, &database, &options, cancellation)?;
+            let file = write_export(context.plane, &database, options, cancellation)?;
             let len = file.metadata().map_err(failed)?.len();
             Ok((file, response_headers(database.name.as_str(), is_sealed, len)?))
         });
@@ -102,13 +100,13 @@ fn response_headers(name: &str, is_sealed: bool, len: u64) -> ApiResult<HeaderMa
 fn write_export(
     plane: &ControlPlane,
     database: &Database,
-    options: &ExportOptions,
+    options: ExportOptions<'_>,
     cancellation: &Cancellation,
 ) -> ApiResult<File> {
     let dir = PrivateDir::open(plane.root())?.subdir("exports")?;
     dir.lock_shared().map_err(failed)?;
     let path = dir.path.join(format!("{}.db", uuid::Uuid::now_v7()));
-    plane.export_database(database, &path, options, &mut *cancellation.progress())?;
+    plane.export_database(database, &path, options.progress(cancellation.progress()))?;
     let file = File::open(&path);
     std::fs::remove_file(&path).and(file).map_err(failed)
 }

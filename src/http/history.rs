@@ -13,7 +13,7 @@ use super::{
     openapi::{Conflict, Missing, NoRoom, Refused},
     request::{Call, JsonBody, JsonResult, QueryParams, parse_instant},
 };
-use crate::{ConnectOptions, Point, Timestamp};
+use crate::{Point, RestoreOptions, Timestamp};
 
 /// Lists the recovery points of a database.
 #[utoipa::path(
@@ -61,12 +61,12 @@ fn latest(mut points: Vec<Point>, limit: NonZeroU32) -> ApiResult<(Vec<Point>, O
 pub(super) async fn restore(call: Call<String>, body: JsonBody) -> JsonResult<RestoreAnswer> {
     let Restore { timestamp, remote_encryption } = body.parse()?;
     call.with_database(CallClass::Copy, Access::Full, move |context, database, cancellation| {
-        let mut options = ConnectOptions::default();
+        let mut options = RestoreOptions::default();
         if let Some(encryption) = &remote_encryption {
             options = options.encryption_key(encryption.key().clone());
         }
-        let progress = &mut *cancellation.progress();
-        let restored = context.plane.restore_database(&database, timestamp, &options, progress)?;
+        let options = options.progress(cancellation.progress());
+        let restored = context.plane.restore_database(&database, timestamp, options)?;
         Ok(Json(restored.into()))
     })
     .await

@@ -9,7 +9,7 @@ use super::{
     openapi::{Conflict, Missing, NoRoom, Refused},
     request::{Call, JsonBody, JsonResult},
 };
-use crate::VerifyOptions;
+use crate::{MaintainOptions, VerifyOptions};
 
 /// Maintains a database: takes due snapshots, prunes the history and compresses old logs.
 #[utoipa::path(
@@ -18,7 +18,8 @@ use crate::VerifyOptions;
 )]
 pub(super) async fn maintain(call: Call<String>) -> JsonResult<MaintainedAnswer> {
     call.with_database(CallClass::Maintenance, Access::Full, |context, database, cancellation| {
-        let report = context.plane.maintain_database(&database, &mut *cancellation.progress())?;
+        let options = MaintainOptions::default().progress(cancellation.progress());
+        let report = context.plane.maintain_database(&database, options)?;
         Ok(Json(report.into()))
     })
     .await
@@ -38,7 +39,7 @@ pub(super) async fn verify(call: Call<String>, body: JsonBody) -> JsonResult<Ver
             options = options.encryption_key(encryption.key().clone());
         }
         let data = context.plane.database_path(&database)?;
-        let report = context.plane.verify_database(&database, &options, &mut *cancellation.progress())?;
+        let report = context.plane.verify_database(&database, options.progress(cancellation.progress()))?;
         Ok(Json(VerifiedAnswer::new(report, data.parent().unwrap_or(&data))))
     })
     .await

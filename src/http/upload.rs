@@ -21,7 +21,7 @@ use super::{
     part_reader::{Part, PartReader, PartSender},
     request::{PathParam, Sender},
 };
-use crate::{Cipher, ControlPlane, Database, EncryptionKey, ErrorKind, RemoteEncryption, Upload};
+use crate::{Cipher, ControlPlane, Database, EncryptionKey, ErrorKind, RemoteEncryption, UploadOptions};
 
 /// Uploads the file of a draft, to the host name of the draft.
 #[utoipa::path(
@@ -129,12 +129,9 @@ pub(super) fn write_upload(
     mut file: PartReader,
     cancellation: &Cancellation,
 ) -> ApiResult<UploadedAnswer> {
-    let (upload, progress) = (Upload::Reader(&mut file), &mut *cancellation.progress());
-    let uploaded = match encryption {
-        Some(encryption) => plane.upload_encrypted_database(database, upload, encryption, None, progress),
-        None => plane.upload_database_watched(database, upload, progress),
-    };
-    let unchecked = uploaded.map_err(invalid_file)?.unchecked;
+    let options = UploadOptions::default().progress(cancellation.progress());
+    let options = encryption.cloned().into_iter().fold(options, UploadOptions::encryption);
+    let unchecked = plane.upload_database(database, &mut file, options).map_err(invalid_file)?.unchecked;
     for part in &unchecked {
         tracing::warn!(part, "a part of the uploaded file could not be checked");
     }

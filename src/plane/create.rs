@@ -14,14 +14,14 @@
 //! are not flushed: the sweep finds the directory of the one without it, and carries the other on from step 5.
 
 use super::{
-    DatabaseRef, Plane,
+    CreateDatabase, DatabaseRef, Plane, UploadOptions,
     history::birth,
     resolve::{self, Resolved, Wanted},
 };
 use crate::{
-    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, RemoteEncryption, Seed, Uploaded},
+    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, Seed, Uploaded},
     catalog::{Durability, Entry, InGroup, NewDatabase, State},
-    cipher::{Cipher, EncryptionKey},
+    cipher::Cipher,
     connect::{self, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -40,12 +40,24 @@ use crate::{
 impl Plane {
     pub(super) fn create(
         &self,
-        input: CreateDatabaseInput,
+        request: CreateDatabase<'_>,
         upload: Option<Upload<'_>>,
-        watch: &mut ProgressFn<'_>,
     ) -> Result<CreateDatabaseOutput> {
-        let CreateDatabaseInput { name, group, seed, size_limit, remote_encryption, source_encryption_key } =
-            input;
+        let CreateDatabase { input, mut progress } = request;
+        let watch = progress.callback();
+        let CreateDatabaseInput {
+            name,
+            group,
+            seed,
+            size_limit,
+            remote_encryption,
+            source_encryption_key,
+            lacks_source,
+        } = input;
+        if lacks_source {
+            let message = "an instant was given without a source; name the source first, as in fork(name, source).at(instant)";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let name: DatabaseName = name.parse()?;
         let group = group.as_deref().map(str::parse::<GroupName>).transpose()?;
         let source = match &seed {
@@ -157,10 +169,10 @@ impl Plane {
         &self,
         wanted: &Wanted<'_>,
         upload: Upload<'_>,
-        encryption: Option<&RemoteEncryption>,
-        file_key: Option<&EncryptionKey>,
-        watch: &mut ProgressFn<'_>,
+        options: UploadOptions<'_>,
     ) -> Result<Uploaded> {
+        let UploadOptions { encryption, file_key, mut progress } = options;
+        let (encryption, file_key, watch) = (encryption.as_ref(), file_key.as_ref(), progress.callback());
         let Resolved { entry, .. } = self.resolve(wanted)?;
         let name = &wanted.name;
         if entry.state != State::Draft {

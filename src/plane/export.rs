@@ -1,6 +1,6 @@
-//! Exporting: a database as one file of its own, somewhere else.
+//! Exports: writing a database to a file outside the fleet.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use super::{DatabaseRef, Plane, history::birth, partial::Partial, resolve::Resolved};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     connect::{self, ConnectOptions},
     error::{Error, ErrorKind, Result},
     page::PageFormat,
-    progress::ProgressFn,
+    progress::{OnProgress, Progress, ProgressFn},
     seed::{
         Target, fork,
         restore::{self, Instant},
@@ -17,42 +17,50 @@ use crate::{
     time::Timestamp,
 };
 
-/// What an exported file is to be like.
-#[derive(Clone, Debug, Default)]
+/// Options of [`export_database`](crate::ControlPlane::export_database).
+#[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct ExportOptions {
+pub struct ExportOptions<'p> {
     key: Option<EncryptionKey>,
     decrypt: bool,
     page_format: Option<PageFormat>,
     at: Option<Timestamp>,
+    progress: OnProgress<'p>,
 }
 
-impl ExportOptions {
-    /// As the database was at an instant.
+impl<'p> ExportOptions<'p> {
+    /// Exports the database as of an instant. The default is its current state.
     #[must_use]
-    pub fn at(self, at: Timestamp) -> Self {
-        Self { at: Some(at), ..self }
+    pub fn at(self, at: impl Into<Timestamp>) -> Self {
+        Self { at: Some(at.into()), ..self }
     }
 
-    /// With the key of an encrypted database. Without it the pages leave as they are, sealed.
+    /// Calls `callback` with the progress of the call; [`ControlFlow::Break`] cancels it.
+    #[must_use]
+    pub fn progress(self, callback: impl FnMut(Progress) -> ControlFlow<()> + 'p) -> Self {
+        Self { progress: OnProgress::new(callback), ..self }
+    }
+
+    /// Sets the key of an encrypted database. Without it, the encrypted pages are copied as they are.
     #[must_use]
     pub fn encryption_key(self, key: EncryptionKey) -> Self {
         Self { key: Some(key), ..self }
     }
 
-    /// As a plain SQLite file, which any program can read.
+    /// Sets whether to write an encrypted database as a plain SQLite file. The default is `false`.
     #[must_use]
     pub fn decrypt(self, decrypt: bool) -> Self {
         Self { decrypt, ..self }
     }
 
-    /// Sealed under the same key and cipher, in this page format.
+    /// Encrypts the file in this page format, under the key and cipher of the database. The default is the format of the
+    /// database.
     #[must_use]
     pub fn page_format(self, format: PageFormat) -> Self {
         Self { page_format: Some(format), ..self }
     }
 
-    /// What the file is to be sealed under; nothing for one that is plain, or that keeps its pages as they are.
+    /// Returns how to seal the file. `None` for a plain file and for a copy of the stored pages.
     fn target(&self, database: &Database) -> Result<Option<Target>> {
         let invalid = |message: &str| Err(Error::new(ErrorKind::Invalid, message));
         let Some(cipher) = database.cipher else {
@@ -79,9 +87,9 @@ impl Plane {
         &self,
         database: DatabaseRef<'_>,
         path: &Path,
-        options: &ExportOptions,
-        watch: &mut ProgressFn<'_>,
+        mut options: ExportOptions<'_>,
     ) -> Result<()> {
+        let mut progress = std::mem::take(&mut options.progress);
         let database = self.ready(database)?;
         let entry = &database.entry;
         if entry.database.block_reads {
@@ -89,7 +97,8 @@ impl Plane {
         }
         let target = options.target(&entry.database)?;
         let partial = Partial::begin(&self.disk, path)?;
-        let written = self.write_export(&database, &partial.data(), target.as_ref(), options, watch);
+        let written =
+            self.write_export(&database, &partial.data(), target.as_ref(), &options, progress.callback());
         let written = self.hold(&database, written).and_then(|()| partial.publish(&self.disk, path));
         partial.remove(&self.disk);
         written
@@ -100,7 +109,7 @@ impl Plane {
         database: &Resolved,
         staged: &Path,
         target: Option<&Target>,
-        options: &ExportOptions,
+        options: &ExportOptions<'_>,
         watch: &mut ProgressFn<'_>,
     ) -> Result<()> {
         let entry = &database.entry;

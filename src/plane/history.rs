@@ -1,6 +1,9 @@
-//! The history of a database: what it can be restored to, how long back, and what is done to keep it that way.
+//! The history of a database: recovery points, views, restores, maintenance.
 
-use std::ops::RangeBounds;
+use std::{
+    ops::{ControlFlow, RangeBounds},
+    time::Duration,
+};
 
 use rusqlite::Connection;
 
@@ -10,6 +13,7 @@ use super::{
 };
 use crate::{
     catalog::{Entry, State},
+    cipher::EncryptionKey,
     connect::{self, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -17,13 +21,73 @@ use crate::{
     id,
     layout::ArchivePaths,
     point::{InstantPosition, MaintenanceReport, Points, ResolvedInstant, Restored},
-    progress::ProgressFn,
+    progress::{OnProgress, Progress, ProgressFn},
     seed::restore,
     time::Timestamp,
     vfs,
 };
 
-/// What the catalog says of a database, which its history is held to.
+/// Options of [`restore_database`](ControlPlane::restore_database).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RestoreOptions<'p> {
+    connect: ConnectOptions,
+    progress: OnProgress<'p>,
+}
+
+impl Default for RestoreOptions<'_> {
+    /// A busy timeout of 5 seconds and no key.
+    fn default() -> Self {
+        ConnectOptions::default().into()
+    }
+}
+
+/// Takes the key and the busy timeout; the other options do not apply to a restore.
+impl From<ConnectOptions> for RestoreOptions<'_> {
+    fn from(options: ConnectOptions) -> Self {
+        let (busy_timeout, key) = (options.waits(), options.key().cloned());
+        let connect = ConnectOptions::default().busy_timeout(busy_timeout);
+        let connect = key.into_iter().fold(connect, ConnectOptions::encryption_key);
+        Self { connect, progress: OnProgress::default() }
+    }
+}
+
+impl<'p> RestoreOptions<'p> {
+    /// Sets the key of an encrypted database.
+    #[must_use]
+    pub fn encryption_key(self, key: EncryptionKey) -> Self {
+        Self { connect: self.connect.encryption_key(key), ..self }
+    }
+
+    /// Sets how long to wait for the write transaction of another connection.
+    #[must_use]
+    pub fn busy_timeout(self, timeout: Duration) -> Self {
+        Self { connect: self.connect.busy_timeout(timeout), ..self }
+    }
+
+    /// Calls `callback` with the progress of the call; [`ControlFlow::Break`] cancels it.
+    #[must_use]
+    pub fn progress(self, callback: impl FnMut(Progress) -> ControlFlow<()> + 'p) -> Self {
+        Self { progress: OnProgress::new(callback), ..self }
+    }
+}
+
+/// Options of [`maintain_database`](ControlPlane::maintain_database).
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct MaintainOptions<'p> {
+    progress: OnProgress<'p>,
+}
+
+impl<'p> MaintainOptions<'p> {
+    /// Calls `callback` with the progress of the call; [`ControlFlow::Break`] cancels it.
+    #[must_use]
+    pub fn progress(self, callback: impl FnMut(Progress) -> ControlFlow<()> + 'p) -> Self {
+        Self { progress: OnProgress::new(callback) }
+    }
+}
+
+/// Returns what the catalog requires of the history of a database.
 pub(super) fn birth(entry: &Entry) -> Result<Birth> {
     Ok(Birth {
         database: id::number(&entry.database.id)?,
@@ -33,7 +97,7 @@ pub(super) fn birth(entry: &Entry) -> Result<Birth> {
 }
 
 impl Plane {
-    /// Opens a database as it was at an instant.
+    /// Opens a database as of an instant.
     pub(super) fn view(
         &self,
         database: &Resolved,
@@ -53,8 +117,8 @@ impl Plane {
         self.hold(database, view)
     }
 
-    /// Opens what a database is restored from to an instant: the database itself, or, where that is damaged or gone, what it
-    /// was then. An error is that of the database.
+    /// Opens the source of a restore: the database itself or, if that is damaged or missing, a view of it as of the instant. An
+    /// error is that of the database.
     pub(super) fn connect_to_restore(
         &self,
         database: &Resolved,
@@ -63,13 +127,13 @@ impl Plane {
     ) -> Result<Connection> {
         self.connect(database, options).or_else(|error| {
             let view = self.view(database, at, &options.clone().read_only(true));
-            // Before its first commit it is restored from nothing else than what it is now.
+            // Its state before the first commit comes from the database file alone.
             let view = view.ok().filter(|(_, reached)| reached.kind != InstantPosition::BeforeFirst);
             view.map(|(view, _)| view).ok_or(error)
         })
     }
 
-    /// Makes a database what it was at an instant.
+    /// Restores a database to an instant.
     fn restore(
         &self,
         database: &Resolved,
@@ -80,17 +144,17 @@ impl Plane {
         self.check_writable()?;
         let (view, reached) = self.view(database, at, options)?;
         let mut connection = self.connect(database, options)?;
-        // Commits without stamps are no points, and are undone like others.
+        // Unstamped commits are not recovery points, but a restore undoes them like others.
         if reached.kind == InstantPosition::BeforeFirst && self.is_unwritten(database)? {
             return Ok(Restored { reached, undo: None });
         }
         restore::in_place(&view, &mut connection, options.waits(), watch)?;
-        // Stamps never repeat: just before its own, all earlier commits are there and no other is.
+        // Stamps are strictly increasing, so the instant just before this one includes every earlier commit.
         let own = vfs::last_commit_at(&connection).map(|at| Timestamp::from_micros(at - 1)).transpose()?;
         Ok(Restored { reached, undo: own })
     }
 
-    /// Whether nothing was ever committed to a database.
+    /// Returns whether nothing was ever committed to a database.
     fn is_unwritten(&self, database: &Resolved) -> Result<bool> {
         let data = self.data(&database.entry);
         let birth = birth(&database.entry)?;
@@ -100,15 +164,14 @@ impl Plane {
 }
 
 impl ControlPlane {
-    /// The commits of a database in a range of time, and the instants that it can be restored to: give one to
-    /// [`Seed::database_at`](crate::Seed::database_at).
+    /// Lists the recovery points of a database in a range of time, and its restorable ranges.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;
     /// # plane.create_group("default")?;
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-    /// let connection = plane.connect("orders", &Default::default())?;
+    /// let connection = plane.connect("orders", Default::default())?;
     /// connection.execute_batch("CREATE TABLE t(a)").unwrap();
     /// let points = plane.points("orders", ..)?;
     /// assert_eq!(points.points.len(), 1);
@@ -118,13 +181,12 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// As for [`database_path`](Self::database_path), and [`ErrorKind::Busy`] for a history that moves on too fast to be
-    /// listed. Damage is no error. Where it is in the stamps of commits, what they told of is a gap between two
-    /// [windows](Points::windows), as is a change by another program; where not even the header of these stamps is left, the
-    /// gap is up to the next snapshot, from which the history can be told again. Where a log or a snapshot is damaged or
-    /// missing, the windows do not tell, since neither is read to list them: a restore to an instant that needs it is
-    /// [`ErrorKind::Corrupt`] and names the file, so that it can be put back.
-    /// [`verify_database`](Self::verify_database) finds either.
+    /// Fails as [`database_path`](Self::database_path) does, and with [`ErrorKind::Busy`] if the history keeps changing.
+    ///
+    /// Damage is not an error. Damaged stamps leave a gap between two [ranges](Points::windows), as does a foreign writer;
+    /// without a valid header of the stamps, the gap extends to the next snapshot. A damaged or missing WAL or snapshot does
+    /// not show, because listing does not read them: a restore that needs it fails with [`ErrorKind::Corrupt`] and names the
+    /// file. [`verify_database`](Self::verify_database) finds both kinds of damage.
     pub fn points<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
@@ -138,82 +200,83 @@ impl ControlPlane {
         self.0.hold(&database, points)
     }
 
-    /// Opens a read-only connection to a database as it was at an instant, and says what the instant came to. Nothing is
-    /// written out for it: it reads the pages where the history has them, and sees the same for as long as it is open:
-    /// blocked reads and the destruction of the database do not reach a view that is open already.
+    /// Opens a read-only connection to a database as of an instant, and returns the commit to which the instant resolved.
+    ///
+    /// The view reads pages from the history in place and writes nothing. It stays valid while it is open: neither blocked
+    /// reads nor the destruction of the database affect it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;
     /// # plane.create_group("default")?;
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-    /// let connection = plane.connect("orders", &Default::default())?;
+    /// let connection = plane.connect("orders", Default::default())?;
     /// connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     /// let before = litefleet::Timestamp::now();
     /// connection.execute_batch("DELETE FROM t").unwrap();
-    /// let (past, _) = plane.connect_at("orders", before, &Default::default())?;
+    /// let (past, _) = plane.connect_at("orders", before, Default::default())?;
     /// assert_eq!(past.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(1));
     /// # Ok::<(), litefleet::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// As for [`connect`](Self::connect), [`ErrorKind::OutsideWindow`] for an instant that cannot be restored, and
-    /// [`ErrorKind::Corrupt`] where the history that leads there is damaged.
+    /// Fails as [`connect`](Self::connect) does, with [`ErrorKind::OutsideWindow`] if the instant cannot be restored, and with
+    /// [`ErrorKind::Corrupt`] if the history that leads to it is damaged.
     pub fn connect_at<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
-        at: Timestamp,
-        options: &ConnectOptions,
+        at: impl Into<Timestamp>,
+        options: ConnectOptions,
     ) -> Result<(Connection, ResolvedInstant)> {
-        self.0.view(&self.0.ready(database.into())?, at, options)
+        self.0.view(&self.0.ready(database.into())?, at.into(), &options)
     }
 
-    /// Makes a database what it was at an instant, in one transaction: readers keep what they read, and the restore is
-    /// itself a commit in the history, so that it can be undone.
+    /// Restores a database to an instant in one transaction.
     ///
-    /// Every page is written, so the log grows by the size of the database until the next checkpoint.
+    /// Readers keep their snapshot. The restore is itself a commit in the history, so it can be undone. It writes every page:
+    /// the WAL grows by the size of the database until the next checkpoint.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;
     /// # plane.create_group("default")?;
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-    /// use litefleet::{Timestamp, no_progress};
+    /// use litefleet::Timestamp;
     ///
-    /// let connection = plane.connect("orders", &Default::default())?;
+    /// let connection = plane.connect("orders", Default::default())?;
     /// connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     /// let before = Timestamp::now();
     /// connection.execute_batch("DELETE FROM t").unwrap();
-    /// let restored = plane.restore_database("orders", before, &Default::default(), &mut no_progress)?;
+    /// let restored = plane.restore_database("orders", before, Default::default())?;
     /// assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(1));
-    /// plane.restore_database("orders", restored.undo.unwrap(), &Default::default(), &mut no_progress)?;
+    /// plane.restore_database("orders", restored.undo.unwrap(), Default::default())?;
     /// assert_eq!(connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(0));
     /// # Ok::<(), litefleet::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// As for [`connect_at`](Self::connect_at); [`ErrorKind::Blocked`] if writes are; [`ErrorKind::TooLarge`] where the
-    /// size limit does not admit what the database was; [`ErrorKind::Busy`] where another connection writes for longer
-    /// than the busy timeout; [`ErrorKind::Cancelled`]. Whichever it is, nothing has changed.
+    /// Fails as [`connect_at`](Self::connect_at) does, with [`ErrorKind::Blocked`] if writes are blocked, with
+    /// [`ErrorKind::TooLarge`] if the restored state exceeds the size limit, with [`ErrorKind::Busy`] if another connection
+    /// writes for longer than the busy timeout, and with [`ErrorKind::Cancelled`]. A failed restore changes nothing.
     pub fn restore_database<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
-        at: Timestamp,
-        options: &ConnectOptions,
-        watch: &mut ProgressFn<'_>,
+        at: impl Into<Timestamp>,
+        options: RestoreOptions<'_>,
     ) -> Result<Restored> {
         let database = self.0.ready(database.into())?;
-        let restored = self.0.restore(&database, at, options, watch);
+        let RestoreOptions { connect, mut progress } = options;
+        let restored = self.0.restore(&database, at.into(), &connect, progress.callback());
         self.0.hold(&database, restored.map_err(connect::with_remedy))
     }
 
-    /// The bytes that the history of a database takes on the disk: the lengths of its files, which may share blocks.
+    /// Returns the total length of the files of a history, in bytes. The files may share disk blocks.
     ///
     /// # Errors
     ///
-    /// As for [`database_path`](Self::database_path).
+    /// Fails as [`database_path`](Self::database_path) does.
     pub fn history_size<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<u64> {
         let archive = ArchivePaths::of(&self.database_path(database)?);
         if !Disk::exists(archive.dir())? {
@@ -221,44 +284,43 @@ impl ControlPlane {
         }
         let mut size = 0;
         for file in Disk::list(archive.dir())? {
-            // A file that was removed meanwhile takes nothing.
+            // A file that was removed concurrently takes no space.
             size += Disk::len(&archive.dir().join(file))?.unwrap_or(0);
         }
         Ok(size)
     }
 
-    /// Does what a database's history needs from time to time, and says what was done: a snapshot where the logs since the
-    /// last one have grown larger than the database (and than 1 MiB), so that a restore stays short; removing what no
-    /// instant within the history window needs; compressing the logs that no restore to the last 24 hours needs, where the
-    /// database is plain; flushing what is not on the disk.
+    /// Maintains the history of a database and reports what was done.
     ///
-    /// The host calls it as often as it likes, such as each hour: it is what bounds the room that a history takes. It runs
-    /// while the database is used, by any number of processes, and changes nothing where nothing is due. Every instant of
-    /// the window has the same answer before and after it. It needs no key.
+    /// Maintenance writes a snapshot if the WALs since the last one exceed both the size of the database and 1 MiB, which
+    /// bounds the time of a restore. It prunes what no instant of the history window needs, compresses the WALs of a plain
+    /// database that no restore to the last 24 hours needs, and flushes unflushed files.
+    ///
+    /// Only maintenance bounds the disk space of a history; a host calls it regularly, for example every hour, or runs a
+    /// [`Maintainer`](crate::Maintainer). It runs while any number of processes use the database, and does nothing if nothing
+    /// is due. It never changes the result of a restore to an instant of the window. It needs no key.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;
     /// # plane.create_group("default")?;
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-    /// use litefleet::{DatabaseChanges, no_progress};
-    ///
-    /// plane.configure_database("orders", DatabaseChanges::default().history_window(Some("7d".parse()?)))?;
-    /// let done = plane.maintain_database("orders", &mut no_progress)?;
-    /// assert_eq!((done.snapshots, done.generations), (0, 0));
+    /// let report = plane.maintain_database("orders", Default::default())?;
+    /// assert_eq!((report.snapshots, report.generations), (0, 0));
     /// # Ok::<(), litefleet::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// As for [`database_path`](Self::database_path), [`ErrorKind::Corrupt`] where the history is damaged, which keeps all
-    /// that may still be of use, and has the next log begin with a new snapshot, [`ErrorKind::Cancelled`], and what the disk
-    /// may answer.
+    /// Fails as [`database_path`](Self::database_path) does, with [`ErrorKind::Corrupt`] if the history is damaged, with
+    /// [`ErrorKind::Cancelled`], and with the errors of the disk. A damaged history is not pruned, and the next WAL begins
+    /// with a new snapshot.
     pub fn maintain_database<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
-        watch: &mut ProgressFn<'_>,
+        options: MaintainOptions<'_>,
     ) -> Result<MaintenanceReport> {
+        let MaintainOptions { mut progress } = options;
         self.0.check_writable()?;
         let database = self.0.ready(database.into())?;
         let entry = &database.entry;
@@ -274,14 +336,14 @@ impl ControlPlane {
             let now = now.filter(|now| now.state == State::Ready);
             now.map(|now| now.database.history_window).ok_or_else(|| resolve::destroyed(&entry.database.name))
         };
-        let mut maintained = maintenance.run(&window, watch);
-        // Pruning comes with a small file, for which the reserve is; a snapshot is made only where there is room.
+        let mut maintained = maintenance.run(&window, progress.callback());
+        // Pruning writes a small file, for which the reserve makes room; a snapshot is written only if there is room.
         while maintained.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull)
             && self.0.reserve.give_up()
         {
-            maintained = maintenance.run(&window, watch);
+            maintained = maintenance.run(&window, progress.callback());
         }
-        // In a directory that is not this database's any more, what is described is another one's, as its row says.
+        // If the directory belongs to another database by now, this describes that one, as its row says.
         let described = self.0.keep_described(entry);
         self.0.reserve.refill();
         let done = maintained.and_then(|done| described.map(|()| done));

@@ -1,4 +1,4 @@
-//! The control plane: the one handle through which a host does everything.
+//! The control plane: the handle through which a host uses a fleet.
 
 mod create;
 mod describe;
@@ -10,13 +10,13 @@ mod list;
 mod open;
 mod partial;
 mod recover;
+mod request;
 mod reserve;
 mod resolve;
 mod settle;
 mod verify;
 
 use std::{
-    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,38 +25,38 @@ use rusqlite::Connection;
 
 pub use export::ExportOptions;
 pub use groups::GroupChanges;
+pub use history::{MaintainOptions, RestoreOptions};
 pub use open::ControlPlaneBuilder;
 pub use recover::Recovered;
+pub use request::{CreateDatabase, UploadOptions};
 use reserve::Reserve;
 use resolve::Resolved;
 pub use resolve::{DatabaseRef, GroupRef, NameOrId};
 pub use verify::VerifyOptions;
 
 use crate::{
-    api::{CreateDatabaseInput, CreateDatabaseOutput, Database, DatabaseChanges, RemoteEncryption, Uploaded},
+    api::{CreateDatabaseOutput, Database, DatabaseChanges, Uploaded},
     catalog::{Catalog, Durability, Entry},
     changes::{Changes, Pair},
     cipher::EncryptionKey,
-    connect::{self, CatalogGovernor, ConnectOptions},
+    connect::{self, AttachOptions, CatalogGovernor, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, Layout},
     name::DatabaseName,
-    progress::{ProgressFn, no_progress},
     seed::upload::Upload,
     time::Clock,
 };
 
 /// A fleet of SQLite databases in a directory.
 ///
-/// It is cheap to clone, and may be used from any number of threads. Any number of processes may open the same
-/// directory at once.
+/// It is cheap to clone, and any number of threads may use it. Any number of processes may open the same directory at once.
 ///
-/// If the directory or its catalog is replaced or removed meanwhile, every call fails with [`ErrorKind::Replaced`] and changes
-/// no file. Connections that are open keep the file that they have, and the configuration that they know.
+/// If the directory or its catalog is replaced or removed, every call fails with [`ErrorKind::Replaced`] and changes no file.
+/// Open connections keep their file and the last configuration that they read.
 ///
-/// Every call that changes something is done, and on the disk, when it returns; one that fails leaves nothing
-/// behind. What a killed process left half done is settled by the next [`open`](Self::open).
+/// A call that changes something is complete and flushed to the disk when it returns. A call that fails changes nothing.
+/// The next [`open`](Self::open) completes or undoes what a killed process left.
 #[derive(Clone, Debug)]
 pub struct ControlPlane(Arc<Plane>);
 
@@ -68,84 +68,80 @@ struct Plane {
     layout: Layout,
     catalog: Arc<Catalog>,
     changes: Arc<Changes>,
-    /// Whether nothing in the root may be changed.
+    /// Whether the root was opened for reading.
     read_only: bool,
 }
 
 impl ControlPlane {
-    /// Opens the control plane in the directory `root`, which is made if it is not there.
+    /// Opens the control plane in the directory `root`, which is created if it does not exist.
     ///
     /// # Errors
     ///
-    /// As for [`ControlPlaneBuilder::open`].
+    /// Fails as [`ControlPlaneBuilder::open`] does.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open(root)
     }
 
-    /// Opens the control plane in the directory `root` to be read, where [`open`](Self::open) fails with
-    /// [`ErrorKind::ReadOnly`]: on a disk that is mounted read-only, or as a user who may not write there.
+    /// Opens the control plane in the directory `root` for reading, for example on a read-only file system, where
+    /// [`open`](Self::open) fails with [`ErrorKind::ReadOnly`].
     ///
-    /// Databases can be listed, connected to, restored as views, exported and verified. Every call that would change something
-    /// fails with [`ErrorKind::ReadOnly`], and nothing that another process left half done is settled.
+    /// Databases can be listed, connected to, viewed, exported and verified. Every call that would change something fails with
+    /// [`ErrorKind::ReadOnly`]. What a killed process left is neither completed nor undone.
     ///
-    /// Nothing but what was committed is ever read. If a database has a log, its rows are read through the `-shm` beside it;
-    /// if that is missing, the database is refused. If it has no log, SQLite takes its file for
-    /// [immutable](https://www.sqlite.org/c3ref/open.html): a connection then sees nothing that is written through another
-    /// mount of the disk after it was opened, and may find the database damaged while that is done. Where the root can be
-    /// written to after all, SQLite makes `-wal` and `-shm` as for every reader.
+    /// Only committed data is read. A database with a WAL is read through its `-shm` file, and refused if that is missing. A
+    /// database without a WAL is opened as [immutable](https://www.sqlite.org/c3ref/open.html): a connection does not see
+    /// later writes through another mount of the disk, and may report damage while they happen. If the root is writable after
+    /// all, SQLite creates `-wal` and `-shm` as for every reader.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if there is no fleet; [`ErrorKind::ReadOnly`] if the catalog has a log that cannot be read
-    /// there; [`ErrorKind::Unsupported`] if the root is of another version of this crate, whether newer or older.
+    /// Fails with [`ErrorKind::NotFound`] if there is no fleet, with [`ErrorKind::ReadOnly`] if the catalog has a WAL that
+    /// cannot be read, and with [`ErrorKind::Unsupported`] if another version of this crate wrote the root, newer or older.
     pub fn open_read_only(root: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open_read_only(root)
     }
 
-    /// How to open a control plane otherwise.
+    /// Returns a builder with the default settings.
     #[must_use]
     pub fn builder() -> ControlPlaneBuilder {
         ControlPlaneBuilder { domain: "localhost".into(), disk: Disk::default(), clock: Clock::default() }
     }
 
-    /// The directory of the control plane, with symbolic links resolved.
+    /// Returns the directory of the control plane, with symbolic links resolved.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.0.layout.root()
     }
 
-    /// Creates a database: an empty one, a fork of another as it is or as it was at an instant, or a draft that waits for
-    /// an upload.
+    /// Creates a database: empty, as a fork of another database now or as of an instant, or as a draft for an upload.
+    ///
+    /// [`CreateDatabaseInput::progress`](crate::CreateDatabaseInput::progress) adds a progress callback.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] for a group or source that is not there (`group not found`),
-    /// [`ErrorKind::AlreadyExists`] (`database with name <name> already exists`), [`ErrorKind::Invalid`] for what
-    /// the request says, [`ErrorKind::TooLarge`] for a source larger than the size limit, [`ErrorKind::Blocked`]
-    /// for a source whose reads are blocked, [`ErrorKind::OutsideWindow`] for an instant that cannot be restored, which
-    /// names those that can be, [`ErrorKind::Corrupt`] where the history that leads there is damaged.
-    pub fn create_database(&self, input: CreateDatabaseInput) -> Result<CreateDatabaseOutput> {
-        self.create_database_watched(input, &mut no_progress)
-    }
-
-    /// Like [`create_database`](Self::create_database), telling `watch` how far a fork has come.
+    /// Fails with
     ///
-    /// # Errors
-    ///
-    /// As there, and [`ErrorKind::Cancelled`].
-    pub fn create_database_watched(
+    /// - [`ErrorKind::NotFound`] if there is no such group or source,
+    /// - [`ErrorKind::AlreadyExists`] if the name is taken,
+    /// - [`ErrorKind::Invalid`] if the request is invalid,
+    /// - [`ErrorKind::TooLarge`] if the source exceeds the size limit,
+    /// - [`ErrorKind::Blocked`] if reads of the source are blocked,
+    /// - [`ErrorKind::OutsideWindow`] if the instant cannot be restored; the message names the restorable ranges,
+    /// - [`ErrorKind::Corrupt`] if the history that leads to the instant is damaged,
+    /// - [`ErrorKind::Cancelled`] if the progress callback cancels the call.
+    pub fn create_database<'p>(
         &self,
-        input: CreateDatabaseInput,
-        watch: &mut ProgressFn<'_>,
+        request: impl Into<CreateDatabase<'p>>,
     ) -> Result<CreateDatabaseOutput> {
-        self.0.create(input, None, watch)
+        self.0.create(request.into(), None)
     }
 
-    /// Creates a database from a SQLite file, in one step and without a draft.
+    /// Creates a database from a SQLite file in one step, without a draft.
     ///
-    /// Any page size, journal mode, text encoding and reserve is taken. The file is checked whole, and is only read; what
-    /// could not be checked is named in the [output](CreateDatabaseOutput::unchecked). CHECK constraints are not evaluated,
-    /// so a row may violate one. Expressions of indexes and generated columns are evaluated within bounds.
+    /// Every page size, journal mode, text encoding and number of reserved bytes is accepted. The source file is only read. It
+    /// is checked completely; the [output](CreateDatabaseOutput::unchecked) names what could not be checked. CHECK
+    /// constraints are not evaluated, so rows may violate them. Expressions of indexes and generated columns are evaluated
+    /// within bounds.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -155,103 +151,79 @@ impl ControlPlane {
     /// # rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
     /// use litefleet::CreateDatabaseInput;
     ///
-    /// plane.import_database(CreateDatabaseInput::new("orders", "default"), file.as_path())?;
+    /// plane.import_database(CreateDatabaseInput::new("orders", "default"), &file)?;
     /// # Ok::<(), litefleet::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// As for [`create_database`](Self::create_database), and [`ErrorKind::Invalid`] for a file that is not a
-    /// SQLite database, [`ErrorKind::Corrupt`] with the first finding for a damaged one, [`ErrorKind::TooLarge`] for
-    /// one larger than the size limit, [`ErrorKind::NotFound`] for a missing one, [`ErrorKind::Busy`] for one that
-    /// is written too fast to be copied, [`ErrorKind::Unsupported`] for one that exceeds a bound on what is evaluated, and for
-    /// one with commits that SQLite cannot read.
-    pub fn import_database<'a>(
+    /// Fails as [`create_database`](Self::create_database) does, and with
+    ///
+    /// - [`ErrorKind::NotFound`] if there is no such file,
+    /// - [`ErrorKind::Invalid`] if the file is not a SQLite database,
+    /// - [`ErrorKind::Corrupt`] with the first finding if the file is damaged,
+    /// - [`ErrorKind::TooLarge`] if the file exceeds the size limit,
+    /// - [`ErrorKind::Busy`] if the file keeps changing,
+    /// - [`ErrorKind::Unsupported`] if the evaluation exceeds a bound, or if SQLite cannot read some commits.
+    pub fn import_database<'p, 'u>(
         &self,
-        input: CreateDatabaseInput,
-        upload: impl Into<Upload<'a>>,
+        request: impl Into<CreateDatabase<'p>>,
+        upload: impl Into<Upload<'u>>,
     ) -> Result<CreateDatabaseOutput> {
-        self.import_database_watched(input, upload, &mut no_progress)
+        self.0.create(request.into(), Some(upload.into()))
     }
 
-    /// Like [`import_database`](Self::import_database), telling `watch` how far it has come.
+    /// Completes a draft with a SQLite file. If the call fails, the draft remains a draft.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path().join("fleet"))?;
+    /// # plane.create_group("default")?;
+    /// # let file = dir.path().join("some.sqlite");
+    /// # rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+    /// use std::fs::File;
+    /// use litefleet::{CreateDatabaseInput, Seed, UploadOptions};
+    ///
+    /// plane.create_database(CreateDatabaseInput::new("orders", "default").with_seed(Seed::DatabaseUpload))?;
+    /// plane.upload_database("orders", &mut File::open(&file).unwrap(), UploadOptions::default())?;
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As there, and [`ErrorKind::Cancelled`].
-    pub fn import_database_watched<'a>(
-        &self,
-        input: CreateDatabaseInput,
-        upload: impl Into<Upload<'a>>,
-        watch: &mut ProgressFn<'_>,
-    ) -> Result<CreateDatabaseOutput> {
-        self.0.create(input, Some(upload.into()), watch)
-    }
-
-    /// Completes a draft with the bytes of a SQLite file. If it fails, the draft stays a draft.
+    /// Fails as [`import_database`](Self::import_database) does, and with
     ///
-    /// # Errors
-    ///
-    /// As for [`import_database`](Self::import_database), and [`ErrorKind::AlreadyExists`] for a database that is
-    /// not a draft.
-    pub fn upload_database<'a>(
-        &self,
-        database: impl Into<DatabaseRef<'a>>,
-        mut reader: impl Read,
-    ) -> Result<Uploaded> {
-        self.0.upload(&database.into().parse()?, Upload::Reader(&mut reader), None, None, &mut no_progress)
-    }
-
-    /// Like [`upload_database`](Self::upload_database), from a file or a reader, telling `watch` how far it has come.
-    ///
-    /// # Errors
-    ///
-    /// As there, and [`ErrorKind::Cancelled`].
-    pub fn upload_database_watched<'a, 'u>(
+    /// - [`ErrorKind::AlreadyExists`] if the database is not a draft,
+    /// - [`ErrorKind::KeyRequired`] if the draft was created with a cipher and no key is given,
+    /// - [`ErrorKind::WrongKey`] if the file is encrypted under another key,
+    /// - [`ErrorKind::Unsupported`] if the rows of an encrypted file cannot be rewritten.
+    pub fn upload_database<'a, 'u>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
         upload: impl Into<Upload<'u>>,
-        watch: &mut ProgressFn<'_>,
+        options: UploadOptions<'_>,
     ) -> Result<Uploaded> {
-        self.0.upload(&database.into().parse()?, upload.into(), None, None, watch)
+        self.0.upload(&database.into().parse()?, upload.into(), options)
     }
 
-    /// Completes a draft that was created with a cipher: the key of `encryption` seals its pages. A file that is encrypted
-    /// itself, in this crate's format or Turso's, is opened with `file_key`, or with that key where it is nothing.
+    /// Returns the database with this name or id.
     ///
     /// # Errors
     ///
-    /// As for [`upload_database_watched`](Self::upload_database_watched), [`ErrorKind::WrongKey`] for a file that is
-    /// encrypted under another key, [`ErrorKind::Unsupported`] for one whose rows cannot be laid out anew.
-    pub fn upload_encrypted_database<'a, 'u>(
-        &self,
-        database: impl Into<DatabaseRef<'a>>,
-        upload: impl Into<Upload<'u>>,
-        encryption: &RemoteEncryption,
-        file_key: Option<&EncryptionKey>,
-        watch: &mut ProgressFn<'_>,
-    ) -> Result<Uploaded> {
-        self.0.upload(&database.into().parse()?, upload.into(), Some(encryption), file_key, watch)
-    }
-
-    /// The database with this name or id.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`]: `could not find database with name <name>: record not found`.
+    /// Fails with [`ErrorKind::NotFound`] if there is no such database.
     pub fn get_database<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<Database> {
         let wanted = database.into().parse()?;
         self.0.catalog.read(|rows| Ok(wanted.settled_entry(rows)?.database))
     }
 
-    /// Changes the configuration of a database, and returns what it is now. Connections that are open to it follow
-    /// from their next transaction on, in every process.
+    /// Changes the configuration of a database and returns its new state.
     ///
-    /// A size limit below the present size is allowed: the database then cannot grow, but rows can be deleted.
+    /// Open connections apply the change from their next transaction, in every process. With a size limit below the current
+    /// size, the database cannot grow, but rows can be deleted.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`].
+    /// Fails with [`ErrorKind::NotFound`] if there is no such database.
     pub fn configure_database<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
@@ -262,7 +234,7 @@ impl ControlPlane {
             self.0.change(|rows| {
                 let id = wanted.settled_entry(rows)?.database.id;
                 rows.configure(&id, &changes)?;
-                // It is there: this transaction has just read it.
+                // The row exists: this transaction has just read it.
                 let now = rows.entry_by_id(&id)?.ok_or_else(|| resolve::destroyed(&wanted.name))?;
                 Ok((wanted.name.clone(), now.database))
             })
@@ -271,98 +243,112 @@ impl ControlPlane {
         Ok(database)
     }
 
-    /// Destroys a database. Connections that are open to it fail from then on. Forks of it stay.
+    /// Destroys a database. Its open connections fail with [`ErrorKind::Destroyed`]. Its forks remain.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Protected`] if it or its group is:
-    /// `database <name> is delete-protected and cannot be deleted`, or `group <name>` and so on.
+    /// Fails with [`ErrorKind::NotFound`] if there is no such database, and with [`ErrorKind::Protected`] if the database or
+    /// its group is delete-protected.
     pub fn destroy_database<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<()> {
         self.0.destroy(&database.into().parse()?)
     }
 
     /// Opens a connection to a database.
     ///
-    /// It is a plain [`rusqlite::Connection`], whose SQL is [fenced](crate::fence). What a database of a fleet refuses (writes past its size limit, what
-    /// its configuration blocks, leaving WAL mode) reaches the host as an SQLite error, which
-    /// [`explain`](crate::explain) tells apart.
+    /// It is a plain [`rusqlite::Connection`] whose SQL is [fenced](crate::fence). What the fleet refuses, such as a write past
+    /// the size limit, is an SQLite error; [`Error::from_sqlite`](crate::Error::from_sqlite) returns its reason.
     ///
-    /// While it is open, `data.db-shm` and `archive/live.stamps` are memory that the processes share: a program that cuts
-    /// either of them ends the process with `SIGBUS`. [What a history does not tell](crate::format) says more.
+    /// An open connection maps `data.db-shm` and `archive/live.stamps` into memory. A program that truncates either file
+    /// terminates the process with `SIGBUS`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft; [`ErrorKind::Blocked`] if reads are blocked;
-    /// [`ErrorKind::KeyRequired`] for an encrypted database without [a key](ConnectOptions::encryption_key),
-    /// [`ErrorKind::WrongKey`] with another one, [`ErrorKind::Corrupt`] if its file is not encrypted as it was.
+    /// Fails with
+    ///
+    /// - [`ErrorKind::NotFound`] if there is no such database,
+    /// - [`ErrorKind::Invalid`] if it is a draft,
+    /// - [`ErrorKind::Blocked`] if its reads are blocked,
+    /// - [`ErrorKind::KeyRequired`] if it is encrypted and there is no [key](ConnectOptions::encryption_key),
+    /// - [`ErrorKind::WrongKey`] if the key is another one,
+    /// - [`ErrorKind::Corrupt`] if its file is not encrypted as the catalog says.
     pub fn connect<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
-        options: &ConnectOptions,
+        options: ConnectOptions,
     ) -> Result<Connection> {
-        self.0.connect(&self.0.ready(database.into())?, options)
+        self.0.connect(&self.0.ready(database.into())?, &options)
     }
 
-    /// Writes a database, as it is at one commit, to a file that is not there yet, while it may be in use. An encrypted
-    /// one leaves encrypted unless it is to be decrypted, and without a key its pages leave as they are.
+    /// Writes a database, as of one commit, to a new file. The database may be in use.
+    ///
+    /// An encrypted database stays encrypted unless [`ExportOptions::decrypt`] is set. Without a key, its pages are copied as
+    /// they are.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`] if the file is there; [`ErrorKind::NotFound`], [`ErrorKind::Blocked`] if reads are;
-    /// [`ErrorKind::KeyRequired`] and [`ErrorKind::WrongKey`] where the pages are to be opened; [`ErrorKind::Cancelled`].
+    /// Fails with
+    ///
+    /// - [`ErrorKind::AlreadyExists`] if the file exists,
+    /// - [`ErrorKind::NotFound`] if there is no such database,
+    /// - [`ErrorKind::Blocked`] if its reads are blocked,
+    /// - [`ErrorKind::KeyRequired`] or [`ErrorKind::WrongKey`] if its pages must be decrypted,
+    /// - [`ErrorKind::OutsideWindow`] if the instant cannot be restored,
+    /// - [`ErrorKind::Cancelled`] if the progress callback cancels the call.
     pub fn export_database<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
         path: impl AsRef<Path>,
-        options: &ExportOptions,
-        watch: &mut ProgressFn<'_>,
+        options: ExportOptions<'_>,
     ) -> Result<()> {
-        self.0.export(database.into(), path.as_ref(), options, watch)
+        self.0.export(database.into(), path.as_ref(), options)
     }
 
-    /// Attaches a database of this fleet to a connection, as `schema`, under its own configuration. An encrypted one
-    /// needs its own `key`, and a connection to an encrypted database. On a read-only connection it is read-only as well.
+    /// Attaches a database of this fleet to a connection as `schema`, under its own configuration.
     ///
-    /// SQL cannot attach it by its path: see [`fence`](crate::fence).
+    /// An encrypted database needs its key and a connection to an encrypted database. On a read-only connection the attached
+    /// database is read-only. SQL cannot attach a database by its path; see [`fence`](crate::fence).
     ///
     /// # Errors
     ///
-    /// As for [`connect`](Self::connect), and what SQLite has against the schema's name.
+    /// Fails as [`connect`](Self::connect) does, with [`ErrorKind::Invalid`] if the connection does not belong to the fleet, and
+    /// with [`ErrorKind::Sql`] if SQLite refuses the name of the schema.
     pub fn attach<'a>(
         &self,
         connection: &Connection,
         database: impl Into<DatabaseRef<'a>>,
         schema: &str,
-        key: Option<&EncryptionKey>,
+        options: AttachOptions,
     ) -> Result<()> {
         let database = self.0.ready(database.into())?;
-        let governor = self.0.governor(&database, key)?;
+        let governor = self.0.governor(&database, options.key())?;
         let attach = if self.0.read_only { connect::attach_to_read } else { connect::attach };
         let attached = attach(connection, &self.0.data(&database.entry), governor, schema);
         let is_attached = attached.is_ok();
         self.0.hold(&database, attached).inspect_err(|_| {
             if is_attached {
-                // Where it stays attached, its rules refuse each statement.
+                // If it cannot be detached, its policy refuses each statement.
                 let _detached = connect::detach(connection, schema);
             }
         })
     }
 
-    /// The file of a database. It is a SQLite database; while it is in use, part of its rows stand in the `-wal`
-    /// beside it. It stays where it is when the group is renamed, so that a path is to be asked for and not made of names.
+    /// Returns the path of the database file.
+    ///
+    /// It is a SQLite database. While it is in use, some of its rows are in the `-wal` file. Renaming the group does not
+    /// change the path, so derive no path from names.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for a draft.
+    /// Fails with [`ErrorKind::NotFound`] if there is no such database, and with [`ErrorKind::Invalid`] if it is a draft.
     pub fn database_path<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<PathBuf> {
         Ok(self.0.data(&self.0.ready(database.into())?.entry))
     }
 
-    /// The bytes that a database takes on the disk now, its log included.
+    /// Returns the current size of the database file and its WAL in bytes.
     ///
     /// # Errors
     ///
-    /// As for [`database_path`](Self::database_path).
+    /// Fails as [`database_path`](Self::database_path) does.
     pub fn database_size<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<u64> {
         let database = self.0.ready(database.into())?;
         let data = self.0.data(&database.entry);
@@ -381,7 +367,7 @@ impl Plane {
         layout::data(&self.place(entry))
     }
 
-    /// What governs the connections to a database that can be used, under its key if it is encrypted.
+    /// Returns the policy source of the connections to a ready database.
     fn governor(&self, database: &Resolved, key: Option<&EncryptionKey>) -> Result<CatalogGovernor> {
         let (catalog, changes) = (Arc::clone(&self.catalog), Arc::clone(&self.changes));
         let Resolved { entry, stamp } = database;
@@ -402,7 +388,7 @@ impl Plane {
         if self.read_only { Err(Error::read_only(self.layout.root())) } else { Ok(()) }
     }
 
-    /// Changes a database's row, and lets every open connection know. `change` names the database.
+    /// Changes the row of a database, which `change` names, and notifies its open connections.
     fn change<T>(
         &self,
         change: impl FnOnce(&crate::catalog::Rows<'_>) -> Result<(DatabaseName, T)>,

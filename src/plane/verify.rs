@@ -1,6 +1,6 @@
-//! Verifying: whether a database and its history are what was written.
+//! Verification of a database and its history.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use super::{ControlPlane, DatabaseRef, Plane, history};
 use crate::{
@@ -12,20 +12,27 @@ use crate::{
     history::verify::{self, Subject},
     layout::{ArchiveFile, ArchivePaths},
     page::{self, HEADER_LEN, Header, PageCodec},
-    progress::{self, ProgressFn},
+    progress::{self, OnProgress, Progress, ProgressFn},
     sys::isolated_fds,
 };
 
-/// How a database is to be verified.
-#[derive(Clone, Debug, Default)]
+/// Options of [`verify_database`](crate::ControlPlane::verify_database).
+#[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct VerifyOptions {
+pub struct VerifyOptions<'p> {
     key: Option<EncryptionKey>,
+    progress: OnProgress<'p>,
 }
 
-impl VerifyOptions {
-    /// With the key of an encrypted database: the tag of every page is checked. Without it only what stands against
-    /// damage is. For a plain database it is of no use.
+impl<'p> VerifyOptions<'p> {
+    /// Calls `callback` with the progress of the call; [`ControlFlow::Break`] cancels it.
+    #[must_use]
+    pub fn progress(self, callback: impl FnMut(Progress) -> ControlFlow<()> + 'p) -> Self {
+        Self { progress: OnProgress::new(callback), ..self }
+    }
+
+    /// Sets the key of an encrypted database, so that the authentication tag of every page is verified. Without it, only the
+    /// checksums are. It has no effect on a plain database.
     #[must_use]
     pub fn encryption_key(self, key: EncryptionKey) -> Self {
         Self { key: Some(key), ..self }
@@ -33,12 +40,14 @@ impl VerifyOptions {
 }
 
 impl ControlPlane {
-    /// Verifies a database and its whole history: every checksum, that each part goes on from the one before it, that
-    /// snapshots and logs lead to each other and to what the database file is now, and, with a key, the tag of every page.
-    /// It changes nothing, takes no lock, and may be done while the database is in use.
+    /// Verifies a database and its whole history.
     ///
-    /// Commits that no history was kept of, because it was off, are no finding. The database file of a database whose history
-    /// was ever off is therefore compared with its history only if it has not changed since its last log ended.
+    /// It verifies every checksum, that each generation continues its predecessor, that snapshots and WALs lead to each other
+    /// and to the current database file, and, with a key, the authentication tag of every page. It changes nothing, takes no
+    /// lock, and may run while the database is in use.
+    ///
+    /// Commits made while the history was off are not a finding. The database file is therefore compared with a history that
+    /// was ever off only if the file has not changed since its last WAL ended.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -47,27 +56,28 @@ impl ControlPlane {
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
     /// # let connection = plane.connect("orders", &Default::default())?;
     /// # connection.execute_batch("CREATE TABLE t(a)").unwrap();
-    /// let verified = plane.verify_database("orders", &Default::default(), &mut litefleet::no_progress)?;
+    /// let verified = plane.verify_database("orders", Default::default())?;
     /// assert_eq!((verified.findings.len(), verified.commits), (0, 1));
     /// # Ok::<(), litefleet::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// As for [`database_path`](Self::database_path); [`ErrorKind::WrongKey`]; [`ErrorKind::Busy`] for a database that is
-    /// written too fast to be compared; [`ErrorKind::Cancelled`]. What is damaged is no error but a
+    /// Fails as [`database_path`](Self::database_path) does, with [`ErrorKind::WrongKey`], with [`ErrorKind::Busy`] if the
+    /// database keeps changing, and with [`ErrorKind::Cancelled`]. Damage is not an error but a
     /// [finding](VerifyReport::findings).
     pub fn verify_database<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
-        options: &VerifyOptions,
-        watch: &mut ProgressFn<'_>,
+        options: VerifyOptions<'_>,
     ) -> Result<VerifyReport> {
         let database = self.0.ready(database.into())?;
-        let verified = self.0.verify(&database.entry, options, watch).and_then(|mut verified| {
-            verified.findings.extend(self.0.verify_description(&database.entry.database.id)?);
-            Ok(verified)
-        });
+        let VerifyOptions { key, mut progress } = options;
+        let verified =
+            self.0.verify(&database.entry, key.as_ref(), progress.callback()).and_then(|mut verified| {
+                verified.findings.extend(self.0.verify_description(&database.entry.database.id)?);
+                Ok(verified)
+            });
         self.0.hold(&database, verified)
     }
 }
@@ -76,12 +86,12 @@ impl Plane {
     fn verify(
         &self,
         entry: &Entry,
-        options: &VerifyOptions,
+        key: Option<&EncryptionKey>,
         watch: &mut ProgressFn<'_>,
     ) -> Result<VerifyReport> {
         let data = self.data(entry);
         let birth = history::birth(entry)?;
-        let key = options.key.as_ref().filter(|_| entry.database.cipher.is_some());
+        let key = key.filter(|_| entry.database.cipher.is_some());
         let (teller, listener) = progress::line();
         let run = || {
             let teller = teller;

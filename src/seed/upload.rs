@@ -40,12 +40,16 @@ const UNSEAL_TICK: u32 = 4096;
 const MVCC_LOG: &[u8] = b"2LML";
 const MVCC_HEADER_LEN: u64 = 56;
 
-/// A SQLite file to make a database of.
+/// A SQLite file to create a database from.
+///
+/// A reference to anything that is a path, and a mutable reference to any reader, convert into it.
 pub enum Upload<'a> {
-    /// A file on this machine. Committed rows in a `-wal` beside it are taken too, and an interrupted transaction
-    /// in a `-journal` is rolled back in the copy; where the database is to be encrypted, it is refused. It may be in use.
+    /// A file on this machine, which may be in use.
+    ///
+    /// Commits in its `-wal` are imported. An interrupted transaction in its `-journal` is rolled back in the copy, or
+    /// refused if the new database is encrypted.
     Path(&'a Path),
-    /// The bytes of a file, from anywhere.
+    /// A stream of the bytes of the file.
     Reader(&'a mut dyn Read),
 }
 
@@ -58,9 +62,15 @@ impl std::fmt::Debug for Upload<'_> {
     }
 }
 
-impl<'a> From<&'a Path> for Upload<'a> {
-    fn from(path: &'a Path) -> Self {
-        Self::Path(path)
+impl<'a, P: AsRef<Path> + ?Sized> From<&'a P> for Upload<'a> {
+    fn from(path: &'a P) -> Self {
+        Self::Path(path.as_ref())
+    }
+}
+
+impl<'a, R: Read> From<&'a mut R> for Upload<'a> {
+    fn from(reader: &'a mut R) -> Self {
+        Self::Reader(reader)
     }
 }
 

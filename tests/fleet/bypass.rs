@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use litefleet::{
-    ConnectOptions, ControlPlane, DatabaseChanges, ErrorKind, explain,
+    AttachOptions, ConnectOptions, ControlPlane, DatabaseChanges, ErrorKind, explain,
     rusqlite::Connection,
     testing::{DiskOp, FaultHook},
 };
@@ -25,7 +25,7 @@ fn unfenced_attach_by_path_keeps_rules_of_the_database() {
     fleet.create("tiny");
     fleet.create("other");
     limit(&fleet, "tiny", "64kb");
-    let connection = fleet.plane.connect("tiny", &ConnectOptions::default().unfenced()).unwrap();
+    let connection = fleet.plane.connect("tiny", ConnectOptions::default().unfenced()).unwrap();
     let attach = |name: &str| format!("ATTACH '{}' AS x", fleet.plane.root().join(name).display());
 
     // The connection's own file under another schema name keeps its limit.
@@ -51,7 +51,10 @@ fn attach_refuses_a_connection_of_another_vfs() {
     fleet.create("orders");
     let file = Connection::open(fleet.dir.path().join("x")).unwrap();
     for connection in [Connection::open_in_memory().unwrap(), file] {
-        assert_eq!(refused(fleet.plane.attach(&connection, "orders", "o", None)).0, ErrorKind::Invalid);
+        assert_eq!(
+            refused(fleet.plane.attach(&connection, "orders", "o", AttachOptions::default())).0,
+            ErrorKind::Invalid
+        );
         assert_eq!(count(&connection, "SELECT count(*) FROM pragma_database_list WHERE name = 'o'"), 0);
     }
 }
@@ -71,7 +74,7 @@ fn database_taken_out_of_wal_mode_is_converted_back_or_busy() {
     };
     leave_wal_mode();
     let main = fleet.connect("main");
-    fleet.plane.attach(&main, "tiny", "t \"1\"", None).unwrap();
+    fleet.plane.attach(&main, "tiny", "t \"1\"", AttachOptions::default()).unwrap();
     let big = "CREATE TABLE \"t \"\"1\"\"\".big AS SELECT randomblob(500000) AS a";
     assert_eq!(kind(&main, big), ErrorKind::TooLarge);
     drop(main);
@@ -89,7 +92,7 @@ fn database_taken_out_of_wal_mode_is_converted_back_or_busy() {
     let mut rows = reading.query([]).unwrap();
     rows.next().unwrap();
     let options = ConnectOptions::default().busy_timeout(std::time::Duration::ZERO);
-    assert_eq!(refused(fleet.plane.connect("tiny", &options)).0, ErrorKind::Busy);
+    assert_eq!(refused(fleet.plane.connect("tiny", options.clone())).0, ErrorKind::Busy);
 }
 
 #[test]
@@ -133,7 +136,7 @@ fn pragma_does_not_lift_read_only() {
     let fleet = Fleet::new();
     fleet.create("orders");
     fleet.run("orders", "CREATE TABLE t(a)");
-    let connection = fleet.plane.connect("orders", &ConnectOptions::default().read_only(true)).unwrap();
+    let connection = fleet.plane.connect("orders", ConnectOptions::default().read_only(true)).unwrap();
     connection.execute_batch("PRAGMA query_only=OFF").unwrap();
     let error = explain(&connection, connection.execute_batch("INSERT INTO t VALUES (1)").unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Sql);
@@ -151,7 +154,7 @@ fn error_is_not_explained_by_an_earlier_refusal() {
     fleet.create("tiny");
     limit(&fleet, "tiny", "64kb");
     let connection = fleet.connect("main");
-    fleet.plane.attach(&connection, "tiny", "tiny", None).unwrap();
+    fleet.plane.attach(&connection, "tiny", "tiny", AttachOptions::default()).unwrap();
     fleet.plane.configure_database("main", DatabaseChanges::default().block_writes(true)).unwrap();
     // The host does not ask for the reason of the first error.
     assert!(connection.execute_batch("CREATE TABLE main.t(a)").is_err());

@@ -18,7 +18,10 @@ use std::{
 };
 
 use crate::support::{assert_no_debris, count};
-use litefleet::{ControlPlane, CreateDatabaseInput, DatabaseState, ErrorKind, Seed, rusqlite::Connection};
+use litefleet::{
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseState, ErrorKind, ListDatabases, Seed,
+    UploadOptions, rusqlite::Connection,
+};
 
 /// Rounds of the kill loop, unless `LITEFLEET_KILL_ROUNDS` overrides it.
 const ROUNDS: u64 = 300;
@@ -70,9 +73,11 @@ fn random_operation(plane: &ControlPlane, file: &Path, random: &mut Random) {
         2 => plane.create_database(CreateDatabaseInput::fork(&name, "bank")).map(|_| ()),
         3 => plane.import_database(new(&name), file).map(|_| ()),
         4 => plane.create_database(new(&name).with_seed(Seed::DatabaseUpload)).map(|_| ()),
-        5 => plane.upload_database(&name, fs::File::open(file).unwrap()).map(drop),
+        5 => plane
+            .upload_database(&name, &mut fs::File::open(file).unwrap(), UploadOptions::default())
+            .map(drop),
         6 | 7 => plane.destroy_database(&name),
-        _ => plane.connect("bank", &Default::default()).map(|bank| {
+        _ => plane.connect("bank", ConnectOptions::default()).map(|bank| {
             let (from, to) = (random.below(100) + 1, random.below(100) + 1);
             bank.execute_batch(&format!(
                 "BEGIN IMMEDIATE; UPDATE account SET balance = balance - 1 WHERE id = {from};
@@ -91,11 +96,11 @@ fn random_operation(plane: &ControlPlane, file: &Path, random: &mut Random) {
 fn check(root: &Path) -> ControlPlane {
     let plane = ControlPlane::open(root).unwrap();
     assert_no_debris(&plane);
-    for database in plane.list_databases(&Default::default()).unwrap() {
+    for database in plane.list_databases(ListDatabases::default()).unwrap() {
         if database.state == DatabaseState::Draft {
             continue;
         }
-        let connection = plane.connect(database.name.as_str(), &Default::default()).unwrap();
+        let connection = plane.connect(database.name.as_str(), ConnectOptions::default()).unwrap();
         let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok", "{}", database.name);
         if count(&connection, "SELECT count(*) FROM sqlite_schema") > 0 {
@@ -111,7 +116,7 @@ fn prepare(dir: &Path) -> (PathBuf, PathBuf) {
     let plane = ControlPlane::open(&root).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(new("bank")).unwrap();
-    plane.connect("bank", &Default::default()).unwrap().execute_batch(BANK).unwrap();
+    plane.connect("bank", ConnectOptions::default()).unwrap().execute_batch(BANK).unwrap();
     let file = dir.join("bank.db");
     Connection::open(&file).unwrap().execute_batch(BANK).unwrap();
     (root, file)
@@ -149,7 +154,7 @@ fn killed_process_leaves_intact_databases_and_no_debris() {
         killed.kill().unwrap();
         killed.wait().unwrap();
         let plane = check(&root);
-        *states.entry(plane.list_databases(&Default::default()).unwrap().len()).or_insert(0) += 1;
+        *states.entry(plane.list_databases(ListDatabases::default()).unwrap().len()).or_insert(0) += 1;
     }
     assert!(states.len() > 1, "the killed processes made no progress: {states:?}");
 }
@@ -218,7 +223,7 @@ fn process_aborted_at_any_step_leaves_all_or_nothing() {
             let plane = check(&root);
             // The group that now has the old name is unaffected.
             if operation == "destroy-renamed-group" {
-                plane.connect("x", &Default::default()).unwrap();
+                plane.connect("x", ConnectOptions::default()).unwrap();
                 assert_eq!(plane.get_database("y").unwrap_err().kind(), ErrorKind::NotFound);
             }
         }
@@ -231,7 +236,9 @@ fn call(plane: &ControlPlane, operation: &str, file: &Path) -> litefleet::Result
         "create" => plane.create_database(new("x")).map(|_| ()),
         "fork" => plane.create_database(CreateDatabaseInput::fork("x", "bank")).map(|_| ()),
         "import" => plane.import_database(new("x"), file).map(|_| ()),
-        "upload" => plane.upload_database("x", fs::File::open(file).unwrap()).map(drop),
+        "upload" => {
+            plane.upload_database("x", &mut fs::File::open(file).unwrap(), UploadOptions::default()).map(drop)
+        }
         "destroy" => plane.destroy_database("x"),
         "destroy-renamed-group" => plane.destroy_group("renamed"),
         _ => plane.destroy_group("other"),
@@ -309,7 +316,7 @@ fn processes_share_a_root() {
 fn configuration_change_reaches_open_connection_in_other_process() {
     if let Some(arguments) = child_arguments() {
         let plane = ControlPlane::open(&arguments[0]).unwrap();
-        let connection = plane.connect("bank", &Default::default()).unwrap();
+        let connection = plane.connect("bank", ConnectOptions::default()).unwrap();
         let kind = |sql: &str| {
             connection.execute_batch(sql).map_or_else(
                 |error| litefleet::explain(&connection, error).kind().to_string(),

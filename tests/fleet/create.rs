@@ -1,8 +1,8 @@
 //! Groups and databases: create, get, configure, destroy.
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind, GroupChanges,
-    rusqlite::Connection,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind,
+    GroupChanges, ListDatabases, rusqlite::Connection,
 };
 
 use crate::support::{Fleet, names, refused};
@@ -70,7 +70,7 @@ fn invalid_request_leaves_nothing() {
     }
     let input: CreateDatabaseInput = serde_json::from_str(r#"{"name":"a"}"#).unwrap();
     assert_eq!(refused(fleet.plane.create_database(input)), (ErrorKind::Invalid, "group is required".into()));
-    assert!(fleet.plane.list_databases(&Default::default()).unwrap().is_empty());
+    assert!(fleet.plane.list_databases(ListDatabases::default()).unwrap().is_empty());
     assert!(!fleet.plane.root().join("default").exists());
     fleet.assert_no_debris();
 }
@@ -149,7 +149,7 @@ fn name_is_free_after_destroy() {
         let connection = fleet.connect("orders");
         connection.execute_batch(&format!("CREATE TABLE t AS SELECT {round} AS round")).unwrap();
         fleet.plane.destroy_database("orders").unwrap();
-        assert_eq!(refused(fleet.plane.connect("orders", &Default::default())).0, ErrorKind::NotFound);
+        assert_eq!(refused(fleet.plane.connect("orders", ConnectOptions::default())).0, ErrorKind::NotFound);
     }
     fleet.assert_no_debris();
 }

@@ -14,8 +14,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, Retention, explain,
-    no_progress,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges,
+    ListDatabases, MaintainOptions, Retention, explain,
     testing::{DiskOp, FaultHook},
 };
 
@@ -48,7 +48,7 @@ fn small(databases: &[&str]) -> Option<(Mounted, ControlPlane)> {
     for (at, name) in databases.iter().enumerate() {
         let group = ["default", "other"][at % 2];
         plane.create_database(CreateDatabaseInput::new(*name, group)).unwrap();
-        let connection = plane.connect(*name, &Default::default()).unwrap();
+        let connection = plane.connect(*name, ConnectOptions::default()).unwrap();
         connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (randomblob(200000))").unwrap();
     }
     Some((disk, plane))
@@ -66,7 +66,7 @@ fn full_disk_allows_open_list_unprotect_and_destroy() {
     fill_up(disk.0.path());
     let plane = ControlPlane::open(&root).unwrap();
     fill_up(disk.0.path());
-    assert_eq!(plane.list_databases(&Default::default()).unwrap().len(), 4);
+    assert_eq!(plane.list_databases(ListDatabases::default()).unwrap().len(), 4);
     assert_eq!(plane.get_database("a").unwrap().name.as_str(), "a");
     let (kind, text) = refused(plane.create_database(CreateDatabaseInput::new("e", "default")));
     assert!(kind == ErrorKind::DiskFull && text.ends_with(REMEDY), "{text}");
@@ -78,11 +78,11 @@ fn full_disk_allows_open_list_unprotect_and_destroy() {
     plane.configure_group("other", GroupChanges::default().delete_protection(false)).unwrap();
     fill_up(disk.0.path());
     plane.destroy_group("other").unwrap();
-    let left: Vec<_> = plane.list_databases(&Default::default()).unwrap();
+    let left: Vec<_> = plane.list_databases(ListDatabases::default()).unwrap();
     assert_eq!(left.iter().map(|database| database.name.as_str()).collect::<Vec<_>>(), ["c"]);
     assert_eq!(names(&root.join("default")), ["c", "group.json"]);
     // Other databases can use the freed space.
-    let connection = plane.connect("c", &Default::default()).unwrap();
+    let connection = plane.connect("c", ConnectOptions::default()).unwrap();
     connection.execute_batch("DELETE FROM t").unwrap();
     drop(connection);
 
@@ -96,7 +96,7 @@ fn full_disk_allows_open_list_unprotect_and_destroy() {
 #[test]
 fn full_disk_allows_removal_of_a_history() {
     let Some((disk, plane)) = small(&["a"]) else { return };
-    let connection = plane.connect("a", &Default::default()).unwrap();
+    let connection = plane.connect("a", ConnectOptions::default()).unwrap();
     for _ in 0..4 {
         connection.execute_batch("UPDATE t SET a = randomblob(200000)").unwrap();
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
@@ -117,7 +117,7 @@ fn full_disk_allows_removal_of_a_history() {
     let off = DatabaseChanges::default().history_window(Retention::OFF);
     plane.configure_database("a", off).unwrap();
     fill_up(disk.0.path());
-    let done = plane.maintain_database("a", &mut no_progress).unwrap();
+    let done = plane.maintain_database("a", MaintainOptions::default()).unwrap();
     assert!(done.bytes_freed > 500_000, "{done:?}");
     assert_eq!(segments(), 0);
     connection.execute_batch("DELETE FROM t").unwrap();
@@ -134,7 +134,7 @@ fn concurrent_destroys_on_a_full_disk_share_the_reserve() {
             scope.spawn(move || plane.destroy_database(name).unwrap());
         }
     });
-    assert_eq!(plane.list_databases(&Default::default()).unwrap(), []);
+    assert_eq!(plane.list_databases(ListDatabases::default()).unwrap(), []);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn disk_without_free_inodes_allows_destroy() {
     assert!((0..1000).take_while(|at| File::create(spare.join(at.to_string())).is_ok()).count() < 1000);
     let plane = ControlPlane::open(&root).unwrap();
     plane.destroy_database("a").unwrap();
-    assert_eq!(plane.list_databases(&Default::default()).unwrap(), []);
+    assert_eq!(plane.list_databases(ListDatabases::default()).unwrap(), []);
 }
 
 /// A plane for which the disk is full during the next `left` renames of the database `a`.

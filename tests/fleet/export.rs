@@ -12,7 +12,7 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, ExportOptions,
-    PageFormat, RemoteEncryption, Timestamp, no_progress,
+    PageFormat, RemoteEncryption, Timestamp,
     rusqlite::{self, Connection},
     testing::DiskOp,
 };
@@ -28,7 +28,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn export(plane: &ControlPlane, path: &Path) -> litefleet::Result<()> {
-    plane.export_database("a", path, &ExportOptions::default(), &mut no_progress)
+    plane.export_database("a", path, ExportOptions::default())
 }
 
 /// A fleet with the database `a`, and a directory for exports.
@@ -63,28 +63,30 @@ fn export_refuses_leftover_log_journal_and_index() {
         .plane
         .create_database(CreateDatabaseInput::new("sealed", "default").with_encryption(encryption))
         .unwrap();
-    let with_key = ExportOptions::default().encryption_key(key);
-    let variants = [
-        ("a", ExportOptions::default()),
-        ("a", ExportOptions::default().at(Timestamp::now())),
-        ("sealed", ExportOptions::default()),
-        ("sealed", with_key.clone().decrypt(true)),
-        ("sealed", with_key.page_format(PageFormat::Turso)),
+    let options = ExportOptions::default;
+    let with_key = || options().encryption_key(key.clone());
+    let now = Timestamp::now();
+    let variants: [(&str, &dyn Fn() -> ExportOptions<'static>); 5] = [
+        ("a", &options),
+        ("a", &|| options().at(now)),
+        ("sealed", &options),
+        ("sealed", &|| with_key().decrypt(true)),
+        ("sealed", &|| with_key().page_format(PageFormat::Turso)),
     ];
     let log = foreign_log(&dir);
     for suffix in SUFFIXES {
-        for &(name, ref options) in &variants {
+        for (name, options) in variants {
             let target = dir.join("out.db");
             let left = beside(&target, suffix);
             fs::write(&left, &log).unwrap();
-            let exported = fleet.plane.export_database(name, &target, options, &mut no_progress);
+            let exported = fleet.plane.export_database(name, &target, options());
             let (kind, message) = refused(exported);
             assert_eq!(kind, ErrorKind::AlreadyExists, "{message}");
             assert!(message.starts_with(left.to_str().unwrap()), "{message}");
             assert_eq!(names(&dir), [format!("out.db{suffix}")]);
             assert_eq!(fs::read(&left).unwrap(), log);
             fs::remove_file(&left).unwrap();
-            fleet.plane.export_database(name, &target, options, &mut no_progress).unwrap();
+            fleet.plane.export_database(name, &target, options()).unwrap();
             fs::remove_file(&target).unwrap();
         }
         // SQLite would follow the link when it creates the file.
@@ -208,9 +210,9 @@ fn one_of_several_exports_to_a_file_succeeds() {
 #[test]
 fn cancelled_export_leaves_nothing() {
     let (fleet, dir) = fleet();
-    let mut cancel = |_| std::ops::ControlFlow::Break(());
+    let cancel = |_| std::ops::ControlFlow::Break(());
     let cancelled =
-        fleet.plane.export_database("a", dir.join("out.db"), &ExportOptions::default(), &mut cancel);
+        fleet.plane.export_database("a", dir.join("out.db"), ExportOptions::default().progress(cancel));
     assert_eq!(refused(cancelled).0, ErrorKind::Cancelled);
     assert_eq!(names(&dir), Vec::<String>::new());
 }
@@ -239,9 +241,9 @@ fn error_chain_repeats_no_sentence() {
     let file = fleet.plane.database_path("a").unwrap();
     drop(connection);
     fs::write(&file, "no database").unwrap();
-    errors.push(fleet.plane.connect("a", &ConnectOptions::default()).unwrap_err());
+    errors.push(fleet.plane.connect("a", ConnectOptions::default()).unwrap_err());
     fs::remove_file(&file).unwrap();
-    errors.push(fleet.plane.connect("a", &ConnectOptions::default()).unwrap_err());
+    errors.push(fleet.plane.connect("a", ConnectOptions::default()).unwrap_err());
     for error in errors {
         let texts: Vec<_> =
             std::iter::successors(Some(&error as &dyn std::error::Error), |&error| error.source())

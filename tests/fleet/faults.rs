@@ -11,7 +11,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, Seed, no_progress,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, ListDatabases, Seed,
+    UploadOptions,
     rusqlite::Connection,
     testing::{DiskOp, FaultHook},
 };
@@ -137,8 +138,14 @@ fn import_failing_at_any_step_leaves_nothing() {
         .unwrap();
     each_step_fails_once(
         &fleet,
-        |plane| plane.upload_database("b", fs::File::open(&path).unwrap()).map(drop),
-        |plane| assert_eq!(plane.connect("b", &Default::default()).unwrap_err().kind(), ErrorKind::Invalid),
+        |plane| {
+            plane
+                .upload_database("b", &mut fs::File::open(&path).unwrap(), UploadOptions::default())
+                .map(drop)
+        },
+        |plane| {
+            assert_eq!(plane.connect("b", ConnectOptions::default()).unwrap_err().kind(), ErrorKind::Invalid)
+        },
     );
     assert_eq!(contents(&fleet.connect("a")), contents(&fleet.connect("b")));
     assert_no_debris(&fleet.plane);
@@ -152,9 +159,8 @@ fn export_failing_at_any_step_is_cleaned_up_by_the_next() {
     let dir = fleet.dir.path().join("exports");
     fs::create_dir(&dir).unwrap();
     let (target, other) = (dir.join("out.db"), dir.join("other.db"));
-    let export = |plane: &ControlPlane, path: &Path| {
-        plane.export_database("a", path, &ExportOptions::default(), &mut no_progress)
-    };
+    let export =
+        |plane: &ControlPlane, path: &Path| plane.export_database("a", path, ExportOptions::default());
     let steps = each_step_fails_once(
         &fleet,
         |plane| {
@@ -183,7 +189,7 @@ fn failed_destroy_leaves_database_unchanged() {
         // On a full disk the destroy would use the reserve and succeed.
         (IoErrorKind::PermissionDenied, ErrorKind::Io),
         |plane| plane.destroy_database("a"),
-        |plane| assert_eq!(contents(&plane.connect("a", &Default::default()).unwrap()), before),
+        |plane| assert_eq!(contents(&plane.connect("a", ConnectOptions::default()).unwrap()), before),
     );
     assert!(steps >= 1, "{steps}");
     assert_eq!(fleet.plane.get_database("a").unwrap_err().kind(), ErrorKind::NotFound);
@@ -203,8 +209,8 @@ fn failed_destroy_group_leaves_group_and_databases() {
         (IoErrorKind::PermissionDenied, ErrorKind::Io),
         |plane| plane.destroy_group("default"),
         |plane| {
-            assert_eq!(plane.list_databases(&Default::default()).unwrap().len(), 2);
-            plane.connect("a", &Default::default()).unwrap();
+            assert_eq!(plane.list_databases(ListDatabases::default()).unwrap().len(), 2);
+            plane.connect("a", ConnectOptions::default()).unwrap();
             open.execute_batch("INSERT INTO t VALUES (2)").unwrap();
         },
     );

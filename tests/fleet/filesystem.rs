@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use litefleet::{ControlPlane, CreateDatabaseInput, ErrorKind, Upload, rusqlite::Connection};
+use litefleet::{ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, Upload, rusqlite::Connection};
 use tempfile::TempDir;
 
 use crate::support::{assert_no_debris, contents, count, refused};
@@ -57,7 +57,7 @@ fn fork_and_import_on_a_full_disk_leave_nothing() {
     let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();
-    let source = plane.connect("source", &Default::default()).unwrap();
+    let source = plane.connect("source", ConnectOptions::default()).unwrap();
     source.execute_batch("PRAGMA wal_autocheckpoint=100").unwrap();
     for _ in 0..5 {
         source
@@ -96,7 +96,7 @@ fn fork_and_import_on_a_full_disk_leave_nothing() {
     plane.create_database(CreateDatabaseInput::new("late", "default")).unwrap();
     plane.destroy_database("fits").unwrap();
     plane.create_database(CreateDatabaseInput::fork("copy", "source")).unwrap();
-    assert_eq!(contents(&plane.connect("copy", &Default::default()).unwrap()), before);
+    assert_eq!(contents(&plane.connect("copy", ConnectOptions::default()).unwrap()), before);
 }
 
 /// SQLite reports "disk I/O error" if there is no space for the wal-index.
@@ -108,7 +108,7 @@ fn full_disk_is_reported_as_disk_full() {
     plane.create_group("default").unwrap();
     for name in ["a", "b"] {
         plane.create_database(CreateDatabaseInput::new(name, "default")).unwrap();
-        let connection = plane.connect(name, &Default::default()).unwrap();
+        let connection = plane.connect(name, ConnectOptions::default()).unwrap();
         connection.execute_batch("CREATE TABLE t(a)").unwrap();
     }
     let check = |answer: litefleet::Result<()>| {
@@ -116,7 +116,8 @@ fn full_disk_is_reported_as_disk_full() {
         assert_eq!(kind, ErrorKind::DiskFull, "{text}");
         assert!(text.contains("the disk is full"), "{text}");
     };
-    let connect = |plane: &ControlPlane, name: &str| plane.connect(name, &Default::default()).map(|_| ());
+    let connect =
+        |plane: &ControlPlane, name: &str| plane.connect(name, ConnectOptions::default()).map(|_| ());
     let open = || ControlPlane::open(&root).map(|_| ());
     let filler = disk.0.path().join("filler");
 
@@ -171,7 +172,7 @@ fn fork_shares_blocks_on_reflink_file_systems() {
         let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
         plane.create_group("default").unwrap();
         plane.create_database(CreateDatabaseInput::new("source", "default")).unwrap();
-        let source = plane.connect("source", &Default::default()).unwrap();
+        let source = plane.connect("source", ConnectOptions::default()).unwrap();
         fill(&source, 64);
         source.execute_batch("DELETE FROM t WHERE rowid = 1").unwrap();
         assert!(Command::new("sync").status().unwrap().success());
@@ -179,7 +180,7 @@ fn fork_shares_blocks_on_reflink_file_systems() {
         for fork in 0..3 {
             let name = format!("fork-{fork}");
             plane.create_database(CreateDatabaseInput::fork(&name, "source")).unwrap();
-            let fork = plane.connect(&name, &Default::default()).unwrap();
+            let fork = plane.connect(&name, ConnectOptions::default()).unwrap();
             assert_eq!(count(&fork, "SELECT count(*) FROM t"), 64 * 16 - 1);
             assert_eq!(
                 fork.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(),
@@ -191,7 +192,7 @@ fn fork_shares_blocks_on_reflink_file_systems() {
         let grown = used(disk.0.path()).saturating_sub(before);
         assert!(grown < 32 << 20, "{}: three forks of 64 MB took {grown} bytes", make[0]);
         // Writes to a fork do not affect its source.
-        let fork = plane.connect("fork-0", &Default::default()).unwrap();
+        let fork = plane.connect("fork-0", ConnectOptions::default()).unwrap();
         fork.execute_batch("DELETE FROM t; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         assert_eq!(count(&source, "SELECT count(*) FROM t"), 64 * 16 - 1);
         assert_no_debris(&plane);

@@ -4,7 +4,7 @@
 use std::{fs, io::Cursor, path::Path};
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, EncryptionKey, ErrorKind, RemoteEncryption, Seed, Upload,
+    Cipher, CreateDatabaseInput, EncryptionKey, ErrorKind, RemoteEncryption, Seed, Upload, UploadOptions,
     rusqlite::{Connection, functions::FunctionFlags},
 };
 
@@ -73,7 +73,10 @@ fn import_reports_unknown_tokenizers_and_modules() {
     }
     // An upload to a draft reports them too.
     fleet.plane.create_database(input("draft").with_seed(Seed::DatabaseUpload)).unwrap();
-    let uploaded = fleet.plane.upload_database("draft", fs::File::open(&path).unwrap()).unwrap();
+    let uploaded = fleet
+        .plane
+        .upload_database("draft", &mut fs::File::open(&path).unwrap(), UploadOptions::default())
+        .unwrap();
     assert_eq!(uploaded.unchecked.len(), 3);
 
     // Other tables are still checked.

@@ -39,7 +39,7 @@ fn fork_contains_rows_of_file_and_wal() {
     assert_eq!(copy.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
     let parent = fleet.plane.get_database("copy").unwrap().parent.unwrap();
     assert_eq!(parent.id, fleet.plane.get_database("orders").unwrap().id);
-    let forks = fleet.plane.list_databases(&ListDatabases::default().parent(parent.id)).unwrap();
+    let forks = fleet.plane.list_databases(ListDatabases::default().parent(parent.id)).unwrap();
     assert_eq!(forks.iter().map(|fork| fork.id.as_str()).collect::<Vec<_>>(), [made.id.as_str()]);
 
     // Source and fork are independent, and the source may be destroyed.
@@ -130,11 +130,11 @@ fn fork_neither_waits_for_nor_blocks_a_writer() {
     let mut commits = 0;
     fleet
         .plane
-        .create_database_watched(CreateDatabaseInput::fork("during", "orders"), &mut |_| {
+        .create_database(CreateDatabaseInput::fork("during", "orders").progress(|_| {
             writer.execute_batch("COMMIT; BEGIN IMMEDIATE; INSERT INTO t VALUES (2)").unwrap();
             commits += 1;
             std::ops::ControlFlow::Continue(())
-        })
+        }))
         .unwrap();
     assert!(commits >= 2);
     let sum = count(&fleet.connect("during"), "SELECT sum(a) FROM t");
@@ -162,7 +162,7 @@ fn fork_refuses_other_groups_missing_and_blocked_sources() {
     fleet.plane.configure_database("orders", DatabaseChanges::default().block_reads(true)).unwrap();
     let blocked = fleet.plane.create_database(CreateDatabaseInput::fork("copy", "orders"));
     assert_eq!(refused(blocked).0, ErrorKind::Blocked);
-    assert_eq!(fleet.plane.list_databases(&Default::default()).unwrap().len(), 1);
+    assert_eq!(fleet.plane.list_databases(ListDatabases::default()).unwrap().len(), 1);
     fleet.assert_no_debris();
 }
 
@@ -189,16 +189,14 @@ fn cancelled_fork_leaves_nothing() {
     fleet.create("orders");
     fleet.run("orders", "CREATE TABLE t AS SELECT randomblob(2000000) AS a");
     for stop_at in [Phase::Copy, Phase::Sync] {
-        let answer = fleet.plane.create_database_watched(
-            CreateDatabaseInput::fork("copy", "orders"),
-            &mut |progress| {
+        let answer =
+            fleet.plane.create_database(CreateDatabaseInput::fork("copy", "orders").progress(|progress| {
                 if progress.phase == stop_at {
                     std::ops::ControlFlow::Break(())
                 } else {
                     std::ops::ControlFlow::Continue(())
                 }
-            },
-        );
+            }));
         assert_eq!(refused(answer).0, ErrorKind::Cancelled, "{stop_at:?}");
         assert_eq!(refused(fleet.plane.get_database("copy")).0, ErrorKind::NotFound);
         fleet.assert_no_debris();

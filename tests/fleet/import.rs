@@ -145,7 +145,7 @@ fn import_into_an_encrypted_database_sets_the_reserved_bytes_of_its_cipher() {
         }
         imported.unwrap();
         let options = ConnectOptions::default().encryption_key(key.clone());
-        let ours = fleet.plane.connect(&name, &options).unwrap();
+        let ours = fleet.plane.connect(&name, options.clone()).unwrap();
         assert_eq!(contents(&ours), contents(&Connection::open(&path).unwrap()), "{name}");
         let stored = fs::read(fleet.plane.database_path(&name).unwrap()).unwrap();
         assert_eq!(stored[20], cipher.reserved_bytes());
@@ -247,7 +247,7 @@ fn open_removes_staging_leftover_of_a_ready_database() {
     fs::write(leftover.join("data.db"), b"half").unwrap();
     let plane = litefleet::ControlPlane::open(fleet.plane.root()).unwrap();
     assert_eq!(
-        count(&plane.connect("a", &Default::default()).unwrap(), "SELECT count(*) FROM sqlite_schema"),
+        count(&plane.connect("a", ConnectOptions::default()).unwrap(), "SELECT count(*) FROM sqlite_schema"),
         1
     );
     fleet.assert_no_debris();

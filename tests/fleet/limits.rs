@@ -1,7 +1,7 @@
 //! The configuration of a database: size limits and blocks, on new and on open connections.
 
 use litefleet::{
-    ConnectOptions, CreateDatabaseInput, DatabaseChanges, ErrorKind, SizeLimit, explain,
+    AttachOptions, ConnectOptions, CreateDatabaseInput, DatabaseChanges, ErrorKind, SizeLimit, explain,
     rusqlite::{Connection, ErrorCode},
 };
 
@@ -122,7 +122,7 @@ fn blocks_apply_to_new_and_open_connections_until_lifted() {
     configure(changes().block_reads(true).block_writes(false));
     assert_eq!(kind(&connection, "SELECT * FROM t"), ErrorKind::Blocked);
     assert_eq!(kind(&connection, "INSERT INTO t VALUES (2)"), ErrorKind::Blocked);
-    assert_eq!(refused(fleet.plane.connect("orders", &ConnectOptions::default())).0, ErrorKind::Blocked);
+    assert_eq!(refused(fleet.plane.connect("orders", ConnectOptions::default())).0, ErrorKind::Blocked);
 
     configure(changes().block_reads(false));
     connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
@@ -203,11 +203,14 @@ fn attached_databases_keep_their_own_rules() {
     let fleet = limited("64kb");
     fleet.create("orders");
     let connection = fleet.connect("orders");
-    fleet.plane.attach(&connection, "tiny", "small", None).unwrap();
+    fleet.plane.attach(&connection, "tiny", "small", AttachOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE small.t(a); CREATE TABLE main.t(a)").unwrap();
     connection.execute_batch("INSERT INTO main.t VALUES (randomblob(200000))").unwrap();
     assert_eq!(kind(&connection, "INSERT INTO small.t SELECT a FROM main.t"), ErrorKind::TooLarge);
-    assert_eq!(refused(fleet.plane.attach(&connection, "gone", "g", None)).0, ErrorKind::NotFound);
+    assert_eq!(
+        refused(fleet.plane.attach(&connection, "gone", "g", AttachOptions::default())).0,
+        ErrorKind::NotFound
+    );
     connection.execute_batch("DETACH small").unwrap();
 }
 
@@ -224,7 +227,7 @@ fn connect_options_set_pragmas() {
         .foreign_keys(false)
         .synchronous(litefleet::Synchronous::Full)
         .busy_timeout(std::time::Duration::from_millis(7));
-    let other = fleet.plane.connect("orders", &options).unwrap();
+    let other = fleet.plane.connect("orders", options.clone()).unwrap();
     assert_eq!(count(&other, "PRAGMA foreign_keys"), 0);
     assert_eq!(count(&other, "PRAGMA synchronous"), 2);
     assert_eq!(count(&other, "PRAGMA busy_timeout"), 7);

@@ -13,7 +13,13 @@ fn list_pages_cover_every_database_once() {
         fleet.plane.create_database(CreateDatabaseInput::new(format!("db-{at:02}"), group)).unwrap();
     }
     let names = |which: &ListDatabases| -> Vec<String> {
-        fleet.plane.list_databases(which).unwrap().iter().map(|found| found.name.to_string()).collect()
+        fleet
+            .plane
+            .list_databases(which.clone())
+            .unwrap()
+            .iter()
+            .map(|found| found.name.to_string())
+            .collect()
     };
     let all: Vec<_> = (0..23).map(|at| format!("db-{at:02}")).collect();
     assert_eq!(names(&ListDatabases::default()), all);
@@ -38,7 +44,7 @@ fn list_pages_cover_every_database_once() {
             .collect();
         assert_eq!(paged, expected, "{group:?}");
     }
-    let nowhere = fleet.plane.list_databases(&ListDatabases::default().group("nowhere"));
+    let nowhere = fleet.plane.list_databases(ListDatabases::default().group("nowhere"));
     assert_eq!(refused(nowhere), (ErrorKind::NotFound, "group not found".into()));
     let groups = fleet.plane.list_groups().unwrap();
     assert_eq!(groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), ["default", "other"]);
@@ -53,7 +59,7 @@ fn forks_are_listed_by_name_or_id_of_parent() {
         fleet.plane.create_database(CreateDatabaseInput::fork(name, "orders")).unwrap();
     }
     let list = |parent: &str| {
-        let databases = fleet.plane.list_databases(&ListDatabases::default().parent(parent))?;
+        let databases = fleet.plane.list_databases(ListDatabases::default().parent(parent))?;
         Ok(databases.iter().map(|found| found.name.to_string()).collect::<Vec<_>>())
     };
     let id = fleet.plane.get_database("orders").unwrap().id;
@@ -85,11 +91,11 @@ fn sizes_are_listed_with_databases() {
     fleet.plane.create_database(draft).unwrap();
     let connection = fleet.connect("b");
     connection.execute_batch("CREATE TABLE t AS SELECT randomblob(50000) AS a").unwrap();
-    let listed = fleet.plane.list_databases_with_size(&ListDatabases::default()).unwrap();
+    let listed = fleet.plane.list_databases_with_size(ListDatabases::default()).unwrap();
     let sizes: Vec<_> = listed.iter().map(|(database, size)| (database.name.as_str(), *size)).collect();
     let size = |name: &str| fleet.plane.database_size(name).ok();
     assert_eq!(sizes, [("a", Some(4096)), ("b", size("b")), ("draft", None)]);
     assert!(size("b").unwrap() > 50_000);
-    let page = fleet.plane.list_databases_with_size(&ListDatabases::default().after("a").limit(1)).unwrap();
+    let page = fleet.plane.list_databases_with_size(ListDatabases::default().after("a").limit(1)).unwrap();
     assert_eq!(page.iter().map(|(database, _)| database.name.as_str()).collect::<Vec<_>>(), ["b"]);
 }

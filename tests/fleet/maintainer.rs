@@ -21,7 +21,7 @@ fn fleet(names: &[&str]) -> (tempfile::TempDir, ControlPlane) {
     for name in names {
         plane.create_database(CreateDatabaseInput::new(*name, "default")).unwrap();
         for _ in 0..2 {
-            let connection = plane.connect(name, &ConnectOptions::default()).unwrap();
+            let connection = plane.connect(name, ConnectOptions::default()).unwrap();
             connection.execute_batch("CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES (1)").unwrap();
         }
     }

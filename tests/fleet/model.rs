@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind, GroupChanges,
-    ListDatabases, Result, Seed, rusqlite::Connection,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, DatabaseState, ErrorKind,
+    GroupChanges, ListDatabases, Result, Seed, UploadOptions, rusqlite::Connection,
 };
 use proptest::{prelude::*, test_runner::TestCaseResult};
 
@@ -195,9 +195,9 @@ fn call(plane: &ControlPlane, file: &std::path::Path, operation: &Operation) -> 
         Operation::Draft(id, group) => {
             plane.create_database(new(id, group).with_seed(Seed::DatabaseUpload)).map(|_| ())
         }
-        Operation::Upload(id) => {
-            plane.upload_database(&name(id), std::fs::File::open(file).unwrap()).map(drop)
-        }
+        Operation::Upload(id) => plane
+            .upload_database(&name(id), &mut std::fs::File::open(file).unwrap(), UploadOptions::default())
+            .map(drop),
         Operation::Destroy(id) => plane.destroy_database(&name(id)),
         Operation::Protect(id, on) => {
             plane.configure_database(&name(id), changes().delete_protection(on)).map(|_| ())
@@ -206,7 +206,7 @@ fn call(plane: &ControlPlane, file: &std::path::Path, operation: &Operation) -> 
             plane.configure_database(&name(id), changes().block_reads(reads).block_writes(writes)).map(|_| ())
         }
         Operation::Write(id, row) => {
-            plane.connect(&name(id), &Default::default()).and_then(|connection| write(&connection, row))
+            plane.connect(&name(id), ConnectOptions::default()).and_then(|connection| write(&connection, row))
         }
         Operation::Reopen => Ok(()),
     }
@@ -217,7 +217,7 @@ fn compare(plane: &ControlPlane, model: &Model) -> TestCaseResult {
     assert_no_debris(plane);
     let groups: Vec<_> = plane.list_groups().unwrap().iter().map(|group| group.name.to_string()).collect();
     prop_assert_eq!(groups, model.groups.keys().map(|group| group_name(*group)).collect::<Vec<_>>());
-    let listed = plane.list_databases(&ListDatabases::default()).unwrap();
+    let listed = plane.list_databases(ListDatabases::default()).unwrap();
     prop_assert_eq!(listed.len(), model.databases.len());
     for (found, (id, known)) in listed.iter().zip(&model.databases) {
         prop_assert_eq!(found.name.as_str(), name(*id));
@@ -229,7 +229,7 @@ fn compare(plane: &ControlPlane, model: &Model) -> TestCaseResult {
         if known.draft || known.blocked.0 {
             continue;
         }
-        let connection = plane.connect(found.name.as_str(), &Default::default()).unwrap();
+        let connection = plane.connect(found.name.as_str(), ConnectOptions::default()).unwrap();
         let tables = count(&connection, "SELECT count(*) FROM sqlite_schema WHERE name = 't'");
         let mut rows: Vec<i64> = Vec::new();
         if tables > 0 {

@@ -11,9 +11,9 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, ErrorKind,
-    ExportOptions, GroupChanges, RemoteEncryption, Seed, Timestamp, VerifyOptions, no_progress,
-    rusqlite::Connection,
+    AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey,
+    ErrorKind, ExportOptions, GroupChanges, MaintainOptions, RemoteEncryption, RestoreOptions, Seed,
+    Timestamp, UploadOptions, VerifyOptions, rusqlite::Connection,
 };
 
 use crate::support::{Fleet, count};
@@ -39,12 +39,12 @@ fn plane_with_interruption(fleet: &Fleet) -> (ControlPlane, Arc<Mutex<Option<Act
 fn replace(plane: &ControlPlane) {
     plane.destroy_database("x").unwrap();
     plane.create_database(CreateDatabaseInput::new("x", "default")).unwrap();
-    let connection = plane.connect("x", &Default::default()).unwrap();
+    let connection = plane.connect("x", ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES ('new')").unwrap();
 }
 
 fn first_row(plane: &ControlPlane) -> String {
-    let connection = plane.connect("x", &Default::default()).unwrap();
+    let connection = plane.connect("x", ConnectOptions::default()).unwrap();
     connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap()
 }
 
@@ -64,7 +64,7 @@ fn restore_in_place_leaves_new_database_of_the_name_alone() {
     let (plane, next) = plane_with_interruption(&fleet);
     let other = fleet.plane.clone();
     *next.lock().unwrap() = Some(Box::new(move || replace(&other)));
-    let error = plane.restore_database("x", at, &Default::default(), &mut no_progress).unwrap_err();
+    let error = plane.restore_database("x", at, RestoreOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Destroyed, "{error}");
     assert_eq!(first_row(&fleet.plane), "new");
 }
@@ -73,16 +73,14 @@ fn restore_in_place_leaves_new_database_of_the_name_alone() {
 fn calls_fail_as_destroyed_if_the_name_is_reused() {
     type Call = fn(&ControlPlane, Timestamp, &Path) -> litefleet::Result<()>;
     let calls: [Call; 5] = [
-        |plane, at, _| plane.connect_at("x", at, &Default::default()).map(|_| ()),
-        |plane, at, path| {
-            plane.export_database("x", path, &ExportOptions::default().at(at), &mut no_progress)
-        },
+        |plane, at, _| plane.connect_at("x", at, ConnectOptions::default()).map(|_| ()),
+        |plane, at, path| plane.export_database("x", path, ExportOptions::default().at(at)),
         |plane, at, _| {
             let input = CreateDatabaseInput::new("y", "default").with_seed(Seed::database_at("x", at));
             plane.create_database(input).map(|_| ())
         },
         |plane, _, _| plane.create_database(CreateDatabaseInput::fork("y", "x")).map(|_| ()),
-        |plane, _, _| plane.maintain_database("x", &mut no_progress).map(|_| ()),
+        |plane, _, _| plane.maintain_database("x", MaintainOptions::default()).map(|_| ()),
     ];
     for (at, call) in calls.iter().enumerate() {
         let (fleet, instant) = with_row();
@@ -111,15 +109,15 @@ fn calls_by_id_never_act_on_a_new_database_of_the_name() {
         plane.get_database(&old).unwrap_err(),
         plane.group_of_database(&old).unwrap_err(),
         plane.configure_database(&old, DatabaseChanges::default().block_writes(true)).unwrap_err(),
-        plane.connect(&old, &Default::default()).unwrap_err(),
-        plane.connect_at(&old, at, &Default::default()).unwrap_err(),
-        plane.attach(&main, &old, "other", None).unwrap_err(),
+        plane.connect(&old, ConnectOptions::default()).unwrap_err(),
+        plane.connect_at(&old, at, ConnectOptions::default()).unwrap_err(),
+        plane.attach(&main, &old, "other", AttachOptions::default()).unwrap_err(),
         plane.points(&old, ..).unwrap_err(),
-        plane.restore_database(&old, at, &Default::default(), &mut no_progress).unwrap_err(),
-        plane.verify_database(&old, &VerifyOptions::default(), &mut no_progress).unwrap_err(),
-        plane.maintain_database(&old, &mut no_progress).unwrap_err(),
-        plane.export_database(&old, &path, &ExportOptions::default(), &mut no_progress).unwrap_err(),
-        plane.upload_database(&old, &b""[..]).unwrap_err(),
+        plane.restore_database(&old, at, RestoreOptions::default()).unwrap_err(),
+        plane.verify_database(&old, VerifyOptions::default()).unwrap_err(),
+        plane.maintain_database(&old, MaintainOptions::default()).unwrap_err(),
+        plane.export_database(&old, &path, ExportOptions::default()).unwrap_err(),
+        plane.upload_database(&old, &mut &b""[..], UploadOptions::default()).unwrap_err(),
         plane.database_path(&old).unwrap_err(),
         plane.database_size(&old).unwrap_err(),
         plane.destroy_database(&old).unwrap_err(),
@@ -200,7 +198,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
         key.map_or_else(ConnectOptions::default, |key| ConnectOptions::default().encryption_key(key.clone()));
     let create = |number: usize| {
         fleet.plane.create_database(input("x", key)).unwrap();
-        let connection = fleet.plane.connect("x", &options).unwrap();
+        let connection = fleet.plane.connect("x", options.clone()).unwrap();
         connection.execute_batch(&format!("CREATE TABLE t(a); INSERT INTO t VALUES ({number})")).unwrap();
         connection.execute_batch(&format!("INSERT INTO t VALUES ({number})")).unwrap();
     };
@@ -216,7 +214,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
     };
     let main = {
         fleet.plane.create_database(input("main", key)).unwrap();
-        fleet.plane.connect("main", &options).unwrap()
+        fleet.plane.connect("main", options.clone()).unwrap()
     };
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -242,23 +240,37 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
         for round in 0..ROUNDS {
             let name = format!("fork-{round}");
             let path = fleet.dir.path().join(&name);
-            expect_gone("connect", plane.connect("x", &options).map(|connection| check_one(&connection)));
-            expect_gone("attach", plane.attach(&main, "x", "other", key));
+            expect_gone(
+                "connect",
+                plane.connect("x", options.clone()).map(|connection| check_one(&connection)),
+            );
+            expect_gone(
+                "attach",
+                plane.attach(
+                    &main,
+                    "x",
+                    "other",
+                    key.cloned().into_iter().fold(AttachOptions::default(), AttachOptions::encryption_key),
+                ),
+            );
             let _may_fail = main.execute_batch("DETACH other");
             expect_gone("points", plane.points("x", ..).map(|_| ()));
             let now = Timestamp::now();
             expect_gone(
                 "view",
-                plane.connect_at("x", now, &options).map(|(connection, _)| check_one(&connection)),
+                plane.connect_at("x", now, options.clone()).map(|(connection, _)| check_one(&connection)),
             );
-            expect_gone("restore", plane.restore_database("x", now, &options, &mut no_progress).map(|_| ()));
-            expect_gone("maintain", plane.maintain_database("x", &mut no_progress).map(|_| ()));
+            expect_gone(
+                "restore",
+                plane.restore_database("x", now, RestoreOptions::from(options.clone())).map(|_| ()),
+            );
+            expect_gone("maintain", plane.maintain_database("x", MaintainOptions::default()).map(|_| ()));
             let verify = key.map_or_else(VerifyOptions::default, |key| {
                 VerifyOptions::default().encryption_key(key.clone())
             });
             expect_gone(
                 "verify",
-                plane.verify_database("x", &verify, &mut no_progress).map(|verified| {
+                plane.verify_database("x", verify).map(|verified| {
                     assert!(verified.findings.is_empty(), "{:?}", verified.findings);
                 }),
             );
@@ -270,7 +282,7 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
                 if let Some(at) = at {
                     export = export.at(at);
                 }
-                let exported = plane.export_database("x", &path, &export, &mut no_progress);
+                let exported = plane.export_database("x", &path, export);
                 expect_gone(
                     "export",
                     exported.map(|()| {
@@ -283,14 +295,14 @@ fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
                 expect_gone(
                     "fork",
                     plane.create_database(fork).map(|made| {
-                        check_one(&plane.connect(&made, &options).unwrap());
+                        check_one(&plane.connect(&made, options.clone()).unwrap());
                         plane.destroy_database(&made).unwrap();
                     }),
                 );
             }
         }
     });
-    let connection = fleet.plane.connect("x", &options).unwrap();
+    let connection = fleet.plane.connect("x", options.clone()).unwrap();
     assert_eq!(count(&connection, "SELECT count(DISTINCT a) FROM t"), 1);
 }
 
@@ -316,8 +328,14 @@ fn upload_to_a_replaced_draft_fails_as_destroyed() {
     let second = draft();
     let path = fleet.dir.path().join("some.db");
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
-    let error = fleet.plane.upload_database(&first, fs::File::open(&path).unwrap()).unwrap_err();
+    let error = fleet
+        .plane
+        .upload_database(&first, &mut fs::File::open(&path).unwrap(), UploadOptions::default())
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Destroyed, "{error}");
-    fleet.plane.upload_database(&second, fs::File::open(&path).unwrap()).unwrap();
+    fleet
+        .plane
+        .upload_database(&second, &mut fs::File::open(&path).unwrap(), UploadOptions::default())
+        .unwrap();
     assert_eq!(count(&fleet.connect("x"), "SELECT count(*) FROM t"), 0);
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, ErrorKind,
-    ExportOptions, GroupChanges, ListDatabases, RemoteEncryption, Result, Retention, Timestamp,
-    VerifyOptions, no_progress, rusqlite::Connection,
+    AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey,
+    ErrorKind, ExportOptions, GroupChanges, ListDatabases, MaintainOptions, RemoteEncryption, RestoreOptions,
+    Result, Retention, Timestamp, VerifyOptions, rusqlite::Connection,
 };
 
 use crate::{
@@ -37,14 +37,14 @@ fn read_only_copy(fleet: &Fleet) -> Option<(Mounted, PathBuf, Timestamp)> {
         let mut input = CreateDatabaseInput::new(name, "default");
         input.remote_encryption = sealed.then(|| encryption.clone());
         fleet.plane.create_database(input).unwrap();
-        let connection = fleet.plane.connect(name, &options(name)).unwrap();
+        let connection = fleet.plane.connect(name, options(name)).unwrap();
         connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     }
     let at = Timestamp::now();
     let open: Vec<Connection> = ["rest", "killed", "sealed-rest", "sealed-killed"]
         .into_iter()
         .filter_map(|name| {
-            let connection = fleet.plane.connect(name, &options(name)).unwrap();
+            let connection = fleet.plane.connect(name, options(name)).unwrap();
             connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
             name.ends_with("killed").then_some(connection)
         })
@@ -69,7 +69,7 @@ fn read_only_disk_is_listed_read_and_exported() {
     assert_eq!(refused(ControlPlane::open(&root)).0, ErrorKind::ReadOnly);
     let plane = ControlPlane::open_read_only(&root).unwrap();
     let names: Vec<_> = plane
-        .list_databases(&ListDatabases::default())
+        .list_databases(ListDatabases::default())
         .unwrap()
         .into_iter()
         .map(|database| database.name.as_str().to_owned())
@@ -78,19 +78,29 @@ fn read_only_disk_is_listed_read_and_exported() {
     assert_eq!(plane.list_groups().unwrap().len(), 1);
     for name in &names {
         let name = name.as_str();
-        let connection = plane.connect(name, &options(name)).unwrap();
+        let connection = plane.connect(name, options(name)).unwrap();
         assert_eq!(count(&connection, "SELECT sum(a) FROM t"), 3, "{name}");
         assert!(connection.execute_batch("INSERT INTO t VALUES (3)").is_err(), "{name}");
         let other = if name.starts_with("sealed") { "sealed-rest" } else { "killed" };
         let other_key = options(other).clone();
         let attached_key = name.starts_with("sealed").then(key);
-        plane.attach(&connection, other, "other", attached_key.as_ref()).unwrap();
+        plane
+            .attach(
+                &connection,
+                other,
+                "other",
+                attached_key
+                    .clone()
+                    .into_iter()
+                    .fold(AttachOptions::default(), AttachOptions::encryption_key),
+            )
+            .unwrap();
         assert_eq!(count(&connection, "SELECT sum(a) FROM other.t"), 3, "{name}");
         drop((connection, other_key));
-        let (view, _) = plane.connect_at(name, at, &options(name)).unwrap();
+        let (view, _) = plane.connect_at(name, at, options(name)).unwrap();
         assert_eq!(count(&view, "SELECT sum(a) FROM t"), 1, "{name}");
         assert!(plane.points(name, ..).unwrap().points.len() >= 3, "{name}");
-        let verified = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
+        let verified = plane.verify_database(name, VerifyOptions::default()).unwrap();
         assert_eq!(verified.findings, [], "{name}");
         for (at, expected) in [(None, 3), (Some(at), 1)] {
             let file = fleet.dir.path().join(format!("{name}-{expected}"));
@@ -101,13 +111,13 @@ fn read_only_disk_is_listed_read_and_exported() {
             if name.starts_with("sealed") {
                 export = export.encryption_key(key()).decrypt(true);
             }
-            plane.export_database(name, &file, &export, &mut no_progress).unwrap();
+            plane.export_database(name, &file, export).unwrap();
             assert_eq!(count(&Connection::open(&file).unwrap(), "SELECT sum(a) FROM t"), expected, "{name}");
         }
     }
     let wrong = plane.connect(
         "sealed-rest",
-        &options("rest").encryption_key(
+        options("rest").encryption_key(
             EncryptionKey::from_base64("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWE=").unwrap(),
         ),
     );
@@ -131,8 +141,8 @@ fn read_only_plane_refuses_every_change() {
         ("create", plane.create_database(new()).map(drop)),
         ("fork", plane.create_database(CreateDatabaseInput::fork("new", "rest")).map(drop)),
         ("import", plane.import_database(new(), file.as_path()).map(drop)),
-        ("restore", plane.restore_database("rest", at, &connect, &mut no_progress).map(drop)),
-        ("maintain", plane.maintain_database("rest", &mut no_progress).map(drop)),
+        ("restore", plane.restore_database("rest", at, RestoreOptions::from(connect.clone())).map(drop)),
+        ("maintain", plane.maintain_database("rest", MaintainOptions::default()).map(drop)),
         ("destroy", plane.destroy_database("rest")),
         ("create group", plane.create_group("new").map(drop)),
         ("rename group", plane.rename_group("default", "new").map(drop)),
@@ -169,14 +179,14 @@ fn log_without_its_index_is_refused_on_a_read_only_disk() {
     remount(&disk, "ro");
     let plane = ControlPlane::open_read_only(&root).unwrap();
     let check = |name: &str, left: &Path| {
-        let (kind, text) = refused(plane.connect(name, &options(name)));
+        let (kind, text) = refused(plane.connect(name, options(name)));
         assert_eq!(kind, ErrorKind::ReadOnly, "{text}");
         assert!(text.contains(left.to_str().unwrap()), "{text}");
     };
     check("killed", &left("killed", "-wal"));
     check("sealed-killed", &left("sealed-killed", "-wal"));
     check("rest", &left("rest", "-journal"));
-    plane.connect("sealed-rest", &options("sealed-rest")).unwrap();
+    plane.connect("sealed-rest", options("sealed-rest")).unwrap();
 }
 
 #[test]

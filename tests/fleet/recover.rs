@@ -13,8 +13,8 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, Database, DatabaseChanges, DatabaseState,
-    EncryptionKey, ErrorKind, Group, GroupChanges, PageFormat, Recovered, RemoteEncryption, Seed, Timestamp,
-    VerifyOptions, no_progress,
+    EncryptionKey, ErrorKind, Group, GroupChanges, ListDatabases, MaintainOptions, PageFormat, Recovered,
+    RemoteEncryption, Seed, Timestamp, VerifyOptions,
     testing::{DiskOp, FaultHook},
 };
 
@@ -46,7 +46,7 @@ fn populated() -> (Fleet, Timestamp) {
         let input = CreateDatabaseInput::new(name, "default")
             .with_encryption(sealed.clone().with_page_format(format));
         plane.create_database(input).unwrap();
-        let connection = plane.connect(name, &unlocked()).unwrap();
+        let connection = plane.connect(name, unlocked()).unwrap();
         connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (3)").unwrap();
     }
     plane.create_database(CreateDatabaseInput::fork("fork", "plain")).unwrap();
@@ -68,7 +68,7 @@ fn populated() -> (Fleet, Timestamp) {
 
 /// The groups and databases of the catalog.
 fn catalog(plane: &ControlPlane) -> (Vec<Group>, Vec<Database>) {
-    (plane.list_groups().unwrap(), plane.list_databases(&Default::default()).unwrap())
+    (plane.list_groups().unwrap(), plane.list_databases(ListDatabases::default()).unwrap())
 }
 
 /// Closes the fleet and removes its catalog.
@@ -94,7 +94,7 @@ fn recover_rebuilds_a_lost_catalog() {
     let (fleet, at) = populated();
     let before = catalog(&fleet.plane);
     let Fleet { plane, dir: _dir } = fleet;
-    let rows = contents(&plane.connect("plain", &Default::default()).unwrap());
+    let rows = contents(&plane.connect("plain", ConnectOptions::default()).unwrap());
     let points = plane.points("plain", ..).unwrap();
     let root = lose_catalog(plane);
     assert_eq!(refused(ControlPlane::open(&root)).0, ErrorKind::Corrupt);
@@ -109,23 +109,31 @@ fn recover_rebuilds_a_lost_catalog() {
     assert_eq!(refused(ControlPlane::recover(&root)).0, ErrorKind::AlreadyExists);
 
     // Contents, histories, keys, limits and blocks are preserved.
-    assert_eq!(contents(&plane.connect("plain", &Default::default()).unwrap()), rows);
+    assert_eq!(contents(&plane.connect("plain", ConnectOptions::default()).unwrap()), rows);
     assert_eq!(plane.points("plain", ..).unwrap(), points);
-    let (past, _) = plane.connect_at("plain", at, &Default::default()).unwrap();
+    let (past, _) = plane.connect_at("plain", at, ConnectOptions::default()).unwrap();
     assert_eq!(count(&past, "SELECT count(*) FROM t"), 1);
     for name in ["sealed", "turso", "sealed-fork"] {
-        let connection = plane.connect(name, &unlocked()).unwrap();
+        let connection = plane.connect(name, unlocked()).unwrap();
         assert_eq!(count(&connection, "SELECT a FROM t"), 3, "{name}");
         connection.execute_batch("INSERT INTO t VALUES (4)").unwrap();
-        assert_eq!(refused(plane.connect(name, &Default::default())).0, ErrorKind::KeyRequired, "{name}");
+        assert_eq!(
+            refused(plane.connect(name, ConnectOptions::default())).0,
+            ErrorKind::KeyRequired,
+            "{name}"
+        );
         let other = ConnectOptions::default().encryption_key(EncryptionKey::from_bytes(&[8; 32]).unwrap());
-        assert_eq!(refused(plane.connect(name, &other)).0, ErrorKind::WrongKey, "{name}");
+        assert_eq!(refused(plane.connect(name, other.clone())).0, ErrorKind::WrongKey, "{name}");
     }
-    assert_eq!(refused(plane.connect("fork", &Default::default())).0, ErrorKind::Blocked);
+    assert_eq!(refused(plane.connect("fork", ConnectOptions::default())).0, ErrorKind::Blocked);
     assert_eq!(refused(plane.destroy_database("plain")).0, ErrorKind::Protected);
-    plane.connect("plain", &Default::default()).unwrap().execute_batch("INSERT INTO t VALUES (5)").unwrap();
+    plane
+        .connect("plain", ConnectOptions::default())
+        .unwrap()
+        .execute_batch("INSERT INTO t VALUES (5)")
+        .unwrap();
     for name in ["plain", "sealed"] {
-        let found = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
+        let found = plane.verify_database(name, VerifyOptions::default()).unwrap();
         assert_eq!(found.findings, [], "{name}");
     }
     // A database file in place of another is still refused.
@@ -223,13 +231,13 @@ fn recover_handles_databases_without_description() {
         // The forks have no history yet, so their ids are new.
         assert_eq!(now.id == database.id, database.parent.is_none(), "{}", database.name);
     }
-    let (past, _) = plane.connect_at("plain", at, &Default::default()).unwrap();
+    let (past, _) = plane.connect_at("plain", at, ConnectOptions::default()).unwrap();
     assert_eq!(count(&past, "SELECT count(*) FROM t"), 1);
     for name in ["sealed", "turso", "sealed-fork"] {
-        assert_eq!(count(&plane.connect(name, &unlocked()).unwrap(), "SELECT a FROM t"), 3, "{name}");
+        assert_eq!(count(&plane.connect(name, unlocked()).unwrap(), "SELECT a FROM t"), 3, "{name}");
     }
     // Maintenance writes missing descriptions.
-    plane.maintain_database("plain", &mut no_progress).unwrap();
+    plane.maintain_database("plain", MaintainOptions::default()).unwrap();
     assert_eq!(names(&groups[0]), ["fork", "group.json", "plain"]);
     assert!(groups[0].join("plain/description.json").exists());
 }
@@ -276,7 +284,7 @@ fn recover_reports_damaged_and_foreign_files() {
     // Of two databases with one id and no description, the first is recovered.
     assert_eq!((recovered.groups, recovered.databases), (2, 6));
     let plane = ControlPlane::open(&root).unwrap();
-    assert_eq!(plane.list_databases(&Default::default()).unwrap().len(), 6);
+    assert_eq!(plane.list_databases(ListDatabases::default()).unwrap().len(), 6);
     plane.get_database("another").unwrap();
     assert_eq!(fs::read(root.join("notes.txt")).unwrap(), b"mine");
 }
@@ -337,7 +345,7 @@ fn maintenance_replaces_description_that_verify_finds_stale() {
     let plane = &fleet.plane;
     let path = plane.database_path("plain").unwrap().with_file_name("description.json");
     let findings = || {
-        let verified = plane.verify_database("plain", &VerifyOptions::default(), &mut no_progress).unwrap();
+        let verified = plane.verify_database("plain", VerifyOptions::default()).unwrap();
         verified.findings.into_iter().map(|finding| finding.file).collect::<Vec<_>>()
     };
     // Renaming a group changes no file of its databases, and the stale group name is no finding.
@@ -352,7 +360,7 @@ fn maintenance_replaces_description_that_verify_finds_stale() {
         assert!(text.contains(change.0), "{text}");
         fs::write(&path, text.replace(change.0, change.1)).unwrap();
         assert_eq!(findings(), std::slice::from_ref(&path), "{change:?}");
-        plane.maintain_database("plain", &mut no_progress).unwrap();
+        plane.maintain_database("plain", MaintainOptions::default()).unwrap();
         assert!(findings().is_empty(), "{change:?}");
     }
     assert!(fs::read_to_string(&path).unwrap().contains("\"name\": \"second\""));
@@ -364,9 +372,8 @@ fn recover_keeps_paused_history_of_a_group() {
     fleet.create("plain");
     fleet.run("plain", "CREATE TABLE t(a)");
     let Fleet { plane, dir: _dir } = fleet;
-    let verify = |plane: &ControlPlane| {
-        plane.verify_database("plain", &VerifyOptions::default(), &mut no_progress).unwrap().findings
-    };
+    let verify =
+        |plane: &ControlPlane| plane.verify_database("plain", VerifyOptions::default()).unwrap().findings;
     for window in ["off", "24h"] {
         let changes = GroupChanges::default().history_window(window.parse().unwrap());
         plane.configure_group("default", changes).unwrap();
@@ -377,7 +384,7 @@ fn recover_keeps_paused_history_of_a_group() {
     let root = lose_catalog(plane);
     ControlPlane::recover(&root).unwrap();
     let plane = ControlPlane::open(&root).unwrap();
-    plane.maintain_database("plain", &mut no_progress).unwrap();
+    plane.maintain_database("plain", MaintainOptions::default()).unwrap();
     assert_eq!(verify(&plane), []);
 }
 
@@ -404,7 +411,7 @@ fn recover_continues_past_invalid_descriptions() {
     }
     let plane = ControlPlane::open(&root).unwrap();
     for name in ["a", "b", "c"] {
-        plane.connect(name, &ConnectOptions::default()).unwrap();
+        plane.connect(name, ConnectOptions::default()).unwrap();
         plane.points(name, ..).unwrap();
     }
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, GroupChanges, ListDatabases, Seed,
-    Timestamp, VerifyOptions, no_progress, rusqlite::Connection,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, GroupChanges, ListDatabases,
+    MaintainOptions, RestoreOptions, Seed, Timestamp, VerifyOptions, rusqlite::Connection,
 };
 
 use crate::{
@@ -30,7 +30,7 @@ fn renamed_group_keeps_databases_connections_and_history() {
     let open = fleet.connect("orders");
     open.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     let before = Timestamp::now();
-    let (view, _) = plane.connect_at("orders", before, &Default::default()).unwrap();
+    let (view, _) = plane.connect_at("orders", before, ConnectOptions::default()).unwrap();
 
     // During a transaction.
     open.execute_batch("BEGIN; INSERT INTO t VALUES (2)").unwrap();
@@ -44,10 +44,10 @@ fn renamed_group_keeps_databases_connections_and_history() {
     assert_eq!(plane.list_groups().unwrap(), std::slice::from_ref(&renamed));
     assert_eq!(plane.group_of_database("orders").unwrap(), renamed);
     assert_eq!(plane.get_database("orders").unwrap().group.as_str(), "eu");
-    assert_eq!(plane.list_databases(&ListDatabases::default().group("eu")).unwrap().len(), 1);
+    assert_eq!(plane.list_databases(ListDatabases::default().group("eu")).unwrap().len(), 1);
     let not_found = (ErrorKind::NotFound, "group not found".to_owned());
     assert_eq!(refused(plane.get_group("default")), not_found);
-    assert_eq!(refused(plane.list_databases(&ListDatabases::default().group("default"))), not_found);
+    assert_eq!(refused(plane.list_databases(ListDatabases::default().group("default"))), not_found);
     assert_eq!(refused(plane.create_database(CreateDatabaseInput::new("a", "default"))), not_found);
     assert_eq!(plane.database_path("orders").unwrap(), path);
 
@@ -59,14 +59,14 @@ fn renamed_group_keeps_databases_connections_and_history() {
     plane.create_database(input).unwrap();
     assert_eq!(count(&fleet.connect("then"), rows), 1);
     let file = fleet.dir.path().join("export.db");
-    plane.export_database("orders", &file, &ExportOptions::default(), &mut no_progress).unwrap();
+    plane.export_database("orders", &file, ExportOptions::default()).unwrap();
     assert_eq!(count(&Connection::open(&file).unwrap(), rows), 3);
-    plane.restore_database("orders", before, &Default::default(), &mut no_progress).unwrap();
+    plane.restore_database("orders", before, RestoreOptions::default()).unwrap();
     assert_eq!(count(&open, rows), 1);
-    plane.maintain_database("orders", &mut no_progress).unwrap();
+    plane.maintain_database("orders", MaintainOptions::default()).unwrap();
     for name in ["orders", "fork", "then"] {
         assert_eq!(plane.get_database(name).unwrap().group.as_str(), "eu", "{name}");
-        let verified = plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
+        let verified = plane.verify_database(name, VerifyOptions::default()).unwrap();
         assert_eq!(verified.findings, []);
     }
     // Database names are unique across groups.
@@ -106,7 +106,7 @@ fn old_name_of_a_renamed_group_is_free() {
         assert_eq!(plane.get_database(name).unwrap().group.as_str(), group);
     }
     plane.destroy_group("us").unwrap();
-    assert_eq!(refused(plane.connect("second", &Default::default())).0, ErrorKind::NotFound);
+    assert_eq!(refused(plane.connect("second", ConnectOptions::default())).0, ErrorKind::NotFound);
     assert_eq!(count(&fleet.connect("first"), "SELECT count(*) FROM t"), 1);
     fleet.assert_no_debris();
     plane.destroy_group("default").unwrap();
@@ -286,7 +286,7 @@ fn rename_until_killed(root: &str) {
         let free = if taken == "a" { "b" } else { "a" };
         plane.rename_group(&taken, free).unwrap();
         plane
-            .connect("bank", &Default::default())
+            .connect("bank", ConnectOptions::default())
             .unwrap()
             .execute_batch("INSERT INTO t VALUES (1)")
             .unwrap();
@@ -326,13 +326,13 @@ fn process_killed_during_rename_leaves_one_name_and_databases() {
         let group = plane.group_of_database("bank").unwrap();
         assert_eq!((&group.id, &plane.get_group(group.name.as_str()).unwrap()), (&id, &group));
         names.insert(group.name.to_string());
-        let verified = plane.verify_database("bank", &VerifyOptions::default(), &mut no_progress).unwrap();
+        let verified = plane.verify_database("bank", VerifyOptions::default()).unwrap();
         assert_eq!(verified.findings, []);
         let rows = count(&open, "SELECT count(*) FROM t");
         assert!(rows >= last, "round {round}");
         last = rows;
         // Databases created by the killed process are in the group that their row names.
-        for database in plane.list_databases(&Default::default()).unwrap() {
+        for database in plane.list_databases(ListDatabases::default()).unwrap() {
             let name = database.name.as_str();
             if name != "bank" {
                 assert_eq!(
@@ -341,7 +341,7 @@ fn process_killed_during_rename_leaves_one_name_and_databases() {
                     "{name} in {}",
                     database.group
                 );
-                plane.connect(name, &Default::default()).unwrap();
+                plane.connect(name, ConnectOptions::default()).unwrap();
                 plane.destroy_database(name).unwrap();
             }
         }

@@ -4,8 +4,9 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, ExportOptions, GroupChanges,
-    ListDatabases, Result, Seed, Timestamp, VerifyOptions, no_progress,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, ExportOptions,
+    GroupChanges, ListDatabases, MaintainOptions, RestoreOptions, Result, Seed, Timestamp, UploadOptions,
+    VerifyOptions,
 };
 
 use crate::{
@@ -25,27 +26,32 @@ fn changes() -> DatabaseChanges {
 fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
     let at = Timestamp::now();
     let new = || CreateDatabaseInput::new("new", "default");
-    let connect = Default::default();
+    let connect = ConnectOptions::default();
     vec![
-        ("list_databases", plane.list_databases(&ListDatabases::default()).map(drop)),
+        ("list_databases", plane.list_databases(ListDatabases::default()).map(drop)),
         ("get_database", plane.get_database("orders").map(drop)),
         ("configure_database", plane.configure_database("orders", changes()).map(drop)),
         ("create_database", plane.create_database(new()).map(drop)),
         ("draft", plane.create_database(new().with_seed(Seed::DatabaseUpload)).map(drop)),
         ("fork", plane.create_database(CreateDatabaseInput::fork("new", "orders")).map(drop)),
         ("import_database", plane.import_database(new(), file).map(drop)),
-        ("upload_database", plane.upload_database("draft", fs::File::open(file).unwrap()).map(drop)),
-        ("connect", plane.connect("orders", &connect).map(drop)),
-        ("connect_at", plane.connect_at("orders", at, &connect).map(drop)),
-        ("restore_database", plane.restore_database("orders", at, &connect, &mut no_progress).map(drop)),
+        (
+            "upload_database",
+            plane
+                .upload_database("draft", &mut fs::File::open(file).unwrap(), UploadOptions::default())
+                .map(drop),
+        ),
+        ("connect", plane.connect("orders", connect.clone()).map(drop)),
+        ("connect_at", plane.connect_at("orders", at, connect.clone()).map(drop)),
+        (
+            "restore_database",
+            plane.restore_database("orders", at, RestoreOptions::from(connect.clone())).map(drop),
+        ),
         ("database_path", plane.database_path("orders").map(drop)),
         ("database_size", plane.database_size("orders").map(drop)),
         ("points", plane.points("orders", ..).map(drop)),
-        ("maintain_database", plane.maintain_database("orders", &mut no_progress).map(drop)),
-        (
-            "verify_database",
-            plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).map(drop),
-        ),
+        ("maintain_database", plane.maintain_database("orders", MaintainOptions::default()).map(drop)),
+        ("verify_database", plane.verify_database("orders", VerifyOptions::default()).map(drop)),
         ("create_group", plane.create_group("new").map(drop)),
         ("get_group", plane.get_group("default").map(drop)),
         ("group_of_database", plane.group_of_database("orders").map(drop)),
@@ -57,12 +63,7 @@ fn calls(plane: &ControlPlane, file: &Path) -> Vec<(&'static str, Result<()>)> {
         ),
         (
             "export_database",
-            plane.export_database(
-                "orders",
-                plane.root().join("default/exported"),
-                &ExportOptions::default(),
-                &mut no_progress,
-            ),
+            plane.export_database("orders", plane.root().join("default/exported"), ExportOptions::default()),
         ),
         ("destroy_database", plane.destroy_database("orders")),
         ("destroy_group", plane.destroy_group("default")),
@@ -122,7 +123,7 @@ fn every_call_detects_a_replaced_root_or_catalog() {
         if how.ends_with("replaced") {
             let again = ControlPlane::open(&root).unwrap();
             assert!(!again.get_database("orders").unwrap().block_writes);
-            let connection = again.connect("orders", &Default::default()).unwrap();
+            let connection = again.connect("orders", ConnectOptions::default()).unwrap();
             assert_eq!(count(&connection, "SELECT count(*) FROM t"), 1);
         }
     }

@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, Seed, VerifyOptions,
-    no_progress, rusqlite::Connection,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, ListDatabases, Seed,
+    UploadOptions, VerifyOptions, rusqlite::Connection,
 };
 
 use crate::{
@@ -83,7 +83,7 @@ fn root_of_version_1_is_migrated_completely() {
     fleet.plane.create_database(draft).unwrap();
     fleet.plane.configure_database("other", DatabaseChanges::default().block_writes(true)).unwrap();
     let all = |plane: &ControlPlane| {
-        (plane.list_groups().unwrap(), plane.list_databases(&Default::default()).unwrap())
+        (plane.list_groups().unwrap(), plane.list_databases(ListDatabases::default()).unwrap())
     };
     let (before, orders) = (all(&fleet.plane), contents(&fleet.connect("orders")));
     let Fleet { plane, dir } = fleet;
@@ -121,11 +121,17 @@ fn root_of_version_1_is_migrated_completely() {
     fleet.plane.create_group("default").unwrap();
     fleet.create("new");
     for name in ["orders", "fork", "other", "new"] {
-        let verified =
-            fleet.plane.verify_database(name, &VerifyOptions::default(), &mut no_progress).unwrap();
+        let verified = fleet.plane.verify_database(name, VerifyOptions::default()).unwrap();
         assert_eq!(verified.findings, [], "{name}");
     }
-    fleet.plane.upload_database("draft", fs::File::open(root.with_file_name("newer.db")).unwrap()).unwrap();
+    fleet
+        .plane
+        .upload_database(
+            "draft",
+            &mut fs::File::open(root.with_file_name("newer.db")).unwrap(),
+            UploadOptions::default(),
+        )
+        .unwrap();
     fleet.plane.destroy_group("us").unwrap();
     fleet.assert_no_debris();
 

@@ -233,10 +233,13 @@ fn check_is_cancelled_while_it_evaluates_expressions() {
     let path = forged(&fleet, "slow", &sql);
     for made in [input("a"), sealed("a", CIPHERS[0])] {
         let mut ticks = 0;
-        let answer = fleet.plane.import_database_watched(made, path.as_path(), &mut |progress| {
-            ticks += i32::from(progress.phase == Phase::Check);
-            if ticks > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        let answer = fleet.plane.import_database(
+            made.progress(|progress| {
+                ticks += i32::from(progress.phase == Phase::Check);
+                if ticks > 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            }),
+            path.as_path(),
+        );
         assert_eq!(refused(answer).0, ErrorKind::Cancelled);
         fleet.assert_no_debris();
     }
@@ -267,23 +270,23 @@ fn fork_restore_and_export_evaluate_no_expressions() {
         let name = made.name.clone();
         fleet.plane.create_database(made.with_encryption(encrypted.clone())).unwrap();
         let options = ConnectOptions::default().encryption_key(key(CIPHERS[0]));
-        let vault = fleet.plane.connect(&name, &options).unwrap();
+        let vault = fleet.plane.connect(&name, options.clone()).unwrap();
         assert_eq!(count(&vault, "SELECT count(*) FROM t NOT INDEXED"), rows, "{name}");
         let out = fleet.dir.path().join(format!("{name}.db"));
         let options = litefleet::ExportOptions::default().encryption_key(key(CIPHERS[0])).decrypt(true);
-        fleet.plane.export_database(&name, &out, &options, &mut litefleet::no_progress).unwrap();
+        fleet.plane.export_database(&name, &out, options).unwrap();
     }
 
     // A decrypted export works with ordinary expressions and large values.
     let made = CreateDatabaseInput::new("large", "default").with_encryption(encrypted);
     fleet.plane.create_database(made).unwrap();
     let vault =
-        fleet.plane.connect("large", &ConnectOptions::default().encryption_key(key(CIPHERS[0]))).unwrap();
+        fleet.plane.connect("large", ConnectOptions::default().encryption_key(key(CIPHERS[0]))).unwrap();
     vault
         .execute_batch("CREATE TABLE t(a, b); CREATE INDEX i ON t(length(a)); INSERT INTO t VALUES (zeroblob(3000000), 1)")
         .unwrap();
     let out = fleet.dir.path().join("out.db");
     let options = litefleet::ExportOptions::default().encryption_key(key(CIPHERS[0])).decrypt(true);
-    fleet.plane.export_database("large", &out, &options, &mut litefleet::no_progress).unwrap();
+    fleet.plane.export_database("large", &out, options).unwrap();
     assert_eq!(count(&Connection::open(&out).unwrap(), "SELECT length(a) FROM t"), 3_000_000);
 }

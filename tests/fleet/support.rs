@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, Result,
+    ControlPlane, CreateDatabaseInput, ErrorKind, ListDatabases, Result,
     rusqlite::{Connection, types::Value},
 };
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ impl Fleet {
     }
 
     pub(crate) fn connect(&self, name: &str) -> Connection {
-        self.plane.connect(name, &litefleet::ConnectOptions::default()).unwrap()
+        self.plane.connect(name, litefleet::ConnectOptions::default()).unwrap()
     }
 
     /// Runs SQL on a database.
@@ -47,7 +47,7 @@ pub(crate) fn assert_no_debris(plane: &ControlPlane) {
         path.parent().unwrap().strip_prefix(plane.root()).unwrap().to_str().unwrap().to_owned()
     };
     let listed: Vec<_> = plane
-        .list_databases(&Default::default())
+        .list_databases(ListDatabases::default())
         .unwrap()
         .into_iter()
         .filter(|database| database.state == litefleet::DatabaseState::Ready)

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, Timestamp, VerifyOptions, no_progress,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, ExportOptions, MaintainOptions,
+    RestoreOptions, Timestamp, VerifyOptions,
 };
 
 use crate::support::{Fleet, names, refused};
@@ -86,18 +87,15 @@ fn group_and_database_directories_are_not_followed() {
         link_away(&root.join(linked), &elsewhere);
         let before = tree(&elsewhere);
         let named = root.join(linked);
-        assert_names(plane.connect("orders", &Default::default()), &named);
-        assert_names(plane.connect_at("orders", at, &Default::default()), &named);
+        assert_names(plane.connect("orders", ConnectOptions::default()), &named);
+        assert_names(plane.connect_at("orders", at, ConnectOptions::default()), &named);
         assert_names(plane.points("orders", ..), &named);
-        assert_names(plane.maintain_database("orders", &mut no_progress), &named);
-        assert_names(plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress), &named);
-        assert_names(plane.restore_database("orders", at, &Default::default(), &mut no_progress), &named);
+        assert_names(plane.maintain_database("orders", MaintainOptions::default()), &named);
+        assert_names(plane.verify_database("orders", VerifyOptions::default()), &named);
+        assert_names(plane.restore_database("orders", at, RestoreOptions::default()), &named);
         assert_names(plane.create_database(CreateDatabaseInput::fork("copy", "orders")), &named);
         let file = fleet.dir.path().join("exported");
-        assert_names(
-            plane.export_database("orders", &file, &ExportOptions::default(), &mut no_progress),
-            &named,
-        );
+        assert_names(plane.export_database("orders", &file, ExportOptions::default()), &named);
         assert!(!file.exists());
         if linked == "default" {
             assert_names(plane.create_database(CreateDatabaseInput::new("new", "default")), &named);
@@ -121,11 +119,8 @@ fn archive_is_not_followed() {
     link_away(&archive, &elsewhere);
     let before = tree(&elsewhere);
     assert_names(fleet.plane.points("orders", ..), &archive);
-    assert_names(fleet.plane.maintain_database("orders", &mut no_progress), &archive);
-    assert_names(
-        fleet.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress),
-        &archive,
-    );
+    assert_names(fleet.plane.maintain_database("orders", MaintainOptions::default()), &archive);
+    assert_names(fleet.plane.verify_database("orders", VerifyOptions::default()), &archive);
     let connection = fleet.connect("orders");
     let error = connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
     let (kind, text) = refused::<()>(Err(litefleet::explain(&connection, error)));

@@ -7,8 +7,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, CreateDatabaseInput, EncryptionKey, ErrorKind, RemoteEncryption, SizeLimit,
-    Timestamp, Upload, no_progress, rusqlite::Connection,
+    Cipher, ConnectOptions, CreateDatabaseInput, EncryptionKey, ErrorKind, MaintainOptions, RemoteEncryption,
+    RestoreOptions, SizeLimit, Timestamp, Upload, VerifyOptions, rusqlite::Connection,
 };
 
 use crate::{
@@ -30,7 +30,7 @@ fn assert_restorable(fleet: &Fleet, name: &str) {
     let at = Timestamp::now();
     fleet.run(name, "CREATE TABLE later(a); INSERT INTO later VALUES (randomblob(20000))");
     let after = contents(&fleet.connect(name));
-    let (view, _) = fleet.plane.connect_at(name, at, &plain).unwrap();
+    let (view, _) = fleet.plane.connect_at(name, at, plain.clone()).unwrap();
     assert_eq!(contents(&view), before);
     drop(view);
     let fork = format!("{name}-fork");
@@ -40,13 +40,14 @@ fn assert_restorable(fleet: &Fleet, name: &str) {
     let made = CreateDatabaseInput::fork(&then, name).with_seed(litefleet::Seed::database_at(name, at));
     fleet.plane.create_database(made).unwrap();
     assert_eq!(contents(&fleet.connect(&then)), before);
-    let undo = fleet.plane.restore_database(name, at, &plain, &mut no_progress).unwrap().undo.unwrap();
+    let undo =
+        fleet.plane.restore_database(name, at, RestoreOptions::from(plain.clone())).unwrap().undo.unwrap();
     assert_eq!(contents(&fleet.connect(name)), before);
-    fleet.plane.restore_database(name, undo, &plain, &mut no_progress).unwrap();
+    fleet.plane.restore_database(name, undo, RestoreOptions::from(plain.clone())).unwrap();
     assert_eq!(contents(&fleet.connect(name)), after);
-    fleet.plane.maintain_database(name, &mut no_progress).unwrap();
+    fleet.plane.maintain_database(name, MaintainOptions::default()).unwrap();
     for name in [name, &fork, &then] {
-        let verified = fleet.plane.verify_database(name, &Default::default(), &mut no_progress).unwrap();
+        let verified = fleet.plane.verify_database(name, VerifyOptions::default()).unwrap();
         assert_eq!(verified.findings, [], "{name}");
     }
 }
@@ -163,9 +164,9 @@ fn databases_with_trailing_bytes_restore_and_verify() {
     let before = contents(&fleet.connect("old"));
     fleet.run("old", "INSERT INTO t(a) VALUES ('one more')");
     append(&fleet.plane.database_path("old").unwrap().with_file_name("archive").join("000000000001.db"), 1);
-    fleet.plane.restore_database("old", at, &ConnectOptions::default(), &mut no_progress).unwrap();
+    fleet.plane.restore_database("old", at, RestoreOptions::default()).unwrap();
     assert_eq!(contents(&fleet.connect("old")), before);
     assert_eq!(count(&fleet.connect("old"), "SELECT count(*) FROM t WHERE a = 'one more'"), 0);
-    let verified = fleet.plane.verify_database("old", &Default::default(), &mut no_progress).unwrap();
+    let verified = fleet.plane.verify_database("old", VerifyOptions::default()).unwrap();
     assert_eq!(verified.findings, []);
 }

@@ -2,7 +2,10 @@
 
 use std::{fs, ops::ControlFlow};
 
-use litefleet::{DatabaseState, ErrorKind, Phase, Seed, Upload, rusqlite::Connection};
+use litefleet::{
+    ConnectOptions, DatabaseState, ErrorKind, ListDatabases, Phase, Seed, Upload, UploadOptions,
+    rusqlite::Connection,
+};
 
 use crate::{
     import::{assert_imported, file, input},
@@ -16,20 +19,30 @@ fn draft_accepts_one_upload() {
     let draft = input("orders").with_seed(Seed::DatabaseUpload);
     let made = fleet.plane.create_database(draft.clone()).unwrap();
     assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
-    assert_eq!(fleet.plane.list_databases(&Default::default()).unwrap().len(), 1);
-    assert_eq!(refused(fleet.plane.connect("orders", &Default::default())).0, ErrorKind::Invalid);
+    assert_eq!(fleet.plane.list_databases(ListDatabases::default()).unwrap().len(), 1);
+    assert_eq!(refused(fleet.plane.connect("orders", ConnectOptions::default())).0, ErrorKind::Invalid);
     assert_eq!(refused(fleet.plane.create_database(draft)).0, ErrorKind::AlreadyExists);
     fleet.assert_no_debris();
 
     // A failed upload leaves the draft unchanged.
-    assert_eq!(refused(fleet.plane.upload_database("orders", &b"nonsense"[..])).0, ErrorKind::Invalid);
+    assert_eq!(
+        refused(fleet.plane.upload_database("orders", &mut &b"nonsense"[..], UploadOptions::default())).0,
+        ErrorKind::Invalid
+    );
     assert_eq!(fleet.plane.get_database("orders").unwrap().state, DatabaseState::Draft);
     fleet.assert_no_debris();
-    fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()).unwrap();
+    fleet
+        .plane
+        .upload_database("orders", &mut fs::File::open(&path).unwrap(), UploadOptions::default())
+        .unwrap();
     let found = fleet.plane.get_database("orders").unwrap();
     assert_eq!((found.state, found.id), (DatabaseState::Ready, made.id));
     assert_imported(&fleet, "orders", &path);
-    let again = refused(fleet.plane.upload_database("orders", fs::File::open(&path).unwrap()));
+    let again = refused(fleet.plane.upload_database(
+        "orders",
+        &mut fs::File::open(&path).unwrap(),
+        UploadOptions::default(),
+    ));
     assert_eq!(again.0, ErrorKind::AlreadyExists, "{}", again.1);
 
     fleet.plane.create_database(input("other").with_seed(Seed::DatabaseUpload)).unwrap();
@@ -64,15 +77,18 @@ fn failed_or_cancelled_upload_leaves_nothing() {
     fleet.assert_no_debris();
     for stop_at in [Phase::Copy, Phase::Check, Phase::Sync] {
         let mut seen = 0;
-        let answer = fleet.plane.import_database_watched(input("a"), path.as_path(), &mut |progress| {
-            seen += i32::from(progress.phase == stop_at);
-            // The check reports progress once when it begins, then while it runs.
-            if seen > i32::from(stop_at == Phase::Check) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
+        let answer = fleet.plane.import_database(
+            input("a").progress(|progress| {
+                seen += i32::from(progress.phase == stop_at);
+                // The check reports progress once when it begins, then while it runs.
+                if seen > i32::from(stop_at == Phase::Check) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            }),
+            path.as_path(),
+        );
         match answer {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{stop_at:?}"),
             // The check may finish before it reports progress again.

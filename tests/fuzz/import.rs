@@ -30,7 +30,7 @@ fn import(data: &[u8], encryption: Option<&RemoteEncryption>) {
     if plane.import_database(input, Upload::Reader(&mut Cursor::new(data))).is_err() {
         return;
     }
-    let connection = plane.connect("a", &options).expect("an imported database can be opened");
+    let connection = plane.connect("a", options.clone()).expect("an imported database can be opened");
     // Rows may violate CHECK constraints, which an import does not evaluate.
     connection.execute_batch("PRAGMA ignore_check_constraints=ON").expect("the pragma succeeds");
     let sound = connection.query_row("PRAGMA quick_check", [], |row| row.get::<_, String>(0));

@@ -44,7 +44,7 @@ impl ClockedPlane {
     }
 
     fn connect(&self) -> Connection {
-        self.plane.connect("orders", &ConnectOptions::default()).unwrap()
+        self.plane.connect("orders", ConnectOptions::default()).unwrap()
     }
 
     fn stamps(&self) -> Vec<i64> {
@@ -58,7 +58,7 @@ impl ClockedPlane {
         let input =
             CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", instant(at)));
         let reached = self.plane.create_database(input)?.reached.unwrap();
-        let connection = self.plane.connect(&name, &ConnectOptions::default()).unwrap();
+        let connection = self.plane.connect(&name, ConnectOptions::default()).unwrap();
         let count = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let tables = count("SELECT count(*) FROM sqlite_schema");
         let rows = if tables == 0 { 0 } else { count("SELECT count(*) FROM t") };

@@ -13,7 +13,7 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, ErrorKind, Result, Timestamp, VerifyOptions, explain, no_progress,
+    ControlPlane, ErrorKind, MaintainOptions, Result, Timestamp, VerifyOptions, explain,
     rusqlite::{Connection, config::DbConfig},
     testing::DiskOp,
 };
@@ -41,8 +41,7 @@ fn size(dir: &Path) -> u64 {
 }
 
 fn verified(ledger: &Ledger) -> Vec<String> {
-    let verified =
-        ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
+    let verified = ledger.plane.verify_database("orders", VerifyOptions::default()).unwrap();
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
@@ -121,7 +120,7 @@ fn logs_needed_for_the_last_day_stay_uncompressed() {
     let maintain_at = |micros: i64| {
         let clock = Arc::new(move || Timestamp::from_micros(micros).unwrap());
         let plane = ControlPlane::builder().clock(clock).open(ledger.plane.root()).unwrap();
-        plane.maintain_database("orders", &mut no_progress).unwrap()
+        plane.maintain_database("orders", MaintainOptions::default()).unwrap()
     };
     let now = now().as_micros();
     assert_eq!((maintain_at(now).snapshots, maintain_at(now).compressed), (1, 0));
@@ -328,7 +327,7 @@ fn compressed_log_that_fails_read_back_replaces_nothing() {
     };
     ledger.plane =
         a_day_later(ControlPlane::builder()).fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
-    let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
+    let error = ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert!(error.to_string().contains("000000000003.wal was compressed, and what was read back"), "{error}");
     assert_eq!(logs(&ledger, "zst"), ["000000000001.wal.zst", "000000000002.wal.zst"]);
@@ -342,7 +341,7 @@ fn compressed_log_that_fails_read_back_replaces_nothing() {
 fn compression_is_deferred_while_a_view_is_open() {
     let (ledger, connection) = with_history(None, 5);
     let first = ledger.states[1].clone();
-    let (view, _) = ledger.plane.connect_at("orders", first.from, &ledger.options()).unwrap();
+    let (view, _) = ledger.plane.connect_at("orders", first.from, ledger.options()).unwrap();
     let done = maintain_a_day_later(&ledger);
     assert_eq!((done.snapshots, done.compressed, done.deferred), (1, 0, true));
     assert_eq!(logs(&ledger, "zst"), [""; 0]);
@@ -393,7 +392,8 @@ fn concurrent_views_read_correctly_during_compression() {
                 views
             });
             while !reader.is_finished() {
-                compressed += maintaining.maintain_database("orders", &mut no_progress).unwrap().compressed;
+                compressed +=
+                    maintaining.maintain_database("orders", MaintainOptions::default()).unwrap().compressed;
             }
             views += reader.join().unwrap();
         });
@@ -419,7 +419,7 @@ fn pruning_removes_compressed_logs_outside_the_window() {
 fn refusals(ledger: &mut Ledger) -> Vec<String> {
     let at = ledger.states[13].from;
     let viewed =
-        ledger.plane.connect_at("orders", at, &ledger.options()).and_then(|(view, _)| -> Result<()> {
+        ledger.plane.connect_at("orders", at, ledger.options()).and_then(|(view, _)| -> Result<()> {
             let sum = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(()));
             sum.map_err(|error| explain(&view, error))
         });
@@ -485,7 +485,7 @@ fn damaged_compressed_log_is_reported_by_name() {
 
     // An open view reports damage when it reads the damaged page.
     let last = ledger.states[7].clone();
-    let (view, _) = ledger.plane.connect_at("orders", last.from, &ledger.options()).unwrap();
+    let (view, _) = ledger.plane.connect_at("orders", last.from, ledger.options()).unwrap();
     let path = archive(&ledger).join("000000000001.wal.zst");
     let len = fs::metadata(&path).unwrap().len();
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -14,8 +14,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, ErrorKind, Timestamp, VerifyOptions, no_progress,
-    rusqlite::config::DbConfig, testing::DiskOp,
+    ConnectOptions, ControlPlane, ErrorKind, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
+    testing::DiskOp,
 };
 
 use crate::support::{Ledger, foreign_connection, now};
@@ -45,7 +45,7 @@ fn write(args: &str) -> ! {
     };
     let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(root).unwrap();
     armed.store(true, Ordering::Relaxed);
-    let connect = || plane.connect("orders", &ConnectOptions::default()).unwrap();
+    let connect = || plane.connect("orders", ConnectOptions::default()).unwrap();
     let mut connection = connect();
     // They have the WAL open, and continue with a new one when it is moved.
     let mut others: Vec<_> = (0..others).map(|_| connect()).collect();
@@ -107,8 +107,7 @@ fn process_killed_before_any_disk_operation_loses_no_commit() {
             let (done, ended) = run(ledger.plane.root(), step, after, others);
             let context = format!("step {step}, after {after}, {others} other connections");
             let verify = |ledger: &Ledger| {
-                let verified =
-                    ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
+                let verified = ledger.plane.verify_database("orders", VerifyOptions::default());
                 assert_eq!(verified.unwrap().findings, vec![], "{context}");
             };
             verify(&ledger);
@@ -284,7 +283,7 @@ fn segment_is_flushed_before_wal_is_truncated() {
         }
     };
     let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
-    let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
+    let connection = plane.connect("orders", ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a)").unwrap();
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     let seen = seen.lock().unwrap();
@@ -310,7 +309,7 @@ fn snapshot_after_foreign_commits_is_flushed_before_next_commit() {
         }
     };
     let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
-    let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
+    let connection = plane.connect("orders", ConnectOptions::default()).unwrap();
     connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
     // A snapshot must not reach the disk before the frames that it includes. Earlier flushes belong to the stamps of
     // the previous generation.

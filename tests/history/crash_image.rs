@@ -8,8 +8,8 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, Error, ErrorKind, RemoteEncryption, RestorableRange, Result, Seed,
-    Synchronous, Timestamp, VerifyOptions, explain, no_progress,
+    ControlPlane, CreateDatabaseInput, Error, ErrorKind, MaintainOptions, RemoteEncryption, RestorableRange,
+    Result, Seed, Synchronous, Timestamp, VerifyOptions, explain,
     rusqlite::{self, Connection},
 };
 
@@ -107,7 +107,7 @@ impl ImageRoot {
         }
         answers.check_agreement();
         // Without flushes the WAL and the database file may be from different times, which `verify` detects.
-        let verify = || plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
+        let verify = || plane.verify_database("orders", VerifyOptions::default()).unwrap();
         let connection = connection.filter(|_| !is_off || verify().findings.is_empty());
         if let Some(connection) = connection {
             commit_more(scenario, &plane, connection, random);
@@ -129,7 +129,7 @@ impl ImageRoot {
         }
         answers.check_agreement();
         verify();
-        if let Err(error) = plane.maintain_database("orders", &mut no_progress) {
+        if let Err(error) = plane.maintain_database("orders", MaintainOptions::default()) {
             assert!(names_what_is_missing(&error), "{error}");
         }
         tally.images += 1;
@@ -226,7 +226,7 @@ impl Answers<'_> {
 /// Opens the database; fails if `integrity_check` does.
 fn open(scenario: &Scenario, plane: &ControlPlane) -> Result<Connection, String> {
     let connection =
-        plane.connect("orders", &scenario.options(Synchronous::Off)).map_err(|error| error.to_string())?;
+        plane.connect("orders", scenario.options(Synchronous::Off)).map_err(|error| error.to_string())?;
     let check: rusqlite::Result<String> =
         connection.query_row("PRAGMA integrity_check", [], |row| row.get(0));
     match check.map_err(|error| error.to_string())?.as_str() {
@@ -308,7 +308,7 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
 }
 
 fn view(scenario: &Scenario, plane: &ControlPlane, at: Timestamp) -> Result<Contents> {
-    let (view, _) = plane.connect_at("orders", at, &scenario.options(Synchronous::Off))?;
+    let (view, _) = plane.connect_at("orders", at, scenario.options(Synchronous::Off))?;
     read_contents(&view).map_err(|error| explain(&view, error))
 }
 
@@ -319,7 +319,7 @@ fn restore(scenario: &Scenario, plane: &ControlPlane, at: Timestamp) -> Result<C
         input = input.with_encryption(RemoteEncryption::inherit_cipher(key));
     }
     plane.create_database(input)?;
-    let connection = plane.connect("restored", &scenario.options(Synchronous::Off))?;
+    let connection = plane.connect("restored", scenario.options(Synchronous::Off))?;
     let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
     Ok(contents(&connection))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, Timestamp, explain, no_progress,
+    Cipher, ControlPlane, ErrorKind, MaintainOptions, Timestamp, explain,
     rusqlite::{Connection, config::DbConfig},
 };
 
@@ -396,7 +396,7 @@ fn open_view_falls_back_when_its_snapshot_is_damaged_later() {
         // A view of a future instant must not include commits made after it was opened.
         let at = Timestamp::from_micros(now().as_micros() + 3_600_000_000).unwrap();
         let expected = ledger.states.last().unwrap().contents.clone();
-        let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
+        let (view, _) = ledger.plane.connect_at("orders", at, ledger.options()).unwrap();
         // Damage every page but the first, which the view has read.
         let broken: Vec<u8> =
             whole.iter().zip(0..).map(|(byte, at)| if at < 4096 { *byte } else { byte ^ 1 }).collect();
@@ -408,7 +408,7 @@ fn open_view_falls_back_when_its_snapshot_is_damaged_later() {
         }
         assert!(contents(&view) == expected);
         // Without a fallback the error names the newest snapshot. The later logs do not hold all of its pages.
-        let (view, _) = ledger.plane.connect_at("orders", ledger.states[21].from, &ledger.options()).unwrap();
+        let (view, _) = ledger.plane.connect_at("orders", ledger.states[21].from, ledger.options()).unwrap();
         fs::remove_file(ledger.database_dir().join("archive/000000000001.sum")).unwrap();
         let error = read_contents(&view).map_err(|error| explain(&view, error)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -424,7 +424,7 @@ fn maintenance_names_damaged_log_and_the_instants_that_need_it() {
         let whole = fs::read(&segment).unwrap();
         fs::write(&segment, &whole[..whole.len() - 10]).unwrap();
         let before = files(&ledger.database_dir().join("archive"));
-        let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
+        let error = ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         let message = error.to_string();
         assert!(message.contains("no new snapshot") && message.contains("000000000002.wal"), "{message}");

@@ -62,7 +62,7 @@ impl KnownStates {
             let input =
                 CreateDatabaseInput::new(&name, "default").with_seed(Seed::database_at("orders", *at));
             plane.create_database(input).unwrap_or_else(|error| panic!("{context}: state {number}: {error}"));
-            let connection = plane.connect(&name, &ConnectOptions::default()).unwrap();
+            let connection = plane.connect(&name, ConnectOptions::default()).unwrap();
             let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
             assert_eq!(check, "ok");
             assert!(contents(&connection) == *expected, "{context}: wrong contents for state {number}");
@@ -83,7 +83,7 @@ fn full_disk_refuses_commits_and_loses_none() {
     let plane = ControlPlane::open(disk.0.path().join("root")).unwrap();
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
-    let connect = || plane.connect("orders", &ConnectOptions::default()).unwrap();
+    let connect = || plane.connect("orders", ConnectOptions::default()).unwrap();
     let mut connection = connect();
     connection.execute_batch("PRAGMA wal_autocheckpoint=20; CREATE TABLE t(a)").unwrap();
     let mut known = KnownStates { states: Vec::new(), restored: 0 };
@@ -195,7 +195,7 @@ fn failed_capture_step_fails_the_statement_that_needed_it() {
                 let file = dir.path().join("import.db");
                 Connection::open(&file).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
                 plane.import_database(CreateDatabaseInput::new("orders", "default"), file.as_path()).unwrap();
-                let connection = plane.connect("orders", &ConnectOptions::default()).unwrap();
+                let connection = plane.connect("orders", ConnectOptions::default()).unwrap();
                 let mut known = KnownStates { states: Vec::new(), restored: 0 };
                 let before = if name == "first" { 0 } else { 130 };
                 for value in 0..before {
@@ -229,7 +229,7 @@ fn failed_capture_step_fails_the_statement_that_needed_it() {
                 let connection = if stops {
                     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
                     drop(connection);
-                    plane.connect("orders", &ConnectOptions::default()).unwrap()
+                    plane.connect("orders", ConnectOptions::default()).unwrap()
                 } else {
                     connection
                 };
@@ -248,7 +248,7 @@ fn failed_capture_step_fails_the_statement_that_needed_it() {
                         .with_seed(Seed::database_at("orders", *at));
                     plane.create_database(input).unwrap_or_else(|error| panic!("{context}: {error}"));
                     assert!(
-                        contents(&plane.connect(&copy, &ConnectOptions::default()).unwrap()) == *expected,
+                        contents(&plane.connect(&copy, ConnectOptions::default()).unwrap()) == *expected,
                         "{context}"
                     );
                 }

@@ -11,8 +11,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, Synchronous, Timestamp, VerifyOptions,
-    no_progress, rusqlite,
+    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, Synchronous, Timestamp, VerifyOptions, rusqlite,
 };
 
 use crate::{
@@ -56,19 +55,19 @@ fn forked(ledger: &Ledger, name: &str) -> Contents {
         input = input.with_encryption(litefleet::RemoteEncryption::inherit_cipher(key.clone()));
     }
     ledger.plane.create_database(input).unwrap();
-    contents(&ledger.plane.connect(name, &ledger.options()).unwrap())
+    contents(&ledger.plane.connect(name, ledger.options()).unwrap())
 }
 
 fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) {
     let mut ledger = Ledger::new(cipher);
     let options = ledger.options().synchronous(Synchronous::Full);
-    let mut connection = ledger.plane.connect("orders", &options).unwrap();
+    let mut connection = ledger.plane.connect("orders", options.clone()).unwrap();
     ledger.commit(&connection, "CREATE TABLE t(a)");
     ledger.commit(&connection, "INSERT INTO t VALUES (1)");
     if is_first_log {
         // A new wal-index does not contain the salts of the WAL before its first commit.
         drop(connection);
-        connection = ledger.plane.connect("orders", &options).unwrap();
+        connection = ledger.plane.connect("orders", options.clone()).unwrap();
     }
     // In that case the header of the new WAL is flushed first.
     flush.0.store(usize::from(is_first_log), SeqCst);
@@ -82,15 +81,14 @@ fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) 
     assert_unchanged(ledger.contents_at(after).unwrap());
     assert_unchanged(forked(&ledger, "at-once"));
     let assert_no_findings = |ledger: &Ledger| {
-        let verified =
-            ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
+        let verified = ledger.plane.verify_database("orders", VerifyOptions::default()).unwrap();
         assert_eq!(verified.findings, []);
     };
     assert_no_findings(&ledger);
     if ends {
         drop(connection);
         assert_no_findings(&ledger);
-        connection = ledger.plane.connect("orders", &options).unwrap();
+        connection = ledger.plane.connect("orders", options.clone()).unwrap();
     }
     // Shorter than the failed commit, so frames of that remain after it.
     ledger.commit(&connection, "INSERT INTO t VALUES (2)");
@@ -140,7 +138,7 @@ fn stamp_of_failed_commit_is_not_used_for_a_later_commit() {
         let context = format!("{cipher:?}, by a foreign process: {by_foreign}, the WAL ends: {ends}");
         let mut ledger = Ledger::new(cipher);
         let options = ledger.options().synchronous(Synchronous::Full);
-        let connection = ledger.plane.connect("orders", &options).unwrap();
+        let connection = ledger.plane.connect("orders", options.clone()).unwrap();
         ledger.commit(&connection, "CREATE TABLE t(a)");
         ledger.commit(&connection, "INSERT INTO t VALUES (1)");
         flush.0.store(0, SeqCst);

@@ -28,7 +28,7 @@ fn view_retries_fallback_after_a_failed_read() {
         write(&mut ledger, &connection, 1);
         let expected = contents(&connection);
         let at = ledger.states.last().unwrap().from;
-        let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
+        let (view, _) = ledger.plane.connect_at("orders", at, ledger.options()).unwrap();
         let archive = ledger.database_dir().join("archive");
         let names = snapshots(&ledger);
         assert!(names.len() > 1, "{names:?}");

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, ErrorKind, ExportOptions, RemoteEncryption, Result, Seed, Timestamp,
-    VerifyOptions, no_progress,
+    Cipher, CreateDatabaseInput, ErrorKind, ExportOptions, MaintainOptions, RemoteEncryption, RestoreOptions,
+    Result, Seed, Timestamp, VerifyOptions,
 };
 
 use crate::{
@@ -30,7 +30,7 @@ fn pair(cipher: Option<Cipher>) -> Ledger {
         input = input.with_encryption(RemoteEncryption::inherit_cipher(key.clone()));
     }
     ledger.plane.create_database(input).unwrap();
-    let other = ledger.plane.connect("other", &ledger.options()).unwrap();
+    let other = ledger.plane.connect("other", ledger.options()).unwrap();
     for _ in 0..4 {
         other.execute_batch("INSERT INTO t(value) VALUES ('other')").unwrap();
         restart_wal(&other);
@@ -63,7 +63,7 @@ fn verify(ledger: &Ledger, name: &str) -> Vec<String> {
         Some(key) => VerifyOptions::default().encryption_key(key.clone()),
         None => VerifyOptions::default(),
     };
-    let verified = ledger.plane.verify_database(name, &options, &mut no_progress).unwrap();
+    let verified = ledger.plane.verify_database(name, options).unwrap();
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
@@ -72,7 +72,7 @@ type Read = fn(&Ledger, &str, Timestamp) -> Result<()>;
 /// Every operation that reads a history.
 const READERS: &[(&str, Read)] = &[
     ("points", |ledger, name, _| ledger.plane.points(name, ..).map(|_| ())),
-    ("view", |ledger, name, at| ledger.plane.connect_at(name, at, &ledger.options()).map(|_| ())),
+    ("view", |ledger, name, at| ledger.plane.connect_at(name, at, ledger.options()).map(|_| ())),
     ("fork", |ledger, name, at| {
         let mut input = CreateDatabaseInput::new("past", "default").with_seed(Seed::database_at(name, at));
         if let Some(key) = &ledger.key {
@@ -82,7 +82,7 @@ const READERS: &[(&str, Read)] = &[
         ledger.plane.destroy_database("past")
     }),
     ("restore", |ledger, name, at| {
-        ledger.plane.restore_database(name, at, &ledger.options(), &mut no_progress).map(|_| ())
+        ledger.plane.restore_database(name, at, RestoreOptions::from(ledger.options())).map(|_| ())
     }),
     ("export", |ledger, name, at| {
         let out = ledger.database_dir().with_file_name("out.db");
@@ -90,17 +90,19 @@ const READERS: &[(&str, Read)] = &[
         if let Some(key) = &ledger.key {
             options = options.encryption_key(key.clone()).decrypt(true);
         }
-        ledger.plane.export_database(name, &out, &options, &mut no_progress)?;
+        ledger.plane.export_database(name, &out, options)?;
         fs::remove_file(out).unwrap();
         Ok(())
     }),
     ("export as stored", |ledger, name, at| {
         let out = ledger.database_dir().with_file_name("out.db");
-        ledger.plane.export_database(name, &out, &ExportOptions::default().at(at), &mut no_progress)?;
+        ledger.plane.export_database(name, &out, ExportOptions::default().at(at))?;
         fs::remove_file(out).unwrap();
         Ok(())
     }),
-    ("maintain", |ledger, name, _| ledger.plane.maintain_database(name, &mut no_progress).map(|_| ())),
+    ("maintain", |ledger, name, _| {
+        ledger.plane.maintain_database(name, MaintainOptions::default()).map(|_| ())
+    }),
 ];
 
 /// Checks that every reader refuses the archive and names its directory.
@@ -140,7 +142,7 @@ fn every_reader_refuses_archive_of_another_database() {
         // Maintenance removes nothing, even if no history is to be kept.
         set_window(&ledger, "off");
         let before = files(&archive);
-        let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
+        let error = ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(files(&archive) == before);
         set_window(&ledger, "1h");
@@ -217,7 +219,7 @@ fn single_file_of_another_database_is_detected_or_harmless() {
         );
         // Create indexes in both archives.
         let last = ledger.plane.points("other", ..).unwrap().points.last().unwrap().at;
-        ledger.plane.connect_at("other", last, &ledger.options()).unwrap();
+        ledger.plane.connect_at("other", last, ledger.options()).unwrap();
         for (name, own) in files(&ours) {
             let Ok(foreign) = fs::read(theirs.join(&name)) else { continue };
             let same = foreign == own;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, EncryptionKey, ErrorKind, Timestamp, VerifyOptions, no_progress,
+    Cipher, ConnectOptions, ControlPlane, EncryptionKey, ErrorKind, Timestamp, VerifyOptions,
     rusqlite::{Connection, config::DbConfig},
     testing::DiskOp,
 };
@@ -25,8 +25,7 @@ use crate::{
 };
 
 fn verify(ledger: &Ledger) -> Vec<String> {
-    let verified =
-        ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
+    let verified = ledger.plane.verify_database("orders", VerifyOptions::default()).unwrap();
     verified.findings.iter().map(ToString::to_string).collect()
 }
 
@@ -281,7 +280,7 @@ fn open_database(args: &str) -> ! {
     if root.ends_with('!') {
         options = options.encryption_key(EncryptionKey::from_bytes(&[7; 32]).unwrap());
     }
-    let connection = plane.connect("orders", &options).unwrap();
+    let connection = plane.connect("orders", options.clone()).unwrap();
     connection.execute_batch(sql).unwrap();
     armed.store(true, SeqCst);
     println!("\nREADY");

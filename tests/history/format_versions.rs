@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use litefleet::{Error, ErrorKind, VerifyOptions, explain, no_progress};
+use litefleet::{Error, ErrorKind, MaintainOptions, VerifyOptions, explain};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -49,11 +49,10 @@ fn stamps_of_newer_format_version_are_refused_and_left_intact() {
             assert_version_2_refused(&ledger.contents_at(at).unwrap_err(), name);
             assert_version_2_refused(&ledger.plane.points("orders", ..).unwrap_err(), name);
             assert_version_2_refused(
-                &ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err(),
+                &ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap_err(),
                 name,
             );
-            let verified =
-                ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
+            let verified = ledger.plane.verify_database("orders", VerifyOptions::default());
             assert_version_2_refused(&verified.unwrap_err(), name);
             if name == "live.stamps" {
                 // The file of the newer version is not overwritten.

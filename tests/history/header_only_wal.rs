@@ -41,8 +41,7 @@ impl Watcher for Flushes {
 /// Produces a WAL with a header only, turns the history off, and commits.
 fn check(cipher: Option<Cipher>, flushes: &Flushes) {
     let ledger = Ledger::new(cipher);
-    let connection =
-        ledger.plane.connect("orders", &ledger.options().synchronous(Synchronous::Full)).unwrap();
+    let connection = ledger.plane.connect("orders", ledger.options().synchronous(Synchronous::Full)).unwrap();
     let configure = |changes| drop(ledger.plane.configure_database("orders", changes).unwrap());
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();

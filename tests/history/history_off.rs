@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt};
 
-use litefleet::{Cipher, VerifyOptions, no_progress};
+use litefleet::{Cipher, VerifyOptions};
 
 use crate::{
     maintain::{maintain, set_window},
@@ -16,7 +16,7 @@ fn verify(ledger: &Ledger) -> Vec<String> {
         Some(key) => VerifyOptions::default().encryption_key(key.clone()),
         None => VerifyOptions::default(),
     };
-    let verified = ledger.plane.verify_database("orders", &options, &mut no_progress).unwrap();
+    let verified = ledger.plane.verify_database("orders", options).unwrap();
     verified.findings.iter().map(ToString::to_string).collect()
 }
 

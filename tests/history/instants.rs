@@ -3,8 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, InstantPosition, Timestamp, VerifyOptions, no_progress,
-    rusqlite::config::DbConfig,
+    Cipher, ControlPlane, ErrorKind, InstantPosition, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
 };
 
 use crate::support::{Ledger, contents, files, foreign_connection, now};
@@ -412,7 +411,7 @@ fn wal_begun_by_rolled_back_transaction_keeps_all_later_stamps() {
     assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), commits);
     drop((one, other));
     ledger.check_all();
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
+    let verified = ledger.plane.verify_database("orders", VerifyOptions::default());
     assert_eq!(verified.unwrap().findings, vec![]);
 }
 

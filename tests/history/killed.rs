@@ -92,7 +92,7 @@ fn run(connection: &Connection, sql: &str) -> bool {
 
 /// Connects with random settings that a host may choose.
 fn connect(plane: &ControlPlane, sealed: bool, random: &mut Random) -> Connection {
-    let connection = plane.connect("orders", &options(sealed)).unwrap();
+    let connection = plane.connect("orders", options(sealed)).unwrap();
     let synchronous = random.one_of(&["NORMAL", "FULL", "OFF"]);
     let cache = random.one_of(&[3, 10, 2000]);
     let autocheckpoint = random.one_of(&[0, 5, 50, 1000]);
@@ -181,7 +181,7 @@ impl Harness {
         }
         plane.create_database(input).unwrap();
         let before = Timestamp::now().as_micros();
-        plane.connect("orders", &options(sealed)).unwrap().execute_batch(SCHEMA).unwrap();
+        plane.connect("orders", options(sealed)).unwrap().execute_batch(SCHEMA).unwrap();
         let notes = BTreeMap::from([(0, (before, Timestamp::now().as_micros()))]);
         Self { dir, plane, sealed, notes, seen: Vec::new(), restored: 0, rounds: 0, logs_left: 0 }
     }
@@ -258,7 +258,7 @@ impl Harness {
             Err(error) if while_written && error.kind() == ErrorKind::Busy => return None,
             created => _ = created.unwrap_or_else(|error| panic!("{instant}: {error}")),
         }
-        let connection = self.plane.connect(&name, &options(self.sealed)).unwrap();
+        let connection = self.plane.connect(&name, options(self.sealed)).unwrap();
         let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok", "{instant}");
         let last = query(&connection, "SELECT n FROM counter");

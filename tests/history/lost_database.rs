@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, ExportOptions, no_progress};
+use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, ExportOptions};
 
 use crate::support::{Ledger, contents};
 
@@ -48,7 +48,7 @@ fn history_restores_a_damaged_or_missing_database() {
                 if let Some(key) = &ledger.key {
                     options = options.encryption_key(key.clone()).decrypt(true);
                 }
-                ledger.plane.export_database("orders", &out, &options, &mut no_progress).unwrap();
+                ledger.plane.export_database("orders", &out, options).unwrap();
                 let exported = litefleet::rusqlite::Connection::open(&out).unwrap();
                 assert!(contents(&exported) == state.contents, "{context}");
                 drop(exported);
@@ -58,7 +58,8 @@ fn history_restores_a_damaged_or_missing_database() {
             if let Some(cipher) = cipher {
                 let wrong = EncryptionKey::from_bytes(&vec![8; cipher.key_len()]).unwrap();
                 let options = ConnectOptions::default().encryption_key(wrong);
-                let error = ledger.plane.connect_at("orders", ledger.states[2].from, &options).unwrap_err();
+                let error =
+                    ledger.plane.connect_at("orders", ledger.states[2].from, options.clone()).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::WrongKey, "{context}");
             }
         }

@@ -14,8 +14,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ControlPlaneBuilder, DatabaseChanges, ErrorKind, ExportOptions, MaintenanceReport,
-    Result, Retention, Timestamp, no_progress, rusqlite::Connection, testing::DiskOp,
+    Cipher, ControlPlane, ControlPlaneBuilder, DatabaseChanges, ErrorKind, ExportOptions, MaintainOptions,
+    MaintenanceReport, Result, Retention, Timestamp, rusqlite::Connection, testing::DiskOp,
 };
 
 use crate::support::{Contents, Ledger, contents, files, is_index, now};
@@ -28,7 +28,7 @@ pub(crate) fn set_window(ledger: &Ledger, window: &str) {
 }
 
 pub(crate) fn maintain(ledger: &Ledger) -> MaintenanceReport {
-    ledger.plane.maintain_database("orders", &mut no_progress).unwrap()
+    ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap()
 }
 
 /// Sets the clock 25 hours ahead, so that existing commits are old enough to be compressed, and still within the
@@ -42,7 +42,7 @@ pub(crate) fn a_day_later(builder: ControlPlaneBuilder) -> ControlPlaneBuilder {
 
 pub(crate) fn maintain_a_day_later(ledger: &Ledger) -> MaintenanceReport {
     let plane = a_day_later(ControlPlane::builder()).open(ledger.plane.root()).unwrap();
-    plane.maintain_database("orders", &mut no_progress).unwrap()
+    plane.maintain_database("orders", MaintainOptions::default()).unwrap()
 }
 
 pub(crate) fn restart_wal(connection: &Connection) {
@@ -203,7 +203,7 @@ pub(crate) enum Stop {
 pub(crate) fn exported_at(ledger: &Ledger, at: Timestamp) -> Result<Contents> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("exported.db");
-    ledger.plane.export_database("orders", &file, &ExportOptions::default().at(at), &mut no_progress)?;
+    ledger.plane.export_database("orders", &file, ExportOptions::default().at(at))?;
     Ok(contents(&Connection::open(&file).unwrap()))
 }
 
@@ -244,7 +244,7 @@ pub(crate) fn maintain_copy(
     };
     let plane = builder.fault_hook(Arc::new(hook)).open(copy).unwrap();
     armed.store(true, SeqCst);
-    let result = plane.maintain_database("orders", &mut no_progress);
+    let result = plane.maintain_database("orders", MaintainOptions::default());
     armed.store(false, SeqCst);
     let steps = steps.lock().unwrap().clone();
     // A missing index is not an error: its contents are read from the segment.
@@ -341,14 +341,15 @@ fn concurrent_writers_lose_no_commit_during_maintenance() {
                 let plane = ControlPlane::open(&root).unwrap();
                 let mut counts = Vec::new();
                 for n in 1..=600_u32 {
-                    let connection = plane.connect("orders", &options).unwrap();
+                    let connection = plane.connect("orders", options.clone()).unwrap();
                     connection.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
                     counts.push((now(), n));
                 }
                 counts
             });
             let other = scope.spawn(|| {
-                let connection = ControlPlane::open(&root).unwrap().connect("orders", &options).unwrap();
+                let connection =
+                    ControlPlane::open(&root).unwrap().connect("orders", options.clone()).unwrap();
                 let modes = ["PASSIVE", "RESTART", "TRUNCATE", "FULL"];
                 for mode in modes.iter().cycle() {
                     if is_over.load(SeqCst) {
@@ -386,7 +387,7 @@ fn pruning_is_deferred_while_a_reader_is_open() {
     thread::sleep(Duration::from_millis(1100));
     let first = ledger.states[1].clone();
     // A view blocks pruning while it is open.
-    let (view, _) = ledger.plane.connect_at("orders", first.from, &ledger.options()).unwrap();
+    let (view, _) = ledger.plane.connect_at("orders", first.from, ledger.options()).unwrap();
     let done = maintain(&ledger);
     assert_eq!((done.generations, done.bytes_freed, done.deferred), (0, 0, true));
     assert_eq!(contents(&view), first.contents);
@@ -395,14 +396,18 @@ fn pruning_is_deferred_while_a_reader_is_open() {
     let file = ledger.plane.root().join("exported.db");
     let mut deferred = None;
     let plane = ledger.plane.clone();
-    let export = plane.export_database("orders", &file, &options, &mut |_| {
-        if deferred.is_none() {
-            let done = maintain(&ledger);
-            assert_eq!((done.generations, done.bytes_freed), (0, 0));
-            deferred = Some(done.deferred);
-        }
-        std::ops::ControlFlow::Continue(())
-    });
+    let export = plane.export_database(
+        "orders",
+        &file,
+        options.progress(|_| {
+            if deferred.is_none() {
+                let done = maintain(&ledger);
+                assert_eq!((done.generations, done.bytes_freed), (0, 0));
+                deferred = Some(done.deferred);
+            }
+            std::ops::ControlFlow::Continue(())
+        }),
+    );
     export.unwrap();
     assert_eq!(deferred, Some(true));
     let exported = Connection::open(&file).unwrap();

@@ -5,8 +5,8 @@
 use std::{cell::Cell, collections::BTreeMap, env};
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, GroupChanges, RemoteEncryption,
-    Seed, Timestamp, no_progress,
+    AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, GroupChanges,
+    MaintainOptions, RemoteEncryption, Seed, Timestamp,
     rusqlite::{Connection, ErrorCode, config::DbConfig},
 };
 use proptest::{
@@ -212,8 +212,15 @@ impl Harness {
     }
 
     fn connect(&self) -> Connection {
-        let connection = self.plane.connect(NAMES[0], &self.options()).unwrap();
-        self.plane.attach(&connection, NAMES[1], "other", self.key.as_ref()).unwrap();
+        let connection = self.plane.connect(NAMES[0], self.options()).unwrap();
+        self.plane
+            .attach(
+                &connection,
+                NAMES[1],
+                "other",
+                self.key.clone().into_iter().fold(AttachOptions::default(), AttachOptions::encryption_key),
+            )
+            .unwrap();
         connection.execute_batch("PRAGMA busy_timeout=0").unwrap();
         connection
     }
@@ -228,7 +235,7 @@ impl Harness {
         change(&self.connections[by]);
         let after = clock();
         for name in names {
-            let found = contents(&self.plane.connect(name, &self.options()).unwrap());
+            let found = contents(&self.plane.connect(name, self.options()).unwrap());
             self.states.get_mut(name).unwrap().push((before, after, found));
         }
     }
@@ -294,7 +301,7 @@ impl Harness {
             Action::Maintain => {
                 let plane = a_day_later(ControlPlane::builder()).open(self.plane.root()).unwrap();
                 for name in NAMES {
-                    let done = plane.maintain_database(name, &mut no_progress).unwrap();
+                    let done = plane.maintain_database(name, MaintainOptions::default()).unwrap();
                     self.compressed += done.compressed;
                 }
             }
@@ -310,7 +317,7 @@ impl Harness {
             input = input.with_encryption(RemoteEncryption::inherit_cipher(key.clone()));
         }
         self.plane.create_database(input).unwrap_or_else(|error| panic!("{source} at {at}: {error}"));
-        let connection = self.plane.connect(&name, &self.options()).unwrap();
+        let connection = self.plane.connect(&name, self.options()).unwrap();
         let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok", "{source} at {at}");
         let found = contents(&connection);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, VerifyOptions, no_progress,
+    Cipher, CreateDatabaseInput, VerifyOptions,
     rusqlite::{Connection, ffi},
 };
 
@@ -44,7 +44,7 @@ fn inodes(ledger: &mut Ledger, writer: &Connection, segment: &str) -> (u64, u64)
 
 fn check(ledger: &mut Ledger) {
     ledger.check_all();
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
+    let verified = ledger.plane.verify_database("orders", VerifyOptions::default());
     assert_eq!(verified.unwrap().findings, vec![]);
 }
 
@@ -165,7 +165,7 @@ fn concurrent_threads_see_whole_commits_while_wals_are_moved() {
         }
         done.store(true, SeqCst);
         for (before, at, after) in seen {
-            let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
+            let (view, _) = ledger.plane.connect_at("orders", at, ledger.options()).unwrap();
             let (total, last): (i64, i64) = view
                 .query_row(
                     "SELECT (SELECT sum(balance) FROM account), (SELECT coalesce(max(number), 0) FROM transfer)",
@@ -181,7 +181,7 @@ fn concurrent_threads_see_whole_commits_while_wals_are_moved() {
     let connection = ledger.connect();
     let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
-    let verified = ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
+    let verified = ledger.plane.verify_database("orders", VerifyOptions::default());
     assert_eq!(verified.unwrap().findings, vec![]);
 }
 

@@ -35,7 +35,7 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, ControlPlaneBuilder, CreateDatabaseInput, EncryptionKey,
-    GroupChanges, RemoteEncryption, Synchronous, Timestamp, no_progress,
+    GroupChanges, MaintainOptions, RemoteEncryption, Synchronous, Timestamp,
     rusqlite::{Connection, config::DbConfig},
 };
 
@@ -166,7 +166,7 @@ impl Workload {
     fn connect(&mut self, which: usize) -> &Connection {
         self.connections[which].get_or_insert_with(|| {
             let connection =
-                self.plane.connect("orders", &self.scenario.options(self.scenario.synchronous)).unwrap();
+                self.plane.connect("orders", self.scenario.options(self.scenario.synchronous)).unwrap();
             connection.execute_batch("PRAGMA wal_autocheckpoint=25; PRAGMA cache_size=20").unwrap();
             connection
         })
@@ -267,7 +267,7 @@ impl Workload {
     }
 
     fn maintain(&mut self) {
-        let done = self.plane.maintain_database("orders", &mut no_progress).unwrap();
+        let done = self.plane.maintain_database("orders", MaintainOptions::default()).unwrap();
         self.pruned += done.generations;
         self.compressed += done.compressed;
     }
@@ -349,7 +349,7 @@ fn run_seed(seed: u64, tally: &mut Tally) {
         Ok(())
     };
     let plane = scenario.builder().fault_hook(Arc::new(hook)).open(&root).unwrap();
-    let first = plane.connect("orders", &scenario.options(synchronous)).unwrap();
+    let first = plane.connect("orders", scenario.options(synchronous)).unwrap();
     let (now, contents) = (scenario.now(), contents(&first));
     drop(first);
     let mut workload = Workload {

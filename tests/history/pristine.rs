@@ -59,16 +59,16 @@ fn restore_racing_first_commit_excludes_it() {
     let (at, plane) = (now(), ledger.plane.clone());
     let input = CreateDatabaseInput::new("copy", "default").with_seed(Seed::database_at("orders", at));
     let mut committed = false;
-    let answer = plane.create_database_watched(input, &mut |_| {
+    let answer = plane.create_database(input.progress(|_| {
         if !std::mem::replace(&mut committed, true) {
             ledger.commit(&connection, "CREATE TABLE t(a)");
         }
         std::ops::ControlFlow::Continue(())
-    });
+    }));
     assert!(committed);
     match answer {
         Ok(_) => {
-            let copy = plane.connect("copy", &ledger.options()).unwrap();
+            let copy = plane.connect("copy", ledger.options()).unwrap();
             assert_eq!(contents(&copy), ledger.states[0].contents);
         }
         Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),

@@ -8,7 +8,7 @@ use std::{
 
 use litefleet::{
     ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind, ListDatabases,
-    RemoteEncryption, Result, Seed, Timestamp, VerifyOptions, no_progress, rusqlite::Connection,
+    MaintainOptions, RemoteEncryption, Result, Seed, Timestamp, VerifyOptions, rusqlite::Connection,
 };
 use tempfile::TempDir;
 
@@ -63,7 +63,7 @@ fn read(connection: &Connection) -> String {
 }
 
 fn viewed(plane: &ControlPlane, name: &str, at: Timestamp) -> Result<String> {
-    plane.connect_at(name, at, &options(name)).map(|(view, _)| read(&view))
+    plane.connect_at(name, at, options(name)).map(|(view, _)| read(&view))
 }
 
 fn restored(plane: &ControlPlane, name: &str, at: Timestamp) -> Result<String> {
@@ -74,7 +74,7 @@ fn restored(plane: &ControlPlane, name: &str, at: Timestamp) -> Result<String> {
         input = input.with_encryption(RemoteEncryption::inherit_cipher(key));
     }
     plane.create_database(input)?;
-    let answer = read(&plane.connect("restored", &options(name))?);
+    let answer = read(&plane.connect("restored", options(name))?);
     plane.destroy_database("restored")?;
     Ok(answer)
 }
@@ -107,7 +107,7 @@ fn check(
 fn verify(plane: &ControlPlane, name: &str) {
     let options =
         key(name).map_or_else(VerifyOptions::default, |key| VerifyOptions::default().encryption_key(key));
-    let verified = plane.verify_database(name, &options, &mut no_progress).unwrap();
+    let verified = plane.verify_database(name, options).unwrap();
     let findings: Vec<_> = verified.findings.iter().map(ToString::to_string).collect();
     assert_eq!(findings, [""; 0], "{name}");
     assert!(verified.commits > 10, "{name}: {verified:?}");
@@ -118,7 +118,7 @@ fn root_of_an_earlier_release_opens_restores_and_verifies() {
     let dir = unpack();
     let plane = ControlPlane::open(dir.path().join("root")).unwrap();
     let names: Vec<_> = plane
-        .list_databases(&ListDatabases::default())
+        .list_databases(ListDatabases::default())
         .unwrap()
         .into_iter()
         .map(|it| it.name.to_string())
@@ -133,12 +133,12 @@ fn root_of_an_earlier_release_opens_restores_and_verifies() {
     }
     // The histories continue where they ended, and maintenance changes no answer.
     for (name, _) in DATABASES {
-        let connection = plane.connect(name, &options(name)).unwrap();
+        let connection = plane.connect(name, options(name)).unwrap();
         let before = read(&connection);
         let noted = Timestamp::now();
         connection.execute_batch("UPDATE t SET value = 'after the upgrade' WHERE id = 1").unwrap();
         drop(connection);
-        plane.maintain_database(name, &mut no_progress).unwrap();
+        plane.maintain_database(name, MaintainOptions::default()).unwrap();
         assert_eq!(viewed(&plane, name, noted).unwrap(), before, "{name}");
         check(&plane, name, viewed);
         verify(&plane, name);

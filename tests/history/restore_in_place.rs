@@ -3,7 +3,8 @@
 use std::{fs, ops::ControlFlow, time::Duration};
 
 use litefleet::{
-    Cipher, DatabaseChanges, ErrorKind, InstantPosition, SizeLimit, no_progress, rusqlite::config::DbConfig,
+    Cipher, DatabaseChanges, ErrorKind, InstantPosition, RestoreOptions, SizeLimit,
+    rusqlite::config::DbConfig,
 };
 
 use crate::support::{Ledger, contents, now};
@@ -37,7 +38,7 @@ fn restore_in_place_is_one_commit_and_can_be_undone() {
             reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
             let restored = ledger
                 .plane
-                .restore_database("orders", state.from, &ledger.options(), &mut no_progress)
+                .restore_database("orders", state.from, RestoreOptions::from(ledger.options()))
                 .unwrap();
             // An open reader keeps its snapshot; a connection with a cached schema sees the restored contents.
             assert!(contents(&reader) == last);
@@ -50,17 +51,19 @@ fn restore_in_place_is_one_commit_and_can_be_undone() {
             }
             assert_eq!(ledger.plane.points("orders", ..).unwrap().points.len(), count + 1);
             let undo = restored.undo.unwrap();
-            let undone =
-                ledger.plane.restore_database("orders", undo, &ledger.options(), &mut no_progress).unwrap();
+            let undone = ledger
+                .plane
+                .restore_database("orders", undo, RestoreOptions::from(ledger.options()))
+                .unwrap();
             assert!(contents(&connection) == last);
             // The undo can be undone too.
             let (again, _) =
-                ledger.plane.connect_at("orders", undone.undo.unwrap(), &ledger.options()).unwrap();
+                ledger.plane.connect_at("orders", undone.undo.unwrap(), ledger.options()).unwrap();
             assert!(contents(&again) == state.contents);
         }
         // Earlier instants are still restorable.
         for state in &ledger.states {
-            let (view, _) = ledger.plane.connect_at("orders", state.from, &ledger.options()).unwrap();
+            let (view, _) = ledger.plane.connect_at("orders", state.from, ledger.options()).unwrap();
             assert!(contents(&view) == state.contents);
         }
     }
@@ -82,24 +85,36 @@ fn failed_restore_in_place_changes_nothing() {
     let options = ledger.options().busy_timeout(Duration::from_millis(20));
     let before = plane.get_database("orders").unwrap().created_at;
     let before = litefleet::Timestamp::from_micros(before.as_micros() - 1).unwrap();
-    refused(plane.restore_database("orders", before, &options, &mut no_progress), ErrorKind::OutsideWindow);
-    let mut stop = |_| ControlFlow::Break(());
-    refused(plane.restore_database("orders", large, &options, &mut stop), ErrorKind::Cancelled);
+    refused(
+        plane.restore_database("orders", before, RestoreOptions::from(options.clone())),
+        ErrorKind::OutsideWindow,
+    );
+    let stop = |_| ControlFlow::Break(());
+    refused(
+        plane.restore_database("orders", large, RestoreOptions::from(options.clone()).progress(stop)),
+        ErrorKind::Cancelled,
+    );
 
     let writer = ledger.connect();
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
-    refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::Busy);
+    refused(plane.restore_database("orders", large, RestoreOptions::from(options.clone())), ErrorKind::Busy);
     writer.execute_batch("ROLLBACK").unwrap();
 
     let limited = DatabaseChanges::default().size_limit(SizeLimit::from_bytes(150_000).unwrap());
     plane.configure_database("orders", limited).unwrap();
-    refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::TooLarge);
+    refused(
+        plane.restore_database("orders", large, RestoreOptions::from(options.clone())),
+        ErrorKind::TooLarge,
+    );
     plane.configure_database("orders", DatabaseChanges::default().remove_size_limit()).unwrap();
 
     plane.configure_database("orders", DatabaseChanges::default().block_writes(true)).unwrap();
-    refused(plane.restore_database("orders", large, &options, &mut no_progress), ErrorKind::Blocked);
+    refused(
+        plane.restore_database("orders", large, RestoreOptions::from(options.clone())),
+        ErrorKind::Blocked,
+    );
     plane.configure_database("orders", DatabaseChanges::default().block_writes(false)).unwrap();
-    plane.restore_database("orders", large, &options, &mut no_progress).unwrap();
+    plane.restore_database("orders", large, RestoreOptions::from(options.clone())).unwrap();
     assert!(contents(&ledger.connect()) == ledger.states[2].contents);
 }
 
@@ -107,7 +122,7 @@ fn failed_restore_in_place_changes_nothing() {
 fn restore_in_place_leaves_pristine_database_unchanged() {
     let ledger = Ledger::new(None);
     let restored =
-        ledger.plane.restore_database("orders", now(), &ledger.options(), &mut no_progress).unwrap();
+        ledger.plane.restore_database("orders", now(), RestoreOptions::from(ledger.options())).unwrap();
     assert_eq!((restored.reached.kind, restored.undo), (InstantPosition::BeforeFirst, None));
 }
 
@@ -125,7 +140,7 @@ fn restore_in_place_undoes_commits_with_lost_stamps() {
     assert!(ledger.plane.points("orders", ..).unwrap().points.is_empty());
     let first = ledger.states[0].clone();
     let restored =
-        ledger.plane.restore_database("orders", first.from, &ledger.options(), &mut no_progress).unwrap();
+        ledger.plane.restore_database("orders", first.from, RestoreOptions::from(ledger.options())).unwrap();
     assert_eq!(restored.reached.kind, InstantPosition::BeforeFirst);
     assert!(restored.undo.is_some());
     assert_eq!(contents(&ledger.connect()), first.contents);

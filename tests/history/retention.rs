@@ -1,8 +1,8 @@
 //! Retention windows of groups and databases, and histories that are turned off and on.
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, Retention, Seed, Timestamp,
-    no_progress, rusqlite::Connection,
+    Cipher, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, MaintainOptions, Retention, Seed,
+    Timestamp, rusqlite::Connection,
 };
 
 use crate::support::{Ledger, files, now};
@@ -230,7 +230,7 @@ fn maintenance_removes_history_that_is_off() {
         set(&ledger, Some(Retention::OFF));
         let archive = ledger.database_dir().join("archive");
         assert!(files(&archive).len() > 3);
-        let done = ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
+        let done = ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap();
         assert!(!done.deferred && done.generations > 0 && done.bytes_freed > 0, "{done:?}");
         assert_eq!(done.windows, []);
         assert_eq!(files(&archive), ["live.stamps", "retained"]);
@@ -243,7 +243,7 @@ fn maintenance_removes_history_that_is_off() {
         }
         let in_gap = now();
         refused(&mut ledger, in_gap);
-        let done = ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
+        let done = ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap();
         assert_eq!((done.generations, files(&archive).len()), (0, 2));
 
         // The next commit starts a new history, in the old WAL or in a new one.
@@ -258,7 +258,7 @@ fn maintenance_removes_history_that_is_off() {
         }
         for maintained in [false, true] {
             if maintained {
-                ledger.plane.maintain_database("orders", &mut no_progress).unwrap();
+                ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap();
             }
             let after = ledger.states[states..].to_vec();
             for state in &after {

@@ -2,7 +2,7 @@
 
 use std::{fs, thread, time::Duration};
 
-use litefleet::{ErrorKind, VerifyOptions, no_progress};
+use litefleet::{ErrorKind, MaintainOptions, VerifyOptions};
 
 use crate::{
     maintain::{CIPHERS, maintain, set_window, with_history, write},
@@ -18,7 +18,7 @@ fn snapshot_of_live_database_bypasses_damaged_log() {
             let segment = archive.join("000000000002.wal");
             let whole = fs::read(&segment).unwrap();
             fs::write(&segment, &whole[..whole.len() - 10]).unwrap();
-            let error = ledger.plane.maintain_database("orders", &mut no_progress).unwrap_err();
+            let error = ledger.plane.maintain_database("orders", MaintainOptions::default()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
             assert!(files(&archive).contains(&"wanted".into()));
             let begin = |sql: &str| {
@@ -55,8 +55,7 @@ fn snapshot_of_live_database_bypasses_damaged_log() {
             assert!(refused >= 6, "{refused}");
             // Maintenance continues from the snapshot.
             maintain(&ledger);
-            let verified =
-                ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
+            let verified = ledger.plane.verify_database("orders", VerifyOptions::default());
             let findings = verified.unwrap().findings;
             let names_damaged_log = |finding: &litefleet::Finding| finding.file.ends_with("000000000002.wal");
             assert!(!findings.is_empty() && findings.iter().all(names_damaged_log), "{findings:?}");

@@ -91,7 +91,7 @@ impl Ledger {
     }
 
     pub(crate) fn connect(&self) -> Connection {
-        self.plane.connect("orders", &self.options()).unwrap()
+        self.plane.connect("orders", self.options()).unwrap()
     }
 
     /// Commits SQL and records the resulting state.
@@ -116,14 +116,14 @@ impl Ledger {
 
     /// The contents at an instant, read through a view.
     pub(crate) fn viewed_at(&self, at: Timestamp) -> Result<Contents> {
-        let (view, _) = self.plane.connect_at("orders", at, &self.options())?;
+        let (view, _) = self.plane.connect_at("orders", at, self.options())?;
         read_contents(&view).map_err(|error| explain(&view, error))
     }
 
     /// The contents at an instant, read from a restored database, which is then destroyed.
     pub(crate) fn restored_at(&mut self, at: Timestamp) -> Result<Contents> {
         let (name, _) = self.restore(at)?;
-        let connection = self.plane.connect(&name, &self.options())?;
+        let connection = self.plane.connect(&name, self.options())?;
         let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok");
         let contents = contents(&connection);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, Finding, VerifyOptions, VerifyReport, no_progress,
+    Cipher, ControlPlane, ErrorKind, Finding, VerifyOptions, VerifyReport,
     rusqlite::{Connection, config::DbConfig},
 };
 
@@ -25,7 +25,7 @@ fn verify(ledger: &Ledger) -> VerifyReport {
         Some(key) => VerifyOptions::default().encryption_key(key.clone()),
         None => VerifyOptions::default(),
     };
-    let verified = ledger.plane.verify_database("orders", &options, &mut no_progress).unwrap();
+    let verified = ledger.plane.verify_database("orders", options).unwrap();
     assert_eq!(verified.tags, ledger.key.is_some());
     verified
 }
@@ -36,8 +36,7 @@ fn findings(ledger: &Ledger) -> Vec<Finding> {
 
 /// Checks that verification finds nothing, with the key and without it.
 fn assert_no_findings(ledger: &Ledger) {
-    let without =
-        ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress).unwrap();
+    let without = ledger.plane.verify_database("orders", VerifyOptions::default()).unwrap();
     assert_eq!((without.findings, findings(ledger)), (vec![], vec![]));
 }
 
@@ -241,8 +240,7 @@ fn verify_finds_every_missing_file() {
                     continue;
                 }
                 fs::remove_file(&path).unwrap();
-                let answer =
-                    ledger.plane.verify_database("orders", &VerifyOptions::default(), &mut no_progress);
+                let answer = ledger.plane.verify_database("orders", VerifyOptions::default());
                 let found = answer.unwrap().findings;
                 assert!(
                     found.iter().any(|finding| finding.file == path && finding.message.contains("missing")),
@@ -319,7 +317,7 @@ fn verify_refuses_a_wrong_key() {
     let ledger = history(Some(Cipher::Aegis256X2));
     let other = litefleet::EncryptionKey::from_bytes(&[8; 32]).unwrap();
     let options = VerifyOptions::default().encryption_key(other);
-    let error = ledger.plane.verify_database("orders", &options, &mut no_progress).unwrap_err();
+    let error = ledger.plane.verify_database("orders", options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongKey);
     // A page replaced together with its checksum, as an attacker without the key could do.
     let path = ledger.database_dir().join("archive/000000000001.db");
@@ -338,7 +336,7 @@ fn write(root: &str) -> ! {
     if encrypted {
         options = options.encryption_key(litefleet::EncryptionKey::from_bytes(&[7; 32]).unwrap());
     }
-    let connection = plane.connect("orders", &options).unwrap();
+    let connection = plane.connect("orders", options.clone()).unwrap();
     connection
         .execute_batch("PRAGMA wal_autocheckpoint=20; PRAGMA cache_size=10; PRAGMA synchronous=OFF")
         .unwrap();

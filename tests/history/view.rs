@@ -24,7 +24,7 @@ fn view_is_stable_across_checkpoints() {
         let states = ledger.states.clone();
         let views: Vec<_> = states
             .iter()
-            .map(|state| ledger.plane.connect_at("orders", state.from, &ledger.options()).unwrap().0)
+            .map(|state| ledger.plane.connect_at("orders", state.from, ledger.options()).unwrap().0)
             .collect();
         for round in 0..12 {
             let writer = &connections[round % 2];
@@ -45,7 +45,7 @@ fn view_is_stable_across_checkpoints() {
 fn view_is_read_only() {
     for cipher in [None, Some(Cipher::Aegis256)] {
         let ledger = with_rows(cipher);
-        let (view, _) = ledger.plane.connect_at("orders", now(), &ledger.options()).unwrap();
+        let (view, _) = ledger.plane.connect_at("orders", now(), ledger.options()).unwrap();
         for sql in ["INSERT INTO t(value) VALUES (1)", "DROP TABLE t", "VACUUM"] {
             let error = view.execute_batch(sql).unwrap_err().to_string();
             assert!(error.contains("readonly"), "{sql}: {error}");
@@ -62,10 +62,10 @@ fn view_is_read_only() {
 #[test]
 fn view_of_encrypted_database_requires_its_key() {
     let ledger = with_rows(Some(Cipher::Aegis256));
-    let none = ledger.plane.connect_at("orders", now(), &ConnectOptions::default());
+    let none = ledger.plane.connect_at("orders", now(), ConnectOptions::default());
     assert_eq!(none.unwrap_err().kind(), ErrorKind::KeyRequired);
     let other = ConnectOptions::default().encryption_key(EncryptionKey::from_bytes(&[8; 32]).unwrap());
-    let wrong = ledger.plane.connect_at("orders", now(), &other);
+    let wrong = ledger.plane.connect_at("orders", now(), other.clone());
     assert_eq!(wrong.unwrap_err().kind(), ErrorKind::WrongKey);
 }
 
@@ -75,14 +75,14 @@ fn damaged_page_error_names_its_frame() {
         let mut ledger = with_rows(cipher);
         // Read the segment once while it is intact, so that its index exists.
         let at = ledger.states.last().unwrap().from;
-        drop(ledger.plane.connect_at("orders", at, &ledger.options()).unwrap());
+        drop(ledger.plane.connect_at("orders", at, ledger.options()).unwrap());
         let segment = ledger.database_dir().join("archive/000000000001.wal");
         let file = fs::OpenOptions::new().write(true).read(true).open(&segment).unwrap();
         let middle = file.metadata().unwrap().len() / 2;
         let mut byte = [0];
         file.read_exact_at(&mut byte, middle).unwrap();
         file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
-        let (view, _) = ledger.plane.connect_at("orders", at, &ledger.options()).unwrap();
+        let (view, _) = ledger.plane.connect_at("orders", at, ledger.options()).unwrap();
         let error = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(())).unwrap_err();
         let error = explain(&view, error);
         assert_eq!(error.kind(), ErrorKind::Corrupt);

@@ -22,7 +22,7 @@ fn first_database_is_created_in_a_new_fleet() {
     assert_eq!(create("default").error(), (409, "database with name new-database already exists".into()));
     assert_eq!(create("").status, 400);
     // The database is usable as soon as the response arrives.
-    let connection = server.plane().connect("new-database", &ConnectOptions::default()).unwrap();
+    let connection = server.plane().connect("new-database", ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     assert!(
         server.ok("GET", "/databases/new-database/usage", &Value::Null)["database"]["usage"]["storage_bytes"]
@@ -198,12 +198,12 @@ fn calls_that_only_a_cloud_needs_have_no_effect() {
 fn fork_and_restore_as_of_an_instant() {
     let server = Server::new();
     server.create("orders");
-    let connection = server.plane().connect("orders", &ConnectOptions::default()).unwrap();
+    let connection = server.plane().connect("orders", ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     let before = Timestamp::now();
     connection.execute_batch("DELETE FROM t").unwrap();
     let rows = |name: &str| -> i64 {
-        let connection = server.plane().connect(name, &ConnectOptions::default()).unwrap();
+        let connection = server.plane().connect(name, ConnectOptions::default()).unwrap();
         connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
     };
     let fork = |name: &str, timestamp: &str| {
@@ -241,7 +241,7 @@ fn fork_and_restore_as_of_an_instant() {
 fn points_are_paginated_from_the_latest() {
     let server = Server::new();
     server.create("orders");
-    let connection = server.plane().connect("orders", &ConnectOptions::default()).unwrap();
+    let connection = server.plane().connect("orders", ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a)").unwrap();
     for number in 0..4 {
         connection.execute("INSERT INTO t VALUES (?1)", [number]).unwrap();
@@ -319,7 +319,7 @@ fn invalid_request_is_answered_with_an_error_message() {
 fn instants_are_accepted_in_the_format_of_sqlite() {
     let server = Server::new();
     server.create("orders");
-    let connection = server.plane().connect("orders", &litefleet::ConnectOptions::default()).unwrap();
+    let connection = server.plane().connect("orders", litefleet::ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a)").unwrap();
     let points = |span: &str| {
         let response = server.ok("GET", &format!("/databases/orders/points?{span}"), &Value::Null);

@@ -40,7 +40,7 @@ fn killed_server_keeps_acknowledged_databases_and_no_partial_ones() {
         assert!(!acknowledged.is_empty());
         for name in &acknowledged {
             plane
-                .connect(name, &ConnectOptions::default())
+                .connect(name, ConnectOptions::default())
                 .unwrap()
                 .execute_batch("CREATE TABLE t(a)")
                 .unwrap();
@@ -58,7 +58,7 @@ fn killed_server_keeps_acknowledged_databases_and_no_partial_ones() {
 fn stopped_server_completes_running_requests() {
     let mut server = Server::new();
     server.create("source");
-    let connection = server.plane().connect("source", &ConnectOptions::default()).unwrap();
+    let connection = server.plane().connect("source", ConnectOptions::default()).unwrap();
     connection
         .execute_batch(
             "CREATE TABLE t(a); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000)
@@ -85,5 +85,5 @@ fn stopped_server_completes_running_requests() {
     assert!(has_started || forking.is_finished());
     assert!(server.stop().success());
     assert_eq!(forking.join().unwrap(), 200);
-    assert_eq!(server.plane().list_databases(&litefleet::ListDatabases::default()).unwrap().len(), 2);
+    assert_eq!(server.plane().list_databases(litefleet::ListDatabases::default()).unwrap().len(), 2);
 }

@@ -107,7 +107,7 @@ fn row(server: &Server, key: bool) -> litefleet::Result<String> {
     if key {
         options = options.encryption_key(litefleet::EncryptionKey::from_base64(KEY).unwrap());
     }
-    let database = server.plane().connect("new-database", &options)?;
+    let database = server.plane().connect("new-database", options.clone())?;
     Ok(database.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap())
 }
 
@@ -147,7 +147,7 @@ fn curl_examples_of_the_page_work() {
     server.ok("POST", "/databases", &source);
     let key = litefleet::EncryptionKey::from_base64(KEY).unwrap();
     let options = ConnectOptions::default().encryption_key(key);
-    let database = server.plane().connect("source-encrypted-db", &options).unwrap();
+    let database = server.plane().connect("source-encrypted-db", options.clone()).unwrap();
     database.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES ('forked')").unwrap();
     create(ENCRYPTED_FORK);
     assert_eq!(row(&server, true).unwrap(), "forked");

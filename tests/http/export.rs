@@ -52,7 +52,7 @@ fn rows(server: &Server, bytes: &[u8]) -> u32 {
 }
 
 fn fill(server: &Server, name: &str, options: &ConnectOptions, rows: u32) {
-    let connection = server.plane().connect(name, options).unwrap();
+    let connection = server.plane().connect(name, options.clone()).unwrap();
     connection
         .execute_batch(&format!(
             "CREATE TABLE IF NOT EXISTS t(a); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {rows})

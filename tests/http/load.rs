@@ -247,7 +247,7 @@ fn state_matches_responses_under_load() {
     let seconds = env::var("LITEFLEET_SOAK").ok().map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let server = Server::new();
     server.create("source");
-    let connection = server.plane().connect("source", &ConnectOptions::default()).unwrap();
+    let connection = server.plane().connect("source", ConnectOptions::default()).unwrap();
     connection
         .execute_batch(
             "CREATE TABLE t(a); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100)
@@ -324,7 +324,7 @@ fn state_matches_responses_under_load() {
     let in_group = fs::read_dir(server.root().join("default")).unwrap().map(Result::unwrap);
     assert_eq!(in_group.filter(|entry| entry.file_name() != "group.json").count(), expected.len());
     for name in expected.iter().filter(|name| name.starts_with('c')).take(20) {
-        server.plane().connect(name, &ConnectOptions::default()).unwrap();
+        server.plane().connect(name, ConnectOptions::default()).unwrap();
     }
     for name in &drafts {
         assert_eq!(rows(&server, name, &ConnectOptions::default()), 2_000);

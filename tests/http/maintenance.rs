@@ -12,7 +12,7 @@ const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 /// Commits to a database `times` times, each time on a new connection.
 fn commit(server: &Server, name: &str, times: usize) {
     for _ in 0..times {
-        let connection = server.plane().connect(name, &ConnectOptions::default()).unwrap();
+        let connection = server.plane().connect(name, ConnectOptions::default()).unwrap();
         connection
             .execute_batch("CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES (randomblob(9000))")
             .unwrap();

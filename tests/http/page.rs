@@ -75,7 +75,7 @@ fn page_works_in_a_browser() {
     write_file(&dir.path().join("upload.db"));
     std::fs::write(dir.path().join("junk.db"), vec![7; 8 << 20]).unwrap();
     server.create("orders");
-    let connection = server.plane().connect("orders", &ConnectOptions::default()).unwrap();
+    let connection = server.plane().connect("orders", ConnectOptions::default()).unwrap();
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
     drop(connection);
@@ -97,7 +97,7 @@ fn page_works_in_a_browser() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
     // The effects are visible to other clients.
     let rows = |name: &str| -> u32 {
-        let connection = server.plane().connect(name, &ConnectOptions::default()).unwrap();
+        let connection = server.plane().connect(name, ConnectOptions::default()).unwrap();
         connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
     };
     assert_eq!((rows("orders"), rows("then"), rows("uploaded")), (2, 1, 20_000));

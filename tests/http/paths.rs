@@ -58,7 +58,7 @@ fn errors_contain_no_absolute_path() {
     server.create("a");
     let mut at = Timestamp::now();
     for round in 0..3 {
-        let connection = server.plane().connect("a", &ConnectOptions::default()).unwrap();
+        let connection = server.plane().connect("a", ConnectOptions::default()).unwrap();
         connection
             .execute_batch("CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES (randomblob(9000))")
             .unwrap();

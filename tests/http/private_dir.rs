@@ -92,6 +92,6 @@ fn replaced_root_fails_every_request_and_keeps_its_files() {
     check();
     let database = server.plane().get_database("a").unwrap();
     assert!(!database.block_writes);
-    server.plane().connect("a", &litefleet::ConnectOptions::default()).unwrap();
+    server.plane().connect("a", litefleet::ConnectOptions::default()).unwrap();
     assert!(server.plane().get_database("b").is_err());
 }

@@ -36,7 +36,7 @@ pub(crate) fn draft(server: &Server, name: &str, encryption: &Value) -> String {
 }
 
 pub(crate) fn rows(server: &Server, name: &str, options: &ConnectOptions) -> u32 {
-    let connection = server.plane().connect(name, options).unwrap();
+    let connection = server.plane().connect(name, options.clone()).unwrap();
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
 }
 

@@ -94,7 +94,7 @@ fn run_child(root: &str) {
     plane.create_group("default").unwrap();
     plane.create_database(CreateDatabaseInput::new("a", "default")).unwrap();
     register();
-    let error = plane.connect("a", &ConnectOptions::default()).unwrap_err();
+    let error = plane.connect("a", ConnectOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("shared memory"), "{error}");
     // A new root has a catalog without WAL, or is refused.

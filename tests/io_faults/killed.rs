@@ -57,7 +57,7 @@ fn write(args: &str) -> ! {
     let writer: u64 = writer.parse().unwrap();
     let plane = ControlPlane::open(root).unwrap();
     let options = ConnectOptions::default().encryption_key(key(Cipher::Aegis256X2));
-    let connection = plane.connect("vault", &options).unwrap();
+    let connection = plane.connect("vault", options.clone()).unwrap();
     let settings = "PRAGMA wal_autocheckpoint=50; PRAGMA cache_spill=2";
     run(&connection, &format!("PRAGMA synchronous={synchronous}; PRAGMA cache_size={cache}; {settings}"))
         .unwrap();

@@ -172,7 +172,7 @@ fn writer_keeps_wal_intact_after_a_failed_checkpoint_lock_call() {
             &case.fleet.database_dir_of("crashed"),
             &["data.db", "data.db-wal"],
         );
-        let crashed = case.fleet.plane.connect("crashed", &case.fleet.options()).unwrap();
+        let crashed = case.fleet.plane.connect("crashed", case.fleet.options()).unwrap();
         assert_eq!(model.check(&crashed, "main"), Ok(8), "{verdict:?}");
         assert_eq!(model.check(&connection, "main"), Ok(8), "{verdict:?}");
     }

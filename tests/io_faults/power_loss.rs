@@ -94,7 +94,7 @@ impl TestDatabase {
         if self.case.copy.is_some() {
             options = options.unfenced();
         }
-        let opened = self.fleet.plane.connect(self.name, &options);
+        let opened = self.fleet.plane.connect(self.name, options.clone());
         let connection = opened.map_err(|error| format!("opening: {error}"))?;
         let schema = self.case.schema();
         let prepare = || -> rusqlite::Result<()> {

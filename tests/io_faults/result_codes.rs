@@ -77,7 +77,7 @@ fn check_history(fleet: &Fleet, connection: &Connection, rows: i64) {
     let expected = usize::try_from(rows).unwrap() + 1;
     assert_eq!((points.points.len(), points.windows.len()), (expected, 1), "{points:?}");
     let at = |at: Timestamp| {
-        let (view, _) = fleet.plane.connect_at("vault", at, &fleet.options()).unwrap();
+        let (view, _) = fleet.plane.connect_at("vault", at, fleet.options()).unwrap();
         query::<i64>(&view, "SELECT count(*) FROM t").unwrap()
     };
     let counts: Vec<_> = points.points.iter().map(|point| at(point.at)).collect();

@@ -77,12 +77,12 @@ impl Fleet {
     }
 
     pub(crate) fn connect(&self) -> Connection {
-        self.plane.connect("vault", &self.options()).unwrap()
+        self.plane.connect("vault", self.options()).unwrap()
     }
 
     /// A connection whose SQL may attach files by path.
     pub(crate) fn connect_unfenced(&self) -> Connection {
-        self.plane.connect("vault", &self.options().unfenced()).unwrap()
+        self.plane.connect("vault", self.options().unfenced()).unwrap()
     }
 
     /// The directory of the database.

@@ -18,7 +18,7 @@ impl Fleet {
 
     /// A connection to the database, for a neighbour that takes one.
     pub fn connect(&self) -> litefleet::Result<Connection> {
-        self.plane.connect("orders", &ConnectOptions::default())
+        self.plane.connect("orders", ConnectOptions::default())
     }
 
     /// Checks that this process contains the SQLite that a neighbour reports, and that the database has `items` rows.

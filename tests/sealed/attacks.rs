@@ -3,7 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use litefleet::{
-    Cipher, ConnectOptions, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, explain,
+    AttachOptions, Cipher, ConnectOptions, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption,
+    explain,
 };
 
 use crate::{
@@ -19,7 +20,7 @@ fn attach_by_path_is_given_no_key() {
     let vault = fleet.unlock("vault", Cipher::Aegis256);
     vault.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
     let path = fleet.plane.database_path("vault").unwrap();
-    let plain = fleet.plane.connect("plain", &ConnectOptions::default().unfenced()).unwrap();
+    let plain = fleet.plane.connect("plain", ConnectOptions::default().unfenced()).unwrap();
     let unfenced = fleet.unlock_unfenced("vault", Cipher::Aegis256);
     for connection in [&plain, &vault, &unfenced] {
         assert!(connection.execute("ATTACH ?1 AS v", [path.to_str().unwrap()]).is_err());
@@ -41,7 +42,7 @@ fn planted_rollback_journal_is_refused() {
     journal.resize(512, 0);
     let beside = data.with_file_name("data.db-journal");
     fs::write(&beside, journal).unwrap();
-    let (kind, text) = refused(fleet.plane.connect("vault", &with_key(key(Cipher::Aegis256))));
+    let (kind, text) = refused(fleet.plane.connect("vault", with_key(key(Cipher::Aegis256))));
     assert!(kind == ErrorKind::Corrupt && text.contains("rollback journal"), "{kind}: {text}");
     assert!(fs::read(&data).unwrap() == before);
     fs::remove_file(beside).unwrap();
@@ -54,7 +55,10 @@ fn vacuum_into_with_several_keys_writes_no_plaintext() {
     fleet.create_sealed("a", Cipher::Aegis256, PageFormat::Native);
     fleet.create_sealed("b", Cipher::Aegis128L, PageFormat::Native);
     let connection = fleet.unlock("a", Cipher::Aegis256);
-    fleet.plane.attach(&connection, "b", "b", Some(&key(Cipher::Aegis128L))).unwrap();
+    fleet
+        .plane
+        .attach(&connection, "b", "b", AttachOptions::default().encryption_key(key(Cipher::Aegis128L)))
+        .unwrap();
     connection.execute_batch(&format!("CREATE TABLE b.t(a); INSERT INTO b.t VALUES ('{NEEDLE}')")).unwrap();
     for schema in ["main", "b"] {
         let copy = fleet.dir.path().join(format!("{schema}.db"));
@@ -73,7 +77,7 @@ fn key_pragmas_fail_and_name_the_way_to_supply_keys() {
     let vault = fleet.unlock("vault", Cipher::Aegis256);
     vault.execute_batch("CREATE TABLE t(a)").unwrap();
     let now = litefleet::Timestamp::now();
-    let (view, _) = fleet.plane.connect_at("vault", now, &with_key(key(Cipher::Aegis256))).unwrap();
+    let (view, _) = fleet.plane.connect_at("vault", now, with_key(key(Cipher::Aegis256))).unwrap();
     // On a plain database, a key that is silently ignored would be mistaken for encryption.
     for connection in [&vault, &view, &fleet.connect("plain")] {
         for pragma in ["key", "rekey", "hexkey", "main.key", "cipher", "cipher_compatibility", "KDF_ITER"] {

@@ -1,6 +1,6 @@
 //! Every cipher in every page format: rows are read back, also after a crash, and no plaintext reaches the disk.
 
-use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
+use litefleet::{Cipher, ConnectOptions, ErrorKind, PageFormat, explain, rusqlite::Connection};
 
 use crate::{
     encryption::{NEEDLE, another_key, copy_files, formats, holds, key, with_key},
@@ -74,12 +74,12 @@ fn missing_and_wrong_keys_are_distinguished() {
             let fleet = Fleet::new();
             fleet.create_sealed("vault", *cipher, format);
             fleet.unlock("vault", *cipher).execute_batch("CREATE TABLE t(a)").unwrap();
-            let (kind, text) = refused(fleet.plane.connect("vault", &Default::default()));
+            let (kind, text) = refused(fleet.plane.connect("vault", ConnectOptions::default()));
             assert_eq!((kind, text.contains(cipher.as_str())), (ErrorKind::KeyRequired, true), "{text}");
-            let (kind, text) = refused(fleet.plane.connect("vault", &with_key(another_key(*cipher))));
+            let (kind, text) = refused(fleet.plane.connect("vault", with_key(another_key(*cipher))));
             assert_eq!(kind, ErrorKind::WrongKey, "{cipher} {format}: {text}");
             let other = Cipher::ALL.iter().find(|other| other.key_len() != cipher.key_len()).unwrap();
-            let (kind, text) = refused(fleet.plane.connect("vault", &with_key(key(*other))));
+            let (kind, text) = refused(fleet.plane.connect("vault", with_key(key(*other))));
             assert_eq!(kind, ErrorKind::Invalid);
             assert!(text.contains(&format!("expected {} bytes", cipher.key_len())), "{text}");
             // Plain SQLite cannot read it.
@@ -94,7 +94,7 @@ fn missing_and_wrong_keys_are_distinguished() {
 fn key_for_a_plain_database_is_refused() {
     let fleet = Fleet::new();
     fleet.create("plain");
-    let (kind, text) = refused(fleet.plane.connect("plain", &with_key(key(Cipher::Aegis256))));
+    let (kind, text) = refused(fleet.plane.connect("plain", with_key(key(Cipher::Aegis256))));
     assert_eq!(
         (kind, text.as_str()),
         (ErrorKind::Invalid, "database plain is not encrypted: leave the encryption key out")
@@ -123,7 +123,7 @@ fn invalid_file_of_encrypted_database_is_not_opened() {
         (vec![7; 4096], "not a SQLite database"),
     ] {
         std::fs::write(&data, bytes).unwrap();
-        let (kind, text) = refused(fleet.plane.connect("vault", &with_key(key(Cipher::Aegis256))));
+        let (kind, text) = refused(fleet.plane.connect("vault", with_key(key(Cipher::Aegis256))));
         assert_eq!(kind, ErrorKind::Corrupt, "{text}");
         assert!(text.contains(says), "{text}");
     }

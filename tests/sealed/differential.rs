@@ -191,7 +191,7 @@ impl TestDatabase {
             Some(encryption) => options.encryption_key(encryption.key().clone()),
             None => options,
         };
-        self.fleet.plane.connect(name, &options).unwrap()
+        self.fleet.plane.connect(name, options.clone()).unwrap()
     }
 
     fn apply(&mut self, step: &Step) -> Answer {

@@ -4,8 +4,8 @@
 use std::{fs, io::Cursor, path::Path, sync::Arc};
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, Seed,
-    Upload,
+    AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, ErrorKind, PageFormat,
+    RemoteEncryption, Seed, Upload, UploadOptions,
     rusqlite::Connection,
     testing::{DiskOp, FaultHook},
 };
@@ -69,15 +69,20 @@ fn import_encrypts_a_plain_file() {
             plane.import_database(input("stream"), Upload::Reader(&mut Cursor::new(&bytes))).unwrap();
             let draft = input("draft").with_seed(Seed::DatabaseUpload);
             plane.create_database(draft).unwrap();
-            let (kind, _) = refused(plane.upload_database("draft", Cursor::new(&bytes)));
+            let (kind, _) =
+                refused(plane.upload_database("draft", &mut Cursor::new(&bytes), UploadOptions::default()));
             assert_eq!(kind, ErrorKind::KeyRequired);
             plane
-                .upload_encrypted_database("draft", file.as_path(), &encryption, None, &mut |_| {
-                    std::ops::ControlFlow::Continue(())
-                })
+                .upload_database(
+                    "draft",
+                    file.as_path(),
+                    UploadOptions::default()
+                        .encryption(encryption.clone())
+                        .progress(|_| std::ops::ControlFlow::Continue(())),
+                )
                 .unwrap();
             for name in ["path", "stream", "draft"] {
-                let connection = plane.connect(name, &with_key(key(*cipher))).unwrap();
+                let connection = plane.connect(name, with_key(key(*cipher))).unwrap();
                 assert!(contents(&connection) == expected, "{name} {cipher} {format} {page_size} {reserved}");
                 assert_eq!(
                     count(&connection, "SELECT page_size FROM pragma_page_size"),
@@ -175,9 +180,9 @@ fn fork_keeps_its_key_or_gets_another() {
             let encryption = RemoteEncryption::new(another_key(*to), *to).unwrap();
             let input = fork(&name).with_encryption(encryption).with_source_key(key(from));
             plane.create_database(input).unwrap();
-            let connection = plane.connect(&name, &with_key(another_key(*to))).unwrap();
+            let connection = plane.connect(&name, with_key(another_key(*to))).unwrap();
             assert!(contents(&connection) == expected, "{from} to {to}");
-            assert_eq!(refused(plane.connect(&name, &with_key(key(*to)))).0, ErrorKind::WrongKey);
+            assert_eq!(refused(plane.connect(&name, with_key(key(*to)))).0, ErrorKind::WrongKey);
         }
         if from != Cipher::ChaCha20Poly1305 {
             let turso = RemoteEncryption::inherit_cipher(key(from)).with_page_format(PageFormat::Turso);
@@ -208,7 +213,7 @@ fn fork_refuses_cipher_unsupported_by_page_format() {
     let native = encryption.with_page_format(PageFormat::Native);
     fleet.plane.create_database(fork.with_encryption(native)).unwrap();
     assert_eq!(
-        count(&fleet.plane.connect("a", &with_key(another_key(to))).unwrap(), "SELECT count(*) FROM t"),
+        count(&fleet.plane.connect("a", with_key(another_key(to))).unwrap(), "SELECT count(*) FROM t"),
         0
     );
 }
@@ -313,15 +318,28 @@ fn vacuum_into_and_attach_write_no_plaintext() {
     assert!(!holds(fleet.dir.path(), NEEDLE));
 
     // Each database has its own key.
-    fleet.plane.attach(&connection, "other", "other", Some(&key(Cipher::Aes128Gcm))).unwrap();
+    fleet
+        .plane
+        .attach(
+            &connection,
+            "other",
+            "other",
+            AttachOptions::default().encryption_key(key(Cipher::Aes128Gcm)),
+        )
+        .unwrap();
     connection.execute_batch("CREATE TABLE other.t AS SELECT * FROM main.t").unwrap();
     assert_eq!(count(&fleet.unlock("other", Cipher::Aes128Gcm), "SELECT count(*) FROM t"), 1);
     assert!(!holds(fleet.dir.path(), NEEDLE));
-    fleet.plane.attach(&connection, "plain", "plain", None).unwrap();
-    let answer = fleet.plane.attach(&connection, "vault", "again", None);
+    fleet.plane.attach(&connection, "plain", "plain", AttachOptions::default()).unwrap();
+    let answer = fleet.plane.attach(&connection, "vault", "again", AttachOptions::default());
     assert_eq!(refused(answer).0, ErrorKind::KeyRequired);
-    let plain = fleet.plane.connect("plain", &ConnectOptions::default()).unwrap();
-    let answer = fleet.plane.attach(&plain, "vault", "v", Some(&key(Cipher::Aegis256X2)));
+    let plain = fleet.plane.connect("plain", ConnectOptions::default()).unwrap();
+    let answer = fleet.plane.attach(
+        &plain,
+        "vault",
+        "v",
+        AttachOptions::default().encryption_key(key(Cipher::Aegis256X2)),
+    );
     let (kind, text) = refused(answer);
     assert!(kind == ErrorKind::Invalid && text.contains("attach the plain one"), "{text}");
 }

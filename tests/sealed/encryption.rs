@@ -42,11 +42,11 @@ impl Fleet {
     }
 
     pub(crate) fn unlock(&self, name: &str, cipher: Cipher) -> Connection {
-        self.plane.connect(name, &with_key(key(cipher))).unwrap()
+        self.plane.connect(name, with_key(key(cipher))).unwrap()
     }
 
     pub(crate) fn unlock_unfenced(&self, name: &str, cipher: Cipher) -> Connection {
-        self.plane.connect(name, &with_key(key(cipher)).unfenced()).unwrap()
+        self.plane.connect(name, with_key(key(cipher)).unfenced()).unwrap()
     }
 
     pub(crate) fn database_dir(&self, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use litefleet::{
-    Cipher, ConnectOptions, DatabaseChanges, ErrorKind, PageFormat, Timestamp, explain, fence,
+    AttachOptions, Cipher, ConnectOptions, DatabaseChanges, ErrorKind, PageFormat, Timestamp, explain, fence,
     rusqlite::{
         Connection, ErrorCode,
         hooks::{AuthAction, AuthContext, Authorization},
@@ -190,14 +190,14 @@ impl Fixture {
 /// Every kind of connection on which untrusted SQL may run, with a description.
 fn connections(fleet: &Fleet, is_sealed: bool) -> Vec<(&'static str, Connection)> {
     let options = if is_sealed { with_key(key(CIPHER)) } else { ConnectOptions::default() };
-    let connect = |options: &ConnectOptions| fleet.plane.connect("own", options).unwrap();
+    let connect = |options: &ConnectOptions| fleet.plane.connect("own", options.clone()).unwrap();
     let with_attached = connect(&options);
-    fleet.plane.attach(&with_attached, "other", "attached", None).unwrap();
+    fleet.plane.attach(&with_attached, "other", "attached", AttachOptions::default()).unwrap();
     vec![
         ("read-write", connect(&options)),
         ("read-only", connect(&options.clone().read_only(true))),
         ("with another database", with_attached),
-        ("past", fleet.plane.connect_at("own", Timestamp::now(), &options).unwrap().0),
+        ("past", fleet.plane.connect_at("own", Timestamp::now(), options.clone()).unwrap().0),
     ]
 }
 
@@ -211,7 +211,7 @@ fn sql_does_not_escape_its_connection() {
             "CREATE TABLE t(a); INSERT INTO t VALUES ('{NEEDLE}');
              CREATE VIRTUAL TABLE words USING fts5(word); INSERT INTO words VALUES ('a')"
         );
-        fleet.plane.connect("own", &options).unwrap().execute_batch(&schema).unwrap();
+        fleet.plane.connect("own", options.clone()).unwrap().execute_batch(&schema).unwrap();
         let _open_elsewhere = fleet.connect("other");
         let connections = connections(fleet, is_sealed);
         let before = fixture.file_contents();
@@ -299,12 +299,12 @@ fn denied_attach_names_the_call_to_use() {
 fn plane_attach_passes_the_fence() {
     let fixture = Fixture::new(true);
     let own = fixture.fleet.unlock("own", CIPHER);
-    fixture.fleet.plane.attach(&own, "other", "other", None).unwrap();
+    fixture.fleet.plane.attach(&own, "other", "other", AttachOptions::default()).unwrap();
     assert_eq!(count(&own, "SELECT count(*) FROM other.t"), 1);
     own.execute_batch("DETACH other").unwrap();
     // A failed attach leaves the fence in place.
-    assert!(fixture.fleet.plane.attach(&own, "missing", "m", None).is_err());
-    assert!(fixture.fleet.plane.attach(&own, "other", "main", None).is_err());
+    assert!(fixture.fleet.plane.attach(&own, "missing", "m", AttachOptions::default()).is_err());
+    assert!(fixture.fleet.plane.attach(&own, "other", "main", AttachOptions::default()).is_err());
     assert!(own.execute("ATTACH ?1 AS x", [fixture.fill("{other}")]).is_err());
 }
 
@@ -314,8 +314,8 @@ fn database_attached_to_read_only_connection_is_read_only() {
     fleet.create("a");
     fleet.create("b");
     fleet.run("b", "CREATE TABLE t(a)");
-    let connection = fleet.plane.connect("a", &ConnectOptions::default().read_only(true)).unwrap();
-    fleet.plane.attach(&connection, "b", "b", None).unwrap();
+    let connection = fleet.plane.connect("a", ConnectOptions::default().read_only(true)).unwrap();
+    fleet.plane.attach(&connection, "b", "b", AttachOptions::default()).unwrap();
     let error = explain(&connection, connection.execute_batch("INSERT INTO b.t VALUES (1)").unwrap_err());
     assert!(error.to_string().ends_with("this connection was opened read-only"), "{error}");
     assert_eq!(count(&connection, "SELECT count(*) FROM b.t"), 0);
@@ -325,7 +325,7 @@ fn database_attached_to_read_only_connection_is_read_only() {
 fn unfenced_sql_is_unrestricted() {
     let fixture = Fixture::new(false);
     let options = ConnectOptions::default().unfenced();
-    let connection = fixture.fleet.plane.connect("own", &options).unwrap();
+    let connection = fixture.fleet.plane.connect("own", options.clone()).unwrap();
     for sql in [
         "ATTACH 'file:{out}/plain.db?vfs=unix' AS x; INSERT INTO x.t VALUES (1); DETACH x",
         "ATTACH '{out}/plain.db' AS x; INSERT INTO x.t VALUES (2); DETACH x",
@@ -361,7 +361,7 @@ fn host_authorizer_keeps_the_fence_by_calling_it() {
     assert!(own.execute("ATTACH ?1 AS x", [fixture.fill("{other}")]).is_err());
     let error = own.execute_batch("ATTACH 'file:x' AS x").unwrap_err();
     assert!(explain(&own, error).to_string().contains("ConnectOptions::unfenced"));
-    fixture.fleet.plane.attach(&own, "other", "other", None).unwrap();
+    fixture.fleet.plane.attach(&own, "other", "other", AttachOptions::default()).unwrap();
 
     // Without an authorizer, the VFS still distinguishes copies from attached files.
     own.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();

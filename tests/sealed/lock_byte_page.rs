@@ -76,7 +76,7 @@ fn database_larger_than_1_gib_skips_the_lock_byte_page() {
         let fork =
             CreateDatabaseInput::fork(name, "big").with_encryption(encryption).with_source_key(key(cipher));
         fleet.plane.create_database(fork).unwrap();
-        check(&fleet.plane.connect(name, &with_key(another_key(to))).unwrap());
+        check(&fleet.plane.connect(name, with_key(another_key(to))).unwrap());
         lock_page_is_empty(&fleet, name);
         fleet.plane.destroy_database(name).unwrap();
     }

@@ -61,14 +61,14 @@ fn run(path: &Path, plane: &ControlPlane, options: &ConnectOptions) -> Connectio
     // All connections belong to one thread, so waiting for a lock is futile.
     let options = options.clone().busy_timeout(std::time::Duration::ZERO);
     let mut runner = Runner::new(|| {
-        let connected = plane.connect("logic", &options).unwrap();
+        let connected = plane.connect("logic", options.clone()).unwrap();
         std::future::ready(Ok::<_, rusqlite::Error>(Db(connected)))
     });
     if let Err(error) = runner.run_file(path) {
         panic!("{error}");
     }
     drop(runner);
-    plane.connect("logic", &options).unwrap()
+    plane.connect("logic", options.clone()).unwrap()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::Command};
 
-use litefleet::{Cipher, CreateDatabaseInput, ExportOptions, PageFormat, RemoteEncryption, no_progress};
+use litefleet::{Cipher, CreateDatabaseInput, ExportOptions, PageFormat, RemoteEncryption};
 
 use crate::{
     encryption::{copy_files, formats, key, with_key},
@@ -104,7 +104,7 @@ fn files_round_trip_through_tursos_engine() {
                 let input = CreateDatabaseInput::new(&name, "default")
                     .with_encryption(encryption.clone().with_page_format(format));
                 fleet.plane.import_database(input, file.as_path()).unwrap();
-                let connection = fleet.plane.connect(&name, &with_key(key(cipher))).unwrap();
+                let connection = fleet.plane.connect(&name, with_key(key(cipher))).unwrap();
                 assert_eq!(count(&connection, "SELECT count(*) FROM t"), rows, "{cipher} {name}");
                 connection.execute_batch("INSERT INTO t(word) VALUES ('ours')").unwrap();
             }
@@ -112,7 +112,7 @@ fn files_round_trip_through_tursos_engine() {
         // An export in Turso's format is readable there.
         let exported = fleet.dir.path().join("exported.db");
         let options = ExportOptions::default().encryption_key(key(cipher)).page_format(PageFormat::Turso);
-        fleet.plane.export_database("again-native", &exported, &options, &mut no_progress).unwrap();
+        fleet.plane.export_database("again-native", &exported, options).unwrap();
         assert_eq!(turso(python, &exported, cipher, &["SELECT count(*) FROM t"]), "[(503,)]", "{cipher}");
     }
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, CreateDatabaseInput, Error, ErrorKind, ExportOptions, PageFormat, RemoteEncryption,
-    Result, Seed, no_progress,
+    AttachOptions, Cipher, ControlPlane, CreateDatabaseInput, Error, ErrorKind, ExportOptions, PageFormat,
+    RemoteEncryption, Result, Seed, UploadOptions,
     rusqlite::Connection,
     testing::{DiskOp, FaultHook},
 };
@@ -63,7 +63,7 @@ fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
     let Fleet { plane, dir } = fleet;
     let out = dir.path().join("out.db");
     let export = |options: ExportOptions| {
-        let exported = plane.export_database("vault", &out, &options, &mut no_progress);
+        let exported = plane.export_database("vault", &out, options);
         let _may_be_missing = fs::remove_file(&out);
         exported
     };
@@ -78,8 +78,11 @@ fn readings(fleet: &Fleet) -> Vec<(&'static str, Result<()>)> {
     let with_key = || ExportOptions::default().encryption_key(key(CIPHER));
     let host = fleet.unlock("host", CIPHER);
     vec![
-        ("connect", plane.connect("vault", &crate::encryption::with_key(key(CIPHER))).map(|_| ())),
-        ("attach", plane.attach(&host, "vault", "vault", Some(&key(CIPHER)))),
+        ("connect", plane.connect("vault", crate::encryption::with_key(key(CIPHER))).map(|_| ())),
+        (
+            "attach",
+            plane.attach(&host, "vault", "vault", AttachOptions::default().encryption_key(key(CIPHER))),
+        ),
         ("fork", fork(encryption(PageFormat::Native))),
         ("fork in turso's format", fork(encryption(PageFormat::Turso))),
         ("fork under another key", fork(another())),
@@ -113,7 +116,7 @@ fn every_reader_refuses_the_file_of_another_database() {
             is_refused(what, refused(reading));
         }
         // A wrong key is not reported if the file itself is wrong.
-        let wrong = || fleet.plane.connect("vault", &with_key(another_key(CIPHER)));
+        let wrong = || fleet.plane.connect("vault", with_key(another_key(CIPHER)));
         is_refused("another key", refused(wrong()));
         // Replacing page 1 alone is detected too.
         let mut mixed = before.clone();
@@ -146,7 +149,7 @@ fn export_refuses_page_1_of_another_database_in_the_wal() {
     super::wal::relink(&mut log);
     fs::write(fleet.database_dir("vault").join("data.db-wal"), log).unwrap();
     let out = fleet.dir.path().join("out.db");
-    let exported = fleet.plane.export_database("vault", &out, &ExportOptions::default(), &mut no_progress);
+    let exported = fleet.plane.export_database("vault", &out, ExportOptions::default());
     let (kind, text) = refused(exported);
     assert!(kind == ErrorKind::Corrupt && text.contains(MESSAGE), "{kind}: {text}");
     assert!(!out.exists());
@@ -158,10 +161,10 @@ fn every_kind_of_database_recognises_its_file() {
         let fleet = fleet("source", format);
         let Fleet { plane, dir } = &fleet;
         let out = dir.path().join("out.db");
-        plane.export_database("source", &out, &ExportOptions::default(), &mut no_progress).unwrap();
+        plane.export_database("source", &out, ExportOptions::default()).unwrap();
         let plain = dir.path().join("plain.db");
         let decrypt = ExportOptions::default().encryption_key(key(CIPHER)).decrypt(true);
-        plane.export_database("source", &plain, &decrypt, &mut no_progress).unwrap();
+        plane.export_database("source", &plain, decrypt).unwrap();
         let input =
             |name: &str| CreateDatabaseInput::new(name, "default").with_encryption(encryption(format));
         plane.import_database(input("sealed"), out.as_path()).unwrap();
@@ -169,7 +172,11 @@ fn every_kind_of_database_recognises_its_file() {
         plane.create_database(input("draft").with_seed(Seed::DatabaseUpload)).unwrap();
         let upload = |file: PathBuf| {
             let encryption = encryption(format);
-            plane.upload_encrypted_database("draft", file.as_path(), &encryption, None, &mut no_progress)
+            plane.upload_database(
+                "draft",
+                file.as_path(),
+                UploadOptions::default().encryption(encryption.clone()),
+            )
         };
         assert_eq!(refused(upload(dir.path().join("nothing"))).0, ErrorKind::NotFound);
         upload(plain).unwrap();
@@ -192,7 +199,7 @@ fn every_kind_of_database_recognises_its_file() {
             assert_eq!(row(&fleet, name), "source", "{format} {name}");
             for other in [PageFormat::Native, PageFormat::Turso] {
                 put(&fleet, other.as_str(), name);
-                let opened = plane.connect(name, &with_key(key(CIPHER))).map(|_| ());
+                let opened = plane.connect(name, with_key(key(CIPHER))).map(|_| ());
                 // Turso's format has no salt, so it has no identity.
                 let taken = (format, other) == (PageFormat::Turso, PageFormat::Turso);
                 let kind = opened.err().map(|error: Error| error.kind());
@@ -214,7 +221,7 @@ fn catalog_describes_no_file_of_a_failed_upload() {
     let fleet = fleet("source", PageFormat::Native);
     fleet.create("plain");
     let out = fleet.dir.path().join("out.db");
-    fleet.plane.export_database("source", &out, &ExportOptions::default(), &mut no_progress).unwrap();
+    fleet.plane.export_database("source", &out, ExportOptions::default()).unwrap();
     // The rename into place fails after the row was marked as complete.
     let once = AtomicBool::new(true);
     let hook: Arc<FaultHook> = Arc::new(move |step: DiskOp, _: &Path| {
@@ -228,7 +235,7 @@ fn catalog_describes_no_file_of_a_failed_upload() {
     fleet.plane.create_database(input.with_seed(Seed::DatabaseUpload)).unwrap();
     let upload = |plane: &ControlPlane| {
         let encryption = encryption(PageFormat::Native);
-        plane.upload_encrypted_database("draft", out.as_path(), &encryption, None, &mut no_progress)
+        plane.upload_database("draft", out.as_path(), UploadOptions::default().encryption(encryption.clone()))
     };
     assert_eq!(refused(upload(&faulty)).0, ErrorKind::DiskFull);
     assert_eq!((recorded(&fleet, "draft"), recorded(&fleet, "plain")), ((None, None), (None, None)));

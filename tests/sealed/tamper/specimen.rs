@@ -400,7 +400,7 @@ impl<'a> Harness<'a> {
 
     /// Opens the database, and reads everything.
     pub(super) fn read(&self) -> Reading {
-        match self.fleet.plane.connect("vault", &crate::encryption::with_key(key(self.cipher))) {
+        match self.fleet.plane.connect("vault", crate::encryption::with_key(key(self.cipher))) {
             Ok(connection) => read(&connection, "main"),
             Err(error) => Reading { rows: Rows::new(), refused: Some(error.kind()), is_intact: false },
         }

@@ -21,7 +21,7 @@ fn kind(connection: &Connection, sql: &str) -> Option<ErrorKind> {
 }
 
 fn assert_not_opened(fleet: &Fleet) {
-    let (kind, text) = refused(fleet.plane.connect("vault", &with_key(key(CIPHER))));
+    let (kind, text) = refused(fleet.plane.connect("vault", with_key(key(CIPHER))));
     assert!(kind == ErrorKind::Corrupt && text.contains("put back the one that was here"), "{kind}: {text}");
 }
 

@@ -473,7 +473,7 @@ fn wal_with_an_unsealed_frame_is_not_opened() {
     let options = || crate::encryption::with_key(crate::encryption::key(Cipher::Aegis256));
     let dir = fleet.database_dir("vault");
     let copy = fleet.dir.path().join("copy");
-    let connection = fleet.plane.connect("vault", &options()).unwrap();
+    let connection = fleet.plane.connect("vault", options()).unwrap();
     connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1); UPDATE t SET a = 2").unwrap();
     copy_files(&dir, &copy, &["data.db", "data.db-wal"]);
     drop(connection);
@@ -484,7 +484,7 @@ fn wal_with_an_unsealed_frame_is_not_opened() {
     damage(&mut frame(&mut log, old)[100..200], 0);
     relink(&mut log);
     fs::write(dir.join("data.db-wal"), log).unwrap();
-    let (kind, text) = refused(fleet.plane.connect("vault", &options()));
+    let (kind, text) = refused(fleet.plane.connect("vault", options()));
     assert_eq!(kind, ErrorKind::Corrupt, "{text}");
     assert!(text.contains("page 2 in ") && text.contains("data.db-wal is damaged"), "{text}");
 }
