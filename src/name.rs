@@ -176,7 +176,10 @@ mod tests {
     #[test]
     fn names_compare_with_str_and_are_found_by_it() {
         let name: DatabaseName = "orders".parse().unwrap();
-        assert!(name == "orders" && *name == *"orders" && "orders" == name && name != "order");
+        assert_eq!(name, "orders");
+        assert_eq!(name, *"orders");
+        assert_eq!("orders", name);
+        assert_ne!(name, "order");
         let names = std::collections::HashMap::from([(name.clone(), 1)]);
         assert_eq!(names.get("orders"), Some(&1));
         assert_eq!(std::collections::BTreeSet::from([name]).get("orders").map(|name| name.len()), Some(6));
