@@ -11,7 +11,7 @@ use crate::{
     cipher::{Cipher, EncryptionKey},
     disk::Disk,
     error::{Error, ErrorKind, Message, Result},
-    history::HistoricalImage,
+    history::ResilientImage,
     id, sqlite,
     time::Clock,
     vfs::{self, History, Keeping, NoPolicy, NotOpened, Policy, PolicySource, Sealing, VfsError},
@@ -307,11 +307,11 @@ pub(crate) fn open_to_read(
 
 /// Opens a database as it was at an instant, to be read.
 pub(crate) fn open_past(
-    past: HistoricalImage,
+    past: ResilientImage,
     sealing: Option<Sealing>,
     options: &ConnectOptions,
 ) -> Result<Connection> {
-    let path = past.snapshot_path().to_owned();
+    let path = past.path().to_owned();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = open_as(&path, flags, Arc::new(NoPolicy::viewing(Arc::new(past), sealing)), options)?;
     let prepared = connection

@@ -1,27 +1,30 @@
-//! Where every file of a root lies. Pure paths: nothing here touches the disk.
+//! The path of every file of a fleet. This module does not access the disk.
 
 use std::path::{Path, PathBuf};
 
-use crate::name::{DatabaseName, GroupDir};
+use crate::{
+    name::{DatabaseName, GroupDir},
+    units::GenerationNumber,
+};
 
-/// The directory of a control plane and the places in it.
+/// The directory of a control plane and the paths in it.
 ///
 /// ```text
 /// <root>/control.db            the catalog
-/// <root>/.changes              counters, by which open connections see changes of their configuration
-/// <root>/.reserve-<n>          room that is given up when the disk is full, so that something can be destroyed
-/// <root>/.http/                tokens of the API over HTTP, which keeps them itself
-/// <root>/.staging/<id>/        a database that is being built, locked by the process that builds it
+/// <root>/.changes              counters that tell open connections about changes of their configuration
+/// <root>/.reserve-<n>          space that is released when the disk is full, so that a database can be destroyed
+/// <root>/.http/                tokens of the HTTP API, which manages them itself
+/// <root>/.staging/<id>/        a database under construction, locked by the process that builds it
 /// <root>/.trash/<id>/          a database or a group that is being deleted
 /// <root>/<group>/group.json    the description of the group
 /// <root>/<group>/<database>/   data.db, data.db-wal and data.db-shm while it is in use, unwritten or archive/, and
 ///                              description.json
 /// ```
 ///
-/// `<group>` is the [`GroupDir`] in the group's row, and is its name only as long as it was never renamed.
+/// `<group>` is the [`GroupDir`] in the group's row, which equals the group's name unless the group was renamed.
 ///
-/// Names cannot begin with a dot or hold one, and no group's directory is `control.` and a suffix of that file, so they
-/// never meet the plane's own files.
+/// Names contain no dot, and no group's directory is `control.` followed by a suffix of that file. So names never collide
+/// with the plane's files.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
@@ -44,7 +47,7 @@ impl Layout {
         self.root.join(".changes")
     }
 
-    /// A piece of the reserve.
+    /// One of the files that reserve space.
     pub(crate) fn reserve(&self, piece: u32) -> PathBuf {
         self.root.join(format!(".reserve-{piece}"))
     }
@@ -84,30 +87,29 @@ pub(crate) fn description(dir: &Path) -> PathBuf {
     dir.join("description.json")
 }
 
-/// The description of a group, in its directory. No database has a name with a dot in it.
+/// The description of a group, in its directory. No database has a name with a dot.
 pub(crate) fn group_description(dir: &Path) -> PathBuf {
     dir.join("group.json")
 }
 
-/// A file beside a database that nobody has ever written to: what it is now it has been since it was created. Where
-/// neither this is there nor an archive, the history is lost.
+/// A file that marks a database as unchanged since its creation. If neither it nor the archive exists, the history is lost.
 pub(crate) fn unwritten(data: &Path) -> PathBuf {
     data.with_file_name("unwritten")
 }
 
-/// Where the archive of another database is put that stood in the place of a database's own.
+/// The directory to which an archive that belongs to another database is renamed.
 pub(crate) fn archive_aside(data: &Path, number: u32) -> PathBuf {
     data.with_file_name(format!("archive.foreign-{number}"))
 }
 
-/// The file that SQLite keeps beside a database under the same name with a suffix: `-wal` or `-journal`.
+/// The file whose name is that of the database file with a suffix: `-wal`, `-shm` or `-journal`.
 pub(crate) fn beside(data: &Path, suffix: &str) -> PathBuf {
     let mut path = data.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-/// The files that SQLite reads together with the database file `data` if they exist: log, journal, and the index of the log.
+/// The files that SQLite reads together with the database file `data`: the WAL, the rollback journal and the wal-index.
 pub(crate) fn companions(data: &Path) -> [PathBuf; 3] {
     ["-wal", "-journal", "-shm"].map(|suffix| beside(data, suffix))
 }
@@ -115,22 +117,22 @@ pub(crate) fn companions(data: &Path) -> [PathBuf; 3] {
 /// The files of a database's history, in the directory of the database.
 ///
 /// ```text
-/// archive/live.stamps           the stamps of the generation that the WAL is in, or was in last
-/// archive/wanted                asks for a snapshot where the next generation begins
-/// archive/retained              from which generation on the history is retained
-/// archive/000000000042.wal      the segment: the WAL of generation 42, when it had ended
-/// archive/000000000042.wal.zst  the same, compressed
-/// archive/000000000042.stamps   its stamps
+/// archive/live.stamps           the stamps of the current WAL, or of the last one
+/// archive/wanted                requests a snapshot when the next generation begins
+/// archive/retained              the first generation that is retained
+/// archive/000000000042.wal      the segment: the WAL of generation 42 after it ended
+/// archive/000000000042.wal.zst  the compressed segment
+/// archive/000000000042.stamps   the stamps of generation 42 after it ended
 /// archive/000000000042.db       a snapshot: the database before the first commit of generation 42
-/// archive/000000000042.sum      the checksums of that snapshot's pages
-/// archive/000000000042.index    what stands in the segment, which follows from it
+/// archive/000000000042.sum      the checksums of the snapshot's pages
+/// archive/000000000042.index    the frames of the segment, derived from it
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ArchivePaths {
     dir: PathBuf,
 }
 
-/// What a file of an archive is.
+/// What a numbered file of an archive contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ArchiveFile {
     Segment,
@@ -158,7 +160,7 @@ impl ArchiveFile {
 }
 
 impl ArchivePaths {
-    /// Of the database in the file `data`.
+    /// The paths for the database in the file `data`.
     pub(crate) fn of(data: &Path) -> Self {
         Self { dir: data.with_file_name("archive") }
     }
@@ -167,7 +169,7 @@ impl ArchivePaths {
         &self.dir
     }
 
-    /// The database file, whose owner and mode the files of its history have.
+    /// The database file. The files of its history get its owner and mode.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.with_file_name("data.db")
     }
@@ -176,27 +178,27 @@ impl ArchivePaths {
         self.dir.join("live.stamps")
     }
 
-    pub(crate) fn retained(&self) -> PathBuf {
+    /// The file with the first generation that is retained.
+    pub(crate) fn retention_mark(&self) -> PathBuf {
         self.dir.join("retained")
     }
 
-    /// What asks whoever begins the next generation for a snapshot before it.
-    pub(crate) fn wanted(&self) -> PathBuf {
+    /// The file that requests a snapshot when the next generation begins.
+    pub(crate) fn snapshot_request(&self) -> PathBuf {
         self.dir.join("wanted")
     }
 
     /// A file of a generation.
-    pub(crate) fn file(&self, sequence: u64, file: ArchiveFile) -> PathBuf {
-        self.dir.join(format!("{sequence:012}.{}", file.extension()))
+    pub(crate) fn file(&self, number: GenerationNumber, file: ArchiveFile) -> PathBuf {
+        self.dir.join(format!("{number:012}.{}", file.extension()))
     }
 
-    /// Which generation's file has this name, and which it is.
-    pub(crate) fn parse(name: &str) -> Option<(u64, ArchiveFile)> {
-        let (sequence, extension) = name.split_once('.')?;
+    /// Reads the name of a numbered file. Returns `None` for any other name.
+    pub(crate) fn parse(name: &str) -> Option<(GenerationNumber, ArchiveFile)> {
+        let (number, extension) = name.split_once('.')?;
         let file = ArchiveFile::ALL.into_iter().find(|file| file.extension() == extension)?;
-        // No history gets as far as more digits than these.
-        let digits =
-            (12..=15).contains(&sequence.len()) && sequence.bytes().all(|byte| byte.is_ascii_digit());
-        Some((sequence.parse().ok().filter(|_| digits)?, file))
+        // 15 digits are more than any history reaches.
+        let digits = (12..=15).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
+        Some((number.parse().ok().map(GenerationNumber::new).filter(|_| digits)?, file))
     }
 }

@@ -16,6 +16,7 @@ mod retention;
 mod size;
 mod sync;
 mod time;
+mod units;
 
 mod api;
 mod cipher;

@@ -333,7 +333,7 @@ impl Overlay {
         // As far as the log goes now, and no further: a writer may append as fast as this reads.
         let mut end = log.metadata().map_err(reading)?.len();
         if let SeenFrames::UpTo(frame) = seen {
-            end = end.min(wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64);
+            end = end.min(wal::len_up_to(frame, header.page_size()));
         }
         let mut at = wal::HEADER_LEN as u64;
         while at < end && read_up_to(log, &mut frame, at).map_err(reading)? == frame.len() {
@@ -347,10 +347,10 @@ impl Overlay {
                 }
             }
             let Some(followed) = followed else { break };
-            uncommitted.push((followed.page_number, at + wal::FRAME_HEADER_LEN as u64));
+            uncommitted.push((followed.page_number.get(), at + wal::FRAME_HEADER_LEN as u64));
             at += frame.len() as u64;
             if let Some(page_count) = followed.commit {
-                overlay.page_count = page_count;
+                overlay.page_count = page_count.get();
                 overlay.pages.extend(uncommitted.drain(..));
             }
         }
@@ -373,13 +373,13 @@ fn is_committed_beyond(log: &File, header: &wal::Header, range: Range<u64>) -> s
         }
         if let Some(before) = before
             && header.has_salts(head)
-            && wal::frame_fields(head).commit.is_some()
+            && wal::commit_size(head).is_some()
             && read_up_to(log, &mut frame, at)? == frame.len()
             && header.chain_after(before).follow(&frame).is_some()
         {
             return Ok(true);
         }
-        before = frame[16..wal::FRAME_HEADER_LEN].first_chunk().copied();
+        before = Some(wal::checksum_in(&frame));
     }
     Ok(false)
 }

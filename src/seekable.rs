@@ -1,20 +1,20 @@
-//! The zstd seekable format: bytes in independent zstd frames, and behind them a table of where each stands.
+//! The zstd seekable format: independent zstd frames, followed by a table of their positions.
 //!
-//! Any part is read by decompressing the frames that it lies in, while a program that knows nothing of the table
-//! (`zstd -d`) gets all of it: the table stands in a skippable frame. The format is that of
+//! A part of the contents is read by decompressing the frames that contain it. A program that does not know the table
+//! (`zstd -d`) decompresses everything, because the table is in a skippable frame. The format is that of
 //! <https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md>, version 0.1.0.
 //! Numbers are little-endian.
 //!
-//! | bytes | the skippable frame at the end |
+//! | bytes | contents of the skippable frame at the end |
 //! |---|---|
 //! | 0..3 | `0x184D2A5E` |
-//! | 4..7 | the bytes behind this |
-//! | 8 for each frame, or 12 | its compressed and its plain length, and if the descriptor says so a checksum |
+//! | 4..7 | the number of bytes that follow |
+//! | 8 or 12 for each frame | its compressed and its plain length, and a checksum if the descriptor says so |
 //! | 4 | the number of frames |
-//! | 1 | the descriptor: bit 7 says that entries have checksums, bits 2 to 6 are zero |
+//! | 1 | the descriptor: bit 7 is set if entries have checksums, bits 2 to 6 are zero |
 //! | 4 | `0x8F92EAB1` |
 //!
-//! The entries that are written have no checksum: each frame ends with its own, which `zstd` checks too.
+//! This crate writes entries without checksums, because each frame ends with its own, which `zstd` checks too.
 
 use std::cell::RefCell;
 
@@ -23,13 +23,13 @@ use zstd::{
     zstd_safe::CParameter,
 };
 
-/// The most plain bytes that a frame may have that is read: what one is worth in memory, whatever a file claims.
+/// Maximum number of plain bytes in a frame, which bounds the memory for one frame whatever a file claims.
 pub(crate) const FRAME_MAX: u32 = 4 << 20;
 
-/// The length of the table's end, which says how long the rest is.
+/// The length of the footer, from which the length of the table follows.
 pub(crate) const FOOTER_LEN: usize = 9;
 
-/// The most frames that a table may tell of: those of a log of 128 GiB.
+/// Maximum number of frames in a table: those of a log of 128 GiB.
 pub(crate) const FRAMES_MAX: u32 = 1 << 20;
 
 const HEAD_LEN: usize = 8;
@@ -40,19 +40,26 @@ const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
 const CHECKSUM_FLAG: u8 = 1 << 7;
 const RESERVED_BITS: u8 = 0b0111_1100;
 
-/// At three the ratio on database pages is within some percent of what much slower levels reach.
+/// At level 3, the ratio on database pages is within a few percent of that of much slower levels.
 const LEVEL: i32 = 3;
 
-/// Where the frames of a file stand.
+/// The positions of the frames of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SeekTable {
-    /// The compressed and the plain offset behind each frame.
-    ends: Vec<(u64, u64)>,
+    /// The end of each frame.
+    ends: Vec<End>,
 }
 
-/// Where a frame stands: its offset and length in the file, and in what it holds.
+/// The offsets after a frame: in the file, and in the plain bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct End {
+    packed: u64,
+    plain: u64,
+}
+
+/// The offset and the length of a frame in the file, and of its contents in the plain bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FrameSpan {
     pub(crate) at: u64,
     pub(crate) len: usize,
     pub(crate) plain_at: u64,
@@ -60,42 +67,47 @@ pub(crate) struct Place {
 }
 
 impl SeekTable {
-    /// Adds a frame behind the others.
+    /// Appends a frame.
     pub(crate) fn push(&mut self, compressed: u32, plain: u32) {
-        let (at, plain_at) = self.ends.last().copied().unwrap_or_default();
-        self.ends.push((at + u64::from(compressed), plain_at + u64::from(plain)));
+        let End { packed, plain: plain_at } = self.ends.last().copied().unwrap_or_default();
+        self.ends.push(End { packed: packed + u64::from(compressed), plain: plain_at + u64::from(plain) });
     }
 
-    /// The length of all that the frames hold.
+    /// The length of the plain bytes.
     pub(crate) fn plain_len(&self) -> u64 {
-        self.ends.last().map_or(0, |(_, plain)| *plain)
+        self.ends.last().map_or(0, |end| end.plain)
     }
 
     /// The length of the frames, without the table.
     pub(crate) fn frames_len(&self) -> u64 {
-        self.ends.last().map_or(0, |(end, _)| *end)
+        self.ends.last().map_or(0, |end| end.packed)
     }
 
-    /// The frame that holds the byte at an offset; nothing behind the last one.
-    pub(crate) fn find(&self, plain: u64) -> Option<Place> {
-        let number = self.ends.partition_point(|(_, end)| *end <= plain);
-        let (end, plain_end) = *self.ends.get(number)?;
-        let before = number.checked_sub(1).and_then(|before| self.ends.get(before));
-        let (at, plain_at) = before.copied().unwrap_or_default();
+    /// The frame that contains the plain byte at an offset. Returns `None` after the last one.
+    pub(crate) fn find(&self, plain: u64) -> Option<FrameSpan> {
+        let index = self.ends.partition_point(|end| end.plain <= plain);
+        let end = *self.ends.get(index)?;
+        let start =
+            index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
         let len = |from: u64, to: u64| usize::try_from(to - from).unwrap_or(usize::MAX);
-        Some(Place { at, len: len(at, end), plain_at, plain_len: len(plain_at, plain_end) })
+        Some(FrameSpan {
+            at: start.packed,
+            len: len(start.packed, end.packed),
+            plain_at: start.plain,
+            plain_len: len(start.plain, end.plain),
+        })
     }
 
-    /// The table as it stands at the end of the file.
+    /// The bytes of the table at the end of the file.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let count = u32::try_from(self.ends.len()).unwrap_or(u32::MAX);
         let len = self.ends.len() * ENTRY_LEN + FOOTER_LEN;
         let mut bytes = Vec::with_capacity(HEAD_LEN + len);
         bytes.extend(SKIPPABLE_MAGIC.to_le_bytes());
         bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
-        let mut before = (0, 0);
+        let mut before = End::default();
         for end in &self.ends {
-            for len in [end.0 - before.0, end.1 - before.1] {
+            for len in [end.packed - before.packed, end.plain - before.plain] {
                 bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
             }
             before = *end;
@@ -106,14 +118,14 @@ impl SeekTable {
         bytes
     }
 
-    /// How long the table is, of which this is the end; nothing if it is none.
+    /// The length of the table with this footer. Returns `None` if the footer is invalid.
     pub(crate) fn encoded_len(footer: [u8; FOOTER_LEN]) -> Option<u64> {
         let (count, descriptor, magic) = parse_footer(footer);
-        let is_one = magic == SEEKABLE_MAGIC && descriptor & RESERVED_BITS == 0 && count <= FRAMES_MAX;
-        is_one.then(|| (HEAD_LEN + FOOTER_LEN) as u64 + u64::from(count) * entry_len(descriptor) as u64)
+        let is_valid = magic == SEEKABLE_MAGIC && descriptor & RESERVED_BITS == 0 && count <= FRAMES_MAX;
+        is_valid.then(|| (HEAD_LEN + FOOTER_LEN) as u64 + u64::from(count) * entry_len(descriptor) as u64)
     }
 
-    /// Reads a table of the length that its end says; nothing if it is none, or tells of frames that are too large.
+    /// Reads a table. Returns `None` if it is invalid, or if a frame is too large.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let (rest, footer) = bytes.split_last_chunk::<FOOTER_LEN>()?;
         let (magic, rest) = rest.split_first_chunk()?;
@@ -129,7 +141,7 @@ impl SeekTable {
             let (compressed, rest) = entry.split_first_chunk()?;
             let (compressed, plain) =
                 (u32::from_le_bytes(*compressed), u32::from_le_bytes(*rest.first_chunk()?));
-            // What holds nothing is not written here, and a frame is never much longer than what it holds.
+            // Empty frames are never written, and a frame is never much longer than its contents.
             if plain == 0 || plain > FRAME_MAX || compressed as usize > bound(plain as usize) {
                 return None;
             }
@@ -139,6 +151,7 @@ impl SeekTable {
     }
 }
 
+/// The number of frames, the descriptor and the magic number.
 fn parse_footer(footer: [u8; FOOTER_LEN]) -> (u32, u8, u32) {
     let [c0, c1, c2, c3, descriptor, m0, m1, m2, m3] = footer;
     (u32::from_le_bytes([c0, c1, c2, c3]), descriptor, u32::from_le_bytes([m0, m1, m2, m3]))
@@ -152,7 +165,7 @@ fn bound(plain: usize) -> usize {
     zstd::zstd_safe::compress_bound(plain)
 }
 
-/// Writes frames.
+/// Compresses frames.
 pub(crate) struct Frames(Compressor<'static>);
 
 impl Frames {
@@ -162,19 +175,18 @@ impl Frames {
         Ok(Self(compressor))
     }
 
-    /// One frame of these bytes.
+    /// Compresses bytes into one frame.
     pub(crate) fn compress(&mut self, plain: &[u8]) -> std::io::Result<Vec<u8>> {
         self.0.compress(plain)
     }
 }
 
 thread_local! {
-    /// It is worth some times as much memory as a frame, so that each thread makes one and keeps it.
+    /// A decompressor takes several times the memory of a frame, so each thread keeps one.
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Fills `into` with what a frame holds, and says whether that is so many bytes and they are what was compressed. No more
-/// than these are written.
+/// Fills `into` with the contents of a frame. Returns whether they have that length and match the frame's checksum.
 pub(crate) fn decompress(frame: &[u8], into: &mut [u8]) -> bool {
     DECOMPRESSOR.with_borrow_mut(|kept| {
         let decompressor = match kept {
@@ -195,7 +207,7 @@ mod tests {
 
     const FRAME_LEN: usize = 128 << 10;
 
-    /// What a frame holds, if that is so many bytes.
+    /// The contents of a frame, or `None` unless they have this length.
     fn decompress(frame: &[u8], len: usize) -> Option<Vec<u8>> {
         let mut plain = vec![0; len];
         super::decompress(frame, &mut plain).then_some(plain)
@@ -217,11 +229,10 @@ mod tests {
     }
 
     #[test]
-    fn the_library_decompresses_the_whole_and_the_table_finds_each_byte() {
+    fn library_decompresses_file_and_table_finds_each_byte() {
         for len in [0, 1, FRAME_LEN, FRAME_LEN + 1, 5 * FRAME_LEN / 2] {
             let plain = plain(len);
             let (bytes, table) = file(&plain);
-            // As does any program that decompresses zstd.
             assert_eq!(zstd::decode_all(&bytes[..]).unwrap(), plain);
             assert_eq!((table.plain_len(), table.find(len as u64)), (len as u64, None));
             let encoded = table.encode();
@@ -238,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_of_a_frame_counts() {
+    fn flipped_bit_of_a_frame_is_detected() {
         let (bytes, table) = file(&plain(3000));
         let frame = &bytes[..usize::try_from(table.frames_len()).unwrap()];
         assert!(decompress(frame, 3000).is_some());
@@ -248,13 +259,13 @@ mod tests {
         for bit in 0..frame.len() * 8 {
             let mut damaged = frame.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            // Some bits of its head say how much memory to take, and nothing of what it holds.
+            // Some header bits determine the memory for a frame and not its contents.
             assert!(decompress(&damaged, 3000).is_none_or(|held| held == plain(3000)), "bit {bit}");
         }
     }
 
     #[test]
-    fn a_frame_that_claims_too_much_is_refused() {
+    fn oversized_frame_is_refused() {
         let mut table = SeekTable::default();
         table.push(100, FRAME_MAX);
         assert!(SeekTable::parse(&table.encode()).is_some());
@@ -264,14 +275,14 @@ mod tests {
         let mut table = SeekTable::default();
         table.push(u32::MAX, 1000);
         assert_eq!(SeekTable::parse(&table.encode()), None);
-        // Nor does one get more memory than its entry says.
+        // A frame gets no more memory than its entry says.
         let bomb = Frames::new().unwrap().compress(&vec![0; 64 << 20]).unwrap();
         assert!(bomb.len() < 8 << 10);
         assert_eq!(decompress(&bomb, 1000), None);
     }
 
     #[test]
-    fn a_table_with_checksums_is_read_too() {
+    fn table_with_checksums_is_read() {
         let (_, table) = file(&plain(2 * FRAME_LEN));
         let plain = table.encode();
         let mut summed = plain[..4].to_vec();
@@ -283,7 +294,7 @@ mod tests {
         summed.extend([2, 0, 0, 0, 0x80]);
         summed.extend(SEEKABLE_MAGIC.to_le_bytes());
         assert_eq!(SeekTable::parse(&summed), Some(table));
-        // A bit that means something else some day.
+        // A reserved bit.
         let at = summed.len() - 5;
         summed[at] |= 4;
         assert_eq!(SeekTable::parse(&summed), None);
@@ -293,7 +304,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn whatever_stands_there_is_a_table_or_none(
+        fn damaged_table_is_refused_or_has_valid_frames(
             entries in prop::collection::vec((0..200_000_u32, 0..200_000_u32), 0..8),
             at: prop::sample::Index,
             bits: u8,

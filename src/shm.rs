@@ -1,8 +1,8 @@
-//! What the connections that are open know of a log: the wal-index, which is in memory that they share.
+//! The committed end of a WAL according to the wal-index file (`-shm`), which all open connections share.
 //!
-//! A commit counts from the moment at which it stands in the wal-index. One that is whole in the log and not in the index was
-//! seen by nobody: its process was killed, or it failed, and the next commit is written over it. Where nobody has the database
-//! open the index says nothing, since whoever opens it first makes it anew from the log.
+//! A commit is visible once it is in the wal-index. A commit that is complete in the WAL but missing from the wal-index was
+//! never visible: its process was killed or failed, and the next commit overwrites it. While no connection is open the
+//! wal-index says nothing, because the first connection to open the database rebuilds it from the WAL.
 
 use std::path::Path;
 
@@ -10,20 +10,21 @@ use crate::{
     disk::Disk,
     error::{Error, Result},
     layout,
+    units::Salts,
     wal::{self, INDEX_HEADER_LEN, SeenFrames},
 };
 
-/// The byte of the file that everybody locks who has it open (`UNIX_SHM_DMS` of SQLite).
+/// The byte that every open connection locks (`UNIX_SHM_DMS` of SQLite).
 const OPEN_BYTE: u64 = 128;
 
-/// What is looked at anew while the index is being written.
+/// Maximum number of attempts to read a header that is being written.
 const ATTEMPTS: u32 = 100;
 
-/// How far the connections to the database in the file `data` see its log, which has these salts. It is to be asked after
-/// the log was read, or after what the log is to be laid over.
+/// How much of the WAL with these salts is committed, according to the connections to the database in the file `data`. Call
+/// it after reading the WAL, or after reading what the WAL is applied to.
 ///
 /// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the file.
-pub(crate) fn seen(data: &Path, salts: [u8; 8]) -> Result<SeenFrames> {
+pub(crate) fn seen(data: &Path, salts: Salts) -> Result<SeenFrames> {
     let path = layout::beside(data, "-shm");
     let Some(file) = Disk::open_regular(&path)? else { return Ok(SeenFrames::Unknown) };
     let is_open =
@@ -36,11 +37,11 @@ pub(crate) fn seen(data: &Path, salts: [u8; 8]) -> Result<SeenFrames> {
         if Disk::read_up_to(&file, &path, &mut head, 0)? < head.len() {
             break;
         }
-        if let Some(said) = wal::indexed(&head) {
-            return Ok(wal::seen_frames(said, salts));
+        if let Some(last) = wal::last_commit(&head) {
+            return Ok(wal::seen_frames(last, salts));
         }
         std::thread::yield_now();
     }
-    // Whoever was writing it was killed: it is made anew from the log.
+    // The process that was writing the header was killed: it will be rebuilt from the WAL.
     Ok(SeenFrames::Unknown)
 }

@@ -221,10 +221,6 @@ impl<T> Mutex<T> {
     /// Locks the mutex, and replaces the value with its default if an earlier holder panicked.
     ///
     /// For caches, which may be empty at any time.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "locks are converted to this mutex one module at a time")
-    )]
     pub(crate) fn lock_or_clear(&self) -> Guard<'_, T>
     where
         T: Default,

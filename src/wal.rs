@@ -1,8 +1,11 @@
-//! SQLite's write-ahead log: its header, its chain of frames, and the commits in it.
+//! SQLite's write-ahead log: its header, its chain of frames, the commits in it, and the wal-index.
 //!
 //! Offsets and checksums are those of <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.
 
-use crate::page::be32;
+use crate::{
+    page::be32,
+    units::{FrameNumber, PageCount, PageNumber, Salts, WalChecksum},
+};
 
 /// The size of the header at the start of a WAL.
 pub(crate) const HEADER_LEN: usize = 32;
@@ -10,22 +13,22 @@ pub(crate) const HEADER_LEN: usize = 32;
 /// The size of the header before each page of a WAL.
 pub(crate) const FRAME_HEADER_LEN: usize = 24;
 
+/// The offset of the running checksum in the header of a frame.
+const CHECKSUM_AT: usize = 16;
+
 const MAGIC: u32 = 0x377f_0682;
 const FORMAT_VERSION: u32 = 3_007_000;
 
-/// The running checksum of a WAL.
-type Checksum = [u32; 2];
-
-/// The header of a WAL: what stays the same until the WAL is begun anew.
+/// The header of a WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     page_size: u32,
-    salts: [u8; 8],
+    salts: Salts,
     words: Words,
-    checksum: Checksum,
+    checksum: WalChecksum,
 }
 
-/// The byte order in which checksums read their words, which the magic number tells.
+/// The byte order in which checksums read their input, given by the magic number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Words {
     LittleEndian,
@@ -33,8 +36,9 @@ enum Words {
 }
 
 impl Words {
-    /// Carries the checksum on over `bytes`, whose length is a multiple of 8.
-    fn checksum(self, [mut s0, mut s1]: Checksum, bytes: &[u8]) -> Checksum {
+    /// Continues a checksum over `bytes`, whose length is a multiple of 8.
+    fn checksum(self, checksum: WalChecksum, bytes: &[u8]) -> WalChecksum {
+        let [mut s0, mut s1] = checksum.words();
         let read = |word: [u8; 4]| match self {
             Self::LittleEndian => u32::from_le_bytes(word),
             Self::BigEndian => u32::from_be_bytes(word),
@@ -44,19 +48,20 @@ impl Words {
             s0 = s0.wrapping_add(read([a, b, c, d])).wrapping_add(s1);
             s1 = s1.wrapping_add(read([e, f, g, h])).wrapping_add(s0);
         }
-        [s0, s1]
+        WalChecksum::new([s0, s1])
     }
 }
 
-/// The format version of a WAL whose header is otherwise valid, if SQLite refuses to open a database for it. `None` for a
-/// version that SQLite reads, and for an invalid header, with which SQLite ignores the log.
+/// The format version in an otherwise valid header if SQLite refuses to open a database because of it.
+///
+/// Returns `None` for the version that SQLite reads, and for an invalid header, with which SQLite ignores the WAL.
 pub(crate) fn unknown_version(header: &[u8; HEADER_LEN]) -> Option<u32> {
     let version = be32(header, 4);
     (version != FORMAT_VERSION && Header::parse_any(header).is_some()).then_some(version)
 }
 
 impl Header {
-    /// Reads a header. A header that SQLite would not accept is none.
+    /// Reads a header. Returns `None` if SQLite would not accept it.
     pub(crate) fn parse(bytes: &[u8; HEADER_LEN]) -> Option<Self> {
         Self::parse_any(bytes).filter(|_| be32(bytes, 4) == FORMAT_VERSION)
     }
@@ -69,13 +74,13 @@ impl Header {
             _ => return None,
         };
         let page_size = be32(bytes, 8);
-        let checksum = words.checksum([0, 0], &bytes[..24]);
+        let checksum = words.checksum(WalChecksum::ZERO, &bytes[..24]);
         let valid = page_size.is_power_of_two()
             && (512..=65_536).contains(&page_size)
-            && checksum == [be32(bytes, 24), be32(bytes, 28)];
+            && checksum == WalChecksum::new([be32(bytes, 24), be32(bytes, 28)]);
         let mut salts = [0; 8];
         salts.copy_from_slice(&bytes[16..24]);
-        valid.then_some(Self { page_size, salts, words, checksum })
+        valid.then_some(Self { page_size, salts: Salts::new(salts), words, checksum })
     }
 
     /// The size of a page in bytes.
@@ -83,8 +88,7 @@ impl Header {
         self.page_size
     }
 
-    /// What tells this log from the one that was there before.
-    pub(crate) fn salts(&self) -> [u8; 8] {
+    pub(crate) fn salts(&self) -> Salts {
         self.salts
     }
 
@@ -93,148 +97,186 @@ impl Header {
         FRAME_HEADER_LEN + self.page_size as usize
     }
 
-    /// The chain of frames from the first one on.
+    /// The chain before the first frame.
     pub(crate) fn chain(self) -> Chain {
         Chain { checksum: self.checksum, header: self }
     }
 
-    /// The chain from the frame on that follows one with this checksum in its header.
-    pub(crate) fn chain_after(self, checksum: [u8; 8]) -> Chain {
-        Chain { checksum: [be32(&checksum, 0), be32(&checksum, 4)], header: self }
+    /// The chain after a frame with this checksum in its header.
+    pub(crate) fn chain_after(self, checksum: WalChecksum) -> Chain {
+        Chain { checksum, header: self }
     }
 
-    /// Whether the header of a frame has the salts of this log.
+    /// Whether the header of a frame has the salts of this WAL.
     pub(crate) fn has_salts(&self, frame: &[u8]) -> bool {
-        frame[8..16] == self.salts
+        frame[8..CHECKSUM_AT] == self.salts.bytes()
     }
 }
 
-/// One frame that continued its chain.
+/// What the header of a frame says about its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// The number of its page, from 1.
-    pub(crate) page_number: u32,
-    /// The size of the database in pages if this frame ends a transaction.
-    pub(crate) commit: Option<u32>,
+    pub(crate) page_number: PageNumber,
+    /// The size of the database after the commit if this frame ends a transaction.
+    pub(crate) commit: Option<PageCount>,
+}
+
+impl Frame {
+    /// Reads the header of a frame without checking it. Returns `None` if the page number is 0.
+    pub(crate) fn parse(header: &[u8]) -> Option<Self> {
+        PageNumber::new(be32(header, 0)).map(|page_number| Self { page_number, commit: commit_size(header) })
+    }
+}
+
+/// The size of the database after the commit if the frame with this header ends a transaction.
+pub(crate) fn commit_size(header: &[u8]) -> Option<PageCount> {
+    Some(PageCount::new(be32(header, 4))).filter(|pages| *pages > PageCount::ZERO)
+}
+
+/// The running checksum in the header of a frame.
+pub(crate) fn checksum_in(header: &[u8]) -> WalChecksum {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&header[CHECKSUM_AT..FRAME_HEADER_LEN]);
+    WalChecksum::from_bytes(bytes)
 }
 
 /// Follows the frames of a WAL one by one, as SQLite's recovery does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain {
     header: Header,
-    checksum: Checksum,
+    checksum: WalChecksum,
 }
 
 impl Chain {
-    /// Takes the next whole frame. Nothing means that the log ends before it: it is torn, of an older
-    /// generation, or not there.
+    /// Takes the next frame. Returns `None` if the WAL ends before it, because the frame is short, torn or of an older
+    /// generation.
     pub(crate) fn follow(&mut self, frame: &[u8]) -> Option<Frame> {
-        if frame.len() != self.header.frame_len() || frame[8..16] != self.header.salts {
+        if frame.len() != self.header.frame_len() || !self.header.has_salts(frame) {
             return None;
         }
+        let parsed = Frame::parse(frame)?;
         let (head, page) = frame.split_at(FRAME_HEADER_LEN);
-        let checksum = self.header.words.checksum(self.checksum, &head[..8]);
-        let checksum = self.header.words.checksum(checksum, page);
-        let page_number = be32(head, 0);
-        if page_number == 0 || checksum != [be32(head, 16), be32(head, 20)] {
+        let checksum = self.continued(head, page);
+        if checksum != checksum_in(head) {
             return None;
         }
         self.checksum = checksum;
-        Some(Frame { page_number, commit: Some(be32(head, 4)).filter(|pages| *pages > 0) })
+        Some(parsed)
     }
 
-    /// Carries the chain on over a frame that is written, of which the first 8 bytes and the page are given, and returns
-    /// the checksum that belongs into its header.
-    pub(crate) fn extend(&mut self, head: &[u8], page: &[u8]) -> [u8; 8] {
+    /// Appends a frame, of which `head` has at least the first 8 bytes, and returns the checksum for its header.
+    pub(crate) fn extend(&mut self, head: &[u8], page: &[u8]) -> WalChecksum {
+        self.checksum = self.continued(head, page);
+        self.checksum
+    }
+
+    fn continued(&self, head: &[u8], page: &[u8]) -> WalChecksum {
         let words = self.header.words;
-        let [s0, s1] = words.checksum(words.checksum(self.checksum, &head[..8]), page);
-        self.checksum = [s0, s1];
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&s0.to_be_bytes());
-        bytes[4..].copy_from_slice(&s1.to_be_bytes());
-        bytes
+        words.checksum(words.checksum(self.checksum, &head[..8]), page)
     }
 }
 
-/// The checksum that belongs into a header with little-endian words.
-#[cfg(test)]
-pub(crate) fn header_checksum(header: &[u8; HEADER_LEN]) -> [u8; 8] {
-    let [s0, s1] = Words::LittleEndian.checksum([0, 0], &header[..24]);
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&s0.to_be_bytes());
-    bytes[4..].copy_from_slice(&s1.to_be_bytes());
-    bytes
+/// The length of a WAL up to and including the frame `last`.
+pub(crate) fn len_up_to(last: Option<FrameNumber>, page_size: u32) -> u64 {
+    let frame_len = FRAME_HEADER_LEN as u64 + u64::from(page_size);
+    HEADER_LEN as u64 + u64::from(FrameNumber::count(last)) * frame_len
 }
 
-/// The size of a region of the wal-index in bytes, and of its header in words
+/// The offset of a frame in a WAL.
+pub(crate) fn frame_offset(frame: FrameNumber, page_size: u32) -> u64 {
+    len_up_to(FrameNumber::new(frame.get() - 1), page_size)
+}
+
+/// The offset of a frame's page in a WAL.
+pub(crate) fn page_offset(frame: FrameNumber, page_size: u32) -> u64 {
+    frame_offset(frame, page_size) + FRAME_HEADER_LEN as u64
+}
+
+/// The checksum of a WAL header with little-endian words.
+#[cfg(test)]
+pub(crate) fn header_checksum(header: &[u8; HEADER_LEN]) -> WalChecksum {
+    Words::LittleEndian.checksum(WalChecksum::ZERO, &header[..24])
+}
+
+/// The size of a region of the wal-index in bytes, and of the header in the first region in words
 /// (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
 pub(crate) const INDEX_REGION_LEN: usize = 32 << 10;
 const INDEX_HEADER_WORDS: u32 = 34;
 
-/// Frames whose page numbers stand in a region of the wal-index that has no header.
+/// The number of page numbers in a region of the wal-index without a header.
 const INDEX_REGION_FRAMES: u32 = 4096;
 
-/// The word in the header of the wal-index that says how many pages the last commit left.
+/// The word in the header of the wal-index with the size of the database after the last commit.
 pub(crate) const INDEX_PAGE_COUNT: usize = 5;
 
-/// The word in it that says which frame ended the last commit, and the first of the two that hold the salts of the WAL.
+/// The word in the header of the wal-index with the last committed frame, and the first of the two words with the salts.
 pub(crate) const INDEX_LAST_FRAME: usize = 4;
 pub(crate) const INDEX_SALTS: usize = 8;
 
-/// The size of that header in bytes, of which there are two copies in a row.
+/// The size in bytes of one of the two copies of the wal-index header.
 pub(crate) const INDEX_HEADER_LEN: usize = 48;
 
-/// The frame that ended the last commit, and the salts of its WAL, by both copies of the header of a wal-index. Nothing
-/// while it is being written.
-pub(crate) fn indexed(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<(u32, [u8; 8])> {
-    let (first, second) = copies.split_at(INDEX_HEADER_LEN);
-    let word = |at: usize| first[at * 4..].first_chunk().copied();
-    // The byte says that it was written at all. Words are in the order of the machine, salts as they stand in the WAL.
-    let is_there = first[12] != 0 && first == second;
-    let last = word(INDEX_LAST_FRAME).filter(|_| is_there)?;
-    let mut salts = [0; 8];
-    salts.copy_from_slice(&first[INDEX_SALTS * 4..INDEX_SALTS * 4 + 8]);
-    let last = if cfg!(target_endian = "big") { u32::from_be_bytes(last) } else { u32::from_le_bytes(last) };
-    Some((last, salts))
+/// The last commit according to a wal-index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastCommit {
+    /// The last committed frame, or `None` if the WAL has no commits.
+    pub(crate) frame: Option<FrameNumber>,
+    /// The salts of the WAL.
+    pub(crate) salts: Salts,
 }
 
-/// What a wal-index says of a log.
+impl LastCommit {
+    /// The last commit according to words of a wal-index header: the last frame, or 0, and the salts.
+    pub(crate) fn new(frame: u32, salts: [u8; 8]) -> Self {
+        Self { frame: FrameNumber::new(frame), salts: Salts::new(salts) }
+    }
+}
+
+/// Reads the last commit from both copies of a wal-index header. Returns `None` while the header is being written.
+pub(crate) fn last_commit(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<LastCommit> {
+    let (first, second) = copies.split_at(INDEX_HEADER_LEN);
+    // A byte says whether the header was initialized. Words are in native byte order, salts in that of the WAL.
+    let is_valid = first[12] != 0 && first == second;
+    let frame = first[INDEX_LAST_FRAME * 4..].first_chunk().copied().filter(|_| is_valid)?;
+    let mut salts = [0; 8];
+    salts.copy_from_slice(&first[INDEX_SALTS * 4..INDEX_SALTS * 4 + 8]);
+    let frame =
+        if cfg!(target_endian = "big") { u32::from_be_bytes(frame) } else { u32::from_le_bytes(frame) };
+    Some(LastCommit::new(frame, salts))
+}
+
+/// How much of a WAL is committed according to a wal-index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SeenFrames {
-    /// What is committed up to this frame was seen, and nothing behind it.
-    UpTo(u32),
-    /// Nothing: the index is of another log.
+    /// The frames up to this one are committed; no commit after it is visible.
+    UpTo(Option<FrameNumber>),
+    /// The wal-index belongs to another WAL.
     Unknown,
 }
 
-/// How often SQLite may have been about to begin a log anew without that it was.
+/// Upper bound on WAL restarts that began but did not complete.
 const RESTARTS_MAX: u32 = 1 << 24;
 
-/// What a wal-index with these last frame and salts says of the log with the salts `log`.
+/// How much of the WAL with the salts `log` is committed according to a wal-index with this last commit.
 ///
-/// SQLite counts the first half of the salts up, in the index first, where it begins a log anew. An index of no log or of an
-/// unrelated one, which has no frames, says that nobody saw any commit of this one: whoever was to begin it was killed, or
-/// failed, before the index knew.
-pub(crate) fn seen_frames((last, salts): (u32, [u8; 8]), log: [u8; 8]) -> SeenFrames {
-    let restarts = be32(&salts, 0).wrapping_sub(be32(&log, 0));
-    let is_behind_log = salts != [0; 8] && (1..=RESTARTS_MAX).contains(&restarts);
-    match last {
-        _ if salts == log => SeenFrames::UpTo(last),
-        0 if !is_behind_log => SeenFrames::UpTo(0),
+/// When SQLite restarts a WAL, it increments the first salt, in the wal-index before the WAL. A wal-index without frames that
+/// belongs to no WAL or to an unrelated one proves that no commit of this WAL was ever visible: the process that restarted it
+/// failed before it updated the wal-index.
+pub(crate) fn seen_frames(last: LastCommit, log: Salts) -> SeenFrames {
+    let restarts = last.salts.counter().wrapping_sub(log.counter());
+    let is_ahead = last.salts != Salts::ZERO && (1..=RESTARTS_MAX).contains(&restarts);
+    match last.frame {
+        frame if last.salts == log => SeenFrames::UpTo(frame),
+        None if !is_ahead => SeenFrames::UpTo(None),
         _ => SeenFrames::Unknown,
     }
 }
 
-/// Where in the wal-index the page number of a frame stands: the region, and the word in it.
+/// The region of the wal-index that has the page number of a frame, and the word in that region.
 pub(crate) fn index_slot(frame: u32) -> (usize, usize) {
-    // In the first region the header takes the place of as many frames.
+    // In the first region, the header replaces as many page numbers.
     let word = frame - 1 + INDEX_HEADER_WORDS;
     ((word / INDEX_REGION_FRAMES) as usize, (word % INDEX_REGION_FRAMES) as usize)
-}
-
-/// The page number and commit size in the header of a frame, unchecked.
-pub(crate) fn frame_fields(header: &[u8]) -> Frame {
-    Frame { page_number: be32(header, 0), commit: Some(be32(header, 4)).filter(|pages| *pages > 0) }
 }
 
 #[cfg(test)]
@@ -261,18 +303,18 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_that_sqlite_wrote_is_followed() {
+    fn chain_follows_every_frame_that_sqlite_wrote() {
         let wal = wal();
         let frames = frames(&wal);
         assert_eq!(frames.len(), (wal.len() - HEADER_LEN) / (FRAME_HEADER_LEN + 4096));
         let commits: Vec<_> = frames.iter().filter_map(|frame| frame.commit).collect();
         assert_eq!(commits.len(), 3);
-        assert_eq!(commits[0], 2);
-        assert!(commits[1] > 2);
+        assert_eq!(commits[0], PageCount::new(2));
+        assert!(commits[1] > PageCount::new(2));
     }
 
     #[test]
-    fn a_damaged_byte_ends_the_chain_where_it_stands() {
+    fn chain_ends_at_damaged_byte() {
         let wal = wal();
         let whole = frames(&wal);
         let frame_len = FRAME_HEADER_LEN + 4096;

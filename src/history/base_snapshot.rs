@@ -1,25 +1,22 @@
-//! The snapshot with which a history begins: the database as it is, while nobody else can write to it.
+//! The snapshot with which a history begins: the database as it is, while no other connection can write to it.
 
 use std::{fs::File, path::Path};
 
-use super::{
-    damaged,
-    image::HistoricalImage,
-    log::{self, Log},
-    snapshot::Snapshot,
-};
+use super::{ended::LocalArchive, errors::damaged, log::Log, overlay::Overlay, snapshot::Staged};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::{self, ArchivePaths},
     page::{HEADER_LEN, Header},
     stamps::Generation,
+    units::{FrameNumber, PageCount},
+    wal,
 };
 
-/// Makes the snapshot before the first commit of a generation: the database file, overlaid with the frames of its WAL that
-/// were there before that.
+/// Takes the snapshot before the first commit of a generation: the database file with the frames applied that were in its WAL
+/// before the generation began.
 ///
-/// The caller keeps others from committing. Must run [with isolated descriptors](crate::sys::isolated_fds).
+/// The caller prevents concurrent commits. Must run [with isolated descriptors](crate::sys::isolated_fds).
 pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &Generation) -> Result<()> {
     let beside = paths.dir().join("snapshot.new");
     disk.remove(&beside)?;
@@ -31,64 +28,48 @@ pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &
     if !disk.clone_file(&source, &target, &beside)?
         && disk.copy(&source, &target, &beside, copied, |_| true)? < copied
     {
-        return Err(damaged(data, "it was cut while it was copied"));
+        return Err(damaged(data, "it was truncated while it was copied"));
     }
     if len != file_len {
         disk.set_len(&target, &beside, len)?;
     }
-    if generation.first_frame > 0 {
-        let wal = layout::beside(data, "-wal");
-        let log = Log::open(&wal)?.filter(|(_, log)| log.salts == generation.salts);
-        let (file, log) = log.ok_or_else(|| damaged(&wal, "its header is none"))?;
-        lay_over(disk, (&file, &wal, &log), generation, (&target, &beside))?;
+    let staged = Staged { path: beside, file: &target };
+    if let Some(last) = generation.first_frame {
+        apply_wal(disk, &layout::beside(data, "-wal"), last, generation, &staged)?;
     }
-    let of = (generation.sequence, generation.seed(), generation.page_size);
-    Snapshot::publish(disk, paths, of, (&beside, &target))
+    staged.publish(disk, paths, &LocalArchive::new(disk.clone(), paths.clone()), generation)
 }
 
-/// Writes the frames of a log that were there before its generation over a copy.
-fn lay_over(
+/// Applies the frames of a WAL up to `last` to a copy of its database.
+fn apply_wal(
     disk: &Disk,
-    (file, wal, log): (&File, &Path, &Log),
+    wal: &Path,
+    last: FrameNumber,
     generation: &Generation,
-    (target, path): (&File, &Path),
+    target: &Staged<'_>,
 ) -> Result<()> {
-    let frames = log.frames.get(..generation.first_frame as usize);
-    let last = frames.and_then(|frames| frames.last()).and_then(|frame| frame.commit);
-    let (Some(frames), Some(pages)) = (frames, last) else {
+    let page_size = generation.page_size;
+    let (file, log) = Log::open(wal)?
+        .filter(|(_, log)| log.salts == generation.salts)
+        .ok_or_else(|| damaged(wal, "invalid header"))?;
+    if log.frame(last).is_none_or(|frame| frame.commit.is_none()) {
         return Err(damaged(wal, "it ends before its last commit"));
-    };
-    let mut page = vec![0; generation.page_size as usize];
-    for (number, frame) in (1..).zip(frames) {
-        if frame.page_number <= pages {
-            Disk::read_at(file, wal, &mut page, log::page_offset(number, generation.page_size))?;
-            disk.write_at(target, path, &page, u64::from(frame.page_number - 1) * page.len() as u64)?;
-        }
     }
-    disk.set_len(target, path, u64::from(pages) * page.len() as u64)
+    let base_len = Disk::len(&target.path)?.unwrap_or(0);
+    let base_pages =
+        usize::try_from(base_len / u64::from(page_size)).map_or(PageCount::ZERO, PageCount::from_len);
+    let mut overlay = Overlay::new(base_pages, page_size);
+    overlay.apply(&log, wal, 0..last.get() as usize, |frame| frame)?;
+    let mut contents = vec![0; page_size as usize];
+    for (page, frame) in overlay.iter() {
+        Disk::read_at(&file, wal, &mut contents, wal::page_offset(frame, page_size))?;
+        disk.write_at(target.file, &target.path, &contents, page.offset(page_size))?;
+    }
+    disk.set_len(target.file, &target.path, overlay.page_count().len(page_size))
 }
 
-/// Whether a database file is, page by page, what it was at the end of a history.
-///
-/// Must run [with isolated descriptors](crate::sys::isolated_fds).
-pub(crate) fn is_at(data: &Path, past: &HistoricalImage) -> Result<bool> {
-    let file = open(data)?;
-    if database_len(&file, data)? != past.len() || Disk::len(data)?.is_none_or(|len| len < past.len()) {
-        return Ok(false);
-    }
-    let mut same = true;
-    let mut there = Vec::new();
-    past.read_all(&mut crate::progress::no_progress, |bytes, at| {
-        there.resize(bytes.len(), 0);
-        Disk::read_at(&file, data, &mut there, at)?;
-        same &= there == bytes;
-        Ok(())
-    })?;
-    Ok(same)
-}
-
-/// The size in bytes of the database in a file, without what its log adds: see [`Header::database_len`]. A file whose
-/// header is damaged counts whole.
+/// The size in bytes of the database in a file, without its WAL: see [`Header::database_len`]. With a damaged header, the whole
+/// file counts.
 pub(super) fn database_len(file: &File, path: &Path) -> Result<u64> {
     let file_len = Disk::len(path)?.unwrap_or(0);
     let mut head = [0; HEADER_LEN];
@@ -97,7 +78,8 @@ pub(super) fn database_len(file: &File, path: &Path) -> Result<u64> {
     Ok(header.map_or(file_len, |header| header.database_len(file_len)))
 }
 
-fn open(data: &Path) -> Result<File> {
+/// Opens the database file.
+pub(super) fn open(data: &Path) -> Result<File> {
     let missing = || Error::naming(ErrorKind::NotFound, data, |data| format!("{data}: no such file"));
     Disk::open_regular(data)?.ok_or_else(missing)
 }

@@ -1,134 +1,140 @@
-//! Compression of the logs that only restores to older instants need.
+//! Compression of logs that only restores to older instants need.
 //!
-//! A log is *cold* when no restore to an instant of the last day reads it: there is a newer snapshot, which is older than
-//! that. Nor does any connection that writes. It is compressed where its pages are plain, since those that are sealed look
-//! like noise. What is restored most is the time just before a mistake was noticed, and that is as fast as ever.
+//! A log is *cold* if no restore to an instant of the last day reads it, because there is a newer snapshot that is older than
+//! that. No writer reads a cold log either. Only the logs of plain databases are compressed: sealed pages do not compress. Most
+//! restores are to an instant shortly before a mistake was noticed, and their logs are not compressed.
 //!
-//! The compressed file is whole and on the disk, and was read back, before the log itself is removed. That is done alone
-//! with the archive, as is pruning: whoever reads a history shares the archive's lock for as long as it does, and finds the
-//! file that it found first.
+//! The compressed file is complete, durable and was read back before the log is deleted. The deletion is done under the exclusive
+//! lock of the archive, as pruning is: a reader of the history holds a shared lock, and finds the file that it found first.
 
-use std::{path::Path, thread, time::Duration};
+use std::path::Path;
 
 use super::{
-    frame_index, log::Log, log_file::LogFile, maintain::Maintenance, snapshot::Snapshot, timeline::Timeline,
+    dir_lock::exclusive,
+    ended::Ended,
+    frame_index::{self, IndexWriter},
+    log::Log,
+    log_file::LogFile,
+    snapshot::Snapshot,
+    timeline::{Origin, Timeline},
 };
 use crate::{
-    disk::{DirLock, Disk},
+    disk::Disk,
     error::{Error, ErrorKind, Result},
-    layout::{ArchiveFile, ArchivePaths},
+    layout::ArchiveFile,
     point::MaintenanceReport,
     progress::{self, Phase, ProgressFn},
     seekable::{FRAMES_MAX, Frames, SeekTable},
     stamps::{Generation, LogEnd},
+    units::{GenerationNumber, Micros},
     wal::{FRAME_HEADER_LEN, HEADER_LEN},
 };
 
-/// How long back no restore needs a log that is compressed, in microseconds: a day.
+/// The age in microseconds of the newest instant whose restore may read a compressed log: a day.
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
 
-/// About what is compressed by itself, in bytes, and one page at least: what is decompressed to read a page. With 128 KiB
-/// logs of large commits are no smaller, and those of small ones, which write the same pages again and again, by up to a
-/// third; but a view reads a page in ten times as long, and a restore is three times as long.
+/// Approximate number of bytes, at least one page, that are compressed together, and therefore decompressed to read one page.
+///
+/// With parts of 128 KiB, logs of large transactions do not get smaller, and those of small transactions, which write the same
+/// pages repeatedly, get smaller by up to a third; but reading a page takes 10 times as long, and a restore 3 times as long.
 const PART_LEN: u64 = 4 << 10;
 
-/// The places in a log where so many parts are compressed to see whether that pays.
+/// The number of positions in a log at which a sample of this many parts is compressed, to see whether compression pays.
 const SAMPLES: usize = 4;
 const SAMPLED_PARTS: usize = 32;
 
-/// What is read at once to compare, and about what is written at once.
+/// Number of bytes that are compared at once, and approximate number of bytes that are written at once.
 const READ_LEN: usize = 1 << 20;
 const WRITE_LEN: usize = 128 << 10;
 
-/// How often the archive's lock is asked for, and how much longer each attempt waits than the one before.
-const ATTEMPTS: u32 = 6;
-const PAUSE: Duration = Duration::from_millis(1);
+/// The compression of one history's logs.
+pub(super) struct Compression<'a> {
+    pub(super) origin: &'a Origin,
+    pub(super) disk: &'a Disk,
+    pub(super) now: Micros,
+}
 
-/// A log that may be compressed, and how it ends.
-type Cold = (Generation, LogEnd);
+/// A log that may be compressed.
+struct ColdLog {
+    generation: Generation,
+    end: LogEnd,
+}
 
-impl Maintenance<'_> {
+impl Compression<'_> {
     /// Compresses cold logs, one after the other.
-    pub(super) fn compress(
-        &self,
-        paths: &ArchivePaths,
-        done: &mut MaintenanceReport,
-        watch: &mut ProgressFn<'_>,
-    ) -> Result<()> {
-        let before = done.compressed;
-        let compressed = self.compress_all(paths, done, watch);
-        if done.compressed > before {
-            self.disk.sync_dir(paths.dir())?;
+    pub(super) fn run(&self, report: &mut MaintenanceReport, watch: &mut ProgressFn<'_>) -> Result<()> {
+        let before = report.compressed;
+        let compressed = self.compress_all(report, watch);
+        if report.compressed > before {
+            self.ended().flush()?;
         }
         compressed
     }
 
-    fn compress_all(
-        &self,
-        paths: &ArchivePaths,
-        done: &mut MaintenanceReport,
-        watch: &mut ProgressFn<'_>,
-    ) -> Result<()> {
-        let cutoff = self.now.as_micros().saturating_sub(DAY);
-        for (generation, end) in self.ask(|timeline| cold(timeline, cutoff))? {
-            let sequence = generation.sequence;
-            let Some(plain) = LogFile::plain(paths, sequence)? else { continue };
-            let is_done = is_same(&plain, paths, sequence)?;
-            if !is_done && frame_index::does_not_shrink(paths, &generation) {
+    fn ended(&self) -> &dyn Ended {
+        &*self.origin.ended
+    }
+
+    fn compress_all(&self, report: &mut MaintenanceReport, watch: &mut ProgressFn<'_>) -> Result<()> {
+        let ended = self.ended();
+        let paths = &self.origin.paths;
+        let writer = IndexWriter { disk: self.disk, paths };
+        let cutoff = self.now.minus(DAY);
+        for cold in self.origin.ask(|timeline| cold_logs(timeline, cutoff))? {
+            let ColdLog { generation, end } = &cold;
+            let number = generation.number;
+            let Some(plain) = LogFile::plain(ended, number)? else { continue };
+            let is_done = is_same(&plain, ended, number)?;
+            if !is_done && frame_index::does_not_shrink(ended, generation) {
                 continue;
             }
             if !is_done && !is_worth_it(&plain, generation.page_size)? {
-                frame_index::note_does_not_shrink(self.disk, paths, &generation, end, &plain)?;
+                frame_index::note_does_not_shrink(ended, writer, generation, *end, &plain)?;
                 continue;
             }
-            // As long as somebody reads there would be two files instead of one.
-            if alone(paths)?.is_none() {
-                done.deferred = true;
+            // While the history is being read, the log could not be deleted, and there would be two files instead of one.
+            if exclusive(paths)?.is_none() {
+                report.deferred = true;
                 break;
             }
-            if !is_done && !self.write_compressed(&plain, paths, &(generation, end), watch)? {
+            if !is_done && !self.write_compressed(&plain, &cold, watch)? {
                 continue;
             }
-            let Some(_alone) = alone(paths)? else {
-                done.deferred = true;
+            let Some(_lock) = exclusive(paths)? else {
+                report.deferred = true;
                 break;
             };
-            let len = Disk::len(&paths.file(sequence, ArchiveFile::Compressed))?.unwrap_or(0);
-            self.disk.remove(&plain.path)?;
-            done.compressed += 1;
-            done.bytes_saved += plain.len().saturating_sub(len);
+            let len = ended.len(number, ArchiveFile::Compressed)?.unwrap_or(0);
+            ended.delete(number, ArchiveFile::Segment)?;
+            report.compressed += 1;
+            report.bytes_saved += plain.len().saturating_sub(len);
         }
         Ok(())
     }
 
-    /// Puts a compressed file beside a log, on the disk, and says whether it did: one that is damaged is left as it is.
-    fn write_compressed(
-        &self,
-        plain: &LogFile,
-        paths: &ArchivePaths,
-        (generation, end): &Cold,
-        watch: &mut ProgressFn<'_>,
-    ) -> Result<bool> {
+    /// Stores the compressed file of a log durably. Returns `false` for a damaged log, which is left as it is.
+    fn write_compressed(&self, plain: &LogFile, cold: &ColdLog, watch: &mut ProgressFn<'_>) -> Result<bool> {
+        let generation = &cold.generation;
         let log = Log::read_from(|into, at| plain.read_up_to(into, at))?;
-        if log.is_none_or(|log| log.salts != generation.salts || log.end() != *end) {
+        if log.is_none_or(|log| log.salts != generation.salts || log.end() != cold.end) {
             return Ok(false);
         }
-        let beside = paths.dir().join("compressed.new");
+        let beside = self.origin.paths.dir().join("compressed.new");
         if let Err(error) = self.write_parts(plain, &beside, generation.page_size, watch) {
             let _removed_next_time = self.disk.remove(&beside);
             return Err(error);
         }
-        let path = paths.file(generation.sequence, ArchiveFile::Compressed);
-        self.disk.rename(&beside, &path)?;
-        self.disk.sync_dir(paths.dir())?;
-        if is_same(plain, paths, generation.sequence)? {
+        let ended = self.ended();
+        ended.put_whole(generation.number, ArchiveFile::Compressed, &beside)?;
+        ended.flush()?;
+        if is_same(plain, ended, generation.number)? {
             return Ok(true);
         }
-        self.disk.remove(&path)?;
-        Err(Error::naming(ErrorKind::Io, &plain.path, |log| {
+        ended.delete(generation.number, ArchiveFile::Compressed)?;
+        Err(Error::naming(ErrorKind::Io, plain.path(), |log| {
             format!(
-                "{log} was compressed, and what was read back of that is something else: check the disk and the memory of \
-                 this machine; the log itself was kept"
+                "{log} was compressed, and what was read back differs from it; the log was kept; check the disk and the \
+                 memory of this machine"
             )
         }))
     }
@@ -141,12 +147,12 @@ impl Maintenance<'_> {
         watch: &mut ProgressFn<'_>,
     ) -> Result<()> {
         self.disk.remove(path)?;
-        let file = self.disk.create_like(path, self.data)?;
+        let file = self.disk.create_like(path, &self.origin.data)?;
         let mut frames = Frames::new().map_err(failed)?;
         let mut table = SeekTable::default();
         let (mut buffer, mut written) = (Vec::new(), Vec::new());
         let (mut from, mut at) = (0, 0);
-        for to in parts(plain.len(), page_size) {
+        for to in part_ends(plain.len(), page_size) {
             buffer.resize(usize::try_from(to - from).unwrap_or(usize::MAX), 0);
             let count = plain.read_up_to(&mut buffer, from)?;
             let frame = frames.compress(&buffer[..count]).map_err(failed)?;
@@ -167,63 +173,49 @@ impl Maintenance<'_> {
     }
 }
 
-/// Where the parts of a log end that are compressed by themselves. Each has whole frames of the log, so that no page is in
-/// two of them, and the first the log's header too.
-fn parts(len: u64, page_size: u32) -> impl Iterator<Item = u64> {
+/// The ends of the parts of a log that are compressed separately. Each part consists of whole frames of the log, so that no page
+/// spans two parts; the first one also has the log's header.
+fn part_ends(len: u64, page_size: u32) -> impl Iterator<Item = u64> {
     let frame_len = FRAME_HEADER_LEN as u64 + u64::from(page_size);
     let frames = (PART_LEN / u64::from(page_size)).max(1);
-    // A log that is very long has longer ones, so that the table has room for all.
+    // A very long log has longer parts, so that the seek table has an entry for each.
     let frames = frames.max(len.div_ceil(frame_len).div_ceil(u64::from(FRAMES_MAX)));
     let ends = (1..).map(move |part| HEADER_LEN as u64 + part * frames * frame_len);
     let whole = ends.take_while(move |end| *end < len);
     whole.chain((len > 0).then_some(len))
 }
 
-/// The archive's lock, alone. Who asks for the points of a history or begins a generation has it for a moment, and so does
-/// a program that is being started by this process: that is waited for, and a restore is not.
-pub(super) fn alone(paths: &ArchivePaths) -> Result<Option<DirLock>> {
-    for attempt in 0..ATTEMPTS {
-        thread::sleep(PAUSE * attempt);
-        if let Some(alone) = Disk::lock_dir(paths.dir())? {
-            return Ok(Some(alone));
-        }
-    }
-    Ok(None)
-}
-
 /// The logs that are not compressed and that no restore to an instant at or after `cutoff` reads.
-fn cold(timeline: &Timeline, cutoff: i64) -> Result<Vec<Cold>> {
+fn cold_logs(timeline: &Timeline, cutoff: Micros) -> Result<Vec<ColdLog>> {
     let Some(snapshot) = newest_snapshot(timeline, cutoff)? else { return Ok(Vec::new()) };
     let mut cold = Vec::new();
-    for sequence in timeline.sequences.iter().take_while(|sequence| **sequence < snapshot) {
-        if !Disk::exists(&timeline.paths.file(*sequence, ArchiveFile::Segment))? {
+    for number in timeline.numbers.iter().take_while(|number| **number < snapshot) {
+        if !timeline.ended().exists(*number, ArchiveFile::Segment)? {
             continue;
         }
-        // What is damaged is left as it is.
-        let (stamps, after) = match (timeline.stamps(*sequence), timeline.after(*sequence)) {
-            (Ok(stamps), Ok(after)) => (stamps, after),
+        // Damaged generations are left as they are.
+        let (stamps, next) = match (timeline.stamps(*number), timeline.next(*number)) {
+            (Ok(stamps), Ok(next)) => (stamps, next),
             (Err(error), _) | (_, Err(error)) if error.kind() != ErrorKind::Corrupt => return Err(error),
             _ => continue,
         };
-        let end = after.filter(|after| !after.begins).map(|after| after.end_before).or(stamps.end());
-        cold.extend(end.map(|end| (stamps.generation, end)));
+        let end = next.and_then(|next| next.lineage.end_before()).or(stamps.end());
+        cold.extend(end.map(|end| ColdLog { generation: stamps.generation, end }));
     }
     Ok(cold)
 }
 
-/// The newest snapshot from which a restore to `cutoff` may begin, before a generation that has ended: nothing that lies
-/// before it is written any more.
-fn newest_snapshot(timeline: &Timeline, cutoff: i64) -> Result<Option<u64>> {
+/// The newest snapshot, before a generation that has ended, from which a restore to `cutoff` may start. No file before it is
+/// written any more.
+fn newest_snapshot(timeline: &Timeline, cutoff: Micros) -> Result<Option<GenerationNumber>> {
     let Some(live) = &timeline.live else { return Ok(None) };
-    for sequence in timeline.snapshots.range(..live.generation.sequence).rev().copied() {
-        let found = timeline.stamps(sequence).and_then(|stamps| {
-            let Generation { begun_at, page_size, .. } = stamps.generation;
-            let is_old = begun_at <= cutoff;
-            let find = || Snapshot::find(&timeline.paths, sequence, stamps.generation.seed(), page_size);
-            if is_old { find() } else { Ok(None) }
+    for number in timeline.snapshots.range(..live.generation.number).rev().copied() {
+        let found = timeline.stamps(number).and_then(|stamps| {
+            let is_old = stamps.generation.begun_at <= cutoff;
+            if is_old { Snapshot::open(timeline.ended(), &stamps.generation) } else { Ok(None) }
         });
         match found {
-            Ok(Some(_)) => return Ok(Some(sequence)),
+            Ok(Some(_)) => return Ok(Some(number)),
             Ok(None) => {}
             Err(error) if error.kind() == ErrorKind::Corrupt => {}
             Err(error) => return Err(error),
@@ -232,10 +224,9 @@ fn newest_snapshot(timeline: &Timeline, cutoff: i64) -> Result<Option<u64>> {
     Ok(None)
 }
 
-/// Whether compression takes an eighth away at least, by some parts of a log. What it does not shrink is read more slowly
-/// for nothing.
+/// Whether compression shrinks samples of a log by an eighth or more. Otherwise slower reads would gain nothing.
 fn is_worth_it(plain: &LogFile, page_size: u32) -> Result<bool> {
-    let ends: Vec<u64> = parts(plain.len(), page_size).collect();
+    let ends: Vec<u64> = part_ends(plain.len(), page_size).collect();
     if ends.len() > FRAMES_MAX as usize {
         return Ok(false);
     }
@@ -244,9 +235,9 @@ fn is_worth_it(plain: &LogFile, page_size: u32) -> Result<bool> {
     let (mut before, mut after) = (0, 0);
     for sample in 0..SAMPLES {
         let first = sample * ends.len() / SAMPLES;
-        for number in first..ends.len().min(first + SAMPLED_PARTS) {
-            let from = number.checked_sub(1).map_or(0, |before| ends[before]);
-            buffer.resize(usize::try_from(ends[number] - from).unwrap_or(usize::MAX), 0);
+        for index in first..ends.len().min(first + SAMPLED_PARTS) {
+            let from = index.checked_sub(1).map_or(0, |before| ends[before]);
+            buffer.resize(usize::try_from(ends[index] - from).unwrap_or(usize::MAX), 0);
             let count = plain.read_up_to(&mut buffer, from)?;
             before += count;
             after += writer.compress(&buffer[..count]).map_err(failed)?.len();
@@ -255,10 +246,10 @@ fn is_worth_it(plain: &LogFile, page_size: u32) -> Result<bool> {
     Ok(after < before - before / 8)
 }
 
-/// Whether the compressed file of a generation is there and holds this log.
-fn is_same(plain: &LogFile, paths: &ArchivePaths, sequence: u64) -> Result<bool> {
+/// Whether the compressed file of a generation exists and decompresses to this log.
+fn is_same(plain: &LogFile, ended: &dyn Ended, number: GenerationNumber) -> Result<bool> {
     let compare = || {
-        let Some(compressed) = LogFile::compressed(paths, sequence)? else { return Ok(false) };
+        let Some(compressed) = LogFile::compressed(ended, number)? else { return Ok(false) };
         let (mut one, mut other) = (vec![0; READ_LEN], vec![0; READ_LEN]);
         let mut at = 0;
         while at < plain.len() {

@@ -1,71 +1,137 @@
-//! The way around a damaged page of a snapshot: an older snapshot may lead to the same commit.
+//! Images that survive damage of their snapshot: an older snapshot may lead to the same commit.
 
-use std::{path::PathBuf, sync::OnceLock};
+use std::{path::Path, sync::OnceLock};
 
 use super::{
-    Birth,
     errors::keeps_changing,
-    image::HistoricalImage,
-    timeline::{Target, Timeline},
+    image::{HistoricalImage, PageSource},
+    plan,
+    target::Target,
+    timeline::{Origin, Timeline},
 };
 use crate::{
-    disk::Disk,
     error::{ErrorKind, Result},
+    point::ResolvedInstant,
+    units::{GenerationNumber, PageCount, PageNumber},
 };
 
-/// How often the way is looked for anew while the history moves on.
+/// Maximum number of attempts to find another snapshot while the history keeps changing.
 const ATTEMPTS: u32 = 10;
 
-/// Where another way to a commit is looked for. It is looked for once, when a page turns out to be damaged.
+/// An image that reads a damaged page of its snapshot through an older snapshot.
 #[derive(Debug)]
-pub(super) struct Fallback {
-    disk: Option<Disk>,
-    data: PathBuf,
-    birth: Birth,
-    /// Not an instant: what was committed since may be stamped before that.
+pub(crate) struct ResilientImage {
+    image: HistoricalImage,
+    /// `None` if the image has no snapshot.
+    fallback: Option<Fallback>,
+}
+
+/// The image of the same commit from an older snapshot, which is searched for when the first damaged page is read.
+#[derive(Debug)]
+struct Fallback {
+    origin: Origin,
+    /// Not an instant: later commits may be stamped before that.
     target: Target,
-    /// Snapshots before this generation lead another way.
-    below: u64,
-    way: OnceLock<Option<Box<HistoricalImage>>>,
+    /// The older snapshot precedes this generation.
+    below: GenerationNumber,
+    found: OnceLock<Option<Box<ResilientImage>>>,
+}
+
+impl ResilientImage {
+    /// The image at a commit, from the newest snapshot that leads to it, or the newest one before the generation `below`.
+    pub(super) fn new(timeline: &Timeline, target: &Target, below: Option<GenerationNumber>) -> Result<Self> {
+        let image = plan::image(timeline, target, below)?;
+        let fallback = image.first().map(|below| Fallback {
+            origin: timeline.origin.clone(),
+            target: *target,
+            below,
+            found: OnceLock::new(),
+        });
+        Ok(Self { image, fallback })
+    }
+
+    /// The pages in memory of a database that is unchanged since its creation.
+    pub(crate) fn pristine(data: &Path) -> Result<Self> {
+        Ok(Self { image: HistoricalImage::pristine(data)?, fallback: None })
+    }
+
+    /// Reads the pages in the current WAL into memory. Returns `false` if the WAL was restarted before that was done: make the
+    /// image again.
+    pub(crate) fn hold_live_pages(&mut self) -> Result<bool> {
+        let held = self.image.hold_live_pages();
+        if !self.image.is_current()? {
+            return Ok(false);
+        }
+        held.map(|()| true)
+    }
+
+    pub(crate) fn page_size(&self) -> u32 {
+        self.image.page_size
+    }
+
+    pub(crate) fn page_count(&self) -> PageCount {
+        self.image.page_count()
+    }
+
+    /// The size of the database in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.image.len()
+    }
+
+    pub(crate) fn resolved(&self) -> ResolvedInstant {
+        self.image.resolved
+    }
+
+    /// The file of the snapshot, or the database file if there is no snapshot.
+    pub(crate) fn path(&self) -> &Path {
+        self.image.path()
+    }
+
+    /// Fills `into` with a page.
+    pub(crate) fn read_page(&self, page: PageNumber, into: &mut [u8]) -> Result<()> {
+        let error = match self.image.read_page(page, into) {
+            Err(error) if error.kind() == ErrorKind::Corrupt && self.is_in_snapshot(page) => error,
+            read => return read,
+        };
+        let Some(fallback) = self.fallback.as_ref().map(Fallback::image).transpose()?.flatten() else {
+            return Err(error);
+        };
+        // If no snapshot leads to the page, the newest one is the file to put back.
+        fallback.read_page(page, into).map_err(|other| match other.kind() {
+            ErrorKind::Corrupt => error,
+            _ => other,
+        })
+    }
+
+    fn is_in_snapshot(&self, page: PageNumber) -> bool {
+        matches!(self.image.source(page), PageSource::Snapshot(_))
+    }
 }
 
 impl Fallback {
-    pub(super) fn new(timeline: &Timeline, target: &Target, below: u64) -> Self {
-        Self {
-            disk: timeline.disk.clone(),
-            data: timeline.data.clone(),
-            birth: timeline.birth,
-            target: *target,
-            below,
-            way: OnceLock::new(),
-        }
-    }
-
-    /// The image of this commit from the newest older snapshot that leads to it; `None` if no such snapshot does.
+    /// The image from the newest older snapshot that leads to the commit. Returns `None` if no such snapshot does.
     ///
-    /// An error that may pass, such as a failed read, is returned and not remembered: the next call looks again.
-    pub(super) fn way(&self) -> Result<Option<&HistoricalImage>> {
-        if let Some(way) = self.way.get() {
-            return Ok(way.as_deref());
+    /// A transient error, such as a failed read, is returned and not remembered: the next call searches again.
+    fn image(&self) -> Result<Option<&ResilientImage>> {
+        if let Some(found) = self.found.get() {
+            return Ok(found.as_deref());
         }
         let found = match self.find() {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::OutsideWindow) => None,
             found => Some(Box::new(found?)),
         };
-        Ok(self.way.get_or_init(|| found).as_deref())
+        Ok(self.found.get_or_init(|| found).as_deref())
     }
 
-    fn find(&self) -> Result<HistoricalImage> {
+    fn find(&self) -> Result<ResilientImage> {
         for _ in 0..ATTEMPTS {
-            // Logs may have come into the archive since the first way was found. Nothing was removed from there.
-            let mut past = Timeline::ask(self.disk.as_ref(), &self.data, self.birth, |timeline| {
-                HistoricalImage::with(timeline, &self.target, Some(self.below))
-            })?;
-            let held = past.hold();
-            if past.is_still_there()? {
-                return held.map(|()| past);
+            // Logs may have been archived since the image was made. None was deleted.
+            let mut image =
+                self.origin.ask(|timeline| ResilientImage::new(timeline, &self.target, Some(self.below)))?;
+            if image.hold_live_pages()? {
+                return Ok(image);
             }
         }
-        Err(keeps_changing(&self.data))
+        Err(keeps_changing(&self.origin.data))
     }
 }

@@ -1,16 +1,22 @@
-//! What stands in a segment, frame by frame, so that the segment need not be read for it.
+//! The frames of a segment in a file of their own, so that a restore need not read the segment to find them.
 //!
-//! An index follows from its segment. It is written by whoever reads a whole segment first, and one that does not fit is
-//! as good as none.
+//! An index is derived from its segment. The first reader of a whole segment writes it, and an index that does not match is
+//! ignored.
 
 use std::path::PathBuf;
 
-use super::{checksummed, log::Log, log_file::LogFile};
+use super::{
+    checksummed,
+    ended::{self, Ended},
+    log::Log,
+    log_file::LogFile,
+};
 use crate::{
     disk::Disk,
     error::{ErrorKind, Result},
     layout::{ArchiveFile, ArchivePaths},
-    stamps::{Generation, LogEnd, Word, pair, parts},
+    stamps::{Generation, LogEnd, Word, halves, pair},
+    units::{PageChecksum, PageCount, PageNumber, WalChecksum},
     wal::{Frame, HEADER_LEN},
 };
 
@@ -23,97 +29,113 @@ const HEADER_WORDS: usize = 5;
 const SHRINKS_AT: usize = 4;
 const DOES_NOT_SHRINK: Word = 1;
 
-/// The log of a generation that was archived, which ended so if that is known; nothing if its header is none. What is read
-/// from a segment is kept in an index if there is a `disk` to write to.
+/// Writes indexes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IndexWriter<'a> {
+    pub(super) disk: &'a Disk,
+    pub(super) paths: &'a ArchivePaths,
+}
+
+impl IndexWriter<'_> {
+    /// Stores an index. A failure is ignored: the next reader writes the index again.
+    fn write(&self, ended: &dyn Ended, generation: &Generation, words: &[Word]) {
+        let beside = self.staged(generation);
+        let _written_again = checksummed::create(self.disk, &beside, words, &self.paths.data())
+            .and_then(|_file| ended.put_whole(generation.number, ArchiveFile::Index, &beside));
+    }
+
+    /// The name of an index while it is written, which no concurrent reader uses.
+    fn staged(&self, generation: &Generation) -> PathBuf {
+        // Without random bytes two readers may collide: the checksum exposes what they write.
+        let random = getrandom::u64().unwrap_or_default();
+        self.paths.dir().join(format!("index-{}-{random:016x}.new", generation.number))
+    }
+}
+
+/// The log of an archived generation, with the end `end` if that is known. Returns `None` if the segment has an invalid
+/// header.
+///
+/// The frames are read from the index, or from the segment if the index does not match. In that case `writer` stores an index.
 pub(super) fn log(
-    disk: Option<&Disk>,
-    paths: &ArchivePaths,
+    ended: &dyn Ended,
+    writer: Option<IndexWriter<'_>>,
     generation: &Generation,
     end: Option<LogEnd>,
     segment: &LogFile,
 ) -> Result<Option<Log>> {
-    let path = paths.file(generation.sequence, ArchiveFile::Index);
-    // A segment of which nobody knows how it ended may have grown since its index was written.
-    let is_it = |log: &Log| match end {
+    // A segment without a known end may have grown since its index was written.
+    let matches = |log: &Log| match end {
         Some(end) => end == log.end() && log.len() <= segment.len(),
         None => log.len() == segment.len(),
     };
-    // Whatever is wrong with an index, the segment says what is right.
-    let indexed = checksummed::read(&path).ok().flatten().and_then(|words| decode(&words, generation));
-    if let Some(log) = indexed.filter(is_it) {
+    // Any fault of an index is ignored in favour of the segment.
+    let indexed = read(ended, generation).ok().flatten().and_then(|words| decode(&words, generation));
+    if let Some(log) = indexed.filter(matches) {
         return Ok(Some(log));
     }
     let Some(log) = Log::read_from(|into, at| segment.read_up_to(into, at))? else { return Ok(None) };
-    if let Some(disk) = disk.filter(|_| log.salts == generation.salts) {
-        let beside = unique(paths, "index", generation);
-        let _read_again_next_time =
-            checksummed::write(disk, &path, &beside, &encode(&log, generation), &paths.data());
+    if let Some(writer) = writer.filter(|_| log.salts == generation.salts) {
+        writer.write(ended, generation, &encode(&log, generation));
     }
     Ok(Some(log))
 }
 
-/// A name for an index while it is written, which no other reader of the history writes to at that time.
-fn unique(paths: &ArchivePaths, prefix: &str, generation: &Generation) -> PathBuf {
-    // Without random bytes two readers may meet: what they write has a checksum.
-    let random = getrandom::u64().unwrap_or_default();
-    paths.dir().join(format!("{prefix}-{}-{random:016x}.new", generation.sequence))
-}
-
 /// Whether the log of a generation was found not to shrink by compression.
-pub(super) fn does_not_shrink(paths: &ArchivePaths, generation: &Generation) -> bool {
-    let words = checksummed::read(&paths.file(generation.sequence, ArchiveFile::Index)).ok().flatten();
-    words.is_some_and(|words| {
+pub(super) fn does_not_shrink(ended: &dyn Ended, generation: &Generation) -> bool {
+    read(ended, generation).ok().flatten().is_some_and(|words| {
         words.get(SHRINKS_AT) == Some(&DOES_NOT_SHRINK) && decode(&words, generation).is_some()
     })
 }
 
-/// Notes that in the index, so that it need not be found again. Where the index is removed, it is.
+/// Records in the index that the log does not shrink by compression.
 pub(super) fn note_does_not_shrink(
-    disk: &Disk,
-    paths: &ArchivePaths,
+    ended: &dyn Ended,
+    writer: IndexWriter<'_>,
     generation: &Generation,
     end: LogEnd,
     segment: &LogFile,
 ) -> Result<()> {
-    let log = log(None, paths, generation, Some(end), segment)?;
+    let log = log(ended, None, generation, Some(end), segment)?;
     if let Some(log) = log.filter(|log| log.salts == generation.salts && log.end() == end) {
         let mut words = encode(&log, generation);
         words[SHRINKS_AT] = DOES_NOT_SHRINK;
-        let beside = unique(paths, "shrinks", generation);
-        let path = paths.file(generation.sequence, ArchiveFile::Index);
-        let _found_again_next_time = checksummed::write(disk, &path, &beside, &words, &paths.data());
+        writer.write(ended, generation, &words);
     }
     Ok(())
 }
 
-/// What is wrong with the index of a generation whose log this is, if anything is. One that was written before the
-/// log went on is passed over, and is not wrong.
-pub(super) fn fault(
-    paths: &ArchivePaths,
-    generation: &Generation,
-    log: &Log,
-) -> Result<Option<&'static str>> {
-    let words = match checksummed::read(&paths.file(generation.sequence, ArchiveFile::Index)) {
+/// The fault of the index of a generation with this log, or `None` if it has none. An index of fewer frames than the log has is
+/// ignored by readers, and not faulty.
+pub(super) fn fault(ended: &dyn Ended, generation: &Generation, log: &Log) -> Result<Option<&'static str>> {
+    let words = match read(ended, generation) {
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Some("it is damaged")),
         words => words?,
     };
     let Some(words) = words else { return Ok(None) };
     Ok(match decode(&words, generation) {
-        None => Some("it is of another log"),
+        None => Some("it belongs to another log"),
         Some(indexed) if indexed.end() == log.end() => {
             let mut right = encode(log, generation);
             right[SHRINKS_AT] = words[SHRINKS_AT];
-            (words != right).then_some("it does not say what stands in its log")
+            (words != right).then_some("it does not match its log")
         }
         Some(_) => None,
     })
 }
 
+fn read(ended: &dyn Ended, generation: &Generation) -> Result<Option<Vec<Word>>> {
+    let path = ended.path(generation.number, ArchiveFile::Index);
+    let bytes = ended::read(ended, generation.number, ArchiveFile::Index)?;
+    bytes.map(|bytes| checksummed::decode(&path, &bytes)).transpose()
+}
+
 fn encode(log: &Log, generation: &Generation) -> Vec<Word> {
     let frames = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
-    let mut words = vec![MAGIC, generation.seed(), Word::from_le_bytes(log.checksum), frames.into(), 0];
-    for (frame, sum) in log.frames.iter().zip(&log.sums) {
-        words.extend([pair(frame.page_number, frame.commit.unwrap_or(0)), *sum]);
+    let checksum = Word::from_le_bytes(log.checksum.to_bytes());
+    let mut words = vec![MAGIC, generation.seed(), checksum, frames.into(), 0];
+    for (frame, checksum) in log.frames.iter().zip(&log.page_checksums) {
+        let commit = frame.commit.map_or(0, PageCount::get);
+        words.extend([pair(frame.page_number.get(), commit), checksum.get()]);
     }
     words
 }
@@ -122,21 +144,20 @@ fn decode(words: &[Word], generation: &Generation) -> Option<Log> {
     let (header, rest) = words.split_first_chunk::<HEADER_WORDS>()?;
     let (frames, []) = rest.as_chunks::<2>() else { return None };
     let [MAGIC, seed, checksum, count, _] = *header else { return None };
-    // No frame is of page 0.
-    let is_frame = |[word, _]: &[Word; 2]| parts(*word).0 > 0;
-    if seed != generation.seed() || count != frames.len() as u64 || !frames.iter().all(is_frame) {
+    if seed != generation.seed() || count != frames.len() as u64 {
         return None;
     }
-    let frame = |word| {
-        let (page_number, pages) = parts(word);
-        Frame { page_number, commit: Some(pages).filter(|pages| *pages > 0) }
+    let frame = |[word, _]: &[Word; 2]| {
+        let (page_number, pages) = halves(*word);
+        let commit = Some(PageCount::new(pages)).filter(|pages| *pages > PageCount::ZERO);
+        PageNumber::new(page_number).map(|page_number| Frame { page_number, commit })
     };
     Some(Log {
         start: [0; HEADER_LEN],
         salts: generation.salts,
         page_size: generation.page_size,
-        frames: frames.iter().map(|[word, _]| frame(*word)).collect(),
-        sums: frames.iter().map(|[_, sum]| *sum).collect(),
-        checksum: checksum.to_le_bytes(),
+        frames: frames.iter().map(frame).collect::<Option<_>>()?,
+        page_checksums: frames.iter().map(|[_, checksum]| PageChecksum::new(*checksum)).collect(),
+        checksum: WalChecksum::from_bytes(checksum.to_le_bytes()),
     })
 }

@@ -1,30 +1,28 @@
-//! The bytes of an archived log: in a file as SQLite wrote them, or compressed.
+//! The bytes of an archived WAL: a segment as SQLite wrote it, or a compressed one.
 
-use std::{
-    fmt,
-    fs::File,
-    path::{Path, PathBuf},
+use std::path::{Path, PathBuf};
+
+use super::{
+    ended::{Ended, EndedFile},
+    errors::damaged,
 };
-
-use super::damaged;
 use crate::{
-    disk::Disk,
     error::Result,
-    layout::{ArchiveFile, ArchivePaths},
-    os_cache,
-    seekable::{self, FOOTER_LEN, Place, SeekTable},
+    layout::ArchiveFile,
+    seekable::{self, FOOTER_LEN, FrameSpan, SeekTable},
+    units::GenerationNumber,
 };
 
-/// An archived log. What is read has the same offsets, whether or not it is compressed.
+/// An archived WAL. Offsets are those of the WAL, whether or not it is compressed.
+#[derive(Debug)]
 pub(super) struct LogFile {
-    pub(super) path: PathBuf,
-    file: File,
+    file: Box<dyn EndedFile>,
     len: u64,
-    /// Where the parts of a compressed one stand.
+    /// The seek table of a compressed segment.
     table: Option<SeekTable>,
 }
 
-/// A part of a compressed log that was decompressed.
+/// A decompressed part of a compressed segment.
 #[derive(Debug)]
 pub(super) struct Part {
     at: u64,
@@ -32,50 +30,50 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Bytes of the log, if all of them are in this part.
+    /// Bytes of the WAL, or `None` unless the part has all of them.
     pub(super) fn get(&self, at: u64, len: usize) -> Option<&[u8]> {
         let start = usize::try_from(at.checked_sub(self.at)?).ok()?;
         self.bytes.get(start..start.checked_add(len)?)
     }
 }
 
-impl fmt::Debug for LogFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LogFile").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
 impl LogFile {
-    /// The log of a generation; nothing if it is not there. Where both of its files are, the compressed one may not be
-    /// whole.
-    pub(super) fn open(paths: &ArchivePaths, sequence: u64) -> Result<Option<Self>> {
-        match Self::plain(paths, sequence)? {
+    /// Opens the segment of a generation. Returns `None` if there is none.
+    ///
+    /// If both files exist, the compressed one may be incomplete, and the other one is opened.
+    pub(super) fn open(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Self>> {
+        match Self::plain(ended, number)? {
             Some(plain) => Ok(Some(plain)),
-            None => Self::compressed(paths, sequence),
+            None => Self::compressed(ended, number),
         }
     }
 
-    /// The log as SQLite wrote it.
-    pub(super) fn plain(paths: &ArchivePaths, sequence: u64) -> Result<Option<Self>> {
-        let path = paths.file(sequence, ArchiveFile::Segment);
-        let Some(file) = Disk::open_regular(&path)? else { return Ok(None) };
-        let len = Disk::len(&path)?.unwrap_or(0);
-        Ok(Some(Self { path, file, len, table: None }))
+    /// Opens the segment as SQLite wrote it. Returns `None` if it does not exist.
+    pub(super) fn plain(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Self>> {
+        let Some(file) = ended.open(number, ArchiveFile::Segment)? else { return Ok(None) };
+        let len = file.len()?;
+        Ok(Some(Self { file, len, table: None }))
     }
 
-    /// The compressed log.
-    pub(super) fn compressed(paths: &ArchivePaths, sequence: u64) -> Result<Option<Self>> {
-        let path = paths.file(sequence, ArchiveFile::Compressed);
-        let Some(file) = Disk::open_regular(&path)? else { return Ok(None) };
-        let file_len = Disk::len(&path)?.unwrap_or(0);
-        let Some(table) = read_table(&file, &path, file_len)? else {
-            return Err(damaged(&path, "the table at its end, which says what stands where, is none"));
+    /// Opens the compressed segment. Returns `None` if it does not exist.
+    pub(super) fn compressed(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Self>> {
+        let Some(file) = ended.open(number, ArchiveFile::Compressed)? else { return Ok(None) };
+        let Some(table) = read_table(&*file)? else {
+            return Err(damaged(file.path(), "invalid seek table"));
         };
         let len = table.plain_len();
-        Ok(Some(Self { path, file, len, table: Some(table) }))
+        Ok(Some(Self { file, len, table: Some(table) }))
     }
 
-    /// The length of the log itself.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub(super) fn into_path(self) -> PathBuf {
+        self.file.path().to_owned()
+    }
+
+    /// The length of the WAL.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -84,26 +82,24 @@ impl LogFile {
         self.table.is_some()
     }
 
-    /// Fills `into` from the log as far as that goes, and says how far.
+    /// Fills `into` from an offset up to the end of the WAL, and returns the number of bytes read.
     pub(super) fn read_up_to(&self, into: &mut [u8], at: u64) -> Result<usize> {
-        let Some(table) = &self.table else {
-            return Disk::read_up_to(&self.file, &self.path, into, at);
-        };
+        let Some(table) = &self.table else { return self.file.read_at(into, at) };
         let mut packed = Vec::new();
         let mut count = 0;
         while count < into.len()
-            && let Some(place) = table.find(at + count as u64)
+            && let Some(frame) = table.find(at + count as u64)
         {
             let left = &mut into[count..];
             let at = at + count as u64;
-            if place.plain_at == at && place.plain_len <= left.len() {
-                self.unpack(&place, &mut packed, &mut left[..place.plain_len])?;
-                count += place.plain_len;
+            if frame.plain_at == at && frame.plain_len <= left.len() {
+                self.decompress(&frame, &mut packed, &mut left[..frame.plain_len])?;
+                count += frame.plain_len;
                 continue;
             }
-            let mut bytes = vec![0; place.plain_len];
-            self.unpack(&place, &mut packed, &mut bytes)?;
-            let inside = usize::try_from(at - place.plain_at).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; frame.plain_len];
+            self.decompress(&frame, &mut packed, &mut bytes)?;
+            let inside = usize::try_from(at - frame.plain_at).unwrap_or(usize::MAX);
             let part = bytes.get(inside..).unwrap_or_default();
             let more = part.len().min(left.len());
             left[..more].copy_from_slice(&part[..more]);
@@ -112,46 +108,47 @@ impl LogFile {
         Ok(count)
     }
 
-    /// Fills `into` from the log, if that is not compressed and the system has all of it in memory.
-    pub(super) fn read_ready(&self, into: &mut [u8], at: u64) -> bool {
-        self.table.is_none() && os_cache::read(&self.file, into, at)
+    /// Fills `into` from an offset of a segment that is not compressed if that does not wait. Returns whether it did.
+    pub(super) fn read_cached(&self, into: &mut [u8], at: u64) -> bool {
+        self.table.is_none() && self.file.read_cached(into, at)
     }
 
-    /// Lets the system begin to read a part of a log that is not compressed.
-    pub(super) fn fetch(&self, at: u64, len: u64) {
+    /// Starts to read a range of a segment that is not compressed.
+    pub(super) fn prefetch(&self, at: u64, len: u64) {
         if self.table.is_none() {
-            os_cache::fetch(&self.file, at, len);
+            self.file.prefetch(at, len);
         }
     }
 
-    /// The part that a byte is in; nothing where the log is not compressed, or ends before it.
+    /// Decompresses the part with the byte at an offset. Returns `None` if the segment is not compressed or ends before it.
     pub(super) fn part(&self, at: u64) -> Result<Option<Part>> {
-        let Some(place) = self.table.as_ref().and_then(|table| table.find(at)) else { return Ok(None) };
-        let mut bytes = vec![0; place.plain_len];
-        self.unpack(&place, &mut Vec::new(), &mut bytes)?;
-        Ok(Some(Part { at: place.plain_at, bytes }))
+        let Some(frame) = self.table.as_ref().and_then(|table| table.find(at)) else { return Ok(None) };
+        let mut bytes = vec![0; frame.plain_len];
+        self.decompress(&frame, &mut Vec::new(), &mut bytes)?;
+        Ok(Some(Part { at: frame.plain_at, bytes }))
     }
 
-    /// Fills `into` with what a frame of the file holds, which goes into `packed` before.
-    fn unpack(&self, place: &Place, packed: &mut Vec<u8>, into: &mut [u8]) -> Result<()> {
-        packed.resize(place.len, 0);
-        let count = Disk::read_up_to(&self.file, &self.path, packed, place.at)?;
+    /// Fills `into` with the contents of a zstd frame. `packed` is a buffer for the frame.
+    fn decompress(&self, frame: &FrameSpan, packed: &mut Vec<u8>, into: &mut [u8]) -> Result<()> {
+        packed.resize(frame.len, 0);
+        let count = self.file.read_at(packed, frame.at)?;
         if seekable::decompress(&packed[..count], into) {
             return Ok(());
         }
-        let (from, to) = (place.at, place.at + place.len as u64);
-        Err(damaged(&self.path, format_args!("bytes {from} to {to} cannot be decompressed")))
+        let (from, to) = (frame.at, frame.at + frame.len as u64);
+        Err(damaged(self.path(), format_args!("bytes {from} to {to} cannot be decompressed")))
     }
 }
 
-/// The table at the end of a file, if that is one and fits the file.
-fn read_table(file: &File, path: &Path, len: u64) -> Result<Option<SeekTable>> {
+/// The table at the end of a file. Returns `None` if it is invalid or does not match the file.
+fn read_table(file: &dyn EndedFile) -> Result<Option<SeekTable>> {
+    let len = file.len()?;
     let mut footer = [0; FOOTER_LEN];
     let Some(at) = len.checked_sub(FOOTER_LEN as u64) else { return Ok(None) };
-    Disk::read_up_to(file, path, &mut footer, at)?;
-    let found = SeekTable::encoded_len(footer).and_then(|found| Some((found, len.checked_sub(found)?)));
-    let Some((table_len, at)) = found else { return Ok(None) };
+    file.read_at(&mut footer, at)?;
+    let Some(table_len) = SeekTable::encoded_len(footer) else { return Ok(None) };
+    let Some(at) = len.checked_sub(table_len) else { return Ok(None) };
     let mut bytes = vec![0; usize::try_from(table_len).unwrap_or(0)];
-    Disk::read_up_to(file, path, &mut bytes, at)?;
+    file.read_at(&mut bytes, at)?;
     Ok(SeekTable::parse(&bytes).filter(|table| table.frames_len() == at))
 }

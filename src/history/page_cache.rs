@@ -1,57 +1,61 @@
-//! Pages of compressed logs that were decompressed, and may be asked for again.
+//! A cache of decompressed pages.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
-use super::image::FrameRef;
+use super::frame_ref::FrameRef;
+use crate::sync::{Mutex, Rank};
 
-/// The bytes of either half.
+/// The size of each half in bytes.
 const HALF: usize = 8 << 20;
 
-/// The pages that were read last. When one half is full, it takes the place of the other one.
-#[derive(Debug, Default)]
+/// The pages that were used last. When the newer half is full, it replaces the older one.
+#[derive(Debug)]
 pub(super) struct PageCache(Mutex<Halves>);
 
 #[derive(Debug, Default)]
 struct Halves {
     newer: HashMap<FrameRef, Vec<u8>>,
     older: HashMap<FrameRef, Vec<u8>>,
-    /// Those of the newer half.
+    /// The size of the newer half.
     bytes: usize,
 }
 
 impl PageCache {
-    /// Fills `into` with a page, if it is kept.
-    pub(super) fn get(&self, place: FrameRef, into: &mut [u8]) -> bool {
-        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(page) = halves.newer.get(&place) {
+    /// Fills `into` with a page if it is cached. Returns whether it is.
+    pub(super) fn get(&self, frame: FrameRef, into: &mut [u8]) -> bool {
+        let mut halves = self.0.lock_or_clear();
+        if let Some(page) = halves.newer.get(&frame) {
             into.copy_from_slice(page);
             return true;
         }
-        let Some(page) = halves.older.remove(&place) else { return false };
+        let Some(page) = halves.older.remove(&frame) else { return false };
         into.copy_from_slice(&page);
-        halves.keep(place, page);
+        halves.insert(frame, page);
         true
     }
 
-    pub(super) fn keep(&self, pages: impl Iterator<Item = (FrameRef, Vec<u8>)>) {
-        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (place, page) in pages {
-            halves.keep(place, page);
+    pub(super) fn insert(&self, pages: impl Iterator<Item = (FrameRef, Vec<u8>)>) {
+        let mut halves = self.0.lock_or_clear();
+        for (frame, page) in pages {
+            halves.insert(frame, page);
         }
     }
 }
 
+impl Default for PageCache {
+    fn default() -> Self {
+        Self(Mutex::new(Rank::ImagePages, Halves::default()))
+    }
+}
+
 impl Halves {
-    fn keep(&mut self, place: FrameRef, page: Vec<u8>) {
+    fn insert(&mut self, frame: FrameRef, page: Vec<u8>) {
         if self.bytes + page.len() > HALF {
             self.older = std::mem::take(&mut self.newer);
             self.bytes = 0;
         }
         self.bytes += page.len();
-        if let Some(before) = self.newer.insert(place, page) {
+        if let Some(before) = self.newer.insert(frame, page) {
             self.bytes -= before.len();
         }
     }

@@ -1,10 +1,9 @@
-//! The way from a snapshot to a commit: which frame of which log holds the newest version of each page there.
+//! The way from a snapshot to a commit: which frame of which log has the newest version of each page.
 
 use std::{
     iter,
     num::NonZero,
     panic::resume_unwind,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -13,205 +12,210 @@ use std::{
 };
 
 use super::{
-    damaged,
-    errors::written_away,
-    image::{FrameRef, HistoricalImage, OpenLog},
-    log::Log,
-    missing,
+    errors::{damaged, missing, not_archived},
+    frame_ref::{FrameRef, PackedPage},
+    frame_store::{FrameStore, ImageLog, LiveWal},
+    generation_log::{GenerationLog, fixed_end, known_end, was_not_archived},
+    image::{HistoricalImage, ImageParts},
+    overlay::Overlay,
     snapshot::Snapshot,
-    timeline::{Source, Target, Timeline},
+    target::Target,
+    timeline::Timeline,
 };
 use crate::{
-    disk::Disk,
     error::{ErrorKind, Result},
     layout::ArchiveFile,
-    stamps::{Generation, LogEnd},
+    stamps::{Generation, LogEnd, Stamps},
+    units::{FrameNumber, GenerationNumber},
 };
 
-/// The most threads that read logs for one way.
+/// Maximum number of threads that read logs for one image.
 const THREADS_MAX: usize = 4;
 
 const THREAD: &str = "litefleet-log";
 
-/// Logs whose frames are in memory at a time.
+/// Maximum number of logs whose frames are in memory at a time.
 const LOGS_AT_ONCE: usize = 32;
 
-/// A generation on the way.
+/// A generation between the snapshot and the target.
 #[derive(Clone, Copy)]
 struct Step {
     generation: Generation,
     /// How its log ended, if that is known.
     end: Option<LogEnd>,
-    /// The last frame that is taken of it; all of them where there is none.
-    upto: Option<u32>,
+    /// The last frame to apply if this is the target's generation. All frames are applied of the others.
+    up_to: Option<FrameNumber>,
 }
 
-impl HistoricalImage {
-    pub(super) fn with(timeline: &Timeline, target: &Target, below: Option<u64>) -> Result<Self> {
-        let mut first_error = None;
-        let until = below.unwrap_or(u64::MAX).min(target.sequence + 1);
-        for sequence in timeline.snapshots.range(..until).rev() {
-            match Self::from_snapshot(timeline, *sequence, target) {
-                Ok(past) => return Ok(past),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    first_error.get_or_insert(error);
-                }
-                // That an older one does not lead there is no news: a newer one does, and is damaged.
-                Err(error) if error.kind() == ErrorKind::OutsideWindow && first_error.is_some() => break,
-                Err(error) => return Err(error),
+/// The image at a commit, from the newest snapshot that leads to it, or the newest one before the generation `below`.
+pub(super) fn image(
+    timeline: &Timeline,
+    target: &Target,
+    below: Option<GenerationNumber>,
+) -> Result<HistoricalImage> {
+    let mut first_error = None;
+    let until = target.number.next();
+    let until = below.map_or(until, |below| below.min(until));
+    for number in timeline.snapshots.range(..until).rev() {
+        match image_from(timeline, *number, target) {
+            Ok(image) => return Ok(image),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                first_error.get_or_insert(error);
             }
+            // An older snapshot does not lead to the commit. The damage of the newer one is the error to report.
+            Err(error) if error.kind() == ErrorKind::OutsideWindow && first_error.is_some() => break,
+            Err(error) => return Err(error),
         }
-        Err(first_error
-            .unwrap_or_else(|| missing(&timeline.paths.file(target.sequence, ArchiveFile::Snapshot))))
     }
+    Err(first_error.unwrap_or_else(|| missing(&timeline.path(target.number, ArchiveFile::Snapshot))))
+}
 
-    pub(super) fn from_snapshot(timeline: &Timeline, first: u64, target: &Target) -> Result<Self> {
-        let paths = &timeline.paths;
-        let mut stamps = timeline.stamps(first)?;
-        let page_size = stamps.generation.page_size;
-        let snapshot_path = paths.file(first, ArchiveFile::Snapshot);
-        let snapshot = Snapshot::find(paths, first, stamps.generation.seed(), page_size)?
-            .ok_or_else(|| damaged(&snapshot_path, "it belongs to another history"))?;
-        let mut past = Self::of_snapshot(timeline, target, (first, page_size), snapshot);
-        let mut steps = Vec::new();
-        for sequence in first..=target.sequence {
-            if sequence > first {
-                stamps = timeline.stamps(sequence)?;
-                if stamps.generation.begins {
-                    // The snapshot that was taken leads nowhere beyond this point.
-                    return Err(missing(&paths.file(sequence, ArchiveFile::Snapshot)));
-                }
-            }
-            let is_last = sequence == target.sequence;
-            let upto = is_last.then_some(target.frame);
-            if stamps.generation.page_size != page_size {
-                let path = paths.file(sequence, ArchiveFile::Stamps);
-                return Err(damaged(&path, "its pages have another size than those before them"));
-            }
-            // What follows vouches for how it ended. Where that is damaged, a commit that has its stamp is known still.
-            let after = match timeline.after(sequence) {
-                Err(error) if is_last && error.kind() == ErrorKind::Corrupt => None,
-                after => after?.filter(|after| !after.begins),
-            };
-            let end = match after {
-                Some(after) => Some(after.end_before),
-                None => timeline.fixed_end(&stamps)?,
-            };
-            // Before its first commit nothing is taken of the last one.
-            if upto != Some(stamps.generation.first_frame) {
-                steps.push(Step { generation: stamps.generation, end, upto });
+/// The image at the end of the newest generation, which has ended.
+pub(super) fn image_at_end(timeline: &Timeline, stamps: &Stamps) -> Result<HistoricalImage> {
+    // A generation without commits ends as it began.
+    let end = known_end(timeline, stamps)?;
+    let frame = end.map_or(stamps.generation.first_frame, |end| end.frame);
+    image(timeline, &Target::after_frame(stamps.generation.number, frame), None)
+}
+
+/// The image before the first commit of a generation that continues its predecessor.
+pub(super) fn image_before(timeline: &Timeline, generation: &Generation) -> Result<HistoricalImage> {
+    let previous = generation.number.previous().unwrap_or(generation.number);
+    let frame = generation.lineage.end_before().and_then(|end| end.frame);
+    image(timeline, &Target::after_frame(previous, frame), None)
+}
+
+/// The image at a commit, from the snapshot before the generation `first`.
+pub(super) fn image_from(
+    timeline: &Timeline,
+    first: GenerationNumber,
+    target: &Target,
+) -> Result<HistoricalImage> {
+    let generation = timeline.stamps(first)?.generation;
+    let page_size = generation.page_size;
+    let snapshot = Snapshot::open(timeline.ended(), &generation)?.ok_or_else(|| {
+        damaged(&timeline.path(first, ArchiveFile::Snapshot), "it belongs to another history")
+    })?;
+    let mut builder = Builder { overlay: Overlay::new(snapshot.page_count(), page_size), logs: Vec::new() };
+    let steps = steps(timeline, first, target)?;
+    for steps in steps.chunks(LOGS_AT_ONCE) {
+        for (step, log) in steps.iter().zip(logs(timeline, steps)) {
+            match log? {
+                Some(log) => builder.apply(step, target, log)?,
+                None => check_absent(timeline, step, target)?,
             }
         }
-        for steps in steps.chunks(LOGS_AT_ONCE) {
-            for (step, source) in steps.iter().zip(sources(timeline, steps)) {
-                past.lay_over(timeline, step, source?)?;
-            }
-        }
-        let places = (1..).zip(&past.places).filter_map(|(number, place)| Some(((*place)?, number)));
-        past.packed = places.filter(|(place, _)| past.logs[place.log as usize].is_compressed).collect();
-        past.packed.sort_unstable();
-        Ok(past)
     }
+    let Builder { overlay, logs } = builder;
+    let pages = overlay.iter().map(|(page, frame)| PackedPage { frame, page });
+    let frames = FrameStore::new(Arc::clone(&timeline.origin.ended), page_size, logs, pages);
+    let (resolved, lock) = (target.resolved, timeline.held.clone());
+    Ok(HistoricalImage::new(ImageParts { first, resolved, page_size, snapshot, overlay, frames, lock }))
+}
 
-    /// Takes the commits of a generation, all or up to a frame.
-    fn lay_over(&mut self, timeline: &Timeline, step: &Step, source: Option<Source>) -> Result<()> {
-        let Step { generation, end, upto } = step;
-        let Some(Source { path, is_compressed, live, log }) = source else {
-            let archived = timeline.paths.file(generation.sequence, ArchiveFile::Segment);
-            return match end {
-                // One that was begun and never used leaves nothing.
-                None if upto.is_none() && timeline.stamps(generation.sequence)?.made(None).is_empty() => {
-                    Ok(())
-                }
-                // It never came into the archive.
-                None => Err(written_away(&archived)),
-                Some(_)
-                    if upto.is_some()
-                        && timeline.is_written_away(&timeline.stamps(generation.sequence)?)? =>
-                {
-                    Err(written_away(&archived))
-                }
-                Some(_) => Err(missing(&archived)),
-            };
+/// The generations to apply from `first` to the target.
+fn steps(timeline: &Timeline, first: GenerationNumber, target: &Target) -> Result<Vec<Step>> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut page_size = None;
+    let numbers = iter::successors(Some(first), |number| Some(number.next()));
+    for number in numbers.take_while(|number| *number <= target.number) {
+        let stamps = timeline.stamps(number)?;
+        let generation = stamps.generation;
+        if number > first && generation.begins() {
+            // The snapshot does not lead past this generation.
+            return Err(missing(&timeline.path(number, ArchiveFile::Snapshot)));
+        }
+        if *page_size.get_or_insert(generation.page_size) != generation.page_size {
+            let path = timeline.path(number, ArchiveFile::Stamps);
+            return Err(damaged(&path, "its page size differs from that of earlier generations"));
+        }
+        let is_last = number == target.number;
+        // The next generation records how this log ended. If it is damaged, a stamped commit is still known.
+        let next = match timeline.next(number) {
+            Err(error) if is_last && error.kind() == ErrorKind::Corrupt => None,
+            next => next?,
         };
-        let there = log.end();
-        if end.is_some_and(|end| end != there) {
-            return Err(damaged(&path, "it does not end as it did when it was archived"));
+        let end = match next.and_then(|next| next.lineage.end_before()) {
+            Some(end) => Some(end),
+            None => fixed_end(timeline, &stamps)?,
+        };
+        // Before its first commit, nothing of the target's generation is applied.
+        if !is_last || target.frame != generation.first_frame {
+            steps.push(Step { generation, end, up_to: target.frame.filter(|_| is_last) });
         }
-        let upto = upto.unwrap_or(there.frame);
-        let last = (upto as usize).checked_sub(1).and_then(|last| log.frames.get(last));
-        if last.is_none_or(|frame| frame.commit.is_none()) {
-            return Err(damaged(&path, format_args!("frame {upto} ended a commit, and does not any more")));
-        }
-        let log_number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
-        self.apply(log_number, (&log, &path), generation.first_frame..upto)?;
-        let (sequence, live) = (generation.sequence, live.map(|file| (Arc::new(file), log.start)));
-        self.logs.push(OpenLog { sequence, path, is_compressed, sums: log.sums, live });
-        Ok(())
     }
+    Ok(steps)
+}
 
-    fn apply(
-        &mut self,
-        log_number: u32,
-        (log, path): (&Log, &Path),
-        range: std::ops::Range<u32>,
-    ) -> Result<()> {
-        let mut uncommitted = Vec::new();
-        for number in range {
-            let frame = log.frames[number as usize];
-            uncommitted.push((frame.page_number, number + 1));
-            let Some(pages) = frame.commit else { continue };
-            // A page that no frame has is a free one, which a page of the list of free pages names in four bytes. So what is
-            // held in memory of a log follows its length, whatever stands there.
-            let named_by_each = u64::from(self.page_size / 4);
-            let most = u64::from(self.page_count) + uncommitted.len() as u64 * named_by_each;
-            if u64::from(pages) > most {
-                let what = format_args!(
-                    "frame {} says that the database has {pages} pages, and it can have {most} at most",
-                    number + 1
-                );
-                return Err(damaged(path, what));
-            }
-            self.page_count = pages;
-            self.snapshot_pages = self.snapshot_pages.min(pages);
-            self.places.resize(pages as usize, None);
-            for (page, frame) in uncommitted.drain(..) {
-                if let Some(place) = self.places.get_mut(page as usize - 1) {
-                    *place = Some(FrameRef { log: log_number, frame });
-                }
-            }
+/// Succeeds if a generation without a log had no commits.
+fn check_absent(timeline: &Timeline, step: &Step, target: &Target) -> Result<()> {
+    let number = step.generation.number;
+    let is_last = number == target.number;
+    let segment = timeline.path(number, ArchiveFile::Segment);
+    let stamps = || timeline.stamps(number);
+    match step.end {
+        None if !is_last && stamps()?.commits().is_empty() => Ok(()),
+        None => Err(not_archived(&segment)),
+        Some(_) if is_last && was_not_archived(timeline, &stamps()?)? => Err(not_archived(&segment)),
+        Some(_) => Err(missing(&segment)),
+    }
+}
+
+struct Builder {
+    overlay: Overlay<FrameRef>,
+    logs: Vec<ImageLog>,
+}
+
+impl Builder {
+    /// Applies the commits of a generation.
+    fn apply(&mut self, step: &Step, target: &Target, log: GenerationLog) -> Result<()> {
+        let Step { generation, end, up_to } = step;
+        let GenerationLog { path, is_compressed, log, live } = log;
+        if end.is_some_and(|end| end != log.end()) {
+            return Err(damaged(&path, "its end differs from the recorded one"));
         }
+        let last = if generation.number == target.number { *up_to } else { log.end().frame };
+        if last.and_then(|last| log.frame(last)).is_none_or(|frame| frame.commit.is_none()) {
+            let last = FrameNumber::count(last);
+            return Err(damaged(&path, format_args!("frame {last} does not end a commit")));
+        }
+        let range = FrameNumber::count(generation.first_frame) as usize..FrameNumber::count(last) as usize;
+        let number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
+        self.overlay.apply(&log, &path, range, |frame| FrameRef { log: number, frame })?;
+        let live = live.map(|file| LiveWal { file, header: log.start });
+        let (number, page_checksums) = (generation.number, log.page_checksums);
+        self.logs.push(ImageLog { number, path, is_compressed, page_checksums, live });
         Ok(())
     }
 }
 
-/// The logs of some generations, which several threads read where they have to be read whole.
-fn sources(timeline: &Timeline, steps: &[Step]) -> Vec<Result<Option<Source>>> {
-    let source = |step: &Step| timeline.source(&step.generation, step.end);
+/// The logs of some generations, in order. Several threads read logs without an index.
+fn logs(timeline: &Timeline, steps: &[Step]) -> Vec<Result<Option<GenerationLog>>> {
+    let open = |step: &Step| GenerationLog::open(timeline, &step.generation, step.end);
     let is_indexed = |step: &&Step| {
-        // Where that cannot be told, it is told below what is wrong.
-        Disk::exists(&timeline.paths.file(step.generation.sequence, ArchiveFile::Index)).unwrap_or(true)
+        // An error here is reported when the log is opened.
+        timeline.ended().exists(step.generation.number, ArchiveFile::Index).unwrap_or(true)
     };
     let whole = steps.len() - steps.iter().filter(is_indexed).count();
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX).min(whole);
     if threads < 2 {
-        return steps.iter().map(source).collect();
+        return steps.iter().map(open).collect();
     }
     let next = AtomicUsize::new(0);
     let read = || {
         let take = || steps.get(next.fetch_add(1, Relaxed));
-        iter::from_fn(take).map(|step| (step.generation.sequence, source(step))).collect::<Vec<_>>()
+        iter::from_fn(take).map(|step| (step.generation.number, open(step))).collect::<Vec<_>>()
     };
-    let mut sources = thread::scope(|scope| {
-        // Where there is no thread to be had, others do its work: this one, if need be.
+    let mut logs = thread::scope(|scope| {
+        // If a thread cannot be started, the others do its work, this one included.
         let spawn = |_| thread::Builder::new().name(THREAD.into()).spawn_scoped(scope, read).ok();
         let reading: Vec<_> = (1..threads).filter_map(spawn).collect();
-        let mut sources = read();
+        let mut logs = read();
         for reading in reading {
-            sources.extend(reading.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            logs.extend(reading.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
-        sources
+        logs
     });
-    sources.sort_unstable_by_key(|(sequence, _)| *sequence);
-    sources.into_iter().map(|(_, source)| source).collect()
+    logs.sort_unstable_by_key(|(number, _)| *number);
+    logs.into_iter().map(|(_, log)| log).collect()
 }

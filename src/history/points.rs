@@ -1,174 +1,210 @@
-//! What a history holds: its commits, and the spans of time that can be restored.
+//! The recovery points of a history, and its restorable ranges.
 
 use std::ops::{Bound, RangeBounds};
 
-use super::{all_before, errors, timeline::Timeline};
+use super::{
+    commits::{commits, follows_unstamped},
+    compare::ends_in_database,
+    errors::keeps_changing,
+    generation_log::was_not_archived,
+    pristine,
+    timeline::Timeline,
+};
 use crate::{
     error::{ErrorKind, Result},
     point::{Point, Points, RestorableRange},
-    stamps::{CommitRecord, Generation},
+    stamps::{Commit, CommitRecord, Generation, Stamps},
     time::Timestamp,
+    units::{FrameNumber, Micros},
+    wal::FRAME_HEADER_LEN,
 };
 
-impl Timeline {
-    /// The commits in a range of time in order, and the spans of time that can be restored.
-    pub(crate) fn points(&self, range: (Bound<Timestamp>, Bound<Timestamp>)) -> Result<Points> {
-        // What is archived stays as it is, but the end moves on, and looks like a gap then. So it is looked at first.
-        let newest = self.sequences.last().and_then(|newest| self.stamps(*newest).ok());
-        let is_current = newest.is_none_or(|newest| self.ends_as_it_is(&newest).unwrap_or(false));
-        if !is_current && self.has_moved()? {
-            return Err(errors::keeps_changing(&self.data));
+/// A span of time.
+type Span = (Bound<Timestamp>, Bound<Timestamp>);
+
+/// The commits in a span of time in order, and all restorable ranges.
+pub(crate) fn points(timeline: &Timeline, span: Span) -> Result<Points> {
+    // The end of the history is compared first: archived files do not change, but a new commit makes the end look like a gap.
+    let newest = timeline.numbers.last().and_then(|newest| timeline.stamps(*newest).ok());
+    let is_current = newest.is_none_or(|newest| ends_in_database(timeline, &newest).unwrap_or(false));
+    if !is_current && timeline.has_changed()? {
+        return Err(keeps_changing(&timeline.origin.data));
+    }
+    let mut found =
+        Scan { ranges: Ranges::default(), points: Vec::new(), ended_at: None, is_restorable: false };
+    for index in 0..timeline.numbers.len() {
+        found.generation(timeline, index, span)?;
+    }
+    let Scan { mut ranges, points, ended_at, is_restorable } = found;
+    if timeline.is_empty() && pristine::is_born(timeline)? {
+        ranges.0.push(RestorableRange { from: timeline.origin.birth.at, to: None });
+    } else if !(is_restorable && is_current) {
+        ranges.close(ended_at)?;
+    }
+    Ok(Points { points, windows: ranges.0 })
+}
+
+/// The result for the generations so far.
+struct Scan {
+    ranges: Ranges,
+    points: Vec<Point>,
+    /// The first instant after everything that is known.
+    ended_at: Option<Micros>,
+    /// Whether a snapshot leads to the end of the last generation.
+    is_restorable: bool,
+}
+
+impl Scan {
+    /// Adds the generation at `index`.
+    fn generation(&mut self, timeline: &Timeline, index: usize, span: Span) -> Result<()> {
+        let number = timeline.numbers[index];
+        let stamps = match timeline.stamps(number) {
+            // Its commits are a gap, and so is everything up to the next snapshot.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.is_restorable = false;
+                return Ok(());
+            }
+            stamps => stamps?,
+        };
+        let generation = stamps.generation;
+        let begins = generation.begins() || timeline.retained_from == Some(number);
+        if begins || !self.is_restorable && timeline.snapshots.contains(&number) {
+            self.ranges.close(self.ended_at)?;
+            self.ranges.open(known_from(timeline, index, &generation)?)?;
+            self.is_restorable = true;
         }
-        let mut points = Vec::new();
-        let mut windows: Vec<RestorableRange> = Vec::new();
-        let mut ended_at = None;
-        // Whether a snapshot leads to where the history is looked at.
-        let mut is_whole = false;
-        for (place, sequence) in self.sequences.iter().enumerate() {
-            let stamps = match self.stamps(*sequence) {
-                // What it held is a gap, and what goes on from it, up to the next snapshot.
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    is_whole = false;
-                    continue;
-                }
-                stamps => stamps?,
-            };
-            let generation = stamps.generation;
-            let begins = generation.begins || self.retained_from == Some(*sequence);
-            if begins || !is_whole && self.snapshots.contains(sequence) {
-                close(&mut windows, ended_at)?;
-                open(&mut windows, self.known_from(place, &generation)?)?;
-                is_whole = true;
-            }
-            if !is_whole {
-                continue;
-            }
-            let after = self.after(*sequence).ok().flatten();
-            let made = match self.made(&stamps, after.as_ref()) {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    close(&mut windows, Some(self.starts_at(&generation)))?;
-                    is_whole = false;
-                    continue;
-                }
-                made => made?,
-            };
-            // A stamp whose commit did not come about tells of none.
-            let commits = made.iter().rev().find_map(|made| match made {
-                CommitRecord::Commit(commit) => Some(commit.at.saturating_add(1)),
-                CommitRecord::Unstamped { .. } => None,
-            });
-            let before_all = if generation.begins {
-                self.starts_at(&generation)
-            } else {
-                generation.not_before.saturating_add(1)
-            };
-            ended_at = Some(commits.unwrap_or(before_all));
-            match made.first() {
-                Some(first)
-                    if after.as_ref().is_none_or(|after| after.begins)
-                        && self.is_written_away(&stamps)? =>
-                {
-                    let from = match first {
-                        CommitRecord::Commit(commit) => commit.at,
-                        CommitRecord::Unstamped { .. } => all_before(&generation),
-                    };
-                    close(&mut windows, Some(from))?;
-                    is_whole = false;
-                    // None of them can be restored.
-                    continue;
-                }
-                _ => {
-                    leave_out_lost(&mut windows, &generation, &made, after.as_ref())?;
-                    is_whole = self.check_follows(place).is_ok();
-                }
-            }
-            let is_before = match range.0 {
-                Bound::Included(from) | Bound::Excluded(from) => stamps.last_instant() < from.as_micros(),
-                Bound::Unbounded => false,
-            };
-            let is_behind = match range.1 {
-                Bound::Included(to) | Bound::Excluded(to) => generation.not_before > to.as_micros(),
-                Bound::Unbounded => false,
-            };
-            if is_before || is_behind {
-                continue;
-            }
-            let page_size = u64::from(generation.page_size);
-            for made in made {
-                let CommitRecord::Commit(commit) = made else { continue };
-                let at = Timestamp::from_micros(commit.at)?;
-                if range.contains(&at) {
-                    let pages = commit.frame.saturating_sub(commit.before);
-                    let bytes = u64::from(pages) * (page_size + crate::wal::FRAME_HEADER_LEN as u64);
-                    points.push(Point { at, pages, bytes, size: u64::from(commit.pages) * page_size });
-                }
-            }
+        if !self.is_restorable {
+            return Ok(());
         }
-        if self.sequences.is_empty() && self.is_as_it_was_born()? {
-            windows.push(RestorableRange { from: self.birth.at, to: None });
-        } else if !(is_whole && is_current) {
-            close(&mut windows, ended_at)?;
+        let next = timeline.next(number).ok().flatten();
+        let commits = match commits(timeline, &stamps, next.as_ref()) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.ranges.close(Some(timeline.starts_at(&generation)))?;
+                self.is_restorable = false;
+                return Ok(());
+            }
+            commits => commits?,
+        };
+        self.ended_at = Some(end_of(timeline, &generation, &commits));
+        if let Some(first) = commits.first()
+            && next.as_ref().is_none_or(Generation::begins)
+            && was_not_archived(timeline, &stamps)?
+        {
+            // None of the commits can be restored.
+            let from = match first {
+                CommitRecord::Commit(commit) => commit.at,
+                CommitRecord::Unstamped { .. } => generation.includes_all_before(),
+            };
+            self.ranges.close(Some(from))?;
+            self.is_restorable = false;
+            return Ok(());
         }
-        Ok(Points { points, windows })
+        self.ranges.exclude_unstamped(&generation, &commits, next.as_ref())?;
+        self.is_restorable = timeline.check_next(index).is_ok();
+        self.add_points(&stamps, &commits, span)
     }
 
-    /// The first instant that is known where a snapshot leads to the beginning of a generation, whatever leads to what was
-    /// before it.
-    fn known_from(&self, place: usize, generation: &Generation) -> Result<i64> {
-        match self.follows_lost(place, generation) {
-            Ok(false) => Ok(self.starts_at(generation)),
-            Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
-            // That may be commits which the snapshot has, and of which nobody knows when they were made.
-            Ok(true) | Err(_) => Ok(all_before(generation)),
+    fn add_points(&mut self, stamps: &Stamps, commits: &[CommitRecord], span: Span) -> Result<()> {
+        let generation = &stamps.generation;
+        let is_before = match span.0 {
+            Bound::Included(from) | Bound::Excluded(from) => stamps.last_instant() < from.into(),
+            Bound::Unbounded => false,
+        };
+        let is_after = match span.1 {
+            Bound::Included(to) | Bound::Excluded(to) => generation.not_before > to.into(),
+            Bound::Unbounded => false,
+        };
+        if is_before || is_after {
+            return Ok(());
         }
+        let page_size = generation.page_size;
+        let frame_len = u64::from(page_size) + FRAME_HEADER_LEN as u64;
+        for record in commits {
+            let CommitRecord::Commit(Commit { at, frame, before, pages, .. }) = record else { continue };
+            let at = at.timestamp()?;
+            if span.contains(&at) {
+                let written = frame.get().saturating_sub(FrameNumber::count(*before));
+                let bytes = u64::from(written) * frame_len;
+                self.points.push(Point { at, pages: written, bytes, size: pages.len(page_size) });
+            }
+        }
+        Ok(())
     }
 }
 
-/// Begins a window at an instant, or goes on with the one that ends there.
-fn open(windows: &mut Vec<RestorableRange>, from: i64) -> Result<()> {
-    let from = Timestamp::from_micros(from)?;
-    match windows.last_mut() {
-        Some(last) if last.to == Some(from) => last.to = None,
-        _ => windows.push(RestorableRange { from, to: None }),
-    }
-    Ok(())
-}
-
-/// Ends the last window before an instant, if it goes on till then.
-fn close(windows: &mut Vec<RestorableRange>, to: Option<i64>) -> Result<()> {
-    let Some(to) = to.map(Timestamp::from_micros).transpose()? else { return Ok(()) };
-    if let Some(window) = windows.last_mut().filter(|window| window.to.is_none()) {
-        window.to = Some(to);
-        windows.pop_if(|window| window.from >= to);
-    }
-    Ok(())
-}
-
-/// Leaves the spans out of the windows in which a generation has commits that no stamp tells of: each is from the last
-/// instant that is known before these to the first one behind them, and is refused.
-fn leave_out_lost(
-    windows: &mut Vec<RestorableRange>,
-    generation: &Generation,
-    made: &[CommitRecord],
-    after: Option<&Generation>,
-) -> Result<()> {
-    let mut known_at = if generation.begins { i64::MIN } else { generation.not_before };
-    let mut lost_from = None;
-    let commits = made.iter().map(|made| match made {
-        CommitRecord::Commit(commit) => Some(commit.at),
+/// The first instant after the last stamped commit of a generation.
+fn end_of(timeline: &Timeline, generation: &Generation, commits: &[CommitRecord]) -> Micros {
+    // The stamp of a failed commit does not count.
+    let last = commits.iter().rev().find_map(|record| match record {
+        CommitRecord::Commit(commit) => Some(commit.at.next()),
         CommitRecord::Unstamped { .. } => None,
     });
-    let goes_on = after.filter(|after| !after.begins).map(|after| after.begun_at);
-    for at in commits.chain(goes_on.map(Some)) {
-        let Some(at) = at else {
-            lost_from.get_or_insert(known_at.saturating_add(1).max(generation.begun_at));
-            continue;
-        };
-        if let Some(from) = lost_from.take().filter(|from| *from < at) {
-            close(windows, Some(from))?;
-            open(windows, at)?;
-        }
-        known_at = at;
+    last.unwrap_or_else(|| {
+        if generation.begins() { timeline.starts_at(generation) } else { generation.not_before.next() }
+    })
+}
+
+/// The first instant that can be restored from the snapshot before a generation, whatever precedes it.
+fn known_from(timeline: &Timeline, index: usize, generation: &Generation) -> Result<Micros> {
+    match follows_unstamped(timeline, index, generation) {
+        Ok(false) => Ok(timeline.starts_at(generation)),
+        Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+        // The snapshot may include commits whose times are unknown.
+        Ok(true) | Err(_) => Ok(generation.includes_all_before()),
     }
-    close(windows, lost_from)
+}
+
+/// Restorable ranges in order.
+#[derive(Default)]
+struct Ranges(Vec<RestorableRange>);
+
+impl Ranges {
+    /// Begins a range at an instant, or continues the one that ends there.
+    fn open(&mut self, from: Micros) -> Result<()> {
+        let from = from.timestamp()?;
+        match self.0.last_mut() {
+            Some(last) if last.to == Some(from) => last.to = None,
+            _ => self.0.push(RestorableRange { from, to: None }),
+        }
+        Ok(())
+    }
+
+    /// Ends the last range before an instant, unless it has ended.
+    fn close(&mut self, to: Option<Micros>) -> Result<()> {
+        let Some(to) = to.map(Micros::timestamp).transpose()? else { return Ok(()) };
+        if let Some(range) = self.0.last_mut().filter(|range| range.to.is_none()) {
+            range.to = Some(to);
+            self.0.pop_if(|range| range.from >= to);
+        }
+        Ok(())
+    }
+
+    /// Excludes the spans in which a generation has unstamped commits: from the last known instant before them to the first one
+    /// after them.
+    fn exclude_unstamped(
+        &mut self,
+        generation: &Generation,
+        commits: &[CommitRecord],
+        next: Option<&Generation>,
+    ) -> Result<()> {
+        let mut known_at = if generation.begins() { Micros::MIN } else { generation.not_before };
+        let mut unstamped_from = None;
+        let known = commits.iter().map(|record| match record {
+            CommitRecord::Commit(commit) => Some(commit.at),
+            CommitRecord::Unstamped { .. } => None,
+        });
+        let continued = next.filter(|next| !next.begins()).map(|next| next.begun_at);
+        for at in known.chain(continued.map(Some)) {
+            let Some(at) = at else {
+                unstamped_from.get_or_insert(known_at.next().max(generation.begun_at));
+                continue;
+            };
+            if let Some(from) = unstamped_from.take().filter(|from| *from < at) {
+                self.close(Some(from))?;
+                self.open(at)?;
+            }
+            known_at = at;
+        }
+        self.close(unstamped_from)
+    }
 }

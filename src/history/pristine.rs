@@ -1,17 +1,17 @@
-//! A database to which nobody of the fleet has committed yet: it has no history, and is as it began, unless another program
-//! wrote to it.
+//! Databases without a commit: they have no history, and are unchanged since their creation unless a foreign writer wrote to
+//! them.
 //!
-//! A file beside it says how it was when it was created. Its length and time of change tell of most that is written to it.
-//! They also change when a fleet is copied elsewhere, and then a short database is told by its contents, which are as quickly
-//! read; a longer one counts as changed.
+//! A mark beside the database records its length and modification time at its creation, by which a write is noticed. The time
+//! also changes when a fleet is copied. A short database is then recognized by its contents; a longer one counts as changed.
 
 use std::path::Path;
 
 use super::{
-    checksummed, damaged,
-    errors::{changed, lost, not_kept, outside},
+    checksummed::{self, page_checksum},
+    errors::{changed, damaged, lost, not_kept, outside},
     log::Log,
-    timeline::{Timeline, state_of},
+    stamp_file::state_of,
+    timeline::Timeline,
 };
 use crate::{
     disk::Disk,
@@ -20,28 +20,30 @@ use crate::{
     stamps::{FileState, Word},
     sys::isolated_fds,
     time::Timestamp,
+    units::Nanos,
 };
 
 const MAGIC: Word = Word::from_le_bytes(*b"LFbegins");
 
-/// The longest database that is known by its contents, in bytes.
+/// Maximum size in bytes of a database that is recognized by its contents.
 const READ_MAX: u64 = 16 << 20;
 
-/// Notes how a database is that is whole and was written by nobody but its maker. The note is on the disk when this returns.
+/// Marks a complete database that only its creator has written to. The mark is durable when this returns.
 pub(crate) fn mark(disk: &Disk, data: &Path) -> Result<()> {
     let path = layout::unwritten(data);
-    let state = state_of(data)?.unwrap_or(FileState { len: 0, changed_at: 0 });
-    let words = [MAGIC, state.len, state.changed_at.cast_unsigned(), sum_of(data, state.len)?];
-    let file = checksummed::write_beside(disk, &path, &words, data)?;
+    let state = state_of(data)?.unwrap_or(FileState::MISSING);
+    let changed_at = state.changed_at.get().cast_unsigned();
+    let words = [MAGIC, state.len, changed_at, checksum_of(data, state.len)?];
+    let file = checksummed::create(disk, &path, &words, data)?;
     disk.sync_file(&file, &path)
 }
 
-/// Whether the database in the file `data` is as it was created; nothing where that is not noted.
-pub(crate) fn is_as_it_began(data: &Path) -> Result<Option<bool>> {
+/// Whether the database in the file `data` is unchanged since its creation. Returns `None` if it has no mark.
+pub(crate) fn is_unchanged(data: &Path) -> Result<Option<bool>> {
     let path = layout::unwritten(data);
     match Disk::len(&path)? {
         None => return Ok(None),
-        // Those of before tell no more than that they are there.
+        // Old marks are empty and record nothing.
         Some(0) => return Ok(Some(true)),
         Some(_) => {}
     }
@@ -49,46 +51,52 @@ pub(crate) fn is_as_it_began(data: &Path) -> Result<Option<bool>> {
         Err(error) if error.kind() == ErrorKind::Corrupt => None,
         words => words?,
     };
-    let Some(&[MAGIC, len, changed_at, sum]) = words.as_deref() else {
-        return Err(damaged(
-            &path,
-            "it does not say how the database began; write to the database to begin its history",
-        ));
+    let Some(&[MAGIC, len, changed_at, checksum]) = words.as_deref() else {
+        let fault =
+            "it does not record the state of the new database; write to the database to begin its history";
+        return Err(damaged(&path, fault));
     };
-    // What another program committed, and did not write to the database file yet.
+    // A foreign writer committed to the WAL.
     if Log::open(&layout::beside(data, "-wal"))?.is_some_and(|(_, log)| !log.frames.is_empty()) {
         return Ok(Some(false));
     }
-    let began = FileState { len, changed_at: changed_at.cast_signed() };
+    let marked = FileState { len, changed_at: Nanos::new(changed_at.cast_signed()) };
     let state = state_of(data)?;
-    if state == Some(began) || state.is_none_or(|state| state.len != len) || len > READ_MAX {
-        return Ok(Some(state == Some(began)));
+    if state == Some(marked) || state.is_none_or(|state| state.len != len) || len > READ_MAX {
+        return Ok(Some(state == Some(marked)));
     }
-    Ok(Some(isolated_fds::run(|| sum_of(data, len))?? == sum))
+    Ok(Some(isolated_fds::run(|| checksum_of(data, len))?? == checksum))
 }
 
-/// The checksum of a database that is so long; 0 where it is too long for that.
-fn sum_of(data: &Path, len: u64) -> Result<Word> {
-    Ok(if len > READ_MAX { 0 } else { checksummed::of(&Disk::read(data)?.unwrap_or_default()) })
+/// The checksum of a database file of this length, or 0 if it is too long.
+fn checksum_of(data: &Path, len: u64) -> Result<Word> {
+    Ok(if len > READ_MAX { 0 } else { page_checksum(&Disk::read(data)?.unwrap_or_default()).get() })
 }
 
-impl Timeline {
-    /// Whether a database without a history is what it was when it was created.
-    pub(super) fn is_as_it_was_born(&self) -> Result<bool> {
-        Ok(self.birth.is_kept_since
-            && self.retained_from.is_none()
-            && is_as_it_began(&self.data)? == Some(true))
-    }
+/// Whether a database without a history is unchanged since its creation.
+pub(super) fn is_born(timeline: &Timeline) -> Result<bool> {
+    let origin = &timeline.origin;
+    Ok(origin.birth.is_kept_since
+        && timeline.retained_from.is_none()
+        && is_unchanged(&origin.data)? == Some(true))
+}
 
-    /// Makes sure that a database without a history is at an instant as it is now.
-    pub(super) fn check_born(&self, at: Timestamp) -> Result<()> {
-        let is_born = self.is_unwritten && self.birth.is_kept_since && self.retained_from.is_none();
-        match is_born {
-            true if at < self.birth.at => Err(outside(at, self.birth.at.as_micros())),
-            true if self.is_as_it_was_born()? => Ok(()),
-            true => Err(changed(at, self.birth.at.as_micros(), None)),
-            false if self.is_unwritten || self.retained_from.is_some() => Err(not_kept(at)),
-            false => Err(lost(at, self.paths.dir())),
-        }
+/// Fails unless a database without a history was at an instant what it is now.
+pub(super) fn check_instant(timeline: &Timeline, at: Timestamp) -> Result<()> {
+    let birth = timeline.origin.birth;
+    let is_pruned = timeline.retained_from.is_some();
+    if timeline.has_pristine_mark && birth.is_kept_since && !is_pruned {
+        return if at < birth.at {
+            Err(outside(at, birth.at.into()))
+        } else if is_born(timeline)? {
+            Ok(())
+        } else {
+            Err(changed(at, birth.at.into(), None))
+        };
+    }
+    if timeline.has_pristine_mark || is_pruned {
+        Err(not_kept(at))
+    } else {
+        Err(lost(at, timeline.origin.paths.dir()))
     }
 }

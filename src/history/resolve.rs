@@ -1,67 +1,54 @@
-//! Which commit a stamp means. A stamp is written before its commit, and where that does not come about, somebody who writes no
-//! stamps may commit later with the same number of frames.
+//! From an instant to the image of the database at that instant: locate the commit, check that the end of the history is what
+//! the database is now, and make the image.
 
-use super::{log, log_file::LogFile, low_sum, salts_of, timeline::Timeline};
-use crate::{
-    disk::Disk,
-    error::Result,
-    layout,
-    stamps::{Commit, CommitRecord, Generation, Stamps, parts},
+use super::{
+    compare::ends_in_database,
+    errors::changed,
+    fallback::ResilientImage,
+    image::HistoricalImage,
+    locate::{Location, locate},
+    plan, pristine,
+    target::Target,
+    timeline::Timeline,
 };
+use crate::{error::Result, time::Timestamp, units::GenerationNumber};
 
-impl Timeline {
-    /// [The commits of a generation](Self::made), of which the last one that is stamped at or before an instant is the one that
-    /// its stamp means.
-    pub(super) fn made_until(
-        &self,
-        stamps: &Stamps,
-        after: Option<&Generation>,
-        at: i64,
-    ) -> Result<Vec<CommitRecord>> {
-        let mut made = self.made(stamps, after)?;
-        for made in made.iter_mut().rev() {
-            match made {
-                CommitRecord::Commit(commit) if commit.at > at => {}
-                CommitRecord::Commit(commit) if self.is_meant(&stamps.generation, commit) => break,
-                CommitRecord::Commit(Commit { frame, .. }) => {
-                    *made = CommitRecord::Unstamped { frame: *frame }
-                }
-                CommitRecord::Unstamped { .. } => {}
+/// The commit that an instant resolves to. Returns `None` if the database has no history and is unchanged since its creation.
+fn resolve(timeline: &Timeline, at: Timestamp, now: Timestamp) -> Result<Option<Target>> {
+    match locate(timeline, at, now)? {
+        Location::Empty => pristine::check_instant(timeline, at).map(|()| None),
+        Location::Known(target) => Ok(Some(target)),
+        Location::PastEnd { target, stamps, changed_after } => {
+            if ends_in_database(timeline, &stamps)? {
+                Ok(Some(target))
+            } else {
+                Err(changed(at, changed_after, None))
             }
         }
-        Ok(made)
     }
+}
 
-    /// Whether the frame that ends a commit is the one that its stamp was written for. What cannot be read is told of by those
-    /// who need it.
-    fn is_meant(&self, generation: &Generation, commit: &Commit) -> bool {
-        let stands_there = || self.last_page(generation, commit).ok().flatten().map(|page| low_sum(&page));
-        if commit.sum == 0 || stands_there().is_none_or(|sum| sum == commit.sum) {
-            return true;
-        }
-        // It may be damaged.
-        let source = self.source(generation, None).ok().flatten();
-        let sum = source.and_then(|source| source.log.sums.get(commit.frame as usize - 1).copied());
-        sum.is_none_or(|sum| parts(sum).0 == commit.sum)
-    }
+/// The image at an instant. Returns `None` if the database has no history and is unchanged since its creation.
+///
+/// The image is made from the newest snapshot that leads to the commit, or the newest one before the generation `below`: if a
+/// page turns out to be damaged, an older snapshot may still lead there.
+pub(crate) fn image_at(
+    timeline: &Timeline,
+    at: Timestamp,
+    now: Timestamp,
+    below: Option<GenerationNumber>,
+) -> Result<Option<HistoricalImage>> {
+    let Some(target) = resolve(timeline, at, now)? else { return Ok(None) };
+    plan::image(timeline, &target, below).map(Some)
+}
 
-    /// The page of the frame that ends a commit.
-    fn last_page(&self, generation: &Generation, commit: &Commit) -> Result<Option<Vec<u8>>> {
-        let mut page = vec![0; generation.page_size as usize];
-        if commit.frame == 0 {
-            return Ok(None);
-        }
-        let at = log::page_offset(commit.frame, generation.page_size);
-        let wal = layout::beside(&self.data, "-wal");
-        let count = if let Some(log) = LogFile::open(&self.paths, generation.sequence)? {
-            log.read_up_to(&mut page, at)?
-        } else if salts_of(&wal)? == Some(generation.salts)
-            && let Some(file) = Disk::open_regular(&wal)?
-        {
-            Disk::read_up_to(&file, &wal, &mut page, at)?
-        } else {
-            0
-        };
-        Ok((count == page.len()).then_some(page))
-    }
+/// The image at an instant, which reads damaged pages through an older snapshot. Returns `None` if the database has no history
+/// and is unchanged since its creation.
+pub(crate) fn resilient_image_at(
+    timeline: &Timeline,
+    at: Timestamp,
+    now: Timestamp,
+) -> Result<Option<ResilientImage>> {
+    let Some(target) = resolve(timeline, at, now)? else { return Ok(None) };
+    ResilientImage::new(timeline, &target, None).map(Some)
 }

@@ -1,133 +1,154 @@
-//! Snapshots: whole databases, each with a file beside it that holds the checksums of its pages.
+//! Snapshots: whole databases, each with a file of the checksums of its pages.
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
 };
 
-use super::{checksummed, damaged, missing};
+use super::{
+    checksummed::{self, page_checksum},
+    ended::{self, Ended, EndedFile},
+    errors::{damaged, missing},
+};
 use crate::{
     disk::Disk,
     error::Result,
     layout::{self, ArchiveFile, ArchivePaths},
-    stamps::Word,
+    stamps::{Generation, Word},
+    units::{PageChecksum, PageCount, PageNumber},
 };
 
 const MAGIC: Word = Word::from_le_bytes(*b"LFsnapsh");
 
-/// About how much of a snapshot is read at once: a whole number of pages.
+/// Approximate number of bytes of a snapshot that are read at once.
 pub(super) const STEP: usize = 1 << 20;
 
-/// A snapshot, by what the file beside it says.
-#[derive(Clone, Debug)]
-pub(crate) struct Snapshot {
-    pub(super) path: PathBuf,
-    /// The checksum of each page.
-    sums: Vec<u64>,
+/// A snapshot, opened for reading.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    file: Box<dyn EndedFile>,
+    page_size: u32,
+    checksums: Vec<PageChecksum>,
 }
 
-/// Whether a file of `len` bytes holds a snapshot of so many pages. Less than a page may follow the last one: that is what
-/// a snapshot of a file with bytes beyond its last page used to be.
+/// Whether a file of `len` bytes can be a snapshot of this many pages. Less than a page may follow the last one: snapshots of
+/// files with bytes beyond the last page used to have these bytes.
 pub(super) fn is_len_of(len: u64, pages: usize, page_size: u32) -> bool {
     len / u64::from(page_size) == pages as u64
 }
 
+/// The number of bytes of whole pages to read at once.
+pub(super) fn step_of(page_size: u32) -> usize {
+    let page_size = page_size as usize;
+    (STEP / page_size).max(1) * page_size
+}
+
 impl Snapshot {
-    /// The snapshot before the first commit of a generation, of which the check of its header is given; nothing if there
-    /// is none that was finished.
-    pub(super) fn find(
-        paths: &ArchivePaths,
-        sequence: u64,
-        seed: u64,
-        page_size: u32,
-    ) -> Result<Option<Self>> {
-        let Some(sums) = Self::sums(paths, sequence, seed)? else { return Ok(None) };
-        let path = paths.file(sequence, ArchiveFile::Snapshot);
-        match Disk::len(&path)? {
-            None => Err(missing(&path)),
-            Some(len) if !is_len_of(len, sums.len(), page_size) => {
-                Err(damaged(&path, "its length is not what it was"))
-            }
-            Some(_) => Ok(Some(Self { path, sums })),
+    /// Opens the snapshot before the first commit of a generation. Returns `None` if no complete one exists.
+    pub(super) fn open(ended: &dyn Ended, generation: &Generation) -> Result<Option<Self>> {
+        let Some(checksums) = page_checksums(ended, generation)? else { return Ok(None) };
+        let number = generation.number;
+        let file = ended
+            .open(number, ArchiveFile::Snapshot)?
+            .ok_or_else(|| missing(&ended.path(number, ArchiveFile::Snapshot)))?;
+        if !is_len_of(file.len()?, checksums.len(), generation.page_size) {
+            return Err(damaged(file.path(), "wrong length"));
         }
+        Ok(Some(Self { file, page_size: generation.page_size, checksums }))
     }
 
-    /// The checksums of its pages, likewise.
-    pub(super) fn sums(paths: &ArchivePaths, sequence: u64, seed: u64) -> Result<Option<Vec<u64>>> {
-        let path = paths.file(sequence, ArchiveFile::Sum);
-        let Some(mut words) = checksummed::read(&path)? else { return Ok(None) };
-        let [MAGIC, of, ..] = words[..] else {
-            return Err(damaged(&path, "it holds something else"));
-        };
-        // One of an attempt that went no further is no snapshot of this generation.
-        words.drain(..2);
-        Ok((of == seed).then_some(words))
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
     }
 
-    /// None: what is read is in memory, and was read from this file.
-    pub(super) fn none(path: &Path) -> Self {
-        Self { path: path.to_owned(), sums: Vec::new() }
+    pub(super) fn page_count(&self) -> PageCount {
+        PageCount::from_len(self.checksums.len())
     }
 
-    /// The size in pages.
-    pub(super) fn pages(&self) -> u32 {
-        u32::try_from(self.sums.len()).unwrap_or(u32::MAX)
-    }
-
-    pub(super) fn open(&self) -> Result<File> {
-        Disk::open(&self.path)?.ok_or_else(|| missing(&self.path))
-    }
-
-    /// Whether a page, counted from 1, is what it was.
-    pub(super) fn check(&self, number: u32, page: &[u8]) -> Result<()> {
-        if self.sums.get(number as usize - 1) == Some(&checksummed::of(page)) {
-            return Ok(());
-        }
-        Err(damaged(&self.path, format_args!("the checksum of page {number} does not fit")))
-    }
-
-    /// Reads all of it, in pages of this size, and checks each.
-    pub(super) fn check_all(&self, page_size: u32) -> Result<()> {
-        let file = self.open()?;
-        let mut page = vec![0; page_size as usize];
-        for number in 1..=self.pages() {
-            let at = u64::from(number - 1) * u64::from(page_size);
-            if Disk::read_up_to(&file, &self.path, &mut page, at)? < page.len() {
-                return Err(damaged(&self.path, "it is cut off"));
-            }
-            self.check(number, &page)?;
+    /// Fills `into` from an offset without checking it.
+    pub(super) fn read_at(&self, into: &mut [u8], offset: u64) -> Result<()> {
+        if self.file.read_at(into, offset)? < into.len() {
+            return Err(damaged(self.path(), "it is truncated"));
         }
         Ok(())
     }
 
-    /// Puts a file that was written beside its place there, with its sums. What stood there is replaced: it belonged to an
-    /// attempt that went no further.
-    pub(crate) fn publish(
+    /// Fills `into` with a page and checks it.
+    pub(super) fn read_page(&self, page: PageNumber, into: &mut [u8]) -> Result<()> {
+        self.read_at(into, page.offset(self.page_size))?;
+        self.check(page, into)
+    }
+
+    /// Fails with [`ErrorKind::Corrupt`](crate::error::ErrorKind::Corrupt) if the contents of a page are wrong.
+    pub(super) fn check(&self, page: PageNumber, contents: &[u8]) -> Result<()> {
+        if self.checksums.get(page.index()) == Some(&page_checksum(contents)) {
+            return Ok(());
+        }
+        Err(damaged(self.path(), format_args!("the checksum of page {page} does not match")))
+    }
+
+    /// Reads and checks all pages.
+    pub(super) fn check_all(&self) -> Result<()> {
+        let mut contents = vec![0; self.page_size as usize];
+        let mut pages = PageNumber::FIRST.and_following().take(self.checksums.len());
+        pages.try_for_each(|page| self.read_page(page, &mut contents))
+    }
+}
+
+/// The checksums of the pages of the snapshot before a generation. Returns `None` if there are none of this generation.
+pub(super) fn page_checksums(
+    ended: &dyn Ended,
+    generation: &Generation,
+) -> Result<Option<Vec<PageChecksum>>> {
+    let path = ended.path(generation.number, ArchiveFile::Sum);
+    let Some(bytes) = ended::read(ended, generation.number, ArchiveFile::Sum)? else { return Ok(None) };
+    let words = checksummed::decode(&path, &bytes)?;
+    let [MAGIC, seed, ref checksums @ ..] = words[..] else {
+        return Err(damaged(&path, "invalid header"));
+    };
+    // Checksums of another generation are left over from a process that got no further.
+    let checksums = checksums.iter().copied().map(PageChecksum::new);
+    Ok((seed == generation.seed()).then(|| checksums.collect()))
+}
+
+/// A snapshot that is written and not published.
+pub(super) struct Staged<'a> {
+    pub(super) path: PathBuf,
+    pub(super) file: &'a File,
+}
+
+impl Staged<'_> {
+    /// Publishes the snapshot before a generation, with its checksums. It replaces a snapshot of a process that got no further.
+    pub(super) fn publish(
+        &self,
         disk: &Disk,
         paths: &ArchivePaths,
-        (sequence, seed, page_size): (u64, u64, u32),
-        (written, file): (&Path, &File),
+        ended: &dyn Ended,
+        generation: &Generation,
     ) -> Result<()> {
-        let (path, sum_path) =
-            (paths.file(sequence, ArchiveFile::Snapshot), paths.file(sequence, ArchiveFile::Sum));
-        let mut words = vec![MAGIC, seed];
-        let page_size = page_size as usize;
-        let mut buffer = vec![0; (STEP / page_size).max(1) * page_size];
+        let number = generation.number;
+        let page_size = generation.page_size as usize;
+        let mut words = vec![MAGIC, generation.seed()];
+        let mut buffer = vec![0; step_of(generation.page_size)];
         let mut at = 0;
         loop {
-            let count = Disk::read_up_to(file, written, &mut buffer, at)?;
-            words.extend(buffer[..count].chunks_exact(page_size).map(checksummed::of));
+            let count = Disk::read_up_to(self.file, &self.path, &mut buffer, at)?;
+            words.extend(buffer[..count].chunks_exact(page_size).map(|page| page_checksum(page).get()));
             at += count as u64;
             if count < buffer.len() {
                 break;
             }
         }
-        disk.remove(&sum_path)?;
-        // SQLite would read a log or a journal of that name as the snapshot's, which has none yet.
-        while let Some(left) = Disk::first_present(layout::companions(&path))? {
+        ended.delete(number, ArchiveFile::Sum)?;
+        // SQLite would take a WAL or a journal of that name for the snapshot's.
+        while let Some(left) =
+            Disk::first_present(layout::companions(&paths.file(number, ArchiveFile::Snapshot)))?
+        {
             disk.remove(&left)?;
         }
-        disk.rename(written, &path)?;
-        checksummed::write(disk, &sum_path, &layout::beside(written, "-sum"), &words, &paths.data())
+        ended.put_whole(number, ArchiveFile::Snapshot, &self.path)?;
+        let sums = layout::beside(&self.path, "-sum");
+        checksummed::create(disk, &sums, &words, &paths.data())?;
+        ended.put_whole(number, ArchiveFile::Sum, &sums)
     }
 }

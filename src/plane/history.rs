@@ -17,7 +17,7 @@ use crate::{
     connect::{self, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    history::{Birth, Maintenance, Timeline},
+    history::{self, Birth, Maintenance, Origin},
     id,
     layout::ArchivePaths,
     point::{InstantPosition, MaintenanceReport, Points, ResolvedInstant, Restored},
@@ -111,7 +111,7 @@ impl Plane {
         }
         let instant = restore::Instant { at, birth: birth(entry)?, now: self.clock.now() };
         let view = restore::view(&self.disk, &self.data(entry), instant).and_then(|past| {
-            let reached = past.reached;
+            let reached = past.resolved();
             Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
         });
         self.hold(database, view)
@@ -158,7 +158,7 @@ impl Plane {
     fn is_unwritten(&self, database: &Resolved) -> Result<bool> {
         let data = self.data(&database.entry);
         let birth = birth(&database.entry)?;
-        let answer = Timeline::ask(Some(&self.disk), &data, birth, |timeline| Ok(timeline.is_empty()));
+        let answer = Origin::local(Some(&self.disk), &data, birth).ask(|timeline| Ok(timeline.is_empty()));
         self.hold(database, answer)
     }
 }
@@ -196,7 +196,7 @@ impl ControlPlane {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
         let (data, birth) = (self.0.data(&database.entry), birth(&database.entry)?);
         let disk = Some(&self.0.disk);
-        let points = Timeline::ask(disk, &data, birth, |timeline| timeline.points(range));
+        let points = Origin::local(disk, &data, birth).ask(|timeline| history::points(timeline, range));
         self.0.hold(&database, points)
     }
 

@@ -17,7 +17,7 @@ use crate::{
     connect,
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    history::{Birth, HistoricalImage, Timeline},
+    history::{self, Birth, HistoricalImage, Origin, ResilientImage},
     layout, live_copy, os_cache,
     page::{Identity, Seal},
     point::{InstantPosition, ResolvedInstant},
@@ -25,6 +25,7 @@ use crate::{
     size::SizeLimit,
     sqlite,
     time::Timestamp,
+    units::GenerationNumber,
     vfs::{self, NoPolicy, Sealing},
 };
 
@@ -169,20 +170,20 @@ pub(crate) fn in_place(
     })
 }
 
-/// The pages of the database in the file `data` at an instant, as they stay.
-pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<HistoricalImage> {
+/// The pages of the database in the file `data` at an instant. They do not change.
+pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<ResilientImage> {
+    let origin = Origin::local(Some(disk), data, instant.birth);
     for _ in 0..ATTEMPTS {
-        let Some(mut past) = find(disk, data, instant, None)? else {
-            let past = HistoricalImage::began(data)?;
-            let timeline = Timeline::read(Some(disk), data, instant.birth)?;
-            if timeline.is_empty() {
-                return Ok(past);
+        let found = origin.ask(|timeline| history::resilient_image_at(timeline, instant.at, instant.now))?;
+        let Some(mut image) = found else {
+            let image = ResilientImage::pristine(data)?;
+            if origin.read()?.is_empty() {
+                return Ok(image);
             }
             continue;
         };
-        let held = past.hold();
-        if past.is_still_there()? {
-            return held.map(|()| past);
+        if image.hold_live_pages()? {
+            return Ok(image);
         }
     }
     Err(too_fast(data))
@@ -233,14 +234,14 @@ fn materialize(
             }
             Ok(())
         };
-        match past.read_all(watch, write) {
+        match history::write_pages(&past, watch, write) {
             // A log that is begun anew may be cut off first.
-            _ if !past.is_still_there()? => return Ok(None),
-            Ok(()) => return Ok(Some((past.len(), Some(past.reached)))),
+            _ if !past.is_current()? => return Ok(None),
+            Ok(()) => return Ok(Some((past.len(), Some(past.resolved)))),
             // A page is damaged: an older snapshot may still lead there.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 damage.get_or_insert(error);
-                below = Some(past.first);
+                below = past.first();
                 disk.remove(path)?;
             }
             Err(error) => return Err(error),
@@ -248,10 +249,14 @@ fn materialize(
     }
 }
 
-fn find(disk: &Disk, data: &Path, instant: Instant, below: Option<u64>) -> Result<Option<HistoricalImage>> {
-    Timeline::ask(Some(disk), data, instant.birth, |timeline| {
-        HistoricalImage::find(timeline, instant.at, instant.now, below)
-    })
+fn find(
+    disk: &Disk,
+    data: &Path,
+    instant: Instant,
+    below: Option<GenerationNumber>,
+) -> Result<Option<HistoricalImage>> {
+    let origin = Origin::local(Some(disk), data, instant.birth);
+    origin.ask(|timeline| history::image_at(timeline, instant.at, instant.now, below))
 }
 
 /// Has SQLite lay the rows of a staged file out anew.

@@ -1,4 +1,4 @@
-//! A file of stamps as a whole, and what follows from its records.
+//! A file of stamps as a whole, and the commits that follow from its records.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -6,42 +6,44 @@ use super::{
     Commit, CommitRecord, FileState, Generation, HEADER_WORDS, LogEnd, RECORD_WORDS, Record, Slot, VERSION,
     Word, bytes, words,
 };
+use crate::units::{FrameNumber, Micros};
 
-/// A file of stamps that was read.
+/// The contents of a file of stamps.
 #[derive(Clone, Debug)]
 pub(crate) struct Stamps {
     pub(crate) generation: Generation,
-    /// What stands behind the header, without the empty places at the end.
+    /// The records, without the unused space at the end.
     pub(crate) slots: Vec<Slot>,
-    /// The digest by which the next generation names this one.
+    /// The digest by which the next generation refers to these stamps.
     pub(crate) digest: u64,
 }
 
 impl Stamps {
-    /// Reads the bytes of a file; nothing if its header is none.
+    /// Reads the bytes of a file. Returns `None` if the header is invalid.
     pub(crate) fn parse(file: &[u8]) -> Option<Self> {
         Self::of(&words(file))
     }
 
-    /// The version of a file, if a newer version of this crate wrote it.
+    /// The version of a file that a newer version of this crate wrote; otherwise `None`.
     pub(crate) fn newer_version(file: &[u8]) -> Option<Word> {
         Generation::version(words(file).first_chunk()?).filter(|version| *version > VERSION)
     }
 
-    /// The same of words that were read.
+    /// Reads the words of a file. Returns `None` if the header is invalid.
     pub(crate) fn of(words: &[Word]) -> Option<Self> {
         let (header, rest) = words.split_first_chunk()?;
         let generation = Generation::decode(header)?;
         let seed = header[HEADER_WORDS - 1];
         let records = rest.as_chunks::<RECORD_WORDS>().0;
         let used = records.iter().rposition(|record| *record != [0; RECORD_WORDS]).map_or(0, |last| last + 1);
-        let decode = |(place, record): (usize, &[Word; RECORD_WORDS])| Slot::decode(*record, seed, place);
+        let decode =
+            |(position, record): (usize, &[Word; RECORD_WORDS])| Slot::decode(*record, seed, position);
         let slots = records[..used].iter().enumerate().map(decode).collect();
         let digest = xxh3_64(&bytes(&words[..HEADER_WORDS + used * RECORD_WORDS]));
         Some(Self { generation, slots, digest })
     }
 
-    /// How the WAL ended, if it did and did not go on after all.
+    /// The end record of the WAL, or `None` if there is none or a later commit supersedes it.
     pub(crate) fn end(&self) -> Option<LogEnd> {
         self.slots.iter().rev().find_map(|slot| match slot {
             Slot::Record(Record::Commit(_)) => Some(None),
@@ -50,7 +52,7 @@ impl Stamps {
         })?
     }
 
-    /// The newest end record, whether or not the WAL went on after it.
+    /// The newest end record, even if a later commit supersedes it.
     pub(crate) fn last_end(&self) -> Option<LogEnd> {
         self.slots.iter().rev().find_map(|slot| match slot {
             Slot::Record(Record::End(end)) => Some(*end),
@@ -58,8 +60,8 @@ impl Stamps {
         })
     }
 
-    /// Whether the log was not there any more when the next generation began, though it had ended: its end record stands there
-    /// twice, with no commit between.
+    /// Whether the WAL had ended but was gone when the next generation began: its end record is repeated without a commit in
+    /// between.
     pub(crate) fn is_log_lost(&self) -> bool {
         let mut records = self.slots.iter().rev().filter_map(|slot| match slot {
             Slot::Record(record @ (Record::End(_) | Record::Commit(_))) => Some(record),
@@ -69,63 +71,97 @@ impl Stamps {
         matches!(last, Some(Record::End(_))) && records.next() == last
     }
 
-    /// The database file when the WAL had ended and all of it stood there.
-    pub(crate) fn rest(&self) -> Option<FileState> {
-        let Some(Slot::Record(Record::Rest(data))) = self.slots.last() else { return None };
+    /// The state of the database file after the complete checkpoint of the ended WAL, if that is recorded.
+    pub(crate) fn checkpointed(&self) -> Option<FileState> {
+        let Some(Slot::Record(Record::Checkpointed(data))) = self.slots.last() else { return None };
         Some(*data)
     }
 
-    /// The commits of the WAL in order, if that is known to have ended with the frame `end`.
+    /// The commits of the WAL in order, of which the last one may have failed.
+    pub(crate) fn commits(&self) -> Vec<CommitRecord> {
+        self.merge().finish()
+    }
+
+    /// The commits in order of a WAL whose last committed frame is `end`.
     ///
-    /// A stamp is written before its commit. One whose commit did not come about, or was lost with the power, is told by
-    /// what follows: a later stamp or the end says that an earlier frame was the last one. A commit without a stamp is told
-    /// in the same way.
-    pub(crate) fn made(&self, end: Option<u32>) -> Vec<CommitRecord> {
-        let mut commits: Vec<Commit> = Vec::with_capacity(self.slots.len());
-        let mut lost: Vec<(usize, u32)> = Vec::new();
-        let mut follow = |commits: &mut Vec<Commit>, last: u32| {
-            while commits.pop_if(|commit| commit.frame > last).is_some() {}
-            lost.retain(|(place, frame)| *place <= commits.len() && *frame <= last);
-            let known = commits.last().map_or(self.generation.first_frame, |commit| commit.frame);
-            if known.max(lost.last().map_or(0, |(_, frame)| *frame)) < last {
-                lost.push((commits.len(), last));
-            }
+    /// A stamp is written before its commit. If the commit fails or is lost with the power, a later record shows it: a later
+    /// stamp or the end names an earlier frame as the last one. An unstamped commit is found in the same way.
+    pub(crate) fn commits_up_to(&self, end: Option<FrameNumber>) -> Vec<CommitRecord> {
+        let mut merge = self.merge();
+        merge.ends_at(end);
+        merge.finish()
+    }
+
+    /// The commits according to all records.
+    fn merge(&self) -> Merge {
+        let mut merge = Merge {
+            first_frame: self.generation.first_frame,
+            commits: Vec::with_capacity(self.slots.len()),
+            unstamped: Vec::new(),
         };
         for slot in &self.slots {
             match slot {
                 Slot::Record(Record::Commit(commit)) => {
-                    follow(&mut commits, commit.before);
-                    commits.push(*commit);
+                    merge.ends_at(commit.before);
+                    merge.commits.push(*commit);
                 }
-                Slot::Record(Record::End(end)) => follow(&mut commits, end.frame),
+                Slot::Record(Record::End(end)) => merge.ends_at(end.frame),
                 _ => {}
             }
         }
-        if let Some(end) = end {
-            follow(&mut commits, end);
-        }
-        let mut made = Vec::with_capacity(commits.len() + lost.len());
-        let mut lost = lost.into_iter().peekable();
-        for (place, commit) in commits.into_iter().enumerate() {
-            while let Some((_, frame)) = lost.next_if(|(before, _)| *before <= place) {
-                made.push(CommitRecord::Unstamped { frame });
-            }
-            made.push(CommitRecord::Commit(commit));
-        }
-        made.extend(lost.map(|(_, frame)| CommitRecord::Unstamped { frame }));
-        made
+        merge
     }
 
-    /// Whether a record that was written is not what it was.
+    /// Whether a record is damaged.
     pub(crate) fn is_damaged(&self) -> bool {
         self.slots.contains(&Slot::Damaged)
     }
 
     /// The instant of the newest stamp.
-    pub(crate) fn last_instant(&self) -> i64 {
+    pub(crate) fn last_instant(&self) -> Micros {
         let at = |slot: &Slot| {
             if let Slot::Record(Record::Commit(commit)) = slot { Some(commit.at) } else { None }
         };
         self.slots.iter().rev().find_map(at).unwrap_or(self.generation.not_before)
+    }
+}
+
+/// The commits according to the records so far.
+struct Merge {
+    first_frame: Option<FrameNumber>,
+    commits: Vec<Commit>,
+    unstamped: Vec<UnstampedAt>,
+}
+
+/// Unstamped commits, the last of which ends with `frame`, before the stamped commit at `position`.
+struct UnstampedAt {
+    position: usize,
+    frame: FrameNumber,
+}
+
+impl Merge {
+    /// Takes into account that the last committed frame was `last` at this point.
+    fn ends_at(&mut self, last: Option<FrameNumber>) {
+        while self.commits.pop_if(|commit| Some(commit.frame) > last).is_some() {}
+        let position = self.commits.len();
+        self.unstamped.retain(|unstamped| unstamped.position <= position && Some(unstamped.frame) <= last);
+        let stamped = self.commits.last().map_or(self.first_frame, |commit| Some(commit.frame));
+        let known = stamped.max(self.unstamped.last().map(|unstamped| unstamped.frame));
+        if let Some(frame) = last.filter(|_| known < last) {
+            self.unstamped.push(UnstampedAt { position, frame });
+        }
+    }
+
+    fn finish(self) -> Vec<CommitRecord> {
+        let mut merged = Vec::with_capacity(self.commits.len() + self.unstamped.len());
+        let mut unstamped = self.unstamped.into_iter().peekable();
+        for (position, commit) in self.commits.into_iter().enumerate() {
+            while let Some(before) = unstamped.next_if(|unstamped| unstamped.position <= position) {
+                merged.push(CommitRecord::Unstamped { frame: before.frame });
+            }
+            merged.push(CommitRecord::Commit(commit));
+        }
+        merged.extend(unstamped.map(|last| CommitRecord::Unstamped { frame: last.frame }));
+        merged
     }
 }

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use crate::wal;
+use crate::wal::{self, LastCommit};
 
 /// The words of a region.
 const REGION_WORDS: usize = wal::INDEX_REGION_LEN / size_of::<AtomicU32>();
@@ -53,8 +53,8 @@ impl WalIndex {
         Some(self.lock().first()?.as_ref()?.word(wal::INDEX_PAGE_COUNT))
     }
 
-    /// The last frame of the last commit, and the salts of its WAL. `None` if the wal-index is not mapped or not initialized.
-    pub(crate) fn last_commit(&self) -> Option<(u32, [u8; 8])> {
+    /// The last commit. `None` if the wal-index is not mapped or not initialized.
+    pub(crate) fn last_commit(&self) -> Option<LastCommit> {
         let regions = self.lock();
         let region = regions.first()?.as_ref().filter(|region| region.word(0) != 0)?;
         let mut salts = [0; 8];
@@ -62,7 +62,7 @@ impl WalIndex {
             // SQLite copies the salts from the WAL header byte by byte, on machines of either byte order.
             bytes.copy_from_slice(&region.word(word).to_le().to_le_bytes());
         }
-        Some((region.word(wal::INDEX_LAST_FRAME), salts))
+        Some(LastCommit::new(region.word(wal::INDEX_LAST_FRAME), salts))
     }
 
     /// Notes that SQLite has mapped a region. A region of another size than SQLite's is ignored.

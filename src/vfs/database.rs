@@ -31,11 +31,9 @@ use super::{
 use crate::{
     disk::Disk,
     sys::wal_index::WalIndex,
-    wal::{self, SeenFrames},
+    units::Salts,
+    wal::{self, LastCommit, SeenFrames},
 };
-
-/// The frame that ended the last commit, and the salts of the WAL.
-type LastCommit = (u32, [u8; 8]);
 
 /// SQLite uses a connection from one thread at a time, so the atomics are there for safety's sake alone, and order
 /// nothing.
@@ -181,20 +179,18 @@ impl Database {
         self.transactions.load(Relaxed)
     }
 
-    /// The frame that ended the last commit of the WAL with these salts, which ends now; nothing where that is not known.
+    /// The last committed frame of the WAL with these salts, which ends now.
     ///
     /// The wal-index alone says which commit was the last one. A process that was killed before it wrote there leaves a
     /// commit in the WAL that nobody ever saw and nobody will, unless the WAL is recovered.
-    pub(super) fn last_frame(&self, salts: [u8; 8]) -> Option<u32> {
+    pub(super) fn last_frame(&self, salts: Salts) -> SeenFrames {
         let ending = *self.ending.lock().unwrap_or_else(PoisonError::into_inner);
         let ending =
             ending.filter(|(transaction, _)| *transaction == self.transactions()).map(|(_, last)| last);
         let said = [self.wal_index.last_commit(), ending].into_iter().flatten();
-        let of_this = said.clone().find(|(_, of)| *of == salts);
-        match wal::seen_frames(of_this.or_else(|| said.clone().next())?, salts) {
-            SeenFrames::UpTo(frame) => Some(frame),
-            SeenFrames::Unknown => None,
-        }
+        let of_this = said.clone().find(|last| last.salts == salts);
+        let last = of_this.or_else(|| said.clone().next());
+        last.map_or(SeenFrames::Unknown, |last| wal::seen_frames(last, salts))
     }
 
     /// SQLite may begin the WAL anew now, or leave the wal-index: what it says is gone then.

@@ -14,7 +14,7 @@ use std::{
 use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
 use super::{Sealing, VfsError, raw_file::RawFile, sealed::Sealed};
-use crate::{error::ErrorKind, history::HistoricalImage, page::Seal};
+use crate::{error::ErrorKind, history::ResilientImage, page::Seal, units::PageNumber};
 
 #[derive(Debug)]
 pub(super) struct View {
@@ -29,14 +29,14 @@ pub(super) struct View {
 /// The pages as a file.
 #[derive(Debug)]
 struct PastFile {
-    past: Arc<HistoricalImage>,
+    past: Arc<ResilientImage>,
     refusal: Mutex<Option<VfsError>>,
 }
 
 impl View {
     /// Of a database that is sealed so, or plain; `path` is told of in errors.
     pub(super) fn new(
-        past: Arc<HistoricalImage>,
+        past: Arc<ResilientImage>,
         path: &Path,
         sealing: Option<Sealing>,
     ) -> Result<Self, VfsError> {
@@ -59,7 +59,7 @@ impl View {
         }
         match &self.sealed {
             Some(sealed) => {
-                let has = |page| u64::from(page) <= u64::from(self.file.past.page_count);
+                let has = |page| u64::from(page) <= u64::from(self.file.past.page_count().get());
                 sealed.after_read(into, at, code, has).unwrap_or_else(refused)
             }
             None => code,
@@ -100,11 +100,11 @@ impl PastFile {
     }
 
     /// Fills `into` from a page.
-    fn read_part(&self, page: u32, into: &mut [u8], inside: usize) -> crate::error::Result<()> {
-        if into.len() == self.past.page_size as usize {
+    fn read_part(&self, page: PageNumber, into: &mut [u8], inside: usize) -> crate::error::Result<()> {
+        if into.len() == self.past.page_size() as usize {
             return self.past.read_page(page, into);
         }
-        let mut whole = vec![0; self.past.page_size as usize];
+        let mut whole = vec![0; self.past.page_size() as usize];
         self.past.read_page(page, &mut whole)?;
         into.copy_from_slice(&whole[inside..inside + into.len()]);
         Ok(())
@@ -113,18 +113,17 @@ impl PastFile {
 
 impl RawFile for PastFile {
     fn read(&self, into: &mut [u8], at: u64) -> c_int {
-        let page_size = u64::from(self.past.page_size);
+        let page_size = u64::from(self.past.page_size());
         let there = self.past.len().saturating_sub(at).min(into.len() as u64);
         let (mut at, mut left) = (at, &mut into[..]);
         let end = at + there;
         while at < end {
             let inside = at % page_size;
             let count = (page_size - inside).min(end - at);
-            let (Ok(page), Ok(inside), Ok(count)) =
-                (u32::try_from(at / page_size + 1), usize::try_from(inside), usize::try_from(count))
-            else {
+            let (Ok(inside), Ok(count)) = (usize::try_from(inside), usize::try_from(count)) else {
                 break;
             };
+            let page = PageNumber::at_offset(at, self.past.page_size());
             let (part, rest) = left.split_at_mut(count);
             if let Err(error) = self.read_part(page, part, inside) {
                 let refusal = match error.kind() {

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{Keeping, Policy, PolicySource, VfsError};
-use crate::{size::SizeLimit, wal::Frame};
+use crate::{size::SizeLimit, units::PageCount, wal::Frame};
 
 /// Stands for "no stamp seen": the governors' stamps count up from 0 and never get there.
 const NEVER: u64 = u64::MAX;
@@ -139,7 +139,7 @@ impl Limits {
         committed: impl FnOnce() -> u64,
     ) -> Result<(), VfsError> {
         let limit = self.limit.load(Relaxed);
-        let pages = u64::from(frame.page_number.max(frame.commit.unwrap_or(0)));
+        let pages = u64::from(frame.page_number.get().max(frame.commit.map_or(0, PageCount::get)));
         if limit == UNLIMITED || pages * u64::from(page_size) <= limit {
             return Ok(());
         }

@@ -47,7 +47,7 @@ use fence::Fenced;
 use crate::{
     cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Message, Result},
-    history::HistoricalImage,
+    history::ResilientImage,
     layout::beside,
     page::{Identity, PageFault, PageFormat, Seal},
     size::SizeLimit,
@@ -108,7 +108,7 @@ pub(crate) trait PolicySource: fmt::Debug + Send + Sync {
     }
 
     /// The pages that the database had at an instant, if it is to be read as it was then.
-    fn past(&self) -> Option<Arc<HistoricalImage>> {
+    fn past(&self) -> Option<Arc<ResilientImage>> {
         None
     }
 
@@ -123,7 +123,7 @@ pub(crate) trait PolicySource: fmt::Debug + Send + Sync {
 pub(crate) struct NoPolicy {
     sealing: Option<Sealing>,
     scratch: Option<Arc<temp::Temp>>,
-    past: Option<Arc<HistoricalImage>>,
+    past: Option<Arc<ResilientImage>>,
 }
 
 impl NoPolicy {
@@ -134,7 +134,7 @@ impl NoPolicy {
     }
 
     /// A database as it was at an instant.
-    pub(crate) fn viewing(past: Arc<HistoricalImage>, sealing: Option<Sealing>) -> Self {
+    pub(crate) fn viewing(past: Arc<ResilientImage>, sealing: Option<Sealing>) -> Self {
         Self { sealing, scratch: None, past: Some(past) }
     }
 
@@ -161,7 +161,7 @@ impl PolicySource for NoPolicy {
         self.sealing.clone()
     }
 
-    fn past(&self) -> Option<Arc<HistoricalImage>> {
+    fn past(&self) -> Option<Arc<ResilientImage>> {
         self.past.clone()
     }
 

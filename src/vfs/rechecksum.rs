@@ -24,7 +24,10 @@ use super::{
     raw_file::RawFile,
     wal::{Place, Wal, stored_header},
 };
-use crate::wal::{self, FRAME_HEADER_LEN};
+use crate::{
+    units::WalChecksum,
+    wal::{self, FRAME_HEADER_LEN},
+};
 
 type FrameHeader = [u8; FRAME_HEADER_LEN];
 
@@ -138,13 +141,13 @@ impl Wal {
             let mut checksum = [0; 8];
             let before = place.frame - header.frame_len() as u64;
             match beneath.read(&mut checksum, before + CHECKSUM_AT as u64) {
-                SQLITE_OK => chain = header.chain_after(checksum),
+                SQLITE_OK => chain = header.chain_after(WalChecksum::from_bytes(checksum)),
                 code => return Err(VfsError::unreadable(code)),
             }
         }
-        head[8..CHECKSUM_AT].copy_from_slice(&header.salts());
+        head[8..CHECKSUM_AT].copy_from_slice(&header.salts().bytes());
         let checksum = chain.extend(&head, page);
-        head[CHECKSUM_AT..].copy_from_slice(&checksum);
+        head[CHECKSUM_AT..].copy_from_slice(&checksum.to_bytes());
         self.recount.has_counted.store(true, Relaxed);
         match beneath.write(page, place.frame + FRAME_HEADER_LEN as u64) {
             SQLITE_OK => Ok(beneath.write(&head, place.frame)),
@@ -187,6 +190,7 @@ mod tests {
     use crate::{
         cipher::{Cipher, EncryptionKey, Nonces},
         page::{self, PageCodec, PageFormat, Seal},
+        units::WalChecksum,
         vfs::{NoPolicy, Sealing, database::Database, raw_file::memory::Memory},
         wal::{Chain, Header},
     };
@@ -217,7 +221,7 @@ mod tests {
             header[8..12].copy_from_slice(&4096_u32.to_be_bytes());
             header[16..24].copy_from_slice(b"saltsalt");
             let sum = wal::header_checksum(&header);
-            header[24..].copy_from_slice(&sum);
+            header[24..].copy_from_slice(&sum.to_bytes());
             assert_eq!(wal.write(&header, 0, memory), Ok(SQLITE_OK));
             let header = Header::parse(&header).unwrap();
             Self { wal, memory, chain: header.chain(), header, recount: 0, last: 0 }
@@ -236,9 +240,9 @@ mod tests {
             head[..4].copy_from_slice(&number.to_be_bytes());
             head[4..8].copy_from_slice(&commit.to_be_bytes());
             if self.recount == 0 {
-                head[8..16].copy_from_slice(&self.header.salts());
+                head[8..16].copy_from_slice(&self.header.salts().bytes());
                 let sum = self.chain.extend(&head, &page);
-                head[16..].copy_from_slice(&sum);
+                head[16..].copy_from_slice(&sum.to_bytes());
             }
             let at = frame_at(self.last);
             assert_eq!(self.wal.write(&head, at, self.memory), Ok(SQLITE_OK));
@@ -265,14 +269,14 @@ mod tests {
             let Some(before) = self.recount.checked_sub(1) else { return };
             let mut sum = [0; 8];
             self.read(&mut sum, if before == 0 { 24 } else { frame_at(before) + 16 });
-            self.chain = self.header.chain_after(sum);
+            self.chain = self.header.chain_after(WalChecksum::from_bytes(sum));
             for number in self.recount..=self.last {
                 let mut frame = vec![0; FRAME_HEADER_LEN + PAGE];
                 self.read(&mut frame, frame_at(number));
                 let (head, page) = frame.split_at_mut(FRAME_HEADER_LEN);
-                head[8..16].copy_from_slice(&self.header.salts());
+                head[8..16].copy_from_slice(&self.header.salts().bytes());
                 let sum = self.chain.extend(head, page);
-                head[16..].copy_from_slice(&sum);
+                head[16..].copy_from_slice(&sum.to_bytes());
                 assert_eq!(self.wal.write(head, frame_at(number), self.memory), Ok(SQLITE_OK));
             }
             self.recount = 0;

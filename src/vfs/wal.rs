@@ -26,7 +26,8 @@ use super::{
 use crate::{
     disk::Disk,
     page::{self, PageCodec},
-    wal::{self, Chain, FRAME_HEADER_LEN, Header},
+    units::WalChecksum,
+    wal::{self, Chain, FRAME_HEADER_LEN, Frame, Header},
 };
 
 /// The size of the WAL's header, as an offset.
@@ -148,7 +149,8 @@ impl Wal {
                     return state.rewrite(codec, sealed, at, head, beneath);
                 }
                 if self.recount.is_forgotten(transaction, place.number, &head) {
-                    head[8..16].copy_from_slice(&stored_header(beneath)?.ok_or(VfsError::Layout)?.salts());
+                    head[8..16]
+                        .copy_from_slice(&stored_header(beneath)?.ok_or(VfsError::Layout)?.salts().bytes());
                 }
                 state.pending = Some((at, head));
                 Ok(SQLITE_OK)
@@ -259,9 +261,9 @@ impl Wal {
         };
         // The stored checksum is right, so this is what was written; if its tag is not, somebody else wrote it.
         let (head, page) = bytes.split_at_mut(FRAME_HEADER_LEN);
-        sealed.open_page(codec, frame.page_number, page, "-wal")?;
+        sealed.open_page(codec, frame.page_number.get(), page, "-wal")?;
         let checksum = recovery.handed.extend(head, page);
-        head[16..].copy_from_slice(&checksum);
+        head[16..].copy_from_slice(&checksum.to_bytes());
         recovery.next += bytes.len() as u64;
         Ok(SQLITE_OK)
     }
@@ -311,9 +313,12 @@ impl Wal {
         }
         let Some(page_size) = self.page_size(beneath) else { return Ok(()) };
         match Place::of(at, page_size as usize) {
-            Some(Place { inside: 0, .. }) => rules.admit_frame(wal::frame_fields(bytes), page_size, || {
-                self.committed_pages(page_size, at, beneath)
-            }),
+            Some(Place { inside: 0, .. }) => match Frame::parse(bytes) {
+                Some(frame) => {
+                    rules.admit_frame(frame, page_size, || self.committed_pages(page_size, at, beneath))
+                }
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -339,8 +344,8 @@ impl Wal {
             if beneath.read(&mut header, at) != SQLITE_OK {
                 return 0;
             }
-            if let Some(pages) = wal::frame_fields(&header).commit {
-                return u64::from(pages);
+            if let Some(pages) = wal::commit_size(&header) {
+                return u64::from(pages.get());
             }
         }
         Disk::len(self.database.path()).ok().flatten().unwrap_or(0) / u64::from(page_size)
@@ -377,7 +382,7 @@ impl State {
         codec.seal_page(page::be32(head, 0), plain, page, &mut sealed.writer().nonces)?;
         let chain = chain.map(|mut chain| {
             let checksum = chain.extend(head, page);
-            head[16..].copy_from_slice(&checksum);
+            head[16..].copy_from_slice(&checksum.to_bytes());
             chain
         });
         stamp(page, at + FRAME_HEADER_LEN as u64)?;
@@ -405,7 +410,7 @@ impl State {
             return Ok(code);
         }
         let checksum = chain.extend(&head, page);
-        head[16..].copy_from_slice(&checksum);
+        head[16..].copy_from_slice(&checksum.to_bytes());
         let code = beneath.write(&head, at);
         if code == SQLITE_OK {
             self.last = Some((at, chain));
@@ -442,7 +447,7 @@ impl State {
             _ => {
                 let mut checksum = [0; 8];
                 match beneath.read(&mut checksum, at - frame_len + 16) {
-                    SQLITE_OK => Ok(header.chain_after(checksum)),
+                    SQLITE_OK => Ok(header.chain_after(WalChecksum::from_bytes(checksum))),
                     code => Err(VfsError::unreadable(code)),
                 }
             }

@@ -1,306 +1,333 @@
-//! The database file, page by page, against the history's end.
+//! The database file, page by page, against the end of the history.
 //!
-//! A checkpoint may write to the file while it is read, and in any order. But what it writes stands in a log that was
-//! written before; so every page of the file is that of the last generation's beginning, or one from a frame behind that.
-//! A page that is neither is looked at again, since it may have been read in the middle of being written.
+//! A checkpoint may write to the file while it is read, in any order. But it writes what is in a log that was written before. So
+//! every page of the file is that of the beginning of the last generation, or is in a later frame. A page that is neither is
+//! read again, because it may have been read while it was written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    path::Path,
     thread,
 };
 
-use xxhash_rust::xxh3::xxh3_64;
-
-use super::{ATTEMPTS, Observation, PAUSE, Run, log as verify_log, target, unless_damaged};
+use super::{
+    observation::Observation,
+    run::{ATTEMPTS, Listed, PAUSE, Run, tag_finding, unless_damaged},
+    wal::was_changed_unseen,
+};
 use crate::{
     disk::Disk,
     error::{ErrorKind, Result},
     finding::Finding,
     history::{
-        base_snapshot,
-        image::HistoricalImage,
-        log::{self, Log},
-        snapshot::STEP,
-        timeline::Timeline,
+        base_snapshot::database_len, checksummed::page_checksum, generation_log::known_end,
+        image::HistoricalImage, log::Log, log_file::LogFile, materialize::write_pages, plan,
+        snapshot::step_of, target::Target, timeline::Timeline,
     },
-    layout::{self, ArchiveFile, ArchivePaths},
+    layout::ArchiveFile,
     stamps::Generation,
+    units::{FrameNumber, GenerationNumber, PageChecksum, PageCount, PageNumber},
+    wal,
 };
 
-/// Pages that are not what was looked for, by number, with the hash of that; nothing for a page that should not be.
-type Off = BTreeMap<u32, Option<u64>>;
+/// The pages of the database file that are not as expected.
+#[derive(Default)]
+struct Suspects {
+    /// Pages with other contents than expected, with the checksum of the expected contents, or `None` for a page that should not
+    /// exist.
+    different: BTreeMap<PageNumber, Option<PageChecksum>>,
+    /// Pages whose tag does not match.
+    untagged: BTreeSet<PageNumber>,
+}
 
-/// What pages may be by the frames of logs.
+/// The versions of pages in the frames of logs.
 #[derive(Default)]
 struct Versions {
-    pages: BTreeMap<u32, Vec<u64>>,
-    /// The least that the database was cut to, in pages.
-    least: Option<u32>,
-    /// Pages of which nobody knows what they were before their log was captured.
-    unknown: BTreeSet<u32>,
+    pages: BTreeMap<PageNumber, Vec<PageChecksum>>,
+    /// The smallest size of the database after a commit.
+    smallest: Option<PageCount>,
+    /// Pages whose contents before their log was captured are not known.
+    unknown: BTreeSet<PageNumber>,
 }
 
-impl Run<'_> {
-    /// Checks the tag of every page of the database file, without comparing it with a history.
-    pub(super) fn tags(&mut self) -> Result<()> {
-        let path = self.subject.data;
-        let Some(file) = Disk::open_regular(path)? else {
-            self.found(Finding::new(path, "it is missing"));
-            return Ok(());
-        };
-        let mut bad = BTreeSet::new();
-        if self.subject.tag.is_some() {
-            self.all_tags(&file, &mut bad)?;
-        }
-        self.settle_all(&file, None, &mut Off::new(), &mut bad)?;
-        let mut told = verify_log::Told::default();
-        for page in bad {
-            told.add(self, verify_log::tag_finding(path, page));
-        }
-        told.finish(self, path, "pages");
-        Ok(())
+/// Checks the tag of every page of the database file, without comparing it with the history.
+pub(super) fn check_tags(run: &mut Run<'_>) -> Result<()> {
+    let path = run.subject.data;
+    let Some(file) = open(run)? else { return Ok(()) };
+    let mut suspects = Suspects::default();
+    read_tags(run, &file, &mut suspects)?;
+    settle(run, &file, None, &mut suspects)?;
+    let mut listed = Listed::default();
+    for page in suspects.untagged {
+        listed.add(run, tag_finding(path, page));
     }
+    listed.finish(run, path, "pages");
+    Ok(())
+}
 
-    /// Compares the database file with the end of the history, and checks the tag of every page in it.
-    pub(super) fn data(
-        &mut self,
-        timeline: &Timeline,
-        look: &Observation,
-        is_written_to: bool,
-    ) -> Result<()> {
-        let path = self.subject.data;
-        let Some(file) = Disk::open_regular(path)? else {
-            self.found(Finding::new(path, "it is missing"));
-            return Ok(());
-        };
-        let (mut off, mut bad, mut generation) = (Off::new(), BTreeSet::new(), None);
-        let mut below = None;
-        while let Some((base, of)) = self.base(timeline, is_written_to, below)? {
-            match self.compare(&base, &file, &mut off) {
-                Ok(()) => {
-                    generation = Some(of);
-                    break;
-                }
-                // An older snapshot may lead there too.
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    self.unless_told(&error, path);
-                    off.clear();
-                    below = Some(base.first);
-                }
-                Err(error) => return Err(error),
+/// Compares the database file with the end of the history, and checks the tag of every page. `has_wal` says whether the WAL
+/// belongs to the newest generation.
+pub(super) fn check(
+    run: &mut Run<'_>,
+    timeline: &Timeline,
+    observation: &Observation,
+    has_wal: bool,
+) -> Result<()> {
+    let path = run.subject.data;
+    let Some(file) = open(run)? else { return Ok(()) };
+    let (mut suspects, mut generation) = (Suspects::default(), None);
+    let mut below = None;
+    while let Some((image, of)) = expected(run, timeline, has_wal, below)? {
+        match compare(run, &image, &file, &mut suspects) {
+            Ok(()) => {
+                generation = Some(of);
+                break;
             }
-        }
-        if self.subject.tag.is_some() {
-            self.all_tags(&file, &mut bad)?;
-        }
-        self.settle_all(&file, generation, &mut off, &mut bad)?;
-        let mut told = verify_log::Told::default();
-        // Other pages than these are damage only if nobody can have written them while the history was off.
-        let state = timeline.live.as_ref().map(|live| live.rest().unwrap_or(live.generation.data));
-        if let Some(state) = state.filter(|_| !off.is_empty())
-            && self.was_changed_unseen(state)?
-            && !is_written_to
-        {
-            off.clear();
-        }
-        if !off.is_empty() && look.live.is_none() {
-            let message = "it is missing, or another program changed the database: that is not what its history ends with";
-            self.found(Finding::new(self.paths.live_stamps(), message));
-        } else {
-            off.retain(|page, _| !bad.contains(page));
-            for page in off.keys() {
-                let message =
-                    "it is not what the history ends with: it is damaged, or another program wrote it";
-                told.add(self, Finding::new(path, message).page(*page));
-            }
-        }
-        for page in &bad {
-            told.add(self, verify_log::tag_finding(path, *page));
-        }
-        told.finish(self, path, "pages");
-        Ok(())
-    }
-
-    /// The pages that the database file had when the newest generation began or, if that has ended, has now. Nothing where
-    /// there is no history or it does not lead there.
-    fn base(
-        &mut self,
-        timeline: &Timeline,
-        is_written_to: bool,
-        below: Option<u64>,
-    ) -> Result<Option<(HistoricalImage, Generation)>> {
-        let Some(newest) = timeline.sequences.last() else { return Ok(None) };
-        let stamps = timeline.stamps(*newest)?;
-        let generation = stamps.generation;
-        let end = if is_written_to { None } else { unless_damaged(timeline.known_end(&stamps))?.flatten() };
-        let frame = match end {
-            Some(end) => end.frame,
-            // Its log is gone, which was told.
-            None if !is_written_to && !stamps.made(None).is_empty() => return Ok(None),
-            _ => generation.first_frame,
-        };
-        match HistoricalImage::with(timeline, &target(*newest, frame), below) {
-            Ok(past) => Ok(Some((past, generation))),
+            // An older snapshot may lead there too.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.unless_told(&error, self.subject.data);
-                Ok(None)
+                run.found_if_unexplained(&error, path);
+                suspects.different.clear();
+                below = image.first();
             }
-            // A gap is no finding.
-            Err(error) if error.kind() == ErrorKind::OutsideWindow => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
     }
-
-    /// Every page of the file against the one that it should be.
-    fn compare(&mut self, base: &HistoricalImage, file: &File, off: &mut Off) -> Result<()> {
-        let path = self.subject.data;
-        let page_size = base.page_size as usize;
-        let mut there = Vec::new();
-        base.read_all(self.watch, |bytes, at| {
-            there.resize(bytes.len(), 0);
-            let count = Disk::read_up_to(file, path, &mut there, at)?;
-            let first = number(at, page_size);
-            for (place, page) in bytes.chunks_exact(page_size).enumerate() {
-                let start = place * page_size;
-                if there[..count].get(start..start + page_size) != Some(page) {
-                    off.insert(first + u32::try_from(place).unwrap_or(u32::MAX), Some(xxh3_64(page)));
-                }
-            }
-            Ok(())
-        })?;
-        let len = self.data_len(file)?;
-        let pages = u32::try_from(len.div_ceil(u64::from(base.page_size))).unwrap_or(u32::MAX);
-        off.extend((base.page_count + 1..=pages).map(|page| (page, None)));
-        self.read(len)
+    read_tags(run, &file, &mut suspects)?;
+    settle(run, &file, generation, &mut suspects)?;
+    let Suspects { mut different, untagged } = suspects;
+    // Different pages are damage only if they cannot have been written while the history was off.
+    let live = timeline.live.as_ref();
+    let state = live.map(|live| live.checkpointed().unwrap_or(live.generation.data));
+    if let Some(state) = state.filter(|_| !different.is_empty())
+        && was_changed_unseen(run, state)?
+        && !has_wal
+    {
+        different.clear();
     }
-
-    /// The bytes of the database file that belong to the database.
-    fn data_len(&self, file: &File) -> Result<u64> {
-        let path = self.subject.data;
-        let file_len = Disk::len(path)?.unwrap_or(0);
-        Ok(base_snapshot::database_len(file, path)?.min(file_len))
-    }
-
-    fn all_tags(&mut self, file: &File, bad: &mut BTreeSet<u32>) -> Result<()> {
-        let (path, page_size) = (self.subject.data, self.subject.page_size as usize);
-        let mut buffer = vec![0; (STEP / page_size).max(1) * page_size];
-        let mut at = 0;
-        let len = self.data_len(file)?;
-        loop {
-            let left = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
-            let count = Disk::read_up_to(file, path, &mut buffer, at)?.min(left);
-            for (page_number, page) in (number(at, page_size)..).zip(buffer[..count].chunks_mut(page_size)) {
-                if !verify_log::is_authentic(self.subject.tag, page_number, page) {
-                    bad.insert(page_number);
-                }
-            }
-            self.read(count as u64)?;
-            at += count as u64;
-            if count < buffer.len() {
-                return Ok(());
-            }
+    let mut listed = Listed::default();
+    if !different.is_empty() && observation.live.is_none() {
+        let message = "it is missing, or another program changed the database: the database differs from the end of its history";
+        run.found(Finding::new(run.origin.paths.live_stamps(), message));
+    } else {
+        different.retain(|page, _| !untagged.contains(page));
+        for page in different.keys() {
+            let message =
+                "it differs from the end of the history: it is damaged, or another program wrote it";
+            listed.add(run, Finding::new(path, message).page(page.get()));
         }
     }
+    for page in untagged {
+        listed.add(run, tag_finding(path, page));
+    }
+    listed.finish(run, path, "pages");
+    Ok(())
+}
 
-    /// Looks at pages that are not what they should be until they are, or nothing changes any more that could explain one.
-    fn settle_all(
-        &mut self,
-        file: &File,
-        generation: Option<Generation>,
-        off: &mut Off,
-        bad: &mut BTreeSet<u32>,
-    ) -> Result<()> {
-        for attempt in 0..ATTEMPTS {
-            if off.is_empty() && bad.is_empty() {
-                break;
-            }
-            thread::sleep(PAUSE * attempt);
-            if self.settle(file, generation, off, bad)? && attempt > 2 {
-                break;
+/// Opens the database file, or reports that it is missing.
+fn open(run: &mut Run<'_>) -> Result<Option<File>> {
+    let file = Disk::open_regular(run.subject.data)?;
+    if file.is_none() {
+        run.found(Finding::new(run.subject.data, "it is missing"));
+    }
+    Ok(file)
+}
+
+/// The image that the database file had when the newest generation began or, if that has ended, has now. Returns `None` if there
+/// is no history or it does not lead there.
+fn expected(
+    run: &mut Run<'_>,
+    timeline: &Timeline,
+    has_wal: bool,
+    below: Option<GenerationNumber>,
+) -> Result<Option<(HistoricalImage, Generation)>> {
+    let Some(newest) = timeline.numbers.last() else { return Ok(None) };
+    let stamps = timeline.stamps(*newest)?;
+    let generation = stamps.generation;
+    let end = if has_wal { None } else { unless_damaged(known_end(timeline, &stamps))?.flatten() };
+    let frame = match end {
+        Some(end) => end.frame,
+        // Its log is gone, which was reported.
+        None if !has_wal && !stamps.commits().is_empty() => return Ok(None),
+        _ => generation.first_frame,
+    };
+    match plan::image(timeline, &Target::after_frame(*newest, frame), below) {
+        Ok(image) => Ok(Some((image, generation))),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            run.found_if_unexplained(&error, run.subject.data);
+            Ok(None)
+        }
+        // A gap is not a finding.
+        Err(error) if error.kind() == ErrorKind::OutsideWindow => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Compares every page of the file with that of an image.
+fn compare(run: &mut Run<'_>, image: &HistoricalImage, file: &File, suspects: &mut Suspects) -> Result<()> {
+    let path = run.subject.data;
+    let page_size = image.page_size as usize;
+    let mut found = Vec::new();
+    write_pages(image, run.watch, |bytes, at| {
+        found.resize(bytes.len(), 0);
+        let count = Disk::read_up_to(file, path, &mut found, at)?;
+        let pages = PageNumber::at_offset(at, image.page_size).and_following();
+        for ((index, contents), page) in bytes.chunks_exact(page_size).enumerate().zip(pages) {
+            let start = index * page_size;
+            if found[..count].get(start..start + page_size) != Some(contents) {
+                suspects.different.insert(page, Some(page_checksum(contents)));
             }
         }
         Ok(())
-    }
+    })?;
+    let len = len_of(path, file)?;
+    let pages = u32::try_from(len.div_ceil(u64::from(image.page_size))).unwrap_or(u32::MAX);
+    let surplus = (image.page_count().get() + 1..=pages).filter_map(PageNumber::new);
+    suspects.different.extend(surplus.map(|page| (page, None)));
+    run.read(len)
+}
 
-    /// Looks again at pages that are not what they should be, and keeps those that are still not. Says whether nothing
-    /// changed since that could explain one.
-    fn settle(
-        &mut self,
-        file: &File,
-        generation: Option<Generation>,
-        off: &mut Off,
-        bad: &mut BTreeSet<u32>,
-    ) -> Result<bool> {
-        let (path, page_size) = (self.subject.data, self.subject.page_size as usize);
-        let before = Observation::take(path, self.paths, self.subject.birth.database)?;
-        let mut page = vec![0; page_size];
-        let mut now: BTreeMap<u32, Option<u64>> = BTreeMap::new();
-        for number in off.keys().copied().chain(std::mem::take(bad)) {
-            let at = u64::from(number - 1) * page_size as u64;
-            let count = Disk::read_up_to(file, path, &mut page, at)?;
-            let is_whole = count == page_size;
-            now.insert(number, is_whole.then(|| xxh3_64(&page)));
-            if count > 0 && !(is_whole && verify_log::is_authentic(self.subject.tag, number, &mut page)) {
-                bad.insert(number);
+/// The bytes of the database file that belong to the database.
+fn len_of(path: &Path, file: &File) -> Result<u64> {
+    let file_len = Disk::len(path)?.unwrap_or(0);
+    Ok(database_len(file, path)?.min(file_len))
+}
+
+/// Checks the tags of all pages.
+fn read_tags(run: &mut Run<'_>, file: &File, suspects: &mut Suspects) -> Result<()> {
+    if run.subject.tag.is_none() {
+        return Ok(());
+    }
+    let (path, page_size) = (run.subject.data, run.subject.page_size);
+    let mut buffer = vec![0; step_of(page_size)];
+    let mut at = 0;
+    let len = len_of(path, file)?;
+    loop {
+        let left = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let count = Disk::read_up_to(file, path, &mut buffer, at)?.min(left);
+        let pages = PageNumber::at_offset(at, page_size).and_following();
+        for (page, contents) in pages.zip(buffer[..count].chunks_mut(page_size as usize)) {
+            if !run.subject.is_authentic(page, contents) {
+                suspects.untagged.insert(page);
             }
         }
-        // Whatever stood in the file by now was in a log before.
-        let versions = match generation {
-            Some(generation) => self.versions(generation, off)?,
-            None => Versions::default(),
-        };
-        off.retain(|number, wanted| {
-            let found = now.get(number).copied().flatten();
-            let is_cut = versions.least.is_some_and(|least| *number > least);
-            let fits = match found {
-                None => wanted.is_none() || is_cut,
-                Some(found) => {
-                    *wanted == Some(found)
-                        || versions.pages.get(number).is_some_and(|all| all.contains(&found))
-                }
-            };
-            !fits && !versions.unknown.contains(number)
-        });
-        Ok(Observation::take(path, self.paths, self.subject.birth.database)?.is_as(&before))
+        run.read(count as u64)?;
+        at += count as u64;
+        if count < buffer.len() {
+            return Ok(());
+        }
     }
+}
 
-    /// What the frames of the logs from a generation on have for some pages.
-    fn versions(&self, generation: Generation, of: &Off) -> Result<Versions> {
-        let names = Disk::list(self.paths.dir())?;
-        let segments = names.iter().filter_map(|name| ArchivePaths::parse(name));
-        let segments =
-            segments.filter(|(at, file)| *file == ArchiveFile::Segment && *at >= generation.sequence);
-        let live = layout::beside(self.subject.data, "-wal");
-        let mut versions = Versions::default();
-        // One that is moved into the archive meanwhile is found there the next time.
-        for path in segments.map(|(at, file)| self.file(at, file)).chain([live]) {
-            let Some((file, log)) = Log::open(&path)? else { continue };
-            if log.page_size != generation.page_size {
+/// Reads the suspects again until they are as expected, or nothing changes any more that could explain one.
+fn settle(
+    run: &mut Run<'_>,
+    file: &File,
+    generation: Option<Generation>,
+    suspects: &mut Suspects,
+) -> Result<()> {
+    for attempt in 0..ATTEMPTS {
+        if suspects.different.is_empty() && suspects.untagged.is_empty() {
+            break;
+        }
+        thread::sleep(PAUSE * attempt);
+        if read_again(run, file, generation, suspects)? && attempt > 2 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the suspects again, and keeps those that are still not as expected. Returns whether nothing changed meanwhile that could
+/// explain one.
+fn read_again(
+    run: &mut Run<'_>,
+    file: &File,
+    generation: Option<Generation>,
+    suspects: &mut Suspects,
+) -> Result<bool> {
+    let (path, page_size) = (run.subject.data, run.subject.page_size);
+    let before = Observation::take(run.origin)?;
+    let mut contents = vec![0; page_size as usize];
+    let mut now: BTreeMap<PageNumber, Option<PageChecksum>> = BTreeMap::new();
+    let untagged = std::mem::take(&mut suspects.untagged);
+    for page in suspects.different.keys().copied().chain(untagged) {
+        let count = Disk::read_up_to(file, path, &mut contents, page.offset(page_size))?;
+        let is_whole = count == contents.len();
+        now.insert(page, is_whole.then(|| page_checksum(&contents)));
+        if count > 0 && !(is_whole && run.subject.is_authentic(page, &mut contents)) {
+            suspects.untagged.insert(page);
+        }
+    }
+    // What is in the file by now was in a log before.
+    let versions = match generation {
+        Some(generation) => versions(run, &generation, suspects)?,
+        None => Versions::default(),
+    };
+    suspects.different.retain(|page, expected| {
+        let found = now.get(page).copied().flatten();
+        let is_truncated = versions.smallest.is_some_and(|smallest| !smallest.contains(*page));
+        let is_explained = match found {
+            None => expected.is_none() || is_truncated,
+            Some(found) => {
+                *expected == Some(found)
+                    || versions.pages.get(page).is_some_and(|versions| versions.contains(&found))
+            }
+        };
+        !is_explained && !versions.unknown.contains(page)
+    });
+    Ok(Observation::take(run.origin)?.is_same(&before))
+}
+
+/// The versions of the suspects in the logs from a generation on.
+fn versions(run: &Run<'_>, generation: &Generation, suspects: &Suspects) -> Result<Versions> {
+    let files = run.ended().list()?;
+    let segments =
+        files.iter().filter(|(number, file)| *file == ArchiveFile::Segment && *number >= generation.number);
+    let mut versions = Versions::default();
+    for (number, _) in segments {
+        let Some(file) = LogFile::plain(run.ended(), *number)? else { continue };
+        let read = |into: &mut [u8], at| file.read_up_to(into, at);
+        if let Some(log) = Log::read_from(read)? {
+            versions.add(&log, generation, suspects, read)?;
+        }
+    }
+    // A WAL that was archived meanwhile is found there the next time.
+    let path = run.origin.wal();
+    if let Some((file, log)) = Log::open(&path)? {
+        versions.add(&log, generation, suspects, |into, at| Disk::read_up_to(&file, &path, into, at))?;
+    }
+    Ok(versions)
+}
+
+impl Versions {
+    /// Adds the versions in a log, which `read` reads.
+    fn add(
+        &mut self,
+        log: &Log,
+        generation: &Generation,
+        suspects: &Suspects,
+        read: impl Fn(&mut [u8], u64) -> Result<usize>,
+    ) -> Result<()> {
+        if log.page_size != generation.page_size {
+            return Ok(());
+        }
+        let mut contents = vec![0; generation.page_size as usize];
+        for (index, frame) in (0..).zip(&log.frames) {
+            let (number, page) = (FrameNumber::from_index(index), frame.page_number);
+            if let Some(pages) = frame.commit {
+                self.smallest = Some(self.smallest.map_or(pages, |smallest| smallest.min(pages)));
+            }
+            if !suspects.different.contains_key(&page) {
                 continue;
             }
-            let mut page = vec![0; generation.page_size as usize];
-            for (number, frame) in (1..).zip(&log.frames) {
-                if let Some(pages) = frame.commit {
-                    versions.least = Some(versions.least.map_or(pages, |least| least.min(pages)));
-                }
-                if !of.contains_key(&frame.page_number) {
-                    continue;
-                }
-                let at = log::page_offset(number, generation.page_size);
-                if Disk::read_up_to(&file, &path, &mut page, at)? == page.len() {
-                    versions.pages.entry(frame.page_number).or_default().push(xxh3_64(&page));
-                }
-                if log.salts == generation.salts && number <= generation.first_frame {
-                    versions.unknown.insert(frame.page_number);
-                }
+            if read(&mut contents, wal::page_offset(number, generation.page_size))? == contents.len() {
+                self.pages.entry(page).or_default().push(page_checksum(&contents));
+            }
+            if log.salts == generation.salts && Some(number) <= generation.first_frame {
+                self.unknown.insert(page);
             }
         }
-        Ok(versions)
+        Ok(())
     }
-}
-
-/// The number of the page at an offset.
-fn number(at: u64, page_size: usize) -> u32 {
-    u32::try_from(at / page_size as u64 + 1).unwrap_or(u32::MAX)
 }

@@ -1,153 +1,164 @@
-//! Snapshots: each against its sum, its generation, and what the history before it leads to.
+//! Snapshots: each against its checksums, its generation, and the preceding history.
 
-use std::path::Path;
-
-use super::{Known, Observation, Run, log, target};
+use super::{
+    observation::Observation,
+    run::{KnownStamps, Listed, Run, tag_finding},
+};
 use crate::{
-    disk::Disk,
     error::{ErrorKind, Result},
     finding::Finding,
     history::{
-        checksummed,
+        checksummed::page_checksum,
         image::HistoricalImage,
-        snapshot::{STEP, Snapshot, is_len_of},
+        materialize::write_pages,
+        plan,
+        snapshot::{is_len_of, page_checksums, step_of},
+        target::Target,
         timeline::Timeline,
     },
     layout::ArchiveFile,
-    stamps::Stamps,
+    stamps::{Generation, Stamps},
+    units::{GenerationNumber, PageChecksum, PageNumber},
 };
 
-impl Run<'_> {
-    /// The snapshot before a generation, if there is one or must be one.
-    pub(super) fn snapshot(&mut self, look: &Observation, stamps: &Stamps, is_first: bool) -> Result<()> {
-        let generation = &stamps.generation;
-        let sequence = generation.sequence;
-        let path = self.file(sequence, ArchiveFile::Snapshot);
-        let (has_file, has_sum) =
-            (look.has(sequence, ArchiveFile::Snapshot), look.has(sequence, ArchiveFile::Sum));
-        if !has_file && !has_sum && !generation.begins && !is_first {
+/// Checks the snapshot before a generation, if it exists or must exist.
+pub(super) fn check(
+    run: &mut Run<'_>,
+    observation: &Observation,
+    stamps: &Stamps,
+    is_first: bool,
+) -> Result<()> {
+    let generation = &stamps.generation;
+    let number = generation.number;
+    let has = |file| observation.has(number, file);
+    let (has_file, has_sum) = (has(ArchiveFile::Snapshot), has(ArchiveFile::Sum));
+    if !has_file && !has_sum && !generation.begins() && !is_first {
+        return Ok(());
+    }
+    let key = (number, ArchiveFile::Snapshot);
+    if run.done.contains(&key) {
+        run.report.snapshots += 1;
+        return Ok(());
+    }
+    for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
+        if !has(file) {
+            let message = "it is missing: no restore can start from this snapshot";
+            run.found(Finding::new(run.file(number, file), message));
+        }
+    }
+    if !has_file || !has_sum {
+        return Ok(());
+    }
+    let sum_path = run.file(number, ArchiveFile::Sum);
+    let checksums = match page_checksums(run.ended(), generation) {
+        Ok(Some(checksums)) => checksums,
+        Ok(None) => {
+            run.found(Finding::new(sum_path, "it belongs to another generation"));
             return Ok(());
         }
-        let key = (sequence, ArchiveFile::Snapshot);
-        if self.done.contains(&key) {
-            self.verified.snapshots += 1;
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            run.found(Finding::new(sum_path, "it is damaged"));
             return Ok(());
         }
-        for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
-            if !look.has(sequence, file) {
-                self.found(Finding::new(
-                    self.file(sequence, file),
-                    "it is missing: no restore can begin there",
-                ));
+        Err(error) => return Err(error),
+    };
+    run.report.snapshots += 1;
+    let before = run.report.findings.len();
+    check_pages(run, generation, &checksums)?;
+    if run.report.findings.len() == before {
+        run.done.insert(key);
+    }
+    Ok(())
+}
+
+/// Checks the checksums and the tags of a snapshot's pages, and their number.
+fn check_pages(run: &mut Run<'_>, generation: &Generation, checksums: &[PageChecksum]) -> Result<()> {
+    let Some(file) = run.ended().open(generation.number, ArchiveFile::Snapshot)? else { return Ok(()) };
+    let path = file.path();
+    if !is_len_of(file.len()?, checksums.len(), generation.page_size) {
+        run.found(Finding::new(path, "it is damaged: wrong length"));
+    }
+    let mut buffer = vec![0; step_of(generation.page_size)];
+    let mut listed = Listed::default();
+    let mut at = 0;
+    let mut expected = PageNumber::FIRST.and_following().zip(checksums);
+    loop {
+        let count = file.read_at(&mut buffer, at)?;
+        let pages = buffer[..count].chunks_exact_mut(generation.page_size as usize);
+        for (contents, (page, checksum)) in pages.zip(&mut expected) {
+            let is_whole = page_checksum(contents) == *checksum;
+            // A wrong tag says more than a wrong checksum.
+            if !run.subject.is_authentic(page, contents) {
+                listed.add(run, tag_finding(path, page));
+            } else if !is_whole {
+                let message = "it is damaged: its checksum does not match";
+                listed.add(run, Finding::new(path, message).page(page.get()));
             }
         }
-        if !has_file || !has_sum {
-            return Ok(());
+        run.read(count as u64)?;
+        at += count as u64;
+        if count < buffer.len() {
+            break;
         }
-        let sum_path = self.file(sequence, ArchiveFile::Sum);
-        let sums = match Snapshot::sums(self.paths, sequence, generation.seed()) {
-            Ok(Some(sums)) => sums,
-            Ok(None) => {
-                self.found(Finding::new(sum_path, "it is that of another generation"));
-                return Ok(());
-            }
+    }
+    listed.finish(run, path, "pages");
+    Ok(())
+}
+
+/// Checks every snapshot that an older one leads to against that one and the logs in between.
+pub(super) fn check_chain(run: &mut Run<'_>, timeline: &Timeline, known: &KnownStamps) -> Result<()> {
+    let mut from = None;
+    for (number, stamps) in known {
+        if stamps.generation.begins() {
+            from = None;
+        }
+        if !timeline.snapshots.contains(number) {
+            continue;
+        }
+        let Some(first) = from.replace(*number) else { continue };
+        let end = stamps.generation.lineage.end_before();
+        let (Some(end), Some(previous)) = (end, number.previous()) else { continue };
+        let target = Target::after_frame(previous, end.frame);
+        let checked =
+            plan::image_from(timeline, first, &target).and_then(|image| check_same(run, &image, *number));
+        // Damage was reported where it is.
+        match checked {
+            Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                self.found(Finding::new(sum_path, "it is damaged, or something else"));
-                return Ok(());
+                run.found_if_unexplained(&error, &timeline.path(*number, ArchiveFile::Snapshot));
             }
             Err(error) => return Err(error),
-        };
-        self.verified.snapshots += 1;
-        let before = self.verified.findings.len();
-        self.pages(&path, generation.page_size, &sums)?;
-        if self.verified.findings.len() == before {
-            self.done.insert(key);
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// The pages of a snapshot: their checksums and tags, and how many there are.
-    fn pages(&mut self, path: &Path, page_size: u32, sums: &[u64]) -> Result<()> {
-        let Some(file) = Disk::open_regular(path)? else { return Ok(()) };
-        if !Disk::len(path)?.is_some_and(|len| is_len_of(len, sums.len(), page_size)) {
-            self.found(Finding::new(path, "it is damaged: its length is not what it was"));
-        }
-        let page_size = page_size as usize;
-        let mut buffer = vec![0; (STEP / page_size).max(1) * page_size];
-        let mut told = log::Told::default();
-        let mut at = 0;
-        let mut expected = (1..).zip(sums);
-        loop {
-            let count = Disk::read_up_to(&file, path, &mut buffer, at)?;
-            for (page, (number, sum)) in buffer[..count].chunks_exact_mut(page_size).zip(&mut expected) {
-                let is_whole = checksummed::of(page) == *sum;
-                // A tag that does not fit says more.
-                if !log::is_authentic(self.subject.tag, number, page) {
-                    told.add(self, log::tag_finding(path, number));
-                } else if !is_whole {
-                    let message = "it is damaged: its checksum does not fit";
-                    told.add(self, Finding::new(path, message).page(number));
-                }
-            }
-            self.read(count as u64)?;
-            at += count as u64;
-            if count < buffer.len() {
-                break;
-            }
-        }
-        told.finish(self, path, "pages");
-        Ok(())
-    }
-
-    /// Every snapshot that an older one leads to, against that and the segments between.
-    pub(super) fn snapshots_agree(&mut self, timeline: &Timeline, known: &Known) -> Result<()> {
-        let mut from = None;
-        for (sequence, stamps) in known {
-            if stamps.generation.begins {
-                from = None;
-            }
-            if !timeline.snapshots.contains(sequence) {
-                continue;
-            }
-            let first = from.replace(*sequence);
-            let Some(first) = first else { continue };
-            let path = self.file(*sequence, ArchiveFile::Snapshot);
-            let target = target(sequence - 1, stamps.generation.end_before.frame);
-            let same = HistoricalImage::from_snapshot(timeline, first, &target)
-                .and_then(|past| self.same(&past, &path));
-            // What is damaged was told where it stands.
-            match same {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Corrupt => self.unless_told(&error, &path),
-                Err(error) => return Err(error),
+/// Compares the snapshot before a generation with an image of the preceding history.
+fn check_same(run: &mut Run<'_>, image: &HistoricalImage, number: GenerationNumber) -> Result<()> {
+    let Some(file) = run.ended().open(number, ArchiveFile::Snapshot)? else { return Ok(()) };
+    let path = file.path();
+    let page_size = image.page_size as usize;
+    let (mut found, mut different) = (Vec::new(), Vec::new());
+    write_pages(image, run.watch, |bytes, at| {
+        found.resize(bytes.len(), 0);
+        let count = file.read_at(&mut found, at)?;
+        let pages = PageNumber::at_offset(at, image.page_size).and_following();
+        for ((index, contents), page) in bytes.chunks_exact(page_size).enumerate().zip(pages) {
+            let start = index * page_size;
+            if found[..count].get(start..start + page_size) != Some(contents) {
+                different.push(page);
             }
         }
         Ok(())
+    })?;
+    let mut listed = Listed::default();
+    for page in different {
+        let message = "page differs from the page rebuilt from the preceding history";
+        listed.add(run, Finding::new(path, message).page(page.get()));
     }
-
-    fn same(&mut self, past: &HistoricalImage, path: &Path) -> Result<()> {
-        let Some(file) = Disk::open_regular(path)? else { return Ok(()) };
-        let (page_size, mut there, mut told) = (past.page_size as usize, Vec::new(), log::Told::default());
-        let mut others = Vec::new();
-        past.read_all(self.watch, |bytes, at| {
-            there.resize(bytes.len(), 0);
-            let count = Disk::read_up_to(&file, path, &mut there, at)?;
-            for (number, page) in (at / page_size as u64 + 1..).zip(bytes.chunks_exact(page_size)) {
-                let start = (usize::try_from(number).unwrap_or(usize::MAX) - 1) * page_size;
-                let start = start - usize::try_from(at).unwrap_or(usize::MAX);
-                if there[..count].get(start..start + page_size) != Some(page) {
-                    others.push(u32::try_from(number).unwrap_or(u32::MAX));
-                }
-            }
-            Ok(())
-        })?;
-        for page in others {
-            told.add(self, Finding::new(path, "it is not what the history before it leads to").page(page));
-        }
-        told.finish(self, path, "pages");
-        if Disk::len(path)?.is_some_and(|len| len >= past.len() + page_size as u64) {
-            self.found(Finding::new(path, "it is longer than what the history before it leads to"));
-        }
-        Ok(())
+    listed.finish(run, path, "pages");
+    if file.len()? >= image.len() + u64::from(image.page_size) {
+        run.found(Finding::new(path, "it is longer than the database rebuilt from the preceding history"));
     }
+    Ok(())
 }

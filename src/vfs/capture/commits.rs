@@ -16,6 +16,7 @@ use rusqlite::ffi::{SQLITE_NOTFOUND, SQLITE_OK};
 use super::{Capture, Frame};
 use crate::{
     history, page,
+    units::{FrameNumber, PageCount, Salts},
     vfs::{
         VfsError,
         raw_file::RawFile,
@@ -37,7 +38,7 @@ pub(in crate::vfs) struct Commits {
 #[derive(Debug, Default)]
 struct State {
     /// The write transaction in which a WAL was begun, and its salts: the wal-index may not know them before the commit.
-    begun: Option<(u64, [u8; 8])>,
+    begun: Option<(u64, Salts)>,
     /// The write transaction, and the frame of it that is to commit, whose page follows.
     next: Option<(u64, Frame)>,
     /// The write transaction, and the frame that was stamped.
@@ -79,7 +80,9 @@ impl Wal {
         }
         let Some(page_size) = self.page_size(beneath) else { return Ok(()) };
         if let Some(Place { inside: 0, number, .. }) = Place::of(at, page_size as usize) {
-            let frame = Frame { number, pages: page::be32(bytes, 4), page_size, sum: 0 };
+            let Some(number) = FrameNumber::new(number) else { return Ok(()) };
+            let pages = PageCount::new(page::be32(bytes, 4));
+            let frame = Frame { number, pages, page_size, checksum: None };
             self.stamping.state().next = Some((transaction, frame));
             self.stamping.page_at.store(at + FRAME_HEADER_LEN as u64, Relaxed);
         }
@@ -100,14 +103,17 @@ impl Wal {
             .take()
             .filter(|(of, frame)| *of == transaction && page.len() == frame.page_size as usize);
         let Some((_, frame)) = next else { return Ok(()) };
-        let frame = Frame { sum: history::low_sum(page), ..frame };
+        let frame = Frame { checksum: history::page_checksum(page).short(), ..frame };
         // The same commit was tried before.
         if state.stamped == Some((transaction, frame)) {
             return Ok(());
         }
         let (before, salts) = match state.begun {
-            Some((begun, salts)) if begun == transaction => (0, salts),
-            _ => self.database.wal_index().last_commit().ok_or(VfsError::Layout)?,
+            Some((begun, salts)) if begun == transaction => (None, salts),
+            _ => {
+                let last = self.database.wal_index().last_commit().ok_or(VfsError::Layout)?;
+                (last.frame, last.salts)
+            }
         };
         capture.stamp(salts, &frame, before)?;
         state.stamped = Some((transaction, frame));

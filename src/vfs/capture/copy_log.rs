@@ -17,7 +17,7 @@ use crate::{
     history::{self, Log},
     layout::ArchiveFile,
     stamps::{Generation, LogEnd, Record},
-    wal::{self, Header},
+    wal::{self, Header, SeenFrames},
 };
 
 /// The bytes that are copied at a time.
@@ -48,30 +48,29 @@ impl Capture {
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
             current => current?,
         };
-        let Some((stamps, _)) = current.filter(|(stamps, _)| self.is_own(&stamps.generation)) else {
-            return Ok(());
-        };
+        let current = current.map(|current| current.stamps);
+        let Some(stamps) = current.filter(|stamps| self.is_own(&stamps.generation)) else { return Ok(()) };
         let generation = stamps.generation;
         if self.is_pruned(&generation)? {
             return Ok(());
         }
         let Some((file, header)) = self.wal_of(&generation)? else { return Ok(()) };
-        let Some(frame) = last_frame(generation.salts).filter(|frame| *frame > generation.first_frame) else {
+        let SeenFrames::UpTo(Some(frame)) = last_frame(generation.salts) else { return Ok(()) };
+        if Some(frame) <= generation.first_frame {
             return Ok(());
-        };
-        let Some((pages, checksum)) = history::commit_at(&file, &self.wal, &header, frame)? else {
-            return Ok(());
-        };
-        let (end, copied) = (LogEnd { frame, pages, checksum }, stamps.last_end());
-        let segment = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        }
+        let Some(end) = history::commit_at(&file, &self.wal, &header, frame)? else { return Ok(()) };
+        let copied = stamps.last_end();
+        let segment = self.paths.file(generation.number, ArchiveFile::Segment);
         if copied == Some(end) && stamps.end().is_some() && Disk::exists(&segment)? {
             return Ok(());
         }
         // Without random bytes two processes may take the same name: what is published is compared with the log.
         let beside = format!("segment-{:016x}.new", getrandom::u64().unwrap_or_default());
         let place = if is_alone { Place::Exclusive } else { Place::Shared(&beside) };
-        self.copy_log(&file, log_len(&header, frame), &generation, copied, place)?;
-        let is_same = history::commit_at(&file, &self.wal, &header, frame)? == Some((pages, checksum));
+        let len = wal::len_up_to(end.frame, header.page_size());
+        self.copy_log(&file, len, &generation, copied, place)?;
+        let is_same = history::commit_at(&file, &self.wal, &header, frame)? == Some(end);
         if !is_same || self.wal_of(&generation)?.is_none() {
             return Err(in_use());
         }
@@ -97,7 +96,7 @@ impl Capture {
         copied: Option<LogEnd>,
         place: Place<'_>,
     ) -> Result<()> {
-        let segment = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        let segment = self.paths.file(generation.number, ArchiveFile::Segment);
         let cut =
             || Error::naming(ErrorKind::Io, &self.wal, |log| format!("{log} was cut while it was copied"));
         if let Some(from) = self.copied_len(file, generation, copied, place)? {
@@ -162,23 +161,22 @@ impl Capture {
         copied: Option<LogEnd>,
         place: Place<'_>,
     ) -> Result<Option<u64>> {
-        let path = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        let path = self.paths.file(generation.number, ArchiveFile::Segment);
         let Some(segment) = Disk::open_regular(&path)? else { return Ok(None) };
         let read = || Ok::<_, Error>(Log::read(&segment, &path)?.map(|log| log.end()));
-        let end = match copied.filter(|end| end.frame > 0) {
+        let end = match copied.filter(|end| end.frame.is_some()) {
             None if place != Place::Exclusive => read()?,
             copied => copied,
         };
-        let Some(end) = end.filter(|end| end.frame > 0) else { return Ok(None) };
+        let Some((end, frame)) = end.and_then(|end| Some((end, end.frame?))) else { return Ok(None) };
         let (mut ours, mut theirs) = ([0; wal::HEADER_LEN], [0; wal::HEADER_LEN]);
         Disk::read_up_to(&segment, &path, &mut ours, 0)?;
         Disk::read_up_to(file, &self.wal, &mut theirs, 0)?;
         let Some(header) = Header::parse(&ours).filter(|_| ours == theirs) else { return Ok(None) };
         let has_end = |file: &File, path: &Path| {
-            let found = history::commit_at(file, path, &header, end.frame)?;
-            Ok::<_, Error>(found == Some((end.pages, end.checksum)))
+            Ok::<_, Error>(history::commit_at(file, path, &header, frame)? == Some(end))
         };
-        let len = log_len(&header, end.frame);
+        let len = wal::len_up_to(end.frame, header.page_size());
         let is_copied =
             has_end(&segment, &path)? && has_end(file, &self.wal)? && Disk::len(&path)? >= Some(len);
         Ok(is_copied.then_some(len))
@@ -193,9 +191,4 @@ impl Capture {
 fn in_use() -> Error {
     let message = "another program writes to the log, or to its copy in the archive, at the same time";
     Error::new(ErrorKind::Busy, message)
-}
-
-/// The length of a log up to a frame.
-fn log_len(header: &Header, frame: u32) -> u64 {
-    wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64
 }

@@ -9,7 +9,7 @@ impl Capture {
     /// What another connection may have begun a generation with.
     pub(super) fn flush_all_later(&self, generation: &Generation) {
         for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
-            self.flush_later(self.paths.file(generation.sequence, file));
+            self.flush_later(self.paths.file(generation.number, file));
         }
         self.flush_stamps_later(generation);
     }

@@ -6,7 +6,7 @@
 //! processes.
 //!
 //! A stamp is written before the frame that commits. So no commit that was seen by anybody lacks its stamp, whatever kills
-//! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::made`]).
+//! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::commits_up_to`]).
 
 pub(super) mod commits;
 mod copy_log;
@@ -27,13 +27,14 @@ use super::raw_file::{Exclusive, RawFile};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    history::{self, Birth, Timeline, base_snapshot},
+    history::{self, Birth, Origin, base_snapshot},
     layout::{self, ArchiveFile, ArchivePaths},
     os_cache,
-    stamps::{Commit, FileState, Generation, LogEnd, Stamps},
+    stamps::{Commit, FileState, Generation, Lineage, LogEnd, Stamps},
     sys::isolated_fds,
     time::{Clock, Timestamp},
-    wal::Header,
+    units::{FrameNumber, GenerationNumber, Micros, PageCount, Salts, ShortChecksum},
+    wal::{Header, SeenFrames},
 };
 use stamp_log::StampLog;
 
@@ -87,27 +88,23 @@ pub(super) struct Capture {
 /// A frame that commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// Its number in the WAL, from 1.
-    pub(super) number: u32,
+    pub(super) number: FrameNumber,
     /// The pages that the commit leaves.
-    pub(super) pages: u32,
+    pub(super) pages: PageCount,
     /// The size of a page in bytes.
     pub(super) page_size: u32,
-    /// The lower half of the checksum of its page, as it is stored.
-    pub(super) sum: u32,
+    /// The checksum of its page, as it is stored; `None` while it is not known.
+    pub(super) checksum: Option<ShortChecksum>,
 }
 
-/// The frame that ended the last commit of the WAL with these salts, if that is known.
-type LastFrame<'a> = dyn Fn([u8; 8]) -> Option<u32> + 'a;
+/// Finds the last committed frame of the WAL with these salts.
+type LastFrame<'a> = dyn Fn(Salts) -> SeenFrames + 'a;
 
-/// How a new generation follows what was there before.
-struct Follows {
-    sequence: u64,
-    begins: bool,
-    after_change: bool,
-    not_before: i64,
-    link: u64,
-    end_before: LogEnd,
+/// The part of a new generation's header that depends on the generation before it.
+struct Successor {
+    number: GenerationNumber,
+    lineage: Lineage,
+    not_before: Micros,
 }
 
 /// How a WAL ends.
@@ -129,18 +126,6 @@ enum Was {
     Unused,
     /// Its end is not known.
     Unstamped,
-}
-
-impl Follows {
-    /// No generation.
-    const NOTHING: Self = Self {
-        sequence: 1,
-        begins: true,
-        after_change: false,
-        not_before: i64::MIN,
-        link: 0,
-        end_before: LogEnd::NONE,
-    };
 }
 
 impl Capture {
@@ -197,7 +182,7 @@ impl Capture {
 
     /// Stamps a commit that is about to be written: to a WAL with these salts, behind a commit that ended with the frame
     /// `before`.
-    pub(super) fn stamp(&self, salts: [u8; 8], frame: &Frame, before: u32) -> Result<()> {
+    pub(super) fn stamp(&self, salts: Salts, frame: &Frame, before: Option<FrameNumber>) -> Result<()> {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
@@ -214,11 +199,11 @@ impl Capture {
             Some(live) => live,
             none => none.insert(self.begin_within(salts, frame.page_size, before)?),
         };
-        let Frame { number, pages, sum, .. } = *frame;
-        let now = self.history.clock.now().as_micros();
-        let commit = Commit { at: now, frame: number, before, pages, sum };
+        let Frame { number, pages, checksum, .. } = *frame;
+        let now = Micros::from(self.history.clock.now());
+        let commit = Commit { at: now, frame: number, before, pages, checksum };
         let at = live.stamp(self.disk(), &self.paths.live_stamps(), now, commit)?;
-        self.stamped_at.store(at, Relaxed);
+        self.stamped_at.store(at.get(), Relaxed);
         Ok(())
     }
 
@@ -245,13 +230,13 @@ impl Capture {
                     Was::Unstamped
                 } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
-                    self.forget_behind(before.generation().sequence);
+                    self.forget_behind(before.generation().number);
                     if kept || self.was_kept(&mut before)? { Was::Kept } else { Was::Unused }
                 } else {
                     self.recover_end(&mut before)?;
                     let stamps = before.stamps()?;
                     match stamps.end() {
-                        _ if stamps.made(None).is_empty() => Was::Unused,
+                        _ if stamps.commits().is_empty() => Was::Unused,
                         Some(_) if self.is_at_rest(&stamps)? => Was::Kept,
                         _ => Was::Unstamped,
                     }
@@ -264,7 +249,7 @@ impl Capture {
                 self.follow(&mut before, was)?
             }
         };
-        *live = Some(self.create(&follows, header.salts(), header.page_size(), 0)?);
+        *live = Some(self.create(&follows, header.salts(), header.page_size(), None)?);
         // Its first flush may be another connection's, which knows nothing of what was made here.
         if moved == Exclusive::WithNeighbours && self.flushes.load(Relaxed) {
             self.flush()?;
@@ -273,8 +258,8 @@ impl Capture {
     }
 
     /// Lets go of the memory of the segment that is so old now that hardly anybody asks for it.
-    fn forget_behind(&self, sequence: u64) {
-        if let Some(old) = sequence.checked_sub(IN_MEMORY)
+    fn forget_behind(&self, number: GenerationNumber) {
+        if let Some(old) = number.get().checked_sub(IN_MEMORY).map(GenerationNumber::new)
             && let Ok(Some(file)) = Disk::open(&self.paths.file(old, ArchiveFile::Segment))
         {
             os_cache::forget(&file);
@@ -286,7 +271,7 @@ impl Capture {
     fn is_begun_again(&self, before: &StampLog, header: &Header) -> Result<bool> {
         let generation = before.generation();
         let is_same = (generation.salts, generation.page_size, generation.first_frame)
-            == (header.salts(), header.page_size(), 0);
+            == (header.salts(), header.page_size(), None);
         Ok(is_same && self.is_as(&before.stamps()?, Some(generation.data))?)
     }
 
@@ -299,53 +284,46 @@ impl Capture {
     }
 
     /// How a generation follows `before`: it goes on from that, or takes its place, or begins anew.
-    fn follow(&self, before: &mut StampLog, was: Was) -> Result<Follows> {
+    fn follow(&self, before: &mut StampLog, was: Was) -> Result<Successor> {
         if was == Was::Unstamped {
             self.note_lost_log(before)?;
         }
         let stamps = before.stamps()?;
         let generation = stamps.generation;
-        let next = Follows {
-            sequence: generation.sequence + 1,
-            begins: false,
-            after_change: false,
-            not_before: stamps.last_instant(),
-            link: stamps.digest,
-            end_before: stamps.end().unwrap_or(LogEnd::NONE),
-        };
         if was == Was::Unused && self.is_as(&stamps, Some(generation.data))? {
-            let Generation { sequence, begins, after_change, not_before, link, end_before, .. } = generation;
-            return Ok(Follows { sequence, begins, after_change, not_before, link, end_before });
+            let Generation { number, lineage, not_before, .. } = generation;
+            return Ok(Successor { number, lineage, not_before });
         }
         // Another connection made them, and perhaps never flushed anything. Without their header nothing leads beyond them.
         if self.flushed.load(Relaxed) != generation.seed() {
             let begun =
-                [ArchiveFile::Snapshot, ArchiveFile::Sum].map(|of| self.paths.file(generation.sequence, of));
-            let begun = begun.into_iter().filter(|_| generation.begins);
+                [ArchiveFile::Snapshot, ArchiveFile::Sum].map(|of| self.paths.file(generation.number, of));
+            let begun = begun.into_iter().filter(|_| generation.begins());
             self.flush_files(begun.chain([self.paths.live_stamps()]))?;
         }
-        let numbered = self.paths.file(generation.sequence, ArchiveFile::Stamps);
+        let numbered = self.paths.file(generation.number, ArchiveFile::Stamps);
         self.disk().rename(&self.paths.live_stamps(), &numbered)?;
-        Ok(match was {
-            Was::Kept => next,
-            Was::Unused | Was::Unstamped => {
-                Follows { begins: true, after_change: true, link: 0, end_before: LogEnd::NONE, ..next }
+        let lineage = match was {
+            Was::Kept => {
+                Lineage::Continues { digest: stamps.digest, end: stamps.end().unwrap_or(LogEnd::EMPTY) }
             }
-        })
+            Was::Unused | Was::Unstamped => Lineage::AfterGap,
+        };
+        Ok(Successor { number: generation.number.next(), lineage, not_before: stamps.last_instant() })
     }
 
     /// A history that begins in the middle of a WAL, which somebody else began.
-    fn begin_within(&self, salts: [u8; 8], page_size: u32, first_frame: u32) -> Result<StampLog> {
+    fn begin_within(
+        &self,
+        salts: Salts,
+        page_size: u32,
+        first_frame: Option<FrameNumber>,
+    ) -> Result<StampLog> {
         self.make_dir()?;
         let (_held, before) = self.open()?;
         let follows = match before {
             None => self.begins(true)?,
-            Some(mut before) => Follows {
-                begins: true,
-                after_change: true,
-                link: 0,
-                ..self.follow(&mut before, Was::Unstamped)?
-            },
+            Some(mut before) => self.follow(&mut before, Was::Unstamped)?,
         };
         // The snapshot holds the frames that are there, and must not outlive them.
         self.flush_files([self.wal.clone()])?;
@@ -359,33 +337,26 @@ impl Capture {
     /// Makes the stamps of a new generation, and a snapshot before them if the history begins there.
     fn create(
         &self,
-        follows: &Follows,
-        salts: [u8; 8],
+        follows: &Successor,
+        salts: Salts,
         page_size: u32,
-        first_frame: u32,
+        first_frame: Option<FrameNumber>,
     ) -> Result<StampLog> {
-        let data = history::state_of(&self.data)?.unwrap_or(FileState { len: 0, changed_at: 0 });
+        let data = history::state_of(&self.data)?.unwrap_or(FileState::MISSING);
+        // A history that begins anew begins after every earlier stamp.
+        let earliest = if follows.lineage.begins() { follows.not_before.next() } else { follows.not_before };
         let generation = Generation {
             database: self.history.database,
-            sequence: follows.sequence,
+            number: follows.number,
             salts,
             page_size,
             first_frame,
-            begins: follows.begins,
-            after_change: follows.after_change,
+            lineage: follows.lineage,
             not_before: follows.not_before,
-            // What begins anew begins behind all that was before.
-            begun_at: self
-                .history
-                .clock
-                .now()
-                .as_micros()
-                .max(follows.not_before.saturating_add(i64::from(follows.begins))),
-            link: follows.link,
-            end_before: follows.end_before,
+            begun_at: Micros::from(self.history.clock.now()).max(earliest),
             data,
         };
-        if generation.begins {
+        if generation.begins() {
             self.take_snapshot(&generation)?;
         }
         // What is only wanted stops nobody, be the disk full.
@@ -399,7 +370,7 @@ impl Capture {
         // In this order: without both the history would count as lost.
         self.disk().remove(&layout::unwritten(&self.data))?;
         if is_taken {
-            self.disk().remove(&self.paths.wanted())?;
+            self.disk().remove(&self.paths.snapshot_request())?;
         }
         self.flush_stamps_later(&generation);
         StampLog::map(&generation, &file, &self.paths.live_stamps())
@@ -408,11 +379,10 @@ impl Capture {
     /// Whether maintenance asked for a snapshot before a generation, or one was taken before the same generation was begun
     /// in vain. The database file is what the generation before ended with.
     fn is_snapshot_wanted(&self, generation: &Generation) -> Result<bool> {
-        let of_this = self.paths.file(generation.sequence, ArchiveFile::Sum);
-        let len = u64::from(generation.end_before.pages) * u64::from(generation.page_size);
-        Ok(!generation.begins
-            && generation.data.len == len
-            && (Disk::exists(&self.paths.wanted())? || Disk::exists(&of_this)?))
+        let Some(end) = generation.lineage.end_before() else { return Ok(false) };
+        let of_this = self.paths.file(generation.number, ArchiveFile::Sum);
+        Ok(generation.data.len == end.pages.len(generation.page_size)
+            && (Disk::exists(&self.paths.snapshot_request())? || Disk::exists(&of_this)?))
     }
 
     /// Takes a snapshot before a generation.
@@ -424,7 +394,7 @@ impl Capture {
         }
         taken?;
         for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
-            self.flush_later(self.paths.file(generation.sequence, file));
+            self.flush_later(self.paths.file(generation.number, file));
         }
         Ok(())
     }
@@ -470,7 +440,7 @@ impl Capture {
 
     /// Whether the database file is what it was when its last WAL ended.
     fn is_at_rest(&self, stamps: &Stamps) -> Result<bool> {
-        self.is_as(stamps, stamps.rest())
+        self.is_as(stamps, stamps.checkpointed())
     }
 
     /// Whether the database file is what a generation ended with, after which it was in this state. Where that cannot be
@@ -482,10 +452,10 @@ impl Capture {
         }
         let database = self.history.database;
         let birth = Birth { database, at: Timestamp::from_micros(0)?, is_kept_since: false };
-        match Timeline::read(Some(self.disk()), &self.data, birth) {
+        match Origin::local(Some(self.disk()), &self.data, birth).read() {
             // What is damaged cannot be gone on from.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
-            timeline => timeline?.is_at_end(stamps),
+            timeline => history::is_at_end(&timeline?, stamps),
         }
     }
 

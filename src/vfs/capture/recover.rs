@@ -1,12 +1,13 @@
 //! Which stamps are the newest, whatever a crash, a power loss or damage has left of them.
 
-use super::{Capture, Follows, Relaxed, StampLog};
+use super::{Capture, Relaxed, StampLog, Successor};
 use crate::{
     disk::{DirLock, Disk},
     error::{ErrorKind, Result},
-    history::{self, RetentionMark, pristine},
+    history::{self, CurrentStamps, RetentionMark, pristine},
     layout::{self, ArchiveFile, ArchivePaths},
-    stamps::{Generation, Stamps},
+    stamps::{Generation, Lineage, Stamps},
+    units::{GenerationNumber, Micros},
 };
 
 /// The newest stamps in an archive.
@@ -60,21 +61,21 @@ impl Capture {
                 self.set_aside()?;
                 None
             }
-            Ok(Some((stamps, _))) if stamps.generation.database != self.history.database => {
+            Ok(Some(current)) if current.stamps.generation.database != self.history.database => {
                 return Ok(Newest::Foreign);
             }
             // Older ones took the place of the newest.
-            Ok(Some((stamps, false)))
-                if Disk::exists(&self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps))? =>
+            Ok(Some(CurrentStamps { stamps, newer_are_void: false }))
+                if Disk::exists(&self.paths.file(stamps.generation.number, ArchiveFile::Stamps))? =>
             {
                 self.set_aside()?;
                 None
             }
             current => current?,
         };
-        let Some((stamps, newer_are_void)) = current else { return Ok(Newest::None) };
+        let Some(CurrentStamps { stamps, newer_are_void }) = current else { return Ok(Newest::None) };
         if newer_are_void {
-            let numbered = self.paths.file(stamps.generation.sequence, ArchiveFile::Stamps);
+            let numbered = self.paths.file(stamps.generation.number, ArchiveFile::Stamps);
             self.disk().rename(&numbered, &path)?;
         }
         let file = self.disk().open_to_write(&path)?;
@@ -87,7 +88,7 @@ impl Capture {
     /// database too, the live stamps alone are foreign: these get the next number, as damaged ones do. Returns whether the
     /// directory was renamed.
     fn set_foreign_aside(&self) -> Result<bool> {
-        let is_own = |sequence| {
+        let is_own = |sequence: GenerationNumber| {
             let stamps = history::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps));
             matches!(stamps, Ok(Some(stamps)) if stamps.generation.database == self.history.database)
         };
@@ -106,7 +107,7 @@ impl Capture {
     }
 
     /// The newest stamps that have a number; `None` if there are none or they are damaged, which they stay.
-    fn newest_numbered(&self) -> Result<Option<(u64, Stamps)>> {
+    fn newest_numbered(&self) -> Result<Option<(GenerationNumber, Stamps)>> {
         if !Disk::exists(self.paths.dir())? {
             return Ok(None);
         }
@@ -125,21 +126,21 @@ impl Capture {
     }
 
     /// The newest generation whose stamps have its number.
-    fn newest(&self) -> Result<Option<u64>> {
+    fn newest(&self) -> Result<Option<GenerationNumber>> {
         Ok(self.numbered()?.into_iter().max())
     }
 
     /// The generations whose stamps have their number.
-    fn numbered(&self) -> Result<Vec<u64>> {
+    fn numbered(&self) -> Result<Vec<GenerationNumber>> {
         let names = Disk::list(self.paths.dir())?;
         let files = names.iter().filter_map(|name| ArchivePaths::parse(name));
         Ok(files.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).collect())
     }
 
     /// The number of a generation that goes on from none that is there.
-    fn next_number(&self) -> Result<u64> {
-        let retained = self.retained()?.map_or(1, |retained| retained.from);
-        Ok(self.newest()?.map_or(1, |newest| newest + 1).max(retained))
+    fn next_number(&self) -> Result<GenerationNumber> {
+        let retained = self.retained()?.map_or(GenerationNumber::FIRST, |retained| retained.from);
+        Ok(self.newest()?.map_or(GenerationNumber::FIRST, GenerationNumber::next).max(retained))
     }
 
     /// What the history retains. What is damaged keeps nobody from writing.
@@ -152,7 +153,7 @@ impl Capture {
 
     /// Whether a generation is pruned: its history does not go on.
     pub(super) fn is_pruned(&self, generation: &Generation) -> Result<bool> {
-        Ok(self.retained()?.is_some_and(|retained| generation.sequence < retained.from))
+        Ok(self.retained()?.is_some_and(|retained| generation.number < retained.from))
     }
 
     /// Keeps the history from being pruned while it is added to.
@@ -161,23 +162,25 @@ impl Capture {
     }
 
     /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
-    pub(super) fn begins(&self, after_change: bool) -> Result<Follows> {
+    pub(super) fn begins(&self, after_gap: bool) -> Result<Successor> {
         let newest = self.newest()?;
-        let mut not_before = self.history.born_at;
-        for sequence in newest.into_iter().chain(newest.and_then(|newest| newest.checked_sub(1))) {
+        let mut not_before = Micros::new(self.history.born_at);
+        for sequence in newest.into_iter().chain(newest.and_then(GenerationNumber::previous)) {
             if let Ok(Some(stamps)) = history::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps))
                 && stamps.generation.database == self.history.database
             {
                 not_before = not_before.max(stamps.last_instant());
             }
         }
-        let sequence = self.next_number()?;
-        let is_as_it_began = || match pristine::is_as_it_began(&self.data) {
+        let number = self.next_number()?;
+        let is_unchanged = || match pristine::is_unchanged(&self.data) {
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
-            is_as_it_began => is_as_it_began,
+            is_unchanged => is_unchanged,
         };
-        let is_born = self.since_birth.load(Relaxed) && sequence == 1 && is_as_it_began()? == Some(true);
-        let after_change = after_change || !is_born;
-        Ok(Follows { sequence, after_change, not_before, ..Follows::NOTHING })
+        let is_born = self.since_birth.load(Relaxed)
+            && number == GenerationNumber::FIRST
+            && is_unchanged()? == Some(true);
+        let lineage = if after_gap || !is_born { Lineage::AfterGap } else { Lineage::Born };
+        Ok(Successor { number, lineage, not_before })
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     layout::ArchiveFile,
     stamps::{Commit, CommitRecord, Generation, LogEnd, Record},
     vfs::raw_file::{Exclusive, RawFile},
-    wal::{self, Header},
+    wal::{self, Header, SeenFrames},
 };
 
 impl Capture {
@@ -35,28 +35,24 @@ impl Capture {
         last_frame: &LastFrame<'_>,
     ) -> Result<Option<(File, u64, Record)>> {
         let Some((file, header)) = self.wal_of(live.generation())? else { return Ok(None) };
-        let len = |frame: u32| wal::HEADER_LEN as u64 + u64::from(frame) * header.frame_len() as u64;
-        let known = last_frame(live.generation().salts);
-        if let Some(frame) = known {
-            // What stands behind it nobody has seen.
+        let len = |end: &LogEnd| wal::len_up_to(end.frame, header.page_size());
+        if let SeenFrames::UpTo(frame) = last_frame(live.generation().salts) {
+            // No commit behind it is visible.
+            let Some(frame) = frame else { return Ok(None) };
             let end = history::commit_at(&file, &self.wal, &header, frame)?;
-            return Ok(end.map(|(pages, checksum)| {
-                (file, len(frame), Record::End(LogEnd { frame, pages, checksum }))
-            }));
+            return Ok(end.map(|end| (file, len(&end), Record::End(end))));
         }
         if let Some(CommitRecord::Commit(Commit { frame, pages, .. })) =
-            live.stamps()?.made(None).last().copied()
-            && let Some(checksum) = history::ends_with(&file, &self.wal, &header, frame, pages)?
+            live.stamps()?.commits().last().copied()
+            && let Some(end) = history::ends_with(&file, &self.wal, &header, frame, pages)?
         {
-            return Ok(Some((file, len(frame), Record::End(LogEnd { frame, pages, checksum }))));
+            return Ok(Some((file, len(&end), Record::End(end))));
         }
         // Behind the last stamp stands a transaction that was rolled back, or a commit of somebody else's.
         let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
             return Ok(None);
         };
-        let frame = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
-        let end = Record::End(LogEnd { frame, pages: log.pages(), checksum: log.checksum });
-        Ok(Some((file, log.len(), end)))
+        Ok(Some((file, log.len(), Record::End(log.end()))))
     }
 
     /// Keeps the WAL of a generation as a segment, and says whether there was anything to keep.
@@ -73,7 +69,7 @@ impl Capture {
         last_frame: &LastFrame<'_>,
     ) -> Result<bool> {
         let Some((file, len, end)) = self.end_of(live, last_frame)? else { return Ok(false) };
-        let segment = self.paths.file(live.generation().sequence, ArchiveFile::Segment);
+        let segment = self.paths.file(live.generation().number, ArchiveFile::Segment);
         let is_cut = matches!(how, End::Cut);
         match how {
             End::Deleted => {
@@ -125,10 +121,10 @@ impl Capture {
     /// Notes of a WAL that goes, and of which nobody has seen a commit, that the stamps of it tell of none.
     pub(super) fn void(&self, live: &mut StampLog, last_frame: &LastFrame<'_>) -> Result<()> {
         if self.wal_of(live.generation())?.is_some()
-            && last_frame(live.generation().salts) == Some(0)
-            && !live.stamps()?.made(None).is_empty()
+            && last_frame(live.generation().salts) == SeenFrames::UpTo(None)
+            && !live.stamps()?.commits().is_empty()
         {
-            self.append(live, Record::End(LogEnd::NONE))?;
+            self.append(live, Record::End(LogEnd::EMPTY))?;
         }
         Ok(())
     }
@@ -137,17 +133,14 @@ impl Capture {
     /// took it.
     pub(super) fn recover_end(&self, live: &mut StampLog) -> Result<()> {
         let generation = *live.generation();
-        let segment = self.paths.file(generation.sequence, ArchiveFile::Segment);
+        let segment = self.paths.file(generation.number, ArchiveFile::Segment);
         let noted = live.stamps()?.end();
-        let noted_len = |end: LogEnd| {
-            wal::HEADER_LEN as u64
-                + u64::from(end.frame) * (wal::FRAME_HEADER_LEN as u64 + u64::from(generation.page_size))
-        };
-        let is_longer = |len: u64| noted.is_none_or(|end| end.frame > 0 && noted_len(end) < len);
+        let noted_len = |end: LogEnd| wal::len_up_to(end.frame, generation.page_size);
+        let is_longer = |len: u64| noted.is_none_or(|end| end.frame.is_some() && noted_len(end) < len);
         if Disk::len(&segment)?.is_some_and(is_longer)
             && let Some((_, log)) = Log::open(&segment)?
             && log.salts == generation.salts
-            && log.end().frame > noted.map_or(0, |end| end.frame)
+            && log.end().frame > noted.and_then(|end| end.frame)
         {
             self.append(live, Record::End(log.end()))?;
         }
@@ -157,9 +150,9 @@ impl Capture {
     /// Notes that the log of a generation is not there, though its end record says that it was kept, by writing that record
     /// again: the power took the move of the log into the archive, and another program has deleted it since.
     pub(super) fn note_lost_log(&self, live: &mut StampLog) -> Result<()> {
-        let sequence = live.generation().sequence;
+        let sequence = live.generation().number;
         let is_there = |file| Disk::exists(&self.paths.file(sequence, file));
-        if let Some(end) = live.stamps()?.end().filter(|end| end.frame > 0)
+        if let Some(end) = live.stamps()?.end().filter(|end| end.frame.is_some())
             && !is_there(ArchiveFile::Segment)?
             && !is_there(ArchiveFile::Compressed)?
         {
@@ -195,7 +188,7 @@ impl Capture {
     /// Notes how the database file is, in which the whole WAL stands by now.
     pub(super) fn rest(&self, live: &mut StampLog) -> Result<()> {
         match history::state_of(&self.data)? {
-            Some(data) => self.append(live, Record::Rest(data)),
+            Some(data) => self.append(live, Record::Checkpointed(data)),
             None => Ok(()),
         }
     }

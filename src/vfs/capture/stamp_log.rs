@@ -16,6 +16,7 @@ use crate::{
         Commit, Generation, HEADER_LEN, HEADER_WORDS, RECORD_LEN, RECORD_WORDS, Record, Slot, Stamps, Word,
     },
     sys::shared_words::SharedWords,
+    units::Micros,
 };
 
 /// Who appends holds the lock under which nobody else writes to the WAL.
@@ -27,7 +28,7 @@ pub(super) struct StampLog {
     /// Places that were seen to be taken.
     used: usize,
     /// The instant of the newest stamp.
-    last: i64,
+    last: Micros,
 }
 
 impl StampLog {
@@ -40,7 +41,7 @@ impl StampLog {
             }));
         }
         // None before the generation began, so that no instant before that is part of it.
-        let last = generation.begun_at.saturating_sub(1).max(generation.not_before);
+        let last = generation.begun_at.minus(1).max(generation.not_before);
         let seed = generation.seed();
         let mut live = Self { generation: *generation, seed, map, used: 0, last };
         // Behind what the power took there may be more.
@@ -55,9 +56,9 @@ impl StampLog {
     }
 
     /// Stamps a commit: now, but never before what was stamped earlier. Says when that is.
-    pub(super) fn stamp(&mut self, disk: &Disk, path: &Path, now: i64, commit: Commit) -> Result<i64> {
+    pub(super) fn stamp(&mut self, disk: &Disk, path: &Path, now: Micros, commit: Commit) -> Result<Micros> {
         self.look();
-        let at = now.max(self.last.saturating_add(1));
+        let at = now.max(self.last.next());
         self.append(disk, path, Record::Commit(Commit { at, ..commit })).map(|()| at)
     }
 
