@@ -183,3 +183,209 @@ impl EndedFile for LocalFile {
         os_cache::fetch(&self.file, offset, len);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::{
+        ConnectOptions, ControlPlane, CreateDatabaseInput,
+        error::ErrorKind,
+        history::{Birth, Maintenance, Origin, image_at, points, read_stamps, write_pages},
+        progress::no_progress,
+        retention::Retention,
+        time::Timestamp,
+    };
+
+    type Files = BTreeMap<EndedName, Arc<Vec<u8>>>;
+
+    const GENERATIONS: usize = 8;
+
+    /// A store in memory.
+    #[derive(Debug, Default)]
+    struct Memory(Mutex<Files>);
+
+    #[derive(Debug)]
+    struct MemoryFile {
+        path: PathBuf,
+        bytes: Arc<Vec<u8>>,
+    }
+
+    impl Memory {
+        fn get(&self, number: GenerationNumber, file: ArchiveFile) -> Option<Arc<Vec<u8>>> {
+            self.0.lock().unwrap().get(&(number, file)).cloned()
+        }
+    }
+
+    impl Ended for Memory {
+        fn list(&self) -> Result<BTreeSet<EndedName>> {
+            Ok(self.0.lock().unwrap().keys().copied().collect())
+        }
+
+        fn len(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<u64>> {
+            Ok(self.get(number, file).map(|bytes| bytes.len() as u64))
+        }
+
+        fn open(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<Box<dyn EndedFile>>> {
+            let path = self.path(number, file);
+            Ok(self.get(number, file).map(|bytes| Box::new(MemoryFile { path, bytes }) as Box<dyn EndedFile>))
+        }
+
+        fn put_whole(&self, number: GenerationNumber, file: ArchiveFile, staged: &Path) -> Result<()> {
+            let bytes = Disk::read(staged)?.unwrap();
+            self.0.lock().unwrap().insert((number, file), Arc::new(bytes));
+            Disk::default().remove(staged)
+        }
+
+        fn delete(&self, number: GenerationNumber, file: ArchiveFile) -> Result<()> {
+            self.0.lock().unwrap().remove(&(number, file));
+            Ok(())
+        }
+
+        fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+
+        fn path(&self, number: GenerationNumber, file: ArchiveFile) -> PathBuf {
+            PathBuf::from(format!("memory/{number}/{file:?}"))
+        }
+    }
+
+    impl EndedFile for MemoryFile {
+        fn path(&self) -> &Path {
+            &self.path
+        }
+
+        fn len(&self) -> Result<u64> {
+            Ok(self.bytes.len() as u64)
+        }
+
+        fn read_at(&self, into: &mut [u8], offset: u64) -> Result<usize> {
+            let rest = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..));
+            let rest = rest.unwrap_or_default();
+            let count = rest.len().min(into.len());
+            into[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        }
+    }
+
+    /// A database with a history of several generations.
+    struct Subject {
+        _dir: tempfile::TempDir,
+        data: PathBuf,
+        birth: Birth,
+    }
+
+    impl Subject {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let plane = ControlPlane::open(dir.path()).unwrap();
+            plane.create_group("default").unwrap();
+            plane.create_database(CreateDatabaseInput::new("orders", "default")).unwrap();
+            for _ in 0..GENERATIONS {
+                // The last connection that closes ends the generation.
+                let connection = plane.connect("orders", ConnectOptions::default()).unwrap();
+                let sql = "BEGIN; CREATE TABLE IF NOT EXISTS t(a); DELETE FROM t; INSERT INTO t VALUES (randomblob(300000)); COMMIT";
+                connection.execute_batch(sql).unwrap();
+            }
+            let data = dir.path().join("default/orders/data.db");
+            let live = read_stamps(&ArchivePaths::of(&data).live_stamps()).unwrap().unwrap();
+            let birth = Birth {
+                database: live.generation.database,
+                at: Timestamp::from_micros(0).unwrap(),
+                is_kept_since: true,
+            };
+            Self { _dir: dir, data, birth }
+        }
+
+        fn local(&self) -> Origin {
+            Origin::local(Some(&Disk::default()), &self.data, self.birth)
+        }
+
+        /// Moves all numbered files from the archive directory to a store in memory.
+        fn move_to_memory(&self) -> Arc<Memory> {
+            let memory = Memory::default();
+            let paths = ArchivePaths::of(&self.data);
+            for (number, file) in self.local().ended.list().unwrap() {
+                memory.put_whole(number, file, &paths.file(number, file)).unwrap();
+            }
+            Arc::new(memory)
+        }
+    }
+
+    fn restored(origin: &Origin, at: Timestamp) -> Result<Vec<u8>> {
+        let image = origin.ask(|timeline| image_at(timeline, at, Timestamp::now(), None))?.unwrap();
+        let mut bytes = vec![0; usize::try_from(image.len()).unwrap()];
+        write_pages(&image, &mut no_progress, |page, at| {
+            let at = usize::try_from(at).unwrap();
+            bytes[at..at + page.len()].copy_from_slice(page);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    fn instants(origin: &Origin) -> Vec<Timestamp> {
+        let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+        let points = origin.ask(|timeline| points(timeline, all)).unwrap();
+        points.points.into_iter().map(|point| point.at).collect()
+    }
+
+    #[test]
+    fn history_restores_from_a_store_in_memory() {
+        let subject = Subject::new();
+        let local = subject.local();
+        let instants = instants(&local);
+        assert_eq!(instants.len(), GENERATIONS);
+        let expected: Vec<_> = instants.iter().map(|at| restored(&local, *at).unwrap()).collect();
+
+        let memory = subject.move_to_memory();
+        assert_eq!(restored(&local, instants[0]).unwrap_err().kind(), ErrorKind::Corrupt);
+        let remote = Origin { ended: Arc::<Memory>::clone(&memory), ..local };
+        assert_eq!(self::instants(&remote), instants);
+        for (at, expected) in instants.iter().zip(&expected) {
+            assert!(restored(&remote, *at).unwrap() == *expected, "{at}");
+        }
+
+        // Readers derive missing indexes and store them.
+        let first = GenerationNumber::FIRST;
+        memory.delete(first, ArchiveFile::Index).unwrap();
+        assert!(restored(&remote, instants[0]).unwrap() == expected[0]);
+        assert!(memory.exists(first, ArchiveFile::Index).unwrap());
+        assert_eq!(
+            LocalArchive::new(Disk::default(), ArchivePaths::of(&subject.data)).list().unwrap(),
+            BTreeSet::new()
+        );
+    }
+
+    #[test]
+    fn maintenance_writes_and_deletes_in_a_store_in_memory() {
+        let subject = Subject::new();
+        let memory = subject.move_to_memory();
+        let remote = Origin { ended: Arc::<Memory>::clone(&memory), ..subject.local() };
+        let instants = instants(&remote);
+        let newest = restored(&remote, *instants.last().unwrap()).unwrap();
+        let maintenance = Maintenance {
+            disk: &Disk::default(),
+            data: &subject.data,
+            birth: subject.birth,
+            is_plain: true,
+            now: Timestamp::now(),
+        };
+        let window = || Retention::from_seconds(1_000_000);
+        let report = maintenance.run_on(remote.clone(), &window, &mut no_progress).unwrap();
+        assert_eq!(report.snapshots, 1);
+        let mut snapshots =
+            memory.list().unwrap().into_iter().filter(|(_, file)| *file == ArchiveFile::Snapshot);
+        let snapshot = snapshots.next_back().unwrap().0;
+        assert!(snapshot > GenerationNumber::FIRST);
+        // The newest instant is restored from the new snapshot, without the logs before it.
+        for number in (1..snapshot.get()).map(GenerationNumber::new) {
+            memory.delete(number, ArchiveFile::Segment).unwrap();
+        }
+        assert!(restored(&remote, *instants.last().unwrap()).unwrap() == newest);
+    }
+}
