@@ -54,7 +54,7 @@ impl KeyArguments {
         Ok(Some(key))
     }
 
-    /// Returns the key for a database, or `None` if the database is plain: a key in the environment may be for others.
+    /// Returns the key for a database, or `None` if the database is plain, because a key in the environment may be for others.
     pub(crate) fn for_database(&self, plane: &ControlPlane, name: &str) -> Result<Option<EncryptionKey>> {
         match plane.get_database(name)?.cipher {
             Some(cipher) => self.key_for(cipher),
@@ -104,7 +104,7 @@ impl KeyArguments {
 /// The placeholder for a key file in a printed command.
 pub(crate) const KEY_FILE_PLACEHOLDER: &str = "KEY_FILE";
 
-/// Returns the key of a source that has its own, or `None` if neither the option nor the environment gives one.
+/// Returns the key of the source of a new database, or `None` if neither the option nor the environment gives one.
 pub(super) fn source_key(argument: Option<&Secret>) -> Result<Option<EncryptionKey>> {
     key_of(argument, SOURCE_KEY_OPTION, SOURCE_KEY_VARIABLE)
 }

@@ -227,7 +227,7 @@ fn db(plane: &ControlPlane, command: DbCommand, output: Output) -> Result<()> {
     }
 }
 
-/// Verifies a database and prints the findings, of which any is a failure.
+/// Verifies a database and prints the findings. Any finding is a failure.
 fn verify(plane: &ControlPlane, name: &str, key: &KeyArguments, output: Output) -> Result<ExitCode> {
     let mut options = VerifyOptions::default();
     if let Some(key) = key.for_database(plane, name)? {

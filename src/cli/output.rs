@@ -80,7 +80,7 @@ impl Output {
         print(&table.to_string())
     }
 
-    /// Prints a new database and the instant that it was forked as of.
+    /// Prints a new database and, for a fork, the instant that it shows.
     pub(crate) fn created(self, created: &CreateDatabaseOutput) -> Result<()> {
         if self.json {
             let mut value = serde_json::to_value(created).map_err(unprintable)?;
@@ -340,7 +340,7 @@ pub(crate) fn print_error(error: &Error, as_json: bool) {
     }
 }
 
-/// Escapes control characters except tabs and newlines, so that text in a database cannot control the terminal.
+/// Escapes control characters except tabs and newlines, so that text from a database cannot control the terminal.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

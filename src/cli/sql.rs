@@ -16,7 +16,7 @@ use super::{
     statements::{Statement, Statements},
 };
 
-/// The longest blob that is printed in hexadecimal; of longer ones the length is printed.
+/// The longest blob that is printed in hexadecimal. Longer blobs are printed as their length.
 const BLOB_LEN_MAX: usize = 32;
 
 /// Runs the statements of `sql`. As JSON, each statement with columns prints one array of row objects.

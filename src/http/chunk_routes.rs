@@ -56,7 +56,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().nest("/v2/upload", routes()).nest("/databases/{name}/v2/upload", by_path)
 }
 
-/// The path of a request, of which the database may be in the host name.
+/// The path of a request. The host name may name the database instead.
 struct ChunkPath {
     target: UploadTarget,
     upload_id: String,

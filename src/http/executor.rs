@@ -21,10 +21,10 @@ const CATALOG_MAX: usize = 32;
 /// Copies keep the disk busy; more of them in parallel are not faster.
 const COPY_MAX: usize = 8;
 
-/// Maintenance and verification read whole histories. Their own bound keeps them from delaying copies.
+/// Maintenance and verification read whole histories. A separate bound keeps them from delaying copies.
 const MAINTENANCE_MAX: usize = 2;
 
-/// Uploads in one request, and chunked uploads. Each holds a thread that mostly waits for its client. Their own bounds keep slow
+/// Uploads in one request, and chunked uploads. Each holds a thread that mostly waits for its client. Separate bounds keep slow
 /// clients from delaying other calls.
 const UPLOADS_MAX: usize = 16;
 const CHUNKED_UPLOADS_MAX: usize = 16;
@@ -35,7 +35,7 @@ const QUEUE_MAX: usize = 1_024;
 /// Maximum time that a call waits in the queue.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The kind of work that a call does. Each class has a bound of its own.
+/// The kind of work that a call does. Each class has a separate bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallClass {
     /// Reads or writes the catalog.

@@ -71,7 +71,7 @@ pub(super) struct Call<P = ()> {
 
 /// The parameters of a path below the organization.
 pub(super) trait PathParams: Sized + Send + 'static {
-    /// All parameters of the path, of which the organization is the first.
+    /// All parameters of the path, starting with the organization.
     type All: DeserializeOwned + Send;
 
     /// Separates the organization from the other parameters.

@@ -60,7 +60,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds to `address`, of which port 0 selects a free port. `open` creates the API once the address is known, because the host
+    /// Binds to `address`. Port 0 selects a free port. `open` creates the API once the address is known, because the host
     /// names of databases can contain the port.
     ///
     /// # Errors

@@ -245,11 +245,11 @@ fn slow_uploads_do_not_delay_other_calls() {
             begin(&server, &name, &bytes, 5_000)
         })
         .collect();
-    let begun = (0..100).any(|_| {
+    let have_started = (0..100).any(|_| {
         std::thread::sleep(Duration::from_millis(50));
         staged(&server) == slow.len()
     });
-    assert!(begun, "some uploads have not started");
+    assert!(have_started, "some uploads have not started");
     for number in 0..20 {
         server.create(&format!("quick-{number}"));
     }
