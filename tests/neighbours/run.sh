@@ -2,7 +2,7 @@
 # Builds and runs a program for each crate that has to share a build, and its SQLite, with litefleet, or for those that are
 # named: run.sh [NEIGHBOUR...]
 # Each is a package with a lock file of its own: some of them need different versions of libsqlite3-sys, of which a build can
-# contain only one.
+# contain only one. After a change to the dependencies of litefleet, renew a lock file with `cargo metadata`.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -6,7 +6,8 @@ mod fleet;
 use std::sync::Arc;
 
 use deadpool::managed::{Manager, Metrics, Pool, RecycleResult};
-use deadpool_sqlite::{Config, Runtime, SyncWrapper};
+use deadpool_sqlite::{Config, Runtime};
+use deadpool_sync::SyncWrapper;
 use fleet::Fleet;
 use litefleet::rusqlite::Connection;
 
@@ -30,7 +31,7 @@ impl Manager for Connections {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let fleet = Arc::new(Fleet::new());
-    let pool = Pool::builder(Connections(Arc::clone(&fleet))).max_size(2).build().unwrap();
+    let pool: Pool<Connections> = Pool::builder(Connections(Arc::clone(&fleet))).max_size(2).build().unwrap();
     let write = |sql: &'static str| {
         let pool = pool.clone();
         async move {

@@ -13,6 +13,7 @@ fn main() {
     own.execute_batch(fleet::ITEM).unwrap();
 
     let mut memory = SqliteConnection::establish(":memory:").unwrap();
-    let version: String = diesel::select(sql::<Text>("sqlite_version()")).get_result(&mut memory).unwrap();
+    let version: String =
+        diesel::select(sql::<Text>(&format!("({})", fleet::VERSION))).get_result(&mut memory).unwrap();
     fleet.check(&version, 1);
 }
