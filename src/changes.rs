@@ -1,16 +1,16 @@
-//! Counters in a file, by which every open connection of every process sees that a configuration changed.
+//! Change counters in a file, which tell every open connection of every process that a configuration may have changed.
 //!
-//! The catalog alone holds configurations. What stands here only says *when to look again*, so that a connection
-//! need not ask the catalog at the start of each transaction: looking costs one read of 16 bytes. The file holds
-//! pairs of counters, changes begun and changes finished; a database's pair follows from its name, and a pair that is
-//! shared with another database costs a needless look and nothing else.
+//! Configurations are in the catalog. The counters invalidate cached configurations, so that a transaction starts with a read of 16
+//! bytes instead of a query of the catalog. The file has pairs of counters: changes begun, and changes finished. The name of a
+//! database determines its pair. Databases that share a pair invalidate each other's configuration, which costs a query.
 //!
-//! A change is begun inside of the catalog's write transaction, before it commits, and finished after that. A
-//! reader that finds the two unequal looks each time; a writer that died in between is made up for by the next
-//! change, or by the next process that opens the root.
+//! A change begins within the write transaction of the catalog and finishes after its commit. A reader that finds the two counters
+//! unequal queries the catalog in each transaction. If a writer dies between the two, the next change, or the next process that
+//! opens the root, finishes its change.
 //!
-//! The file is read and never mapped: another program that truncates it must not end this process with `SIGBUS`. A reader
-//! that finds it too short looks each time, and the next change writes it anew with numbers that no reader has seen.
+//! The file is read and never mapped: if another program truncates it, this process must not receive `SIGBUS`. A reader that finds
+//! the file too short queries the catalog in each transaction. The next change rewrites the file with numbers that no reader has
+//! seen.
 
 use std::{fs::File, path::PathBuf};
 
@@ -34,18 +34,18 @@ const PAIR_LEN: usize = 2 * COUNTER_LEN;
 /// Pairs of counters in the file.
 const PAIRS: usize = FILE_LEN / PAIR_LEN;
 
-/// One thread of this process at a time raises a counter of finished changes. Between processes a lock of the file decides,
-/// which does not keep the threads of one process apart.
+/// Serializes the threads of this process that raise a counter of finished changes. The lock of the file serializes processes
+/// only.
 static FINISHING: Mutex<()> = Mutex::new(Rank::Changes, ());
 
 #[derive(Debug)]
 pub(crate) struct Changes {
-    /// `None` if there is no file and none may be made: then nobody knows when to look again, and everybody looks each time.
+    /// `None` if the file does not exist and may not be created. Every transaction then queries the catalog.
     file: Option<File>,
     path: PathBuf,
 }
 
-/// Which pair of counters a database has.
+/// The index of a pair of counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Pair(usize);
 
@@ -57,33 +57,34 @@ impl Pair {
         Self(hash % PAIRS)
     }
 
-    /// The offsets of its counters in the file: of changes begun, and of changes finished.
+    /// The offset in the file of the number of changes begun.
     fn begun_at(self) -> u64 {
         (self.0 * PAIR_LEN) as u64
     }
 
+    /// The offset in the file of the number of changes finished.
     fn finished_at(self) -> u64 {
         self.begun_at() + COUNTER_LEN as u64
     }
 }
 
-/// A change that was begun, and by its number in the row of changes.
+/// A change that has begun.
 #[derive(Debug)]
-#[must_use = "a change that is not finished makes every reader look again each time"]
+#[must_use = "readers query the catalog in each transaction until the change finishes"]
 pub(crate) struct Begun {
     pair: Pair,
     number: u64,
 }
 
 impl Changes {
-    /// Opens the file of a root, which is made if it is not there. The caller holds the lock of the root.
+    /// Opens the file of a root, and creates it if it does not exist. The caller holds the lock of the root.
     ///
-    /// A new file has the mode of the catalog, and the same owner if root makes it: every process that may write to the
-    /// catalog may write to the counters, and no other may.
+    /// A new file has the mode of the catalog, and its owner if root creates it: the processes that may write to the catalog, and
+    /// no others, may write to the counters.
     pub(crate) fn open(disk: &Disk, layout: &Layout, scratch: &str) -> Result<Self> {
         let path = layout.changes();
         if Disk::len(&path)?.is_none() {
-            // Made aside and renamed, so that nobody reads a file that is not whole.
+            // Created under another name and renamed, so that no reader sees an incomplete file.
             let staged = layout.staged(scratch);
             let file = disk.create_like(&staged, &layout.control())?;
             disk.write_at(&file, &staged, &[0; FILE_LEN], 0)?;
@@ -93,7 +94,7 @@ impl Changes {
         Ok(Self { file, path })
     }
 
-    /// Opens the file of a root of which nothing is changed, if it is there.
+    /// Opens the file of a read-only root, if it exists.
     pub(crate) fn open_to_read(disk: &Disk, layout: &Layout) -> Result<Self> {
         let path = layout.changes();
         Ok(Self { file: disk.open_shared_to_read(&path)?, path })
@@ -103,7 +104,7 @@ impl Changes {
         self.file.as_ref().ok_or_else(|| Error::read_only(self.path.parent().unwrap_or(&self.path)))
     }
 
-    /// The number of changes so far, or `None` if one is under way or the counters cannot be read.
+    /// The number of changes so far. `None` if a change is running or the counters cannot be read.
     pub(crate) fn stamp(&self, pair: Pair) -> Option<u64> {
         let mut counters = [0; PAIR_LEN];
         let count = Disk::read_up_to(self.file.as_ref()?, &self.path, &mut counters, pair.begun_at());
@@ -111,27 +112,28 @@ impl Changes {
         (count.ok()? == PAIR_LEN && begun == finished).then(|| u64::from_le_bytes(*finished))
     }
 
-    /// Begins a change. The caller holds the catalog's write lock, and commits nothing if this fails.
+    /// Begins a change. The caller holds the write lock of the catalog, and rolls back if this fails.
     pub(crate) fn begin(&self, pair: Pair) -> Result<Begun> {
         if Disk::len_of(self.file()?, &self.path)? != FILE_LEN as u64 {
-            self.begin_anew()?;
+            self.reset()?;
         }
         let number = self.read(pair.begun_at())? + 1;
         self.write(number, pair.begun_at())?;
         Ok(Begun { pair, number })
     }
 
-    /// Finishes a change, and with it any earlier one whose process died.
+    /// Finishes a change, and all earlier changes whose processes died.
     ///
-    /// If the counter cannot be written, readers look each time until the next change: that is slower and not wrong.
+    /// If the counter cannot be written, readers query the catalog in each transaction until the next change, which is slower but
+    /// correct.
     pub(crate) fn finish(&self, change: &Begun) {
-        let _looked_for_each_time = self.raise_finished(change.pair, change.number);
+        let _readers_query_the_catalog = self.raise_finished(change.pair, change.number);
     }
 
-    /// Finishes what died halfway. The caller holds the catalog's write lock.
+    /// Finishes the changes of processes that died. The caller holds the write lock of the catalog.
     pub(crate) fn settle(&self) -> Result<()> {
         if Disk::len_of(self.file()?, &self.path)? != FILE_LEN as u64 {
-            return self.begin_anew();
+            return self.reset();
         }
         let mut all = [0; FILE_LEN];
         Disk::read_at(self.file()?, &self.path, &mut all, 0)?;
@@ -146,15 +148,15 @@ impl Changes {
         Ok(())
     }
 
-    /// Writes all counters anew. The numbers are those of no earlier change: nobody makes one in each microsecond.
-    fn begin_anew(&self) -> Result<()> {
+    /// Rewrites all counters with the current time in microseconds, which exceeds the number of any earlier change.
+    fn reset(&self) -> Result<()> {
         let number = Timestamp::now().as_micros().unsigned_abs().to_le_bytes();
         Disk::write_shared(self.file()?, &self.path, &number.repeat(FILE_LEN / COUNTER_LEN), 0)
     }
 
     fn raise_finished(&self, pair: Pair, number: u64) -> Result<()> {
-        let _alone = FINISHING.lock_or_recover();
-        let _locked = Disk::lock_shared(self.file()?, &self.path)?;
+        let _thread = FINISHING.lock_or_recover();
+        let _process = Disk::lock_shared(self.file()?, &self.path)?;
         if self.read(pair.finished_at())? < number {
             self.write(number, pair.finished_at())?;
         }
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_seen_while_it_runs_and_after_it() {
+    fn change_is_visible_while_it_runs_and_afterwards() {
         let (_dir, ours, theirs) = two();
         let pair = Pair::of(&"orders".parse().unwrap());
         let before = theirs.stamp(pair);
@@ -195,7 +197,7 @@ mod tests {
         ours.finish(&change);
         assert!(theirs.stamp(pair) > before);
 
-        // One that dies halfway is made up for by the next.
+        // The next change finishes one that died.
         let _died = ours.begin(pair).unwrap();
         let change = ours.begin(pair).unwrap();
         ours.finish(&change);
@@ -206,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_counters_never_hide_a_change() {
+    fn truncation_hides_no_change() {
         let (dir, ours, theirs) = two();
         let pairs = ["orders", "users"].map(|name| Pair::of(&name.parse().unwrap()));
         assert_ne!(pairs[0], pairs[1]);
@@ -221,7 +223,7 @@ mod tests {
             let change = ours.begin(pairs[0]).unwrap();
             assert_eq!(theirs.stamp(pairs[0]), None);
             ours.finish(&change);
-            // The counters of the other database have changed too: what changed while they were lost is not known.
+            // The counters of the other database change too: changes may have been lost with them.
             for (pair, before) in pairs.into_iter().zip(before) {
                 assert!(theirs.stamp(pair) > before, "{round}");
             }
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_finish_at_once_leave_equal_counters() {
+    fn concurrent_changes_leave_equal_counters() {
         let (_dir, ours, theirs) = two();
         let pair = Pair::of(&"orders".parse().unwrap());
         for _ in 0..200 {

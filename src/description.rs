@@ -1,7 +1,7 @@
-//! The description of a database or a group: what its row in the catalog says, as JSON in a file beside its data.
+//! The description of a database or a group: its row in the catalog, as JSON in a file beside its data.
 //!
-//! The catalog alone decides, and no description is read while there is one. If the catalog is lost, descriptions make a
-//! new one. They hold no key.
+//! The catalog is authoritative, and no description is read while it exists. If the catalog is lost, it is recovered from the
+//! descriptions. A description contains no key.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,15 +15,15 @@ use crate::{
     time::Timestamp,
 };
 
-/// The version of the format. A reader takes this one alone, and ignores fields that it does not know.
+/// The version of the format. A reader accepts this version only, and ignores unknown fields.
 pub(crate) const FORMAT: u32 = 1;
 
-/// The largest file that is read as a description, in bytes.
+/// The maximum size of a description in bytes.
 pub(crate) const LEN_MAX: u64 = 64 << 10;
 
 /// A database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "the switches of a database's row")]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a database's row")]
 pub(crate) struct DatabaseDescription {
     pub(crate) format: u32,
     pub(crate) id: String,
@@ -31,7 +31,7 @@ pub(crate) struct DatabaseDescription {
     pub(crate) group: GroupIdentity,
     pub(crate) created_at: Timestamp,
     pub(crate) size_limit: Option<SizeLimit>,
-    /// `None` follows the group.
+    /// `None` uses the window of the group.
     pub(crate) history_window: Option<Retention>,
     pub(crate) history_paused: bool,
     pub(crate) block_reads: bool,
@@ -41,23 +41,23 @@ pub(crate) struct DatabaseDescription {
     pub(crate) parent: Option<ParentIdentity>,
 }
 
-/// The group of a database. The description of the group is what holds; this one serves where that is lost.
+/// The group of a database. The description of the group is authoritative; this is used if it is lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GroupIdentity {
     pub(crate) id: String,
     pub(crate) name: GroupName,
 }
 
-/// What the pages are sealed under.
+/// The encryption of a database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Encryption {
     pub(crate) cipher: Cipher,
     page_format: String,
-    /// In hexadecimal digits; `None` in a format that has no salt.
+    /// In hexadecimal digits. `None` if the format has no salt.
     salt: Option<String>,
 }
 
-/// The database that this one is a fork of.
+/// The source of a fork.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ParentIdentity {
     pub(crate) id: String,
@@ -84,15 +84,15 @@ impl Encryption {
         Self { cipher, page_format: identity.format().as_str().to_owned(), salt }
     }
 
-    /// What the file is told from others by.
+    /// The identity of the file. Fails with [`ErrorKind::Corrupt`] if it is invalid.
     pub(crate) fn identity(&self) -> Result<Identity> {
         let format: PageFormat = self.page_format.parse()?;
         let salt = self.salt.as_deref().map(|hex| {
             let number = u128::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 32);
-            number.map(u128::to_be_bytes).ok_or_else(|| Error::new(ErrorKind::Corrupt, "its salt is damaged"))
+            number.map(u128::to_be_bytes).ok_or_else(|| Error::new(ErrorKind::Corrupt, "invalid salt"))
         });
         Identity::new(format, salt.transpose()?)
-            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "its salt does not fit its page format"))
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "salt does not match the page format"))
     }
 }
 
@@ -124,7 +124,7 @@ fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
     let damaged = |error: serde_json::Error| Error::new(ErrorKind::Corrupt, error.to_string());
     let Version { format: version } = serde_json::from_slice(bytes).map_err(damaged)?;
     if version != FORMAT {
-        let message = format!("it has format version {version}, and this litefleet knows {FORMAT}");
+        let message = format!("it has format version {version}, and this litefleet supports {FORMAT}");
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     serde_json::from_slice(bytes).map_err(damaged)
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_reads_as_it_was_written() {
+    fn description_round_trips() {
         let description = example();
         let json = description.to_json();
         assert_eq!(DatabaseDescription::parse(&json).unwrap(), description);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_and_damage_are_refused() {
+    fn newer_format_and_damage_are_refused() {
         let json = String::from_utf8(example().to_json()).unwrap();
         let newer = json.replace(r#""format": 1"#, r#""format": 2"#);
         assert_eq!(DatabaseDescription::parse(newer.as_bytes()).unwrap_err().kind(), ErrorKind::Unsupported);

@@ -1,6 +1,8 @@
-//! What benches and fuzzers reach of the inside. Nothing here is promised to stay.
+//! Internals for benches, fuzzers and tests, without any stability guarantee.
 
 use std::fmt;
+
+pub use crate::disk::storage::{Entry, Lock, Metadata, Mount, Open, Os, Storage, mount};
 
 use crate::{
     api::RemoteEncryption,

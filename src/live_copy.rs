@@ -1,28 +1,20 @@
-//! The pages of a live database at one commit: its file overlaid with the committed frames of its WAL.
+//! Copies of a live database at one commit: its file, overlaid with the committed frames of its WAL.
 //!
-//! A copy is made without any lock, without a trace beside the source, and without stopping its writers:
+//! A copy takes no lock, leaves no file beside the source, and does not stop writers:
 //!
-//! 1. The header of the WAL is read. While it stays the same, the WAL is only appended to.
-//! 2. The database file is copied, or cloned. A checkpoint may run meanwhile and tear what is copied; but it only
-//!    writes pages whose newest committed versions are in the WAL.
-//! 3. The committed frames of the WAL are read, and their newest page versions written over the copy. Whatever a
-//!    checkpoint wrote or tore is thereby made good, since every frame it took is among these.
-//! 4. The header of the WAL is read again. If it changed, the WAL was begun anew in between, and all is done again.
+//! 1. Read the header of the WAL. While it stays the same, the WAL is only appended to.
+//! 2. Copy or clone the database file. A concurrent checkpoint may tear pages of this copy, but it only writes pages whose newest
+//!    committed version is in the WAL.
+//! 3. Read the committed frames of the WAL, and write the newest version of each page over the copy. This replaces every page
+//!    that a checkpoint wrote or tore, because its frame is among them.
+//! 4. Read the header of the WAL again. If it changed, the WAL was restarted meanwhile: begin again at 1.
 //!
-//! Where there is no WAL (a database in rollback mode, or one at rest) the copy stands if no journal was hot and
-//! neither the change counter, the size nor the time of the file moved meanwhile.
+//! Without a WAL (a database in rollback mode, or a checkpointed one), the copy is valid if there was no hot journal and neither
+//! the change counter nor the length nor the time of the file changed.
 //!
-//! A fork holds a read transaction of the source besides, so that its WAL can be begun anew at most once.
+//! A fork also holds a read transaction of the source, so that the WAL can be restarted at most once.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    ops::Range,
-    os::unix::fs::{FileExt, MetadataExt},
-    path::Path,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs::File, ops::Range, path::Path, thread, time::Duration};
 
 use crate::{
     disk::Disk,
@@ -35,54 +27,64 @@ use crate::{
     wal::{self, SeenFrames},
 };
 
-/// How much longer each attempt waits for the source to rest than the one before.
+/// How much longer each attempt waits than the one before.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The bytes of a database that SQLite locks to write to it (<https://www.sqlite.org/src/file/src/os.h>).
 const SHARED_LOCKS: (u64, u64) = (page::PENDING_BYTE + 2, 510);
 
-/// The bytes that are sealed between two looks at whether to go on.
+/// The number of bytes that are sealed between two calls of the progress callback.
 const SEALED_STEP: usize = 1 << 20;
 
-/// Copies that are begun before a source that never rests is given up.
+/// The maximum number of attempts to copy a source that keeps changing.
 const ATTEMPTS: u32 = 10;
 
-/// What is to be copied, and where to.
+/// The parameters of a copy.
 pub(crate) struct LiveCopy<'a> {
     pub(crate) disk: &'a Disk,
     /// The database file.
     pub(crate) source: &'a Path,
-    /// The file to be made.
+    /// The file to create.
     pub(crate) target: &'a Path,
-    /// What seals the bytes that are written to it, if they are not to stand there as they are.
+    /// Seals the bytes of the target. `None` writes them as they are in the source.
     pub(crate) scratch: Option<&'a Scratch>,
     pub(crate) size_limit: Option<SizeLimit>,
-    /// Looks at the source's first bytes (fewer than a header if it is shorter) and its length.
+    /// Parses the header. Called with the first bytes of the source, fewer than a header if it is shorter, and its length.
     pub(crate) inspect: &'a (dyn Fn(&[u8], u64) -> Result<page::Header> + Sync),
 }
 
-/// What stands beside and in a database file, as far as it tells whether a copy is whole.
+/// The state of a database file and the files beside it, which a valid copy finds unchanged at its end.
 #[derive(PartialEq, Eq)]
-struct Surroundings {
+struct SourceState {
     /// The inode and the header of the WAL, if it has a valid one.
     wal: Option<(u64, wal::Header)>,
-    /// A rollback journal that is not empty: a transaction is under way, or was interrupted.
+    /// A rollback journal that is not empty: a transaction is running or was interrupted.
     journal: Option<Journal>,
-    /// Whether somebody may be writing to the database file itself.
-    exclusive: bool,
-    /// The length, change counter and time of the database file.
-    data: (u64, u32, i64, i64),
+    /// Whether a process holds the lock to write to the database file.
+    is_write_locked: bool,
+    data: DataState,
+}
+
+/// The state of a database file.
+#[derive(PartialEq, Eq)]
+struct DataState {
+    len: u64,
+    change_counter: u32,
+    /// In nanoseconds since 1970.
+    modified: i64,
 }
 
 /// A rollback journal that SQLite would roll back.
 #[derive(PartialEq, Eq)]
 struct Journal {
-    /// The inode, length and time of its file.
-    file: (u64, u64, i64, i64),
+    inode: (u64, u64),
+    len: u64,
+    /// In nanoseconds since 1970.
+    modified: i64,
     /// The fields at its start, which a transaction writes first and last.
     head: [u8; 28],
     /// Whether it ends in the name of a super-journal.
-    names_another: bool,
+    is_multi_file: bool,
 }
 
 /// The newest committed versions of pages in a WAL.
@@ -90,24 +92,38 @@ struct Overlay {
     page_size: u32,
     /// The size of the database in pages after the last commit.
     page_count: u32,
-    /// Offsets of pages in the WAL, by page number.
+    /// The offsets of pages in the WAL, by page number.
     pages: BTreeMap<u32, u64>,
-    /// The number of the frame, from 1, that is damaged in front of a commit.
+    /// The number, from 1, of a damaged frame that a commit follows.
     damaged: Option<u64>,
 }
 
-impl Surroundings {
-    /// The bytes of the file that belong to the database: those that its header counts and, for an interrupted transaction,
-    /// those that it had before. All other pages are in the log.
+/// One attempt to copy.
+enum Attempt {
+    /// The size of the copy in bytes.
+    Done(u64),
+    /// The source changed.
+    Changed,
+    /// Another program holds the lock to write to the source.
+    Locked,
+}
+
+impl SourceState {
+    /// Whether the database file holds whole transactions: a half-written one could not be undone without a WAL or a journal.
+    fn is_consistent(&self) -> bool {
+        self.wal.is_some() || self.journal.is_some() || !self.is_write_locked
+    }
+
+    /// The bytes of the file that belong to the database: those that its header counts and, for an interrupted transaction, those
+    /// before that transaction. All other pages are in the WAL.
     fn database_len(&self, header: &page::Header) -> u64 {
-        let (file_len, ..) = self.data;
         let before = self.journal.as_ref().map_or(0, Journal::database_len);
-        file_len.min(header.database_len(file_len).max(before))
+        self.data.len.min(header.database_len(self.data.len).max(before))
     }
 }
 
 impl Journal {
-    /// The size of the database before the transaction, which rolling back cuts it to; 0 if the journal does not tell.
+    /// The size of the database before the transaction, to which a rollback cuts it. 0 if the journal does not tell.
     fn database_len(&self) -> u64 {
         if !self.head.starts_with(&page::JOURNAL_MAGIC) {
             return 0;
@@ -117,117 +133,121 @@ impl Journal {
 }
 
 impl LiveCopy<'_> {
-    /// Makes the copy, which is not flushed to the disk, and returns its size in bytes.
+    /// Makes the copy, which is not flushed, and returns its size in bytes.
     ///
     /// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the source.
     pub(crate) fn run(&self, watch: &mut ProgressFn<'_>) -> Result<u64> {
         let target = self.disk.create(self.target)?;
-        let mut locked = false;
+        let mut is_locked = false;
         for attempt in 0..ATTEMPTS {
             thread::sleep(PAUSE * attempt);
-            if let Some(len) = self.attempt(&target, &mut locked, watch)? {
-                return Ok(len);
+            match self.attempt(&target, watch)? {
+                Attempt::Done(len) => return Ok(len),
+                Attempt::Changed => is_locked = false,
+                Attempt::Locked => is_locked = true,
             }
-            // A journal that belongs to this copy would roll pages of the next one back.
+            // The journal of this attempt would roll back pages of the next one.
             self.disk.remove(&layout::beside(self.target, "-journal"))?;
             self.set_len(&target, 0)?;
         }
         Err(Error::naming(ErrorKind::Busy, self.source, |source| {
-            if locked {
-                format!("{source} is locked by another program; try again when it is not")
+            if is_locked {
+                format!("{source} is locked by another program; retry when it is not")
             } else {
-                format!("{source} is being written too fast to be copied; try again when it rests")
+                format!("{source} keeps changing; retry")
             }
         }))
     }
 
-    /// Makes the copy once. Nothing means that the source moved on meanwhile, or is `locked` to be written.
-    fn attempt(&self, target: &File, locked: &mut bool, watch: &mut ProgressFn<'_>) -> Result<Option<u64>> {
+    fn attempt(&self, target: &File, watch: &mut ProgressFn<'_>) -> Result<Attempt> {
         let source = Disk::open_regular(self.source)?.ok_or_else(|| {
             Error::naming(ErrorKind::NotFound, self.source, |source| format!("{source}: no such file"))
         })?;
-        let (before, header) = self.look(&source)?;
-        // Without a log or a journal nothing could undo what is half written.
-        let at_rest = |now: &Surroundings| now.wal.is_some() || now.journal.is_some() || !now.exclusive;
-        *locked = !at_rest(&before);
-        if *locked {
-            return Ok(None);
+        let (before, header) = self.state(&source)?;
+        if !before.is_consistent() {
+            return Ok(Attempt::Locked);
         }
-        let (file_len, ..) = before.data;
         let len = before.database_len(&header);
         self.admit(len)?;
         let mut go_on = |done| progress::tell(watch, Phase::Copy, done, Some(len));
         if self.copy(&source, target, len, &mut go_on)? < len {
-            return Ok(None);
+            return Ok(Attempt::Changed);
         }
-        if len < file_len {
+        if len < before.data.len {
             self.set_len(target, len)?;
         }
         progress::tell(watch, Phase::Copy, len, Some(len))?;
-        let mut size = len;
-        let mut complaint = None;
-        if before.wal.is_some() {
-            let path = layout::beside(self.source, "-wal");
-            let Some(log) = Disk::open_regular(&path)? else { return Ok(None) };
-            if let Some(overlay) = self.overlay(&log, &path)? {
-                if let Some(frame) = overlay.damaged {
-                    let message = format!(
-                        "frame {frame} of its log is damaged, and what was committed behind it cannot be read; to \
-                         go on without that, open it with sqlite3 once and run PRAGMA wal_checkpoint(TRUNCATE)"
-                    );
-                    complaint = Some((ErrorKind::Corrupt, message));
-                } else if overlay.page_size == header.page_size {
-                    size = u64::from(overlay.page_count) * u64::from(overlay.page_size);
-                    self.admit(size)?;
-                    if !self.lay_over(&overlay, &log, &path, target)? {
-                        return Ok(None);
-                    }
-                    self.set_len(target, size)?;
-                } else {
-                    complaint = Some((ErrorKind::Corrupt, "its WAL is of another page size".to_owned()));
-                }
-            }
+        let completed = if before.wal.is_some() {
+            self.apply_wal(target, &header, len)?
         } else if let Some(journal) = &before.journal {
-            // An interrupted transaction: SQLite rolls it back when the copy is opened. But where it ends in the name
-            // of a super-journal, SQLite may delete the file of that name, which the journal's maker chose.
-            if journal.names_another {
-                complaint = Some((
-                    ErrorKind::Unsupported,
-                    "an interrupted transaction over several databases; open it with sqlite3 once, then import it"
-                        .to_owned(),
-                ));
-            } else if self.scratch.is_some() {
-                complaint = Some((
-                    ErrorKind::Unsupported,
-                    "an interrupted transaction; open it with sqlite3 once, then import it".into(),
-                ));
-            } else {
-                let (from, to) =
-                    (layout::beside(self.source, "-journal"), layout::beside(self.target, "-journal"));
-                let Some(from) = Disk::open_regular(&from)? else { return Ok(None) };
-                let copy = self.disk.create(&to)?;
-                let (_, len, ..) = journal.file;
-                if self.disk.copy(&from, &copy, &to, len, |_| true)? < len {
-                    return Ok(None);
-                }
-            }
-        }
-        let (after, _) = self.look(&source)?;
-        let whole = match (&before.wal, &after.wal) {
+            self.copy_journal(journal)?.map(|copied| copied.map(|()| len))
+        } else {
+            Some(Ok(len))
+        };
+        let Some(completed) = completed else { return Ok(Attempt::Changed) };
+        let (after, _) = self.state(&source)?;
+        let is_unchanged = match (&before.wal, &after.wal) {
             (Some(before), Some(after)) => before == after,
-            (None, None) => before == after && at_rest(&after),
+            (None, None) => before == after && after.is_consistent(),
             _ => false,
         };
-        // What is wrong with a source that moves may be right a moment later.
-        match complaint.filter(|_| whole) {
-            Some((kind, complaint)) => {
-                Err(Error::naming(kind, self.source, |source| format!("{source}: {complaint}")))
-            }
-            None => Ok(whole.then_some(size)),
+        // A source that changes may have been read in an inconsistent state.
+        if !is_unchanged {
+            return Ok(Attempt::Changed);
         }
+        completed.map(Attempt::Done)
     }
 
-    /// The committed frames of the log.
+    /// Writes the committed frames of the WAL over the copy, whose size is `len`, and returns its new size. Returns `None` if the
+    /// WAL changed. The inner error is valid only if the source did not change.
+    fn apply_wal(&self, target: &File, header: &page::Header, len: u64) -> Result<Option<Result<u64>>> {
+        let path = layout::beside(self.source, "-wal");
+        let Some(log) = Disk::open_regular(&path)? else { return Ok(None) };
+        let Some(overlay) = self.overlay(&log, &path)? else { return Ok(Some(Ok(len))) };
+        if let Some(frame) = overlay.damaged {
+            let message = format!(
+                "frame {frame} of its WAL is damaged, and the commits after it cannot be read; to go on without them, open \
+                 the database with sqlite3 once and run PRAGMA wal_checkpoint(TRUNCATE)"
+            );
+            return Ok(Some(Err(self.refused(ErrorKind::Corrupt, &message))));
+        }
+        if overlay.page_size != header.page_size {
+            let error = self.refused(ErrorKind::Corrupt, "its WAL has another page size");
+            return Ok(Some(Err(error)));
+        }
+        let size = u64::from(overlay.page_count) * u64::from(overlay.page_size);
+        self.admit(size)?;
+        if !self.write_overlay(&overlay, &log, &path, target)? {
+            return Ok(None);
+        }
+        self.set_len(target, size)?;
+        Ok(Some(Ok(size)))
+    }
+
+    /// Copies the journal of an interrupted transaction: SQLite rolls it back when it opens the copy. Returns `None` if the journal
+    /// changed.
+    fn copy_journal(&self, journal: &Journal) -> Result<Option<Result<()>>> {
+        // SQLite may delete the super-journal, whose name the writer of the journal chose.
+        if journal.is_multi_file {
+            let message = "an interrupted transaction over several databases; open it with sqlite3 once, then import it";
+            return Ok(Some(Err(self.refused(ErrorKind::Unsupported, message))));
+        }
+        if self.scratch.is_some() {
+            let message = "an interrupted transaction; open it with sqlite3 once, then import it";
+            return Ok(Some(Err(self.refused(ErrorKind::Unsupported, message))));
+        }
+        let (from, to) = (layout::beside(self.source, "-journal"), layout::beside(self.target, "-journal"));
+        let Some(from) = Disk::open_regular(&from)? else { return Ok(None) };
+        let copy = self.disk.create(&to)?;
+        let copied = self.disk.copy(&from, &copy, &to, journal.len, |_| true)?;
+        Ok((copied == journal.len).then_some(Ok(())))
+    }
+
+    fn refused(&self, kind: ErrorKind, why: &str) -> Error {
+        Error::naming(kind, self.source, |source| format!("{source}: {why}"))
+    }
+
+    /// The committed frames of the WAL.
     fn overlay(&self, log: &File, path: &Path) -> Result<Option<Overlay>> {
         let Some(header) = log_header(log, path)? else { return Ok(None) };
         Overlay::read(log, path, &header, shm::seen(self.source, header.salts())?)
@@ -240,29 +260,32 @@ impl LiveCopy<'_> {
         }
     }
 
-    fn look(&self, source: &File) -> Result<(Surroundings, page::Header)> {
-        let looking = |error| Error::io_at("reading", self.source, error);
-        let found = source.metadata().map_err(looking)?;
+    /// The state and the header of the source.
+    fn state(&self, source: &File) -> Result<(SourceState, page::Header)> {
+        let found = Disk::metadata_of(source, self.source)?;
         let mut bytes = [0; page::HEADER_LEN];
-        let count = read_up_to(source, &mut bytes, 0).map_err(looking)?;
-        let header = (self.inspect)(&bytes[..count], found.len())?;
-        let surroundings = Surroundings {
+        let count = Disk::read_up_to(source, self.source, &mut bytes, 0)?;
+        let header = (self.inspect)(&bytes[..count], found.len)?;
+        let (start, len) = SHARED_LOCKS;
+        let state = SourceState {
             wal: wal_header(&layout::beside(self.source, "-wal"))?,
             journal: hot_journal(&layout::beside(self.source, "-journal"))?,
-            exclusive: Disk::is_write_locked(source, SHARED_LOCKS.0, SHARED_LOCKS.1).map_err(looking)?,
-            data: (found.len(), header.change_counter, found.mtime(), found.mtime_nsec()),
+            is_write_locked: Disk::is_write_locked(source, start, len)
+                .map_err(|error| Error::io_at("reading the locks of", self.source, error))?,
+            data: DataState {
+                len: found.len,
+                change_counter: header.change_counter,
+                modified: found.modified,
+            },
         };
-        Ok((surroundings, header))
+        Ok((state, header))
     }
 
-    /// Writes the pages of the log over the copy, and says whether the log still had them all.
-    fn lay_over(&self, overlay: &Overlay, log: &File, log_path: &Path, target: &File) -> Result<bool> {
+    /// Writes the pages of the overlay over the copy. Returns `false` if a checkpoint has truncated the WAL.
+    fn write_overlay(&self, overlay: &Overlay, log: &File, log_path: &Path, target: &File) -> Result<bool> {
         let mut page = vec![0; overlay.page_size as usize];
         for (number, offset) in &overlay.pages {
-            let read = read_up_to(log, &mut page, *offset)
-                .map_err(|error| Error::io_at("reading", log_path, error))?;
-            // A checkpoint truncated it meanwhile.
-            if read < page.len() {
+            if Disk::read_up_to(log, log_path, &mut page, *offset)? < page.len() {
                 return Ok(false);
             }
             let at = u64::from(number - 1) * u64::from(overlay.page_size);
@@ -271,7 +294,8 @@ impl LiveCopy<'_> {
         Ok(true)
     }
 
-    /// Copies the first `len` bytes of the source, and says how many there were. `go_on` is told how far it has come.
+    /// Copies the first `len` bytes of the source, and returns how many were copied: fewer if it is shorter. `go_on` is called
+    /// with the bytes copied so far.
     fn copy(
         &self,
         source: &File,
@@ -284,8 +308,7 @@ impl LiveCopy<'_> {
             let mut done = 0;
             while done < len {
                 go_on(done)?;
-                let count = read_up_to(source, &mut buffer, done)
-                    .map_err(|error| Error::io_at("reading", self.source, error))?;
+                let count = Disk::read_up_to(source, self.source, &mut buffer, done)?;
                 let count = count.min(usize::try_from(len - done).unwrap_or(usize::MAX));
                 if count == 0 {
                     break;
@@ -322,25 +345,24 @@ impl LiveCopy<'_> {
 }
 
 impl Overlay {
-    /// Reads the frames of a WAL that are committed, as far as anybody has seen them; nothing if there are none.
+    /// Reads the committed frames of a WAL, as far as its wal-index shows them. Returns `None` if there are none.
     fn read(log: &File, path: &Path, header: &wal::Header, seen: SeenFrames) -> Result<Option<Self>> {
-        let reading = |error| Error::io_at("reading", path, error);
         let mut chain = header.chain();
         let mut frame = vec![0; header.frame_len()];
         let mut overlay =
             Self { page_size: header.page_size(), page_count: 0, pages: BTreeMap::new(), damaged: None };
         let mut uncommitted = Vec::new();
-        // As far as the log goes now, and no further: a writer may append as fast as this reads.
-        let mut end = log.metadata().map_err(reading)?.len();
+        // The present length bounds the loop: a writer may append as fast as this reads.
+        let mut end = Disk::len_of(log, path)?;
         if let SeenFrames::UpTo(frame) = seen {
             end = end.min(wal::len_up_to(frame, header.page_size()));
         }
         let mut at = wal::HEADER_LEN as u64;
-        while at < end && read_up_to(log, &mut frame, at).map_err(reading)? == frame.len() {
+        while at < end && Disk::read_up_to(log, path, &mut frame, at)? == frame.len() {
             let mut followed = chain.follow(&frame);
-            if followed.is_none() && is_committed_beyond(log, header, at..end).map_err(reading)? {
-                // A writer may have put frames over leftovers since, this one first.
-                read_up_to(log, &mut frame, at).map_err(reading)?;
+            if followed.is_none() && has_later_commit(log, path, header, at..end)? {
+                // A writer may have overwritten frames of an older WAL since, this one first.
+                Disk::read_up_to(log, path, &mut frame, at)?;
                 followed = chain.follow(&frame);
                 if followed.is_none() {
                     overlay.damaged = Some((at - wal::HEADER_LEN as u64) / frame.len() as u64 + 1);
@@ -354,27 +376,27 @@ impl Overlay {
                 overlay.pages.extend(uncommitted.drain(..));
             }
         }
-        let _beyond = overlay.pages.split_off(&overlay.page_count.saturating_add(1));
+        let _truncated_pages = overlay.pages.split_off(&overlay.page_count.saturating_add(1));
         Ok((overlay.page_count > 0 || overlay.damaged.is_some()).then_some(overlay))
     }
 }
 
-/// Whether a transaction of this log ends behind the frame at the start of `range`, where the chain of frames breaks.
+/// Whether a transaction of this WAL ends after the frame at the start of `range`, where the chain of checksums breaks.
 ///
-/// SQLite takes the log to end there. But behind the last commit there are only frames of older logs, which have other
-/// salts, and those of a transaction that was rolled back, which have no commit mark.
-fn is_committed_beyond(log: &File, header: &wal::Header, range: Range<u64>) -> std::io::Result<bool> {
+/// For SQLite the WAL ends there. After the last commit there are only frames of older WALs, which have other salts, and frames of
+/// a transaction that was rolled back, which have no commit mark.
+fn has_later_commit(log: &File, path: &Path, header: &wal::Header, range: Range<u64>) -> Result<bool> {
     let mut frame = vec![0; header.frame_len()];
     let mut before = None;
     for at in range.step_by(frame.len()) {
         let (head, _) = frame.split_at_mut(wal::FRAME_HEADER_LEN);
-        if read_up_to(log, head, at)? < head.len() {
+        if Disk::read_up_to(log, path, head, at)? < head.len() {
             break;
         }
         if let Some(before) = before
             && header.has_salts(head)
             && wal::commit_size(head).is_some()
-            && read_up_to(log, &mut frame, at)? == frame.len()
+            && Disk::read_up_to(log, path, &mut frame, at)? == frame.len()
             && header.chain_after(before).follow(&frame).is_some()
         {
             return Ok(true);
@@ -384,18 +406,17 @@ fn is_committed_beyond(log: &File, header: &wal::Header, range: Range<u64>) -> s
     Ok(false)
 }
 
-/// The inode and the header of a WAL. `None` if there is no WAL, or SQLite ignores it for its header.
+/// The inode and the header of a WAL. Returns `None` if there is no WAL, or SQLite ignores it because of its header.
 fn wal_header(path: &Path) -> Result<Option<(u64, wal::Header)>> {
     let Some(log) = Disk::open_regular(path)? else { return Ok(None) };
-    let found = log.metadata().map_err(|error| Error::io_at("reading", path, error))?;
-    Ok(log_header(&log, path)?.map(|header| (found.ino(), header)))
+    let (_, inode) = Disk::metadata_of(&log, path)?.inode;
+    Ok(log_header(&log, path)?.map(|header| (inode, header)))
 }
 
-/// The header of a WAL. Fails with [`ErrorKind::Unsupported`] if it has a format version that SQLite does not read.
+/// The header of a WAL. Fails with [`ErrorKind::Unsupported`] if SQLite does not read its format version.
 fn log_header(log: &File, path: &Path) -> Result<Option<wal::Header>> {
     let mut bytes = [0; wal::HEADER_LEN];
-    let count = read_up_to(log, &mut bytes, 0).map_err(|error| Error::io_at("reading", path, error))?;
-    if count < bytes.len() {
+    if Disk::read_up_to(log, path, &mut bytes, 0)? < bytes.len() {
         return Ok(None);
     }
     if let Some(version) = wal::unknown_version(&bytes) {
@@ -411,35 +432,25 @@ fn log_header(log: &File, path: &Path) -> Result<Option<wal::Header>> {
 
 /// The rollback journal that SQLite would roll back: one whose first byte is not zero.
 fn hot_journal(path: &Path) -> Result<Option<Journal>> {
-    let reading = |error| Error::io_at("reading", path, error);
     let Some(journal) = Disk::open_regular(path)? else { return Ok(None) };
-    let found = journal.metadata().map_err(reading)?;
+    let found = Disk::metadata_of(&journal, path)?;
     let mut head = [0; 28];
-    if read_up_to(&journal, &mut head, 0).map_err(reading)? == 0 || head[0] == 0 {
+    if Disk::read_up_to(&journal, path, &mut head, 0)? == 0 || head[0] == 0 {
         return Ok(None);
     }
     let mut tail = [0; page::JOURNAL_MAGIC.len()];
-    let at = found.len().saturating_sub(tail.len() as u64);
-    read_up_to(&journal, &mut tail, at).map_err(reading)?;
+    let at = found.len.saturating_sub(tail.len() as u64);
+    Disk::read_up_to(&journal, path, &mut tail, at)?;
     Ok(Some(Journal {
-        file: (found.ino(), found.len(), found.mtime(), found.mtime_nsec()),
+        inode: found.inode,
+        len: found.len,
+        modified: found.modified,
         head,
-        names_another: at > 0 && tail == page::JOURNAL_MAGIC,
+        is_multi_file: at > 0 && tail == page::JOURNAL_MAGIC,
     }))
 }
 
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-    let mut count = 0;
-    while count < buffer.len() {
-        match file.read_at(&mut buffer[count..], offset + count as u64)? {
-            0 => break,
-            more => count += more,
-        }
-    }
-    Ok(count)
-}
-
-/// The database does not fit its limit.
+/// The error of a database that exceeds its size limit.
 pub(crate) fn too_large(size: u64, limit: SizeLimit) -> Error {
     Error::new(
         ErrorKind::TooLarge,

@@ -1,30 +1,25 @@
-//! What the system keeps of files in memory, and what it is advised to do about that. No answer depends on the advice.
+//! The page cache of the operating system: reads that need no device, and advice. No result depends on the advice.
 
-use std::{fs::File, io::IoSliceMut, num::NonZero};
+use std::{fs::File, path::Path};
 
-use rustix::{
-    fs::{Advice, fadvise},
-    io::{ReadWriteFlags, preadv2},
-};
+use crate::{disk::Disk, sys::fs};
 
-/// Fills `into` from a file, if all of that is in memory. If not, the system has not begun to read it either.
-pub(crate) fn read(file: &File, into: &mut [u8], offset: u64) -> bool {
-    let len = into.len();
-    // What goes wrong here goes wrong again, and is told of, when it is waited for.
-    preadv2(file, &mut [IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT) == Ok(len)
+/// Fills `into` from a file if the page cache holds all of it. Returns `false` otherwise, and starts no read.
+pub(crate) fn read(file: &File, path: &Path, into: &mut [u8], offset: u64) -> bool {
+    Disk::read_cached(file, path, into, offset)
 }
 
-/// Lets the system begin to read a part of a file.
+/// Advises the system to read a range of a file into the page cache.
 pub(crate) fn fetch(file: &File, offset: u64, len: u64) {
-    let _only_advice = fadvise(file, offset, NonZero::new(len), Advice::WillNeed);
+    fs::advise_will_need(file, offset, len);
 }
 
-/// Lets the system begin to write out a part of a file that is to be flushed later, as far as it likes to.
+/// Advises the system to begin writing out a range of a file that is flushed later.
 pub(crate) fn begin_flush(file: &File, offset: u64, len: usize) {
-    let _only_advice = fadvise(file, offset, NonZero::new(len as u64), Advice::DontNeed);
+    fs::advise_dont_need(file, offset, len as u64);
 }
 
-/// Lets the system use the memory in which it keeps a file that was flushed for something else.
+/// Advises the system to evict a flushed file from the page cache.
 pub(crate) fn forget(file: &File) {
-    let _only_advice = fadvise(file, 0, None, Advice::DontNeed);
+    fs::advise_dont_need(file, 0, 0);
 }

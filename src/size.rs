@@ -1,4 +1,4 @@
-//! Sizes of databases: "10000", "256kb", "1gb" and the number of bytes they stand for.
+//! Size limits of databases, written as "10000", "256kb" or "1gb".
 
 use std::{fmt, str::FromStr};
 
@@ -17,16 +17,15 @@ const UNITS: &[(&str, u64)] = &[
     ("tib", 1 << 40),
 ];
 
-/// The least limit there can be: one page of an empty database.
+/// The minimum limit: the size of an empty database.
 const SIZE_LIMIT_MIN: u64 = 4096;
 
 /// The largest number of bytes that a database may grow to.
 ///
-/// Counted is what SQLite calls the size of the database: pages times page size, which is the size of `data.db`
-/// once everything is checkpointed. The WAL beside it is not counted.
+/// The size is the number of pages times the page size, which is the size of `data.db` after a checkpoint. The WAL does not count.
 ///
-/// It parses as a number of bytes, with or without a unit (`b`, `kb`, `mb`, `gb`, `tb`, or `kib` and so on, in any
-/// case). **Units are powers of 1024**: `1mb` is 1,048,576 bytes. It prints as a plain number of bytes.
+/// It parses from a number with an optional unit (`b`, `kb`, `mb`, `gb`, `tb`, or `kib` and so on, in any case). **Units are
+/// powers of 1024**: `1mb` is 1,048,576 bytes. It formats as a plain number of bytes.
 ///
 /// ```
 /// let limit: litefleet::SizeLimit = "256kb".parse()?;
@@ -38,17 +37,17 @@ const SIZE_LIMIT_MIN: u64 = 4096;
 pub struct SizeLimit(u64);
 
 impl SizeLimit {
-    /// A limit of `bytes`.
+    /// Makes a limit of `bytes`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] below 4096, the size of an empty database, and above `i64::MAX`.
+    /// Fails with [`ErrorKind::Invalid`] below 4096, the size of an empty database, and above `i64::MAX`.
     pub fn from_bytes(bytes: u64) -> Result<Self> {
         if bytes < SIZE_LIMIT_MIN {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "invalid size limit: {bytes} bytes is less than an empty database takes ({SIZE_LIMIT_MIN})"
+                    "invalid size limit: {bytes} bytes is less than the size of an empty database ({SIZE_LIMIT_MIN})"
                 ),
             ));
         }
@@ -82,7 +81,7 @@ impl FromStr for SizeLimit {
             Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "invalid size limit {text:?}: give bytes or a number with a unit, such as 10000, 256mb or 1gb"
+                    "invalid size limit {text:?}: use a number of bytes, or a number with a unit, such as 10000, 256mb or 1gb"
                 ),
             )
         };
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_size_is_refused() {
+    fn invalid_sizes_are_refused() {
         for text in [
             "",
             "mb",

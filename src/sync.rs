@@ -112,6 +112,8 @@ pub(crate) enum Rank {
     Prefetch,
     /// The pool of connections that read the catalog.
     CatalogReaders,
+    /// The storages that tests have mounted.
+    Mounts,
 }
 
 impl Rank {
@@ -146,6 +148,7 @@ impl Rank {
             Self::ImagePages => "the page cache of a view",
             Self::Prefetch => "the prefetch state of a view",
             Self::CatalogReaders => "the catalog's readers",
+            Self::Mounts => "the table of mounted storages",
         }
     }
 

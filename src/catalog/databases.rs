@@ -21,18 +21,18 @@ const SELECT: &str = "
         g.uuid, g.dir
     FROM databases d JOIN groups g ON g.id = d.in_group";
 
-/// How far a database has come.
+/// The state of a database's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Its directory is being built in staging.
+    /// The directory is being built in staging.
     Creating,
-    /// It waits for a file.
+    /// The database waits for an upload.
     Draft,
-    /// Its directory is whole and on the disk, in staging or already in its place.
+    /// The directory is complete and flushed, in staging or at its final path.
     Publishing,
-    /// It can be used.
+    /// The database can be used.
     Ready,
-    /// Its directory goes to the trash.
+    /// The directory moves to the trash.
     Deleting,
 }
 
@@ -56,39 +56,39 @@ impl State {
             })
     }
 
-    /// Whether a call is, or was, in the middle of something.
+    /// Whether a call is changing the database, or was interrupted.
     pub(crate) fn is_unsettled(self) -> bool {
         matches!(self, Self::Creating | Self::Publishing | Self::Deleting)
     }
 }
 
-/// A row: a database, and how far it has come.
+/// A row: a database and its state.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) database: Database,
-    /// The id of its group, which stays when that is renamed.
+    /// The id of the group, which a rename does not change.
     pub(crate) group_id: String,
     pub(crate) group_dir: GroupDir,
     pub(crate) group_protected: bool,
-    /// What its file is told from others by; nothing for a plain one, and for one that has no file.
+    /// The identity of its file. `None` for a plain database and for one without a file.
     pub(crate) identity: Option<Identity>,
     /// Whether its history was ever off.
     pub(crate) history_paused: bool,
-    /// Whether its own row, whatever happens to its group, says that it has a directory in its place.
+    /// Whether the database has a directory at its final path. The state of the group does not matter.
     pub(crate) has_files: bool,
 }
 
-/// Which group a database is to be created in.
+/// The group of a new database.
 #[derive(Clone, Debug)]
 pub(crate) enum InGroup {
-    /// The one that has this name then.
+    /// The group with this name at the time of the insertion.
     Named(GroupName),
-    /// The one with this id, whatever its name is then.
+    /// The group with this id.
     Same(String),
 }
 
-/// A row to be.
+/// The values of a new row.
 #[derive(Clone, Debug)]
 pub(crate) struct NewDatabase {
     pub(crate) id: String,
@@ -105,13 +105,14 @@ fn failed(error: rusqlite::Error) -> Error {
     sqlite::failed("reading a database's row", error)
 }
 
-/// The documented answer to the name of a database that is not there.
+/// The documented error for the name of a database that does not exist.
 fn not_found(name: &DatabaseName) -> Error {
     Error::new(ErrorKind::NotFound, format!("could not find database with name {name}: record not found"))
 }
 
 impl Rows<'_> {
-    /// Adds a row, if its group is there and its name is free.
+    /// Inserts a row. Fails with [`ErrorKind::NotFound`] if there is no such group, and with [`ErrorKind::AlreadyExists`] if the name
+    /// is taken.
     pub(crate) fn insert_database(&self, new: &NewDatabase) -> Result<()> {
         let (select, value) = match &new.group {
             InGroup::Named(name) => {
@@ -160,22 +161,22 @@ impl Rows<'_> {
         }
     }
 
-    /// The row with this name, whatever its state.
+    /// The row with this name, in any state.
     pub(crate) fn entry(&self, name: &DatabaseName) -> Result<Option<Entry>> {
         self.select_one("d.name", name.as_str())
     }
 
-    /// The row with this id, whatever its state.
+    /// The row with this id, in any state.
     pub(crate) fn entry_by_id(&self, id: &str) -> Result<Option<Entry>> {
         self.select_one("d.uuid", id)
     }
 
-    /// The row with this name, if it is a draft or ready.
+    /// The row with this name. Fails with [`ErrorKind::NotFound`] unless it is a draft or ready.
     pub(crate) fn settled_entry(&self, name: &DatabaseName) -> Result<Entry> {
         self.entry(name)?.filter(|entry| !entry.state.is_unsettled()).ok_or_else(|| not_found(name))
     }
 
-    /// The rows in the middle of something.
+    /// The rows of databases that a call is changing, or was changing when it was interrupted.
     pub(crate) fn unsettled(&self) -> Result<Vec<Entry>> {
         self.select(
             &format!(
@@ -185,12 +186,12 @@ impl Rows<'_> {
         )
     }
 
-    /// The rows of the group with this id, whatever their states.
+    /// The rows of the group with this id, in any state.
     pub(crate) fn entries_of_group(&self, uuid: &str) -> Result<Vec<Entry>> {
         self.select(&format!("{SELECT} WHERE g.uuid = ?1"), &[&uuid])
     }
 
-    /// The rows of the databases that are drafts or ready, by name.
+    /// The drafts and the ready databases that match `which`, by name.
     pub(crate) fn list(&self, which: &ListDatabases) -> Result<Vec<Entry>> {
         let parent = which.parent.as_deref().map(|parent| self.id_of_parent(parent)).transpose()?;
         let mut sql = format!("{SELECT} WHERE d.state IN ('draft', 'ready') AND g.state = 'ready'");
@@ -204,7 +205,7 @@ impl Rows<'_> {
                 sql += condition;
             }
         }
-        // One plan for each: a page is read from the index in order, never sorted.
+        // Each order is that of an index, so that a page of the list is not sorted.
         sql += match (&which.group, &parent) {
             (_, Some(_)) | (None, None) => " ORDER BY d.name",
             (Some(_), None) => " ORDER BY d.in_group, d.name",
@@ -216,8 +217,8 @@ impl Rows<'_> {
         self.select(&sql, &values)
     }
 
-    /// The id of the database whose forks are listed, from its id or its name. The id of a destroyed one is known as long as
-    /// it has forks.
+    /// The id of the database whose forks are listed, given its id or name. The id of a destroyed database is accepted as long as it
+    /// has forks.
     fn id_of_parent(&self, parent: &str) -> Result<String> {
         let is_settled = |entry: &Entry| !entry.state.is_unsettled();
         let is_id = self.entry_by_id(parent)?.as_ref().is_some_and(is_settled) || self.has_forks(parent)?;
@@ -234,7 +235,7 @@ impl Rows<'_> {
             .map_err(failed)
     }
 
-    /// Moves a row on, if it is still there and in the state `from`, and says whether it was.
+    /// Changes the state of a row. Returns `false` if the row does not exist or is not in the state `from`.
     pub(crate) fn set_state(&self, id: &str, from: State, to: State) -> Result<bool> {
         self.connection
             .prepare_cached("UPDATE databases SET state = ?3 WHERE uuid = ?1 AND state = ?2")
@@ -243,8 +244,8 @@ impl Rows<'_> {
             .map_err(|error| sqlite::failed("changing a database's row", error))
     }
 
-    /// Moves a row on to `publishing`, with what its file is told from others by if that is sealed, and says whether it was
-    /// still there and in the state `from`.
+    /// Changes the state of a row to `publishing`, and sets the identity of its file. Returns `false` if the row does not exist or
+    /// is not in the state `from`.
     pub(crate) fn set_publishing(&self, id: &str, from: State, identity: Option<&Identity>) -> Result<bool> {
         self.connection
             .prepare_cached(
@@ -259,7 +260,7 @@ impl Rows<'_> {
             .map_err(|error| sqlite::failed("changing a database's row", error))
     }
 
-    /// Makes a draft again of a row that is still `publishing`.
+    /// Changes a row from `publishing` back to a draft.
     pub(crate) fn set_draft(&self, id: &str) -> Result<()> {
         self.connection
             .prepare_cached(
@@ -271,7 +272,7 @@ impl Rows<'_> {
             .map_err(|error| sqlite::failed("changing a database's row", error))
     }
 
-    /// Removes a row, if it is in the state `state`.
+    /// Deletes a row if it is in the state `state`.
     pub(crate) fn delete_database(&self, id: &str, state: State) -> Result<()> {
         self.connection
             .prepare_cached("DELETE FROM databases WHERE uuid = ?1 AND state = ?2")
@@ -333,7 +334,7 @@ impl Rows<'_> {
         let some = |text: Option<String>| text.unwrap_or_default();
         let name: DatabaseName = some(text(1)?).parse()?;
         let own_state = State::parse(&some(text(3)?))?;
-        // What happens to a group happens to all that is in it.
+        // The deletion of a group deletes its databases.
         let state = match some(text(14)?).as_str() {
             "ready" => own_state,
             _ => State::Deleting,
@@ -348,7 +349,7 @@ impl Rows<'_> {
         let own_window = groups::window_of(number(17)?)?;
         let database = Database {
             id: some(text(0)?),
-            hostname: format!("{name}.{}", self.domain),
+            hostname: super::hostname(&name, self.domain),
             name,
             group: some(text(2)?).parse()?,
             state: if state == State::Draft { DatabaseState::Draft } else { DatabaseState::Ready },
@@ -366,7 +367,7 @@ impl Rows<'_> {
         let identity = match text(15)? {
             Some(format) => Some(Identity::new(format.parse()?, salt).ok_or_else(|| {
                 let message = format!(
-                    "control.db has a salt for database {} that {format} does not have",
+                    "control.db has a file salt for database {} that does not match the page format {format}",
                     database.name
                 );
                 Error::new(ErrorKind::Corrupt, message)

@@ -1,4 +1,4 @@
-//! Rows as descriptions, and descriptions as rows.
+//! Conversions between rows and descriptions, and the list of stale descriptions.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -16,7 +16,7 @@ fn failed(error: rusqlite::Error) -> crate::error::Error {
 }
 
 impl Entry {
-    /// What is written beside the database.
+    /// The description that is written beside the database.
     pub(crate) fn description(&self) -> DatabaseDescription {
         let database = &self.database;
         DatabaseDescription {
@@ -45,7 +45,7 @@ impl Entry {
 }
 
 impl Rows<'_> {
-    /// The description of the group with this id, if it is there.
+    /// The description and the directory of the group with this id. Returns `None` if it does not exist.
     pub(crate) fn group_description(&self, uuid: &str) -> Result<Option<(GroupDescription, GroupDir)>> {
         let Some(dir) = self.group_dir(uuid)? else { return Ok(None) };
         let group = self.group_by_id(uuid)?;
@@ -61,7 +61,7 @@ impl Rows<'_> {
         Ok(Some((description, dir)))
     }
 
-    /// Notes that the description of a database or a group has to follow its row.
+    /// Marks the description of a database or a group as stale: its row has changed.
     pub(crate) fn mark_stale(&self, uuid: &str) -> Result<()> {
         self.connection
             .prepare_cached("INSERT OR IGNORE INTO stale_descriptions VALUES (?1)")
@@ -70,7 +70,7 @@ impl Rows<'_> {
             .map_err(failed)
     }
 
-    /// Notes that the description of a database or a group is as its row, or that neither is there.
+    /// Marks the description of a database or a group as current, or as deleted with its row.
     pub(crate) fn clear_stale(&self, uuid: &str) -> Result<()> {
         self.connection
             .prepare_cached("DELETE FROM stale_descriptions WHERE uuid = ?1")
@@ -79,7 +79,7 @@ impl Rows<'_> {
             .map_err(failed)
     }
 
-    /// Whether the description of a database or a group has to follow its row.
+    /// Whether the description of a database or a group is stale.
     pub(crate) fn is_stale(&self, uuid: &str) -> Result<bool> {
         self.connection
             .prepare_cached("SELECT 1 FROM stale_descriptions WHERE uuid = ?1")
@@ -88,8 +88,8 @@ impl Rows<'_> {
             .map_err(failed)
     }
 
-    /// The ids of up to `limit` databases and groups whose descriptions have to follow their rows. A database that is not
-    /// ready has no description yet.
+    /// The ids of at most `limit` databases and groups with stale descriptions. Databases that are not ready, which have no
+    /// description yet, are left out.
     pub(crate) fn stale(&self, limit: u32) -> Result<Vec<String>> {
         let mut select = self
             .connection
@@ -102,7 +102,7 @@ impl Rows<'_> {
         ids.map(|id| id.map_err(failed)).collect()
     }
 
-    /// Adds the row of a group as it is described.
+    /// Inserts the row of a group from its description.
     pub(crate) fn insert_described_group(&self, group: &GroupDescription) -> Result<()> {
         self.connection
             .execute(
@@ -122,7 +122,7 @@ impl Rows<'_> {
             .map_err(|error| sqlite::failed("recovering a group", error))
     }
 
-    /// Adds the row of a database as it is described, in the group that its description names.
+    /// Inserts the row of a database from its description, in the group with the id in the description.
     pub(crate) fn insert_described_database(&self, database: &DatabaseDescription) -> Result<()> {
         let identity = database.encryption.as_ref().map(Encryption::identity).transpose()?;
         let parent = database.parent.as_ref();

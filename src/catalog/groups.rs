@@ -14,12 +14,12 @@ use crate::{
 
 const COLUMNS: &str = "name, uuid, created_at, delete_protection, history_window_seconds";
 
-/// The documented answer to the name of a group that is not there.
+/// The documented error for the name of a group that does not exist.
 pub(super) fn not_found() -> Error {
     Error::new(ErrorKind::NotFound, "group not found")
 }
 
-/// The documented answer to the name of a group that is there, be it that it is just being destroyed.
+/// The documented error for the name of a group that exists or is being destroyed.
 fn already_exists() -> Error {
     Error::new(ErrorKind::AlreadyExists, "group already exists")
 }
@@ -28,7 +28,7 @@ fn failed(error: rusqlite::Error) -> Error {
     sqlite::failed("reading a group", error)
 }
 
-/// The databases that lose their history where the window of group `?1` is off: those that follow it.
+/// Selects the databases that use the window of group `?1`, if that is off: their history ends.
 const FOLLOWERS: &str = "history_window_seconds IS NULL AND history_paused = 0
     AND in_group = (SELECT id FROM groups WHERE uuid = ?1 AND history_window_seconds = 0)";
 
@@ -80,7 +80,7 @@ impl Rows<'_> {
             .ok_or_else(not_found)?
     }
 
-    /// Gives a group another name. Its directory, and what is in it, stays where it is.
+    /// Renames a group. Its directory keeps its name.
     pub(crate) fn rename_group(&self, group: Group, new: &GroupName) -> Result<Group> {
         let renamed = self
             .connection
@@ -96,7 +96,7 @@ impl Rows<'_> {
         Ok(Group { name: new.clone(), ..group })
     }
 
-    /// Whether a group has this directory, whatever its name and state.
+    /// Whether a group in any state has this directory.
     pub(crate) fn is_group_dir(&self, dir: &GroupDir) -> Result<bool> {
         self.connection
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM groups WHERE dir = ?1)")
@@ -151,7 +151,7 @@ impl Rows<'_> {
                 params![uuid, delete_protection, window],
             )
             .map_err(|error| sqlite::failed("changing a group", error))?;
-        // Databases that follow the group are without a history from now on, which their descriptions have to say.
+        // The databases that use the window of the group have a pause in their history from now on, as their descriptions must say.
         for change in [
             format!("INSERT OR IGNORE INTO stale_descriptions SELECT uuid FROM databases WHERE {FOLLOWERS}"),
             format!("UPDATE databases SET history_paused = 1 WHERE {FOLLOWERS}"),
@@ -163,7 +163,7 @@ impl Rows<'_> {
         self.mark_stale(uuid)
     }
 
-    /// Marks a group as being deleted, and so every database in it, or takes that back.
+    /// Marks a group and its databases as being deleted, or reverts that.
     pub(crate) fn mark_group_deleting(&self, uuid: &str, deleting: bool) -> Result<()> {
         let state = if deleting { "deleting" } else { "ready" };
         self.connection
@@ -172,7 +172,7 @@ impl Rows<'_> {
             .map_err(failed)
     }
 
-    /// Removes a group that is being deleted, and all its databases, from the catalog.
+    /// Deletes the rows of a group that is being deleted and of its databases.
     pub(crate) fn delete_group(&self, uuid: &str) -> Result<()> {
         for statement in [
             "DELETE FROM stale_descriptions WHERE uuid = ?1 OR uuid IN
@@ -199,7 +199,7 @@ fn read(row: &Row<'_>) -> Result<Group> {
     })
 }
 
-/// The window in a column; nothing if there is none.
+/// Converts a column to a window. Returns `None` for `NULL`.
 pub(super) fn window_of(seconds: Option<i64>) -> Result<Option<Retention>> {
     let seconds = seconds.map(|seconds| u64::try_from(seconds).unwrap_or_default());
     seconds.map(Retention::from_seconds).transpose()

@@ -1,6 +1,6 @@
-//! The catalog: which groups and databases there are. One SQLite database, `control.db`, which alone decides.
+//! The catalog: the groups and databases of a fleet. It is the SQLite database `control.db`, and is authoritative.
 //!
-//! Any number of processes may have it open. Nothing of it is kept in memory: every call asks it anew.
+//! Any number of processes may have it open. Nothing is cached: every call queries it.
 
 mod databases;
 mod descriptions;
@@ -20,25 +20,27 @@ pub(crate) use databases::{Entry, InGroup, NewDatabase, State};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    layout, sqlite,
+    layout,
+    name::DatabaseName,
+    sqlite,
     sync::{Mutex, Rank},
 };
 
-/// How long a transaction waits for another process's.
+/// How long a transaction waits for that of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The permissions of a new catalog, from which the umask is taken away: those that SQLite gives.
+/// The mode of a new catalog, less the umask. SQLite uses the same.
 const FILE_MODE: u32 = 0o644;
 
-/// Connections for reading that are kept open.
+/// The maximum number of idle connections for reading.
 const READERS_MAX: usize = 8;
 
-/// How much a committed transaction is worth when the power fails.
+/// Whether a committed transaction survives a power failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// It is on the disk when the call returns.
+    /// It does.
     Full,
-    /// It may be lost, but never in part, and never while a later [`Full`](Self::Full) one is kept.
+    /// It may be lost, but not in part, and not if a later [`Full`](Self::Full) transaction survives.
     Lazy,
 }
 
@@ -46,20 +48,20 @@ pub(crate) enum Durability {
 pub(crate) struct Catalog {
     disk: Disk,
     path: PathBuf,
-    /// The file that is open, which may be at that path no longer.
+    /// The file that is open. Another file may be at the path.
     inode: Option<(u64, u64)>,
     domain: String,
-    /// `None` if the catalog is only read.
+    /// `None` if the catalog is open read-only.
     writer: Option<Mutex<Connection>>,
     readers: Mutex<Vec<Connection>>,
 }
 
 impl Catalog {
-    /// Opens the catalog at `path`, and makes it if there is none. Databases get host names in `domain`.
+    /// Opens the catalog at `path`, and creates it if it does not exist. The hostnames of databases are in `domain`.
     pub(crate) fn open(disk: &Disk, path: PathBuf, domain: String) -> Result<Self> {
         check_place(&path)?;
         if Disk::len(&path)?.is_none() {
-            // SQLite would leave it with root where root opens the fleet of another user first.
+            // SQLite would leave the file root's if root opens the fleet of another user first.
             disk.create_with(&path, FILE_MODE)?;
         }
         let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
@@ -75,7 +77,7 @@ impl Catalog {
         })
     }
 
-    /// Opens the catalog at `path` to be read. Nothing of it is changed.
+    /// Opens the catalog at `path` read-only.
     pub(crate) fn open_read_only(disk: &Disk, path: PathBuf, domain: String) -> Result<Self> {
         let inode = Disk::inode(&path);
         schema::check(&connect_to_read(&path)?)?;
@@ -89,7 +91,7 @@ impl Catalog {
         })
     }
 
-    /// Fails with [`ErrorKind::Replaced`] if the catalog is not the file that was opened, in the directory that was opened.
+    /// Fails with [`ErrorKind::Replaced`] if the path of the catalog or of the root has another file than the one that is open.
     fn check(&self) -> Result<()> {
         self.disk.check_root()?;
         if Disk::is_at(&self.path, self.inode) {
@@ -98,14 +100,19 @@ impl Catalog {
         Err(Error::replaced(&self.path))
     }
 
+    /// The hostname of a database.
+    pub(crate) fn hostname(&self, name: &DatabaseName) -> String {
+        hostname(name, &self.domain)
+    }
+
     fn read_only(&self) -> Error {
         Error::read_only(self.path.parent().unwrap_or(&self.path))
     }
 
-    /// Runs `run`, which sees each row as it is when it is read.
+    /// Runs `run` without a transaction: each query sees the latest commit.
     pub(crate) fn read<T>(&self, run: impl FnOnce(&Rows<'_>) -> Result<T>) -> Result<T> {
         self.check()?;
-        // No lock is held while `run` runs: it may be called by the VFS in the middle of a host's own transaction.
+        // `run` runs without the lock: the VFS calls this within a transaction of the application.
         let pooled = self.readers.lock_or_recover().pop();
         let connection = match pooled {
             Some(connection) => connection,
@@ -113,7 +120,7 @@ impl Catalog {
             None => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
         };
         let result = run(&Rows { connection: &connection, domain: &self.domain });
-        // One that takes the file for immutable sees no later change.
+        // A connection that opened the file as immutable sees no later commit.
         if self.writer.is_none() {
             return result;
         }
@@ -124,7 +131,7 @@ impl Catalog {
         result
     }
 
-    /// Runs `run` in a write transaction, which is committed unless `run` fails.
+    /// Runs `run` in a write transaction, and commits it unless `run` fails.
     pub(crate) fn write<T>(
         &self,
         durability: Durability,
@@ -140,7 +147,7 @@ impl Catalog {
         };
         writer.prepare_cached(synchronous).and_then(|mut pragma| pragma.execute([])).map_err(failed)?;
         let transaction = Transaction::new(&mut writer, TransactionBehavior::Immediate).map_err(failed)?;
-        // What is decided here acts on files. Nobody may act on those of another fleet by the word of a catalog that is gone.
+        // The caller acts on files by the result. A catalog that was replaced must not decide about the files of another fleet.
         self.check()?;
         let result = run(&Rows { connection: &transaction, domain: &self.domain })?;
         self.check()?;
@@ -150,13 +157,13 @@ impl Catalog {
 }
 
 impl Catalog {
-    /// Makes the catalog that `fill` fills at `path`, where there is no file, and leaves nothing beside it.
+    /// Creates a catalog at `path`, where no file exists, with the rows that `fill` inserts. Leaves no WAL beside it.
     pub(crate) fn make(disk: &Disk, path: &Path, fill: impl FnOnce(&Rows<'_>) -> Result<()>) -> Result<()> {
         let catalog = Self::open(disk, path.to_owned(), String::new())?;
         catalog.write(Durability::Full, fill)?;
         let Some(writer) = catalog.writer else { return Ok(()) };
         let writer = writer.into_inner_or_recover();
-        // The last connection takes the log along.
+        // The last connection to close checkpoints and removes the WAL.
         writer.close().map_err(|(_, error)| sqlite::failed_at(path.to_str(), "writing the catalog", error))
     }
 }
@@ -168,10 +175,10 @@ pub(crate) struct Rows<'a> {
     domain: &'a str,
 }
 
-/// Makes sure that a catalog can be at `path`, before SQLite opens it in its own way.
+/// Fails if SQLite would open the catalog at `path` read-only, or replace a damaged one by an empty one.
 pub(crate) fn check_place(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
-    // SQLite would open it for reading then, and fail in the middle of something.
+    // SQLite would open it read-only, and a later write would fail.
     for path in [dir, path, &layout::beside(path, "-wal"), &layout::beside(path, "-shm")] {
         if let Some(error) = Disk::not_writable(path) {
             let sentence = |file: &dyn Display| {
@@ -180,18 +187,22 @@ pub(crate) fn check_place(path: &Path) -> Result<()> {
             return Err(Error::naming(ErrorKind::ReadOnly, path, sentence).caused_by(error));
         }
     }
-    // SQLite would take an empty file for a new database, and throw away the log beside it. A first open that was
-    // killed leaves no more than this.
+    // SQLite treats an empty file as a new database, and deletes the WAL beside it. A first open that was killed leaves these
+    // files only.
     let left =
         |name: &String| [".staging", ".trash", "control.db", "control.db-journal"].contains(&name.as_str());
     if Disk::len(path)? == Some(0) && !Disk::list(dir)?.iter().all(left) {
         return Err(Error::naming(ErrorKind::Corrupt, path, |file| {
             format!(
-                "{file} is empty, but its directory is not: put a copy of it back, or remove it to begin a new fleet there"
+                "{file} is empty, but its directory is not; restore the file, or remove it to start a new fleet there"
             )
         }));
     }
     Ok(())
+}
+
+fn hostname(name: &DatabaseName, domain: &str) -> String {
+    format!("{name}.{domain}")
 }
 
 fn connect_to_read(path: &Path) -> Result<Connection> {
@@ -203,7 +214,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     connect_by(path, path, flags)
 }
 
-/// Connects to the catalog at `path`, which SQLite is given as `name`.
+/// Connects to the catalog at `path` by a file name or URI.
 fn connect_by(name: &Path, path: &Path, flags: OpenFlags) -> Result<Connection> {
     let open = || {
         let connection = Connection::open_with_flags(name, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -225,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_catalog_and_a_foreign_one_are_refused_by_name() {
+    fn newer_and_foreign_catalogs_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.db");
         drop(open(path.clone()).unwrap());

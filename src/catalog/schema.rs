@@ -1,4 +1,4 @@
-//! The tables of the catalog, and the versions they carry.
+//! The tables of the catalog, and their versions.
 
 use rusqlite::Connection;
 
@@ -7,28 +7,28 @@ use crate::{
     sqlite,
 };
 
-/// What tells a catalog apart from other SQLite databases: `LFlt`.
+/// The application id of a catalog: `LFlt`.
 const APPLICATION_ID: i64 = 0x4c46_6c74;
 
-/// The version of the tables below, kept in `user_version`.
+/// The version of the tables, which `user_version` has.
 const SCHEMA_VERSION: i64 = 3;
 
-/// What leads to each version from the one before it, the first one from an empty database. A new catalog goes through all
-/// of them, so that one has the same tables however old it is.
+/// The steps to each version from the one before, the first from an empty database. A new catalog executes all of them, so that
+/// its tables equal those of an upgraded one.
 const VERSIONS: [&str; 3] = [TABLES, GROUP_DIRS, STALE_DESCRIPTIONS];
 
-/// The version of the root's directories and files.
+/// The version of the layout of the root.
 const FORMAT_VERSION: i64 = 1;
 
-/// A database's states: `creating` (its directory is being built), `draft` (it waits for a file), `publishing`
-/// (its directory is whole, and moves to its place), `ready`, `deleting`. Times are in microseconds of UTC.
+/// The states of a database are `creating` (its directory is being built), `draft` (it waits for an upload), `publishing` (its
+/// directory is complete and moves to its final path), `ready` and `deleting`. Times are in microseconds of UTC.
 ///
-/// An encrypted database has the format of its pages in its row as soon as it has a file, and the salt of that file where
-/// the format has one, so that no other file under the same key is taken for it.
+/// The row of an encrypted database with a file has the page format, and the salt of the file if the format has one, so that
+/// another file with the same key is detected.
 ///
-/// `history_window_seconds` is nothing in a database's row for the window of its group, and in a group's for the default.
-/// `history_paused` is set once a database's history was off, and stays: nothing then vouches for what it was between its
-/// birth and the first commit that is in its archive.
+/// `history_window_seconds` is `NULL` in the row of a database that uses the window of its group, and in the row of a group that
+/// uses the default. `history_paused` is set when the history of a database is first off, and never cleared: the contents between
+/// the creation and the first archived commit are then unknown.
 const TABLES: &str = "
     CREATE TABLE root(format_version INTEGER NOT NULL) STRICT;
     CREATE TABLE groups(
@@ -67,10 +67,10 @@ const TABLES: &str = "
     CREATE INDEX databases_unsettled ON databases(state) WHERE state IN ('creating', 'publishing', 'deleting');
 ";
 
-/// Since version 2 a group can be renamed: its directory stands in its row, and is no longer its name.
+/// Since version 2 a group can be renamed: its row has the name of its directory.
 ///
-/// A process of version 1 that has the root open all the while would take the name for the directory. It is stopped by an
-/// SQL error instead: whatever it asks of a database's row names the column `group_id`, and it gives no group a directory.
+/// A process of version 1 that still has the root open would use the name of the group as that of the directory. Renaming the
+/// column `group_id` and the trigger make its statements fail instead.
 const GROUP_DIRS: &str = "
     ALTER TABLE groups ADD COLUMN dir TEXT NOT NULL DEFAULT '';
     UPDATE groups SET dir = name;
@@ -81,13 +81,13 @@ const GROUP_DIRS: &str = "
     ALTER TABLE databases RENAME COLUMN group_id TO in_group;
 ";
 
-/// Since version 3 each database and group has a description beside it. This table holds the ids of those whose row was
-/// changed and whose description may not have followed.
+/// Since version 3 each database and group has a description beside it. This table has the ids of those whose description may be
+/// older than the row.
 const STALE_DESCRIPTIONS: &str = "
     CREATE TABLE stale_descriptions(uuid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 ";
 
-/// Makes the tables of a new catalog, brings those of an older one to this version, or checks those of this version.
+/// Creates the tables of a new catalog, upgrades those of an older one, or checks those of this version.
 pub(super) fn prepare(connection: &Connection) -> Result<()> {
     let failed = |error| sqlite::failed_at(connection.path(), "opening the catalog", error);
     let ours =
@@ -109,7 +109,7 @@ pub(super) fn prepare(connection: &Connection) -> Result<()> {
     if known_version(connection)? < SCHEMA_VERSION { Err(foreign()) } else { Ok(()) }
 }
 
-/// Makes sure that a catalog that cannot be changed is one of this version.
+/// Fails with [`ErrorKind::Unsupported`] unless a read-only catalog has this version.
 pub(super) fn check(connection: &Connection) -> Result<()> {
     if pragma(connection, "application_id")? != APPLICATION_ID {
         return Err(foreign());
@@ -119,17 +119,18 @@ pub(super) fn check(connection: &Connection) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "control.db has schema version {version} and cannot be brought to {SCHEMA_VERSION} where nothing can be written; \
-         open the fleet once where it can"
+        "control.db has schema version {version}, and a read-only root cannot be upgraded to {SCHEMA_VERSION}; open the fleet \
+         once where it is writable"
     );
     Err(Error::new(ErrorKind::Unsupported, message))
 }
 
-/// The version of the tables, 0 if there are none yet, if this crate knows it and what else is in the root.
+/// The version of the tables, or 0 if there are none. Fails with [`ErrorKind::Unsupported`] if it or the version of the root is not
+/// supported.
 fn known_version(connection: &Connection) -> Result<i64> {
     let newer = |what: &str, version: i64, known: i64| {
         let message = format!(
-            "control.db has {what} version {version}; this litefleet knows {known}, so use a newer one"
+            "control.db has {what} version {version}, and this litefleet supports {known}; use a newer litefleet"
         );
         Err(Error::new(ErrorKind::Unsupported, message))
     };
@@ -164,8 +165,7 @@ fn foreign() -> Error {
     Error::new(ErrorKind::Invalid, "control.db is not a catalog of litefleet; choose another root")
 }
 
-/// Brings the tables to this version, in a transaction, unless another process was faster, or the database is somebody
-/// else's.
+/// Upgrades the tables within a transaction. Does nothing if another process has done so, or the database is not a catalog.
 fn upgrade(connection: &Connection) -> Result<()> {
     let version = known_version(connection)?;
     if version == 0 && has_objects(connection)? {
@@ -179,7 +179,7 @@ fn upgrade(connection: &Connection) -> Result<()> {
     let reached = format!("PRAGMA user_version={SCHEMA_VERSION}");
     steps.push(&reached);
     steps.into_iter().try_for_each(|step| connection.execute_batch(step)).map_err(|error| {
-        let what = if version == 0 { "creating the catalog" } else { "bringing the catalog to this version" };
+        let what = if version == 0 { "creating the catalog" } else { "upgrading the catalog" };
         sqlite::failed_at(connection.path(), what, error)
     })
 }

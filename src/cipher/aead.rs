@@ -1,20 +1,22 @@
-//! What every cipher does: seal and open bytes in place, with the tag apart.
+//! The interface of all ciphers: seal and open bytes in place, with a detached tag.
 
 /// The size of a tag in bytes, for every cipher.
 pub(crate) const TAG_LEN: usize = 16;
 
-/// The tag does not fit: the bytes, what is associated with them, the nonce or the key are not those of the sealing.
+/// Authentication failed: the ciphertext, the associated data, the nonce, the tag or the key differs from that of the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unauthentic;
 
-/// A cipher under its key.
+/// A cipher with its key.
 ///
-/// A nonce has the size that the cipher takes; another size is a mistake of this crate's, and panics.
+/// # Panics
+///
+/// The methods panic if the nonce does not have the size that the cipher takes.
 pub(crate) trait Aead: Send + Sync {
     /// Encrypts `text` in place and returns its tag.
     fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN];
 
-    /// Decrypts `text` in place. If it fails, what `text` holds is not to be used.
+    /// Decrypts `text` in place. After a failure, the contents of `text` are unspecified and must not be used.
     fn open(
         &self,
         nonce: &[u8],
@@ -35,13 +37,13 @@ mod tests {
         (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 
-    /// Whatever runs the cipher: the build's choice, and for three of them the portable crate too.
+    /// The implementation of this build, and for three ciphers the portable one too.
     fn implementations(cipher: Cipher, key: &[u8]) -> Vec<Box<dyn Aead>> {
         [Some(cipher.under(key).unwrap()), rustcrypto::new(cipher, key)].into_iter().flatten().collect()
     }
 
     #[test]
-    fn published_vectors_are_met_by_every_implementation() {
+    fn every_implementation_passes_published_vectors() {
         let file = include_str!("../../fixtures/ciphers/vectors.json");
         let vectors: Vec<BTreeMap<String, serde_json::Value>> = serde_json::from_str(file).unwrap();
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn two_implementations_give_the_same_bytes() {
+    fn implementations_agree() {
         let mut state = 1_u32;
         let mut random = |len: usize| -> Vec<u8> {
             std::iter::repeat_with(|| {
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_is_noticed() {
+    fn open_refuses_any_flipped_bit() {
         for cipher in Cipher::ALL {
             let (key, nonce, aad) = (vec![1; cipher.key_len()], vec![2; cipher.nonce_len()], vec![3; 20]);
             for aead in implementations(*cipher, &key) {
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_size_is_refused_naming_the_right_one() {
+    fn key_of_another_size_is_refused_with_expected_size() {
         for cipher in Cipher::ALL {
             let error = cipher.under(&vec![0; 48 - cipher.key_len()]).err().unwrap().to_string();
             assert!(error.contains(&format!("expected {} bytes", cipher.key_len())), "{error}");

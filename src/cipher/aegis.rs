@@ -1,5 +1,5 @@
-//! The six AEGIS ciphers (draft-irtf-cfrg-aegis-aead), with a tag of 128 bits, by libaegis, which chooses its code by
-//! what the processor can do.
+//! The six AEGIS ciphers (draft-irtf-cfrg-aegis-aead) with a tag of 128 bits, by libaegis, which selects its code by the features
+//! of the processor.
 
 use aegis::{
     aegis128l::Aegis128L, aegis128x2::Aegis128X2, aegis128x4::Aegis128X4, aegis256::Aegis256,
@@ -9,11 +9,11 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{Aead, Cipher, TAG_LEN, Unauthentic};
 
-// Features of crates add up over a whole build: another crate may turn `aegis/pure-rust` on, which is up to 138 times as
-// slow. The state of the C library is aligned for 512-bit vectors; that of the other backend is not.
+// Cargo unifies features over a build: another crate may enable `aegis/pure-rust`, which is up to 138 times as slow. The state
+// of the C library is aligned for 512-bit vectors, and that of the other backend is not.
 const _: () = assert!(
     align_of::<aegis::aegis128x4::Encryptor<TAG_LEN>>() == 64,
-    "some crate of this build turns on the feature `pure-rust` of `aegis`, which is too slow for pages; turn it off"
+    "a crate of this build enables the feature `pure-rust` of `aegis`, which is too slow for pages; disable it"
 );
 
 macro_rules! aegis {
@@ -36,7 +36,7 @@ macro_rules! aegis {
             }
         })*
 
-        /// The cipher under `key`; nothing for another cipher, or a key of another size.
+        /// The cipher with `key`. Returns `None` for another cipher, or a key of another size.
         pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
             match cipher {
                 $(Cipher::$cipher => Some(Box::new(Key::<$cipher<TAG_LEN>, { Cipher::$cipher.key_len() }> {
@@ -51,7 +51,7 @@ macro_rules! aegis {
 
 aegis! { Aegis128L Aegis128X2 Aegis128X4 Aegis256 Aegis256X2 Aegis256X4 }
 
-/// A key of one of the ciphers, which have no key schedule.
+/// A key of an AEGIS cipher. They have no key schedule.
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Key<C, const LEN: usize> {
     key: [u8; LEN],

@@ -1,4 +1,4 @@
-//! Encryption keys: checked when they come in, wiped when they go, never shown.
+//! Encryption keys. A key is validated when it is constructed, wiped when it is dropped, and never printed.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use super::{Cipher, wrong_key_len};
 use crate::error::{Error, ErrorKind, Result};
 
-/// An encryption key: wiped from memory when dropped, never printed, never stored.
+/// An encryption key. It is wiped from memory when it is dropped, and never printed or stored.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct EncryptionKey(Box<[u8]>);
 
 impl EncryptionKey {
-    /// Decodes a key from standard padded base64. White space around it, as a file has it, is no part of it.
+    /// Decodes a key from standard padded base64. Leading and trailing white space is ignored.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] if it is not base64 of 16 or 32 bytes. The error does not repeat the text.
+    /// Fails with [`ErrorKind::Invalid`] if `text` is not base64 of 16 or 32 bytes. The error does not contain the text.
     pub fn from_base64(text: &str) -> Result<Self> {
         let bytes = STANDARD
             .decode(text.trim_ascii())
@@ -26,11 +26,11 @@ impl EncryptionKey {
         Self::from_bytes(&bytes)
     }
 
-    /// Takes a key as its bytes.
+    /// Makes a key of its bytes.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] if they are not 16 or 32.
+    /// Fails with [`ErrorKind::Invalid`] if there are not 16 or 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         if Cipher::ALL.iter().any(|cipher| cipher.key_len() == bytes.len()) {
             return Ok(Self(bytes.into()));
@@ -42,11 +42,11 @@ impl EncryptionKey {
         Err(Error::new(ErrorKind::Invalid, message))
     }
 
-    /// Makes a key for `cipher` from the operating system's random generator.
+    /// Generates a key for `cipher` with the random generator of the operating system.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if the operating system has none to give.
+    /// Fails with [`ErrorKind::Io`] if the operating system has no random bytes.
     pub fn generate(cipher: Cipher) -> Result<Self> {
         let mut key = Self(vec![0; cipher.key_len()].into());
         super::nonce::fill_from_system(&mut key.0)?;
@@ -57,12 +57,12 @@ impl EncryptionKey {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`], naming both sizes.
+    /// Fails with [`ErrorKind::Invalid`] if it does not; the message contains both sizes.
     pub fn check_size(&self, cipher: Cipher) -> Result<()> {
         if self.0.len() == cipher.key_len() { Ok(()) } else { Err(wrong_key_len(cipher, self.0.len())) }
     }
 
-    /// The key as base64, wiped when dropped.
+    /// The key as base64. The string is wiped when it is dropped.
     #[must_use]
     pub fn to_base64(&self) -> Zeroizing<String> {
         Zeroizing::new(STANDARD.encode(&self.0))
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_checked_against_its_cipher_and_never_shown() {
+    fn key_is_checked_against_its_cipher_and_never_printed() {
         let text = STANDARD.encode([7; 16]);
         let key = EncryptionKey::from_base64(&format!(" {text}\n")).unwrap();
         assert_eq!(*key.to_base64(), text);

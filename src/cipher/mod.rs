@@ -1,6 +1,6 @@
-//! The nine AEAD ciphers: their API names and sizes, the code behind each, keys, and nonces.
+//! The nine AEAD ciphers: their API names and sizes, their implementations, keys and nonces.
 //!
-//! Pure code: it takes bytes and gives bytes. What a page looks like is `page`'s business.
+//! No I/O. The layout of a page is in `page`.
 
 mod aead;
 mod aegis;
@@ -23,8 +23,7 @@ macro_rules! ciphers {
     ($($variant:ident $name:literal id $id:literal key $key:literal nonce $nonce:literal)*) => {
         /// An AEAD cipher that a database's pages can be sealed under.
         ///
-        /// All of them have a tag of 16 bytes, which stands with the nonce in the reserved bytes at the end of each
-        /// page.
+        /// All have a tag of 16 bytes. The tag and the nonce are in the reserved bytes at the end of each page.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Cipher {
@@ -32,16 +31,16 @@ macro_rules! ciphers {
         }
 
         impl Cipher {
-            /// All of them, in the order of the Create Database page.
+            /// All ciphers, in the order of the Create Database page.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name in the API, which is the only spelling that is accepted.
+            /// The name in the API. No other spelling is accepted.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
             }
 
-            /// The byte that stands for the cipher in the header of a file.
+            /// The number of the cipher in the header of a file.
             pub(crate) const fn id(self) -> u8 {
                 match self { $(Self::$variant => $id),* }
             }
@@ -73,7 +72,7 @@ const KEY_TEXT_MIN: usize = 22;
 const RESERVED_FOR_TAG: u8 = 16;
 const _: () = assert!(RESERVED_FOR_TAG as usize == TAG_LEN);
 
-// The ids are those of Turso's engine, which has no ChaCha20-Poly1305: 9 is ours.
+// The numbers are those of Turso's engine, except for 9: it has no ChaCha20-Poly1305.
 ciphers! {
     Aes256Gcm "aes256gcm" id 2 key 32 nonce 12
     Aes128Gcm "aes128gcm" id 1 key 16 nonce 12
@@ -87,12 +86,12 @@ ciphers! {
 }
 
 impl Cipher {
-    /// The cipher that a byte in the header of a file stands for.
+    /// The cipher with a number in the header of a file.
     pub(crate) fn from_id(id: u8) -> Option<Self> {
         Self::ALL.iter().copied().find(|cipher| cipher.id() == id)
     }
 
-    /// The cipher under `key`, which has the size that it takes.
+    /// The cipher with `key`. Fails with [`ErrorKind::Invalid`] if the key has another size.
     pub(crate) fn under(self, key: &[u8]) -> Result<Box<dyn Aead>> {
         let made = match self {
             #[cfg(feature = "ring")]
@@ -104,7 +103,7 @@ impl Cipher {
         made.ok_or_else(|| wrong_key_len(self, key.len()))
     }
 
-    /// What runs when this build seals and opens pages under the cipher on this processor.
+    /// The implementation of the cipher in this build on this processor.
     #[must_use]
     pub fn implementation(self) -> &'static str {
         match self {
@@ -132,7 +131,7 @@ impl FromStr for Cipher {
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.iter().copied().find(|cipher| cipher.as_str() == name).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|cipher| cipher.as_str()).collect();
-            // What is as long as a key may be one.
+            // A name as long as a key may be a key.
             let name = if name.len() < KEY_TEXT_MIN { name } else { "(not shown)" };
             Error::new(
                 ErrorKind::Invalid,
@@ -153,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_ids_are_read_back() {
+    fn names_and_ids_round_trip() {
         for cipher in Cipher::ALL {
             assert_eq!(cipher.as_str().parse::<Cipher>().unwrap(), *cipher);
             assert_eq!(Cipher::from_id(cipher.id()), Some(*cipher));

@@ -1,4 +1,4 @@
-//! Nonces: random, so that copies of a file that go on apart under one key do not meet.
+//! Random nonces. Copies of a file that diverge with one key therefore never use a nonce twice.
 
 use std::{
     fmt,
@@ -16,17 +16,16 @@ use crate::error::{Error, Result};
 /// The longest nonce of a cipher, in bytes.
 pub(crate) const NONCE_LEN_MAX: usize = 32;
 
-/// Nonces after which a generator is seeded anew. It bounds what two machines share that begin as copies of one.
+/// The number of nonces from one seed. It bounds how many nonces two copies of a virtual machine share.
 const NONCES_A_SEED: u32 = 1 << 16;
 
-/// Bytes that the generator makes at a time.
+/// The bytes that the generator makes at once.
 const READY_LEN: usize = 1024;
 
-/// How often this process came into being by `fork(2)`.
+/// The number of `fork(2)` calls between the first process and this one.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// Notes that this process is a new one. It is called in the child of a `fork(2)`, where a signal handler's rules
-/// hold.
+/// Records that this process is the child of a `fork(2)`. Async-signal-safe, as code in such a child must be.
 pub(crate) extern "C" fn forked() {
     FORKS.fetch_add(1, Relaxed);
 }
@@ -34,18 +33,18 @@ pub(crate) extern "C" fn forked() {
 /// Fills `bytes` from the operating system's random generator.
 pub(crate) fn fill_from_system(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes)
-        .map_err(|error| Error::io("asking the system for random bytes", std::io::Error::other(error)))
+        .map_err(|error| Error::io("reading random bytes of the system", std::io::Error::other(error)))
 }
 
-/// A generator of nonces: `ChaCha12`, seeded from the operating system, anew after a fork and every so often.
+/// A generator of nonces: `ChaCha12`, seeded by the operating system, and again after a fork and after [`NONCES_A_SEED`] nonces.
 ///
-/// An OS call for each page would take longer than the fastest cipher.
+/// A system call for each page would take longer than the fastest cipher.
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Nonces {
     generator: ChaCha12Rng,
     forks: u64,
     left: u32,
-    /// Bytes of the generator, made many at a time: those from `used` on are still to be given out.
+    /// Output of the generator. The bytes from `used` on are unused.
     ready: [u8; READY_LEN],
     used: usize,
 }
@@ -96,9 +95,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_nonce_comes_twice_not_even_after_a_fork() {
+    fn nonces_are_unique_even_after_a_fork() {
         let mut nonces = Nonces::new().unwrap();
-        // What a child would have: the same generator, to the bit.
+        // A child has an identical generator.
         let mut child = nonces.clone();
         let mut seen = HashSet::new();
         let mut nonce = [0; 12];

@@ -1,11 +1,10 @@
-//! AES-GCM (NIST SP 800-38D) and ChaCha20-Poly1305 (RFC 8439) by `ring`, which chooses its code by what the processor
-//! can do.
+//! AES-GCM (NIST SP 800-38D) and ChaCha20-Poly1305 (RFC 8439) by `ring`, which selects its code by the features of the processor.
 
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
 use super::{Aead, Cipher, TAG_LEN, Unauthentic};
 
-/// The cipher under `key`; nothing for another cipher, or a key of another size.
+/// The cipher with `key`. Returns `None` for another cipher, or a key of another size.
 pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
     let algorithm = match cipher {
         Cipher::Aes128Gcm => &AES_128_GCM,
@@ -19,7 +18,7 @@ pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
 
 impl Aead for LessSafeKey {
     fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
-        // ring refuses nonces of another size and texts of more than 64 GiB. A page is neither.
+        // ring refuses nonces of another size, and texts longer than 64 GiB. A page is shorter.
         let Ok(tag) = Nonce::try_assume_unique_for_key(nonce)
             .and_then(|nonce| self.seal_in_place_separate_tag(nonce, Aad::from(associated), text))
         else {

@@ -1,5 +1,5 @@
-//! AES-GCM (NIST SP 800-38D) and ChaCha20-Poly1305 (RFC 8439) in Rust alone: what runs where `ring` is turned off, and
-//! the second opinion in the tests.
+//! AES-GCM (NIST SP 800-38D) and ChaCha20-Poly1305 (RFC 8439) in portable Rust: used if the feature `ring` is off, and compared
+//! with `ring` in tests.
 
 use aes_gcm::{
     AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit,
@@ -9,7 +9,7 @@ use chacha20poly1305::ChaCha20Poly1305;
 
 use super::{Aead, Cipher, TAG_LEN, Unauthentic};
 
-/// The cipher under `key`; nothing for another cipher, or a key of another size.
+/// The cipher with `key`. Returns `None` for another cipher, or a key of another size.
 pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
     Some(match cipher {
         Cipher::Aes128Gcm => Box::new(Portable(Aes128Gcm::new_from_slice(key).ok()?)),
@@ -23,7 +23,7 @@ struct Portable<C>(C);
 
 impl<C: AeadInOut + Send + Sync> Aead for Portable<C> {
     fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
-        // It refuses texts of more than 64 GiB. A page is none.
+        // It refuses texts longer than 64 GiB. A page is shorter.
         let Ok(tag) = self.0.encrypt_inout_detached(exactly::<C>(nonce), associated, text.into()) else {
             panic!("a text that is too long for the cipher");
         };

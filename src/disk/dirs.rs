@@ -2,9 +2,8 @@
 
 use std::{
     fmt::Display,
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -15,21 +14,20 @@ use rustix::{
 };
 
 use super::{
-    Disk, DiskOp, failed, identity, owner,
-    root::{Place, READ_DIR, open_dir},
+    Disk, DiskOp, Entry, Lock, Open, failed, identity, if_exists, is_any, owner,
+    root::{Place, not_a_directory},
+    storage,
 };
 use crate::error::{Error, ErrorKind, Result};
 
-/// A directory of this process alone, or shared with others that want nobody alone there: the lock goes when the value is
-/// dropped or the process ends.
+/// An exclusive or shared lock of a directory, released when this is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     _dir: File,
 }
 
 impl Disk {
-    /// Makes a directory and says whether it was not there before. If root makes it, its owner is that of the directory
-    /// that it is in.
+    /// Makes a directory. Returns `false` if it exists. If root makes it, it gets the owner of its parent directory.
     pub(crate) fn make_dir(&self, path: &Path) -> Result<bool> {
         self.make_dir_and(path, |place| {
             if let Some(parent) = place.parent()?.filter(|_| geteuid().is_root())
@@ -41,15 +39,15 @@ impl Disk {
         })
     }
 
-    /// Makes a directory for files like `model`, and says whether it was not there before. Its mode is that of the directory
-    /// that it is in. If root makes it, its owner is that of `model`.
+    /// Makes a directory for files like `model`, with the mode of its parent directory. Returns `false` if it exists. If root makes
+    /// it, it gets the owner of `model`.
     pub(crate) fn make_dir_like(&self, path: &Path, model: &Path) -> Result<bool> {
         self.make_dir_and(path, |place| {
             if let Some(parent) = place.parent()?
                 && let Some(dir) = created_dir(place)?
             {
-                owner::open_as(&dir, &parent);
-                owner::give(dir, &self.stat_file(model)?.unwrap_or(parent));
+                owner::set_mode(&dir, &parent);
+                owner::give(dir, &self.file_metadata(model)?.unwrap_or(parent));
             }
             Ok(())
         })
@@ -58,7 +56,7 @@ impl Disk {
     fn make_dir_and(&self, path: &Path, then: impl FnOnce(&Place<'_>) -> io::Result<()>) -> Result<bool> {
         let made = self.step(DiskOp::MakeDir, path, || {
             let place = self.place(path)?;
-            unix::mkdirat(place.dir(), place.name, Mode::from_raw_mode(0o777))?;
+            storage::at(path).make_dir(place.entry())?;
             then(&place)
         });
         match made {
@@ -68,109 +66,92 @@ impl Disk {
         }
     }
 
-    /// Keeps other users of the machine out of a directory.
+    /// Denies other users access to a directory.
     pub(crate) fn make_private(&self, path: &Path) -> Result<()> {
         self.step(DiskOp::MakeDir, path, || {
             let dir = self.open_dir(path)?;
             Ok(unix::fchmod(dir, Mode::from_raw_mode(0o700))?)
         })
-        .map_err(|error| failed("keeping others out of", path, error))
+        .map_err(|error| failed("denying other users access to", path, error))
     }
 
-    /// Makes a directory and all those above it.
+    /// Makes a directory and its missing ancestors.
     pub(crate) fn make_dirs(&self, path: &Path) -> Result<()> {
         self.step(DiskOp::MakeDir, path, || fs::create_dir_all(path)).map_err(|error| not_made(path, error))
     }
 
     pub(crate) fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.step(DiskOp::SyncDir, path, || self.open_dir(path)?.sync_all())
+        self.step(DiskOp::SyncDir, path, || storage::at(path).sync(&self.open_dir(path)?, path))
             .map_err(|error| failed("flushing the directory", path, error))
     }
 
-    /// Opens a directory to be read. A symbolic link inside the root is not followed.
+    /// Opens a directory for reading. A symbolic link inside the root is not followed.
     fn open_dir(&self, path: &Path) -> io::Result<File> {
-        let place = self.place(path)?;
-        if place.is_outside() {
-            return File::open(path);
-        }
-        Ok(unix::openat(place.dir(), place.name, READ_DIR, Mode::empty())?.into())
+        storage::at(path).open(self.place(path)?.entry(), Open::Dir)
     }
 
-    /// The names in a directory, which is not a symbolic link to one.
+    /// The names in a directory that are valid UTF-8. A symbolic link is not followed.
     pub(crate) fn list(path: &Path) -> Result<Vec<String>> {
-        let list = || {
-            let mut names = Vec::new();
-            for entry in unix::Dir::new(open_dir(path)?)? {
-                let entry = entry?;
-                let name = entry.file_name().to_str().ok().filter(|name| ![".", ".."].contains(name));
-                names.extend(name.map(str::to_owned));
-            }
-            Ok(names)
-        };
-        list().map_err(|error| failed("listing", path, error))
+        let listed = open_dir(path).and_then(|dir| storage::at(path).list(&dir, path));
+        let names = listed.map_err(|error| failed("listing", path, error))?;
+        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    /// Takes the lock of a directory, if nobody has it and the directory is still in its place.
+    /// Takes the exclusive lock of a directory. Returns `None` if the lock is held or the directory does not exist.
     pub(crate) fn lock_dir(path: &Path) -> Result<Option<DirLock>> {
-        let locking = |error| failed("locking the directory", path, error);
-        let dir = match open_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => File::from(opened.map_err(locking)?),
+        let locked = || {
+            let Some(dir) = if_exists(open_dir(path))? else { return Ok(None) };
+            let storage = storage::at(path);
+            if !storage.lock(&dir, path, Lock::TryExclusive)? {
+                return Ok(None);
+            }
+            // It may have been moved or removed before it was locked.
+            let is_same = identity(path)? == Some(storage.metadata_of(&dir, path)?.inode);
+            Ok(is_same.then_some(DirLock { _dir: dir }))
         };
-        match dir.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(locking(error)),
-        }
-        // It may have been moved or removed between the opening and the locking.
-        let there = identity(path).map_err(locking)?;
-        let same =
-            there.is_some_and(|there| dir.metadata().is_ok_and(|ours| there == (ours.dev(), ours.ino())));
-        Ok(same.then_some(DirLock { _dir: dir }))
+        locked().map_err(|error| failed("locking the directory", path, error))
     }
 
-    /// Takes the lock of a directory, and waits until it is free.
+    /// Takes the exclusive lock of a directory, and waits until it is free.
     pub(crate) fn wait_for_dir(path: &Path) -> Result<DirLock> {
-        let open = || {
-            let dir = File::from(open_dir(path)?);
-            while let Err(error) = dir.lock() {
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+        let locked = || {
+            let dir = open_dir(path)?;
+            storage::at(path).lock(&dir, path, Lock::Exclusive)?;
             Ok(DirLock { _dir: dir })
         };
-        open().map_err(|error| failed("locking the directory", path, error))
+        locked().map_err(|error| failed("locking the directory", path, error))
     }
 
     /// Takes the shared lock of a directory, and waits until no exclusive lock is held. Returns `None` if there is no directory.
     pub(crate) fn share_dir(path: &Path) -> Result<Option<DirLock>> {
-        let locking = |error| failed("locking the directory", path, error);
-        let dir = match open_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => File::from(opened.map_err(locking)?),
+        let locked = || {
+            let Some(dir) = if_exists(open_dir(path))? else { return Ok(None) };
+            storage::at(path).lock(&dir, path, Lock::Shared)?;
+            Ok(Some(DirLock { _dir: dir }))
         };
-        while let Err(error) = dir.lock_shared() {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(locking(error));
-            }
-        }
-        Ok(Some(DirLock { _dir: dir }))
+        locked().map_err(|error| failed("locking the directory", path, error))
     }
 }
 
-/// The directory that this process has just made, or `None` if it is gone, or the owner of the directory above has put
-/// something else in its place meanwhile.
+/// Opens a directory for reading or locking. A symbolic link is not followed.
+fn open_dir(path: &Path) -> io::Result<File> {
+    match storage::at(path).open(Entry::path(path).itself(), Open::Dir) {
+        Err(error) if is_any(&error, &[Errno::NOTDIR, Errno::LOOP]) => Err(not_a_directory(path)),
+        opened => opened,
+    }
+}
+
+/// The directory that this process has just made, or `None` if it is gone or the owner of the parent directory has replaced it.
 fn created_dir(place: &Place<'_>) -> io::Result<Option<File>> {
-    let dir = match unix::openat(place.dir(), place.name, READ_DIR, Mode::empty()) {
-        // A sweep takes a new staging directory for a leftover until it is locked.
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+    let storage = storage::at(place.path);
+    let dir = match storage.open(place.entry(), Open::Dir) {
+        // A sweep removes a staging directory that is not locked yet.
+        Err(error) if is_any(&error, &[Errno::NOENT, Errno::NOTDIR, Errno::LOOP]) => return Ok(None),
         opened => opened?,
     };
-    let is_own = unix::fstat(&dir)?.st_uid == geteuid().as_raw();
-    let entries = unix::Dir::read_from(&dir)?.collect::<Result<Vec<_>, Errno>>()?;
-    let is_empty = entries.iter().all(|entry| [c".", c".."].contains(&entry.file_name()));
-    Ok((is_own && is_empty).then(|| dir.into()))
+    let (owner, _) = storage.metadata_of(&dir, place.path)?.owner;
+    let is_own = owner == geteuid().as_raw() && storage.list(&dir, place.path)?.is_empty();
+    Ok(is_own.then_some(dir))
 }
 
 #[cold]

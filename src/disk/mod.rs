@@ -1,24 +1,27 @@
-//! Every file operation of the control plane itself: the only module that names `std::fs`.
+//! The file operations of the control plane: the only module that uses `std::fs`.
 //!
-//! SQLite opens its own files. What stands here are the steps of the create and delete protocols, and before each
-//! step that changes something a [`FaultHook`] is asked, so that a test harness can make any one of them fail or stop
-//! the process there.
+//! SQLite opens its own files. [`Disk`] has the steps of the create, rename and delete protocols. Each step that changes something
+//! first calls the [`FaultHook`], so that a test can fail it or stop the process there. Every operation goes through a
+//! [`Storage`](storage::Storage), which a test can replace.
 
 mod copy;
 mod dirs;
 mod files;
-mod look;
+mod metadata;
 mod owner;
-mod partial;
+mod publish;
 mod root;
+#[cfg_attr(not(feature = "internals"), expect(unreachable_pub, reason = "tests replace the storage"))]
+pub(crate) mod storage;
 
 use std::{fmt, io, path::Path, sync::Arc};
 
 use rustix::io::Errno;
 
 pub(crate) use dirs::DirLock;
-pub(crate) use look::identity;
+pub(crate) use metadata::identity;
 use root::Root;
+use storage::{Entry, Lock, Metadata, Open};
 
 use crate::error::Error;
 
@@ -26,26 +29,26 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DiskOp {
-    /// A directory is made.
+    /// Makes a directory.
     MakeDir,
-    /// A file is made.
+    /// Creates a file.
     Create,
-    /// Bytes are written, or a file is cut or extended.
+    /// Writes to a file, or cuts or extends it.
     Write,
-    /// A file is flushed to the disk.
+    /// Flushes a file.
     SyncFile,
-    /// A directory is flushed to the disk.
+    /// Flushes a directory.
     SyncDir,
-    /// A directory is renamed.
+    /// Renames a file or a directory.
     Rename,
-    /// A file or a directory with all that is in it is removed.
+    /// Removes a file, or a directory with its contents.
     Remove,
 }
 
-/// What a test harness is asked before each [`DiskOp`]; the error that it returns is the result of the step.
+/// Called before each [`DiskOp`] of a test. An error that it returns is the result of the step.
 pub type FaultHook = dyn Fn(DiskOp, &Path) -> io::Result<()> + Send + Sync;
 
-/// The disk, as the control plane uses it.
+/// The file operations of one control plane, confined to its root.
 #[derive(Clone, Default)]
 pub(crate) struct Disk {
     hook: Option<Arc<FaultHook>>,
@@ -63,7 +66,7 @@ impl Disk {
         Self { hook: Some(hook), root: None }
     }
 
-    /// Runs one step, unless the hook lets it fail.
+    /// Runs a step, unless the root is read-only or the hook fails.
     fn step<T>(&self, step: DiskOp, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.check_writable(path).map_err(io::Error::other)?;
         if let Some(hook) = &self.hook {
@@ -73,24 +76,20 @@ impl Disk {
     }
 }
 
-/// Whether the kernel says that this way of copying is not to be had, and another one may be.
-fn no_such_way(error: &io::Error) -> bool {
-    [
-        Errno::OPNOTSUPP,
-        Errno::XDEV,
-        Errno::INVAL,
-        Errno::NOTTY,
-        Errno::NOSYS,
-        Errno::PERM,
-        Errno::BADF,
-        Errno::TXTBSY,
-    ]
-    .iter()
-    .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+/// `None` if a file does not exist.
+fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+fn is_any(error: &io::Error, codes: &[Errno]) -> bool {
+    codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
 #[cold]
 fn failed(doing: &str, path: &Path, error: io::Error) -> Error {
-    // What a path inside the root leads to may be this crate's own reason.
+    // The resolution of a path inside the root fails with an error of this crate.
     error.downcast::<Error>().unwrap_or_else(|error| Error::io_at(doing, path, error))
 }

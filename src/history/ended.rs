@@ -176,7 +176,7 @@ impl EndedFile for LocalFile {
     }
 
     fn read_cached(&self, into: &mut [u8], offset: u64) -> bool {
-        os_cache::read(&self.file, into, offset)
+        os_cache::read(&self.file, &self.path, into, offset)
     }
 
     fn prefetch(&self, offset: u64, len: u64) {

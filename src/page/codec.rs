@@ -1,7 +1,7 @@
-//! Sealing and opening pages: what SQLite has in memory on one side, what stands on the disk on the other.
+//! Sealing and opening pages: between the plain pages of SQLite and the sealed pages in a file.
 //!
-//! Both have the same size. The last bytes of a page, which SQLite reserves and leaves zero, hold its tag and its nonce
-//! on the disk.
+//! Both have the same size. SQLite leaves the reserved bytes at the end of a plain page zero. In a sealed page they hold the tag
+//! and the nonce.
 
 use std::{fmt, ops::Range};
 
@@ -18,24 +18,24 @@ use crate::{
     error::{Error, ErrorKind, Result},
 };
 
-/// The least of a page that SQLite must be able to use.
+/// The minimum number of usable bytes of a page.
 const USABLE_MIN: u32 = 480;
 
-/// Bytes are copied in pieces of this size: longer ones are as much as 25 times as slow on some processors, where source
-/// and target lie a little apart modulo 4096.
+/// The size in which bytes are copied. On some processors, longer copies are up to 25 times as slow if source and target are a
+/// little apart modulo 4096.
 const PIECE: usize = 2048;
 
-/// As many zeros as there can be reserved bytes.
+/// The maximum number of reserved bytes, as zeros.
 const ZEROS: [u8; u8::MAX as usize] = [0; u8::MAX as usize];
 
 /// Why a page was not sealed or opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageFault {
-    /// Its tag does not fit: it is damaged, or stands where it does not belong, or was sealed under another key.
+    /// The tag does not match: the page is damaged, is at another place, or was sealed with another key.
     Unauthentic,
-    /// It is laid out for another page size or another number of reserved bytes, or has something in these.
+    /// The page has another size or number of reserved bytes, or its reserved bytes are not zero.
     Layout,
-    /// The operating system has no random bytes to give.
+    /// The operating system has no random bytes.
     NoNonce,
 }
 
@@ -57,9 +57,9 @@ impl fmt::Debug for PageCodec {
 }
 
 impl PageCodec {
-    /// For a file with this seal, under its key.
+    /// Makes the codec of a file with this seal.
     ///
-    /// [`ErrorKind::WrongKey`] where the format tells that the key is another one.
+    /// Fails with [`ErrorKind::WrongKey`] if the key check of the seal does not match.
     pub(crate) fn new(seal: Seal, page_size: u32, key: &EncryptionKey) -> Result<Self> {
         key.check_size(seal.cipher)?;
         if seal.is_key(key) == Some(false) {
@@ -86,13 +86,13 @@ impl PageCodec {
         self.page_size
     }
 
-    /// The part of a page that is ciphertext on the disk.
+    /// The part of a sealed page that is ciphertext.
     fn text(&self, page_number: u32) -> Range<usize> {
         let start = if page_number == 1 { HEADER_LEN } else { 0 };
         start..self.page_size - usize::from(self.seal.cipher.reserved_bytes())
     }
 
-    /// What the tag of a page covers besides the page. The header is that of page 1, as it stands on the disk.
+    /// The associated data of a page. `header` is the sealed header of page 1.
     fn associated<'a>(
         &self,
         page_number: u32,
@@ -110,7 +110,7 @@ impl PageCodec {
         }
     }
 
-    /// Seals the plain page `page_number` into `sealed`. Both are a page long.
+    /// Seals the plain page `page_number` into `sealed`. Both have the page size.
     pub(crate) fn seal_page(
         &self,
         page_number: u32,
@@ -140,7 +140,7 @@ impl PageCodec {
         Ok(())
     }
 
-    /// Opens the sealed page `page_number` in place. If it fails, the page is all zeros.
+    /// Opens the sealed page `page_number` in place. After a failure the page is all zeros.
     pub(crate) fn open_page(&self, page_number: u32, page: &mut [u8]) -> Result<(), PageFault> {
         let opened = self.try_open(page_number, page);
         if opened.is_err() {
@@ -173,13 +173,13 @@ impl PageCodec {
         Ok(())
     }
 
-    /// Turns what was read of the sealed header into what a plain one has there. It is not authenticated: only opening
-    /// page 1 does that.
+    /// Turns bytes of a sealed header, from offset `from` on, into those of the plain header. They are not authenticated: only
+    /// opening page 1 authenticates them.
     pub(crate) fn unstamp(&self, bytes: &mut [u8], from: usize) {
         self.seal.unstamp(bytes, from);
     }
 
-    /// Whether the plain page 1 says of the layout what is so here.
+    /// Whether the header of the plain page 1 has the page size and the reserved bytes of this codec.
     fn fits(&self, page: &[u8]) -> bool {
         let size = match u16::from_be_bytes([page[PAGE_SIZE_AT], page[PAGE_SIZE_AT + 1]]) {
             1 => 65_536,
@@ -190,8 +190,8 @@ impl PageCodec {
             && page[EXPANSION].iter().all(|byte| *byte == 0)
     }
 
-    /// Four bytes that hide the checksum which SQLite keeps of this page in a rollback journal: it is a sum of plaintext.
-    /// No two sealed pages have the same, and none can be told without the key.
+    /// The mask of the page's checksum in a rollback journal, which is a sum of plaintext. Every sealed page has another mask,
+    /// which cannot be computed without the key.
     pub(crate) fn journal_mask(&self, sealed: &[u8]) -> [u8; 4] {
         let tail = &sealed[self.page_size - usize::from(self.seal.cipher.reserved_bytes())..];
         let mut mask = [0; 4];
@@ -201,7 +201,7 @@ impl PageCodec {
 }
 
 const _: () = {
-    // Tag and nonce fill the reserved bytes, which SQLite counts in one byte.
+    // The tag and the nonce fill the reserved bytes, whose number is one byte in the header.
     assert!(TAG_LEN + NONCE_LEN_MAX <= u8::MAX as usize);
 };
 
@@ -226,7 +226,7 @@ mod tests {
         PageCodec::new(Seal::new(format, cipher, &key).unwrap(), 4096, &key).unwrap()
     }
 
-    /// A page with something in it, but for the reserved bytes.
+    /// A page with content, and reserved bytes of zero.
     fn plain(cipher: Cipher, number: u32) -> Vec<u8> {
         if number == 1 {
             return empty_database(cipher.reserved_bytes()).to_vec();
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sealed_is_opened_at_its_place_and_nowhere_else() {
+    fn sealed_page_opens_only_at_its_number() {
         for cipher in Cipher::ALL {
             for format in formats(*cipher) {
                 let codec = codec(*cipher, format);
@@ -252,11 +252,11 @@ mod tests {
                     let mut opened = page.clone();
                     assert_eq!(codec.open_page(number, &mut opened), Ok(()));
                     assert!(opened == plain(*cipher, number), "{cipher} {format} {number}");
-                    // Twice the same page is never the same twice.
+                    // Sealing a page again gives other bytes.
                     assert!(sealed(&codec, number)[200..] != page[200..]);
                     let (mut elsewhere, other) = (page.clone(), if number == 3 { 4 } else { 3 });
                     let moved = codec.open_page(other, &mut elsewhere);
-                    // What that engine's format does not notice.
+                    // The tags of this format do not cover page numbers.
                     let unnoticed = format == PageFormat::Turso && number != 1;
                     assert_eq!(moved.is_ok(), unnoticed, "{cipher} {format} {number}");
                     assert!(unnoticed || elsewhere.iter().all(|byte| *byte == 0));
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bit_of_a_page_counts() {
+    fn open_page_refuses_any_flipped_bit() {
         for (cipher, format) in [
             (Cipher::Aes128Gcm, PageFormat::Native),
             (Cipher::Aegis256, PageFormat::Native),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_laid_out_as_it_is_written_down() {
+    fn header_has_documented_layout() {
         for cipher in Cipher::ALL {
             for format in formats(*cipher) {
                 let codec = codec(*cipher, format);
@@ -311,7 +311,7 @@ mod tests {
                 assert!(page[100..200] != plain[100..200]);
                 let header = Header::parse(page.first_chunk().unwrap()).unwrap();
                 assert_eq!((header.seal, header.page_size), (Some(*seal), 4096));
-                // Any key but the right one is told, where the format can tell it.
+                // The native format detects a wrong key.
                 let native = format == PageFormat::Native;
                 assert_eq!(seal.is_key(&key(*cipher, 1)), native.then_some(true));
                 assert_eq!(seal.is_key(&key(*cipher, 2)), native.then_some(false));
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_layout_is_not_sealed() {
+    fn seal_page_refuses_another_layout() {
         let codec = codec(Cipher::Aegis256, PageFormat::Native);
         let mut nonces = Nonces::new().unwrap();
         let mut seal = |number, plain: &[u8]| codec.seal_page(number, plain, &mut vec![0; 4096], &mut nonces);
@@ -334,7 +334,7 @@ mod tests {
         page[4095] = 1;
         assert_eq!(seal(2, &page), Err(PageFault::Layout));
         assert_eq!(seal(2, &page[..2048]), Err(PageFault::Layout));
-        // The salt's place, and another page size in the header.
+        // The bytes of the salt, and another page size in the header.
         for at in [72, 91, 16] {
             let mut page = empty_database(48);
             page[at] = 0x20;

@@ -1,4 +1,4 @@
-//! The database header, of a plain and of a sealed file, and the pages of an empty database.
+//! The database header of plain and sealed files, and the page of an empty database.
 //!
 //! Offsets are those of <https://www.sqlite.org/fileformat2.html#the_database_header>.
 
@@ -14,7 +14,7 @@ pub(crate) const MAGIC: [u8; 16] = *b"SQLite format 3\0";
 /// The size of the header at the start of page 1.
 pub(crate) const HEADER_LEN: usize = 100;
 
-/// The page size of the databases that this crate makes.
+/// The page size of new databases.
 pub(crate) const PAGE_SIZE: u16 = 4096;
 
 pub(super) const PAGE_SIZE_AT: usize = 16;
@@ -25,41 +25,41 @@ const CHANGE_COUNTER_AT: usize = 24;
 const PAGE_COUNT_AT: usize = 28;
 const SCHEMA_FORMAT_AT: usize = 44;
 const ENCODING_AT: usize = 56;
-/// Bytes that SQLite leaves zero; the salt of a sealed file stands at their start.
+/// The bytes that SQLite reserves for expansion. A sealed file has its salt at their start.
 pub(super) const EXPANSION: std::ops::Range<usize> = 72..92;
 const VERSION_VALID_FOR_AT: usize = 92;
 
 const _: () = assert!(EXPANSION.start + SALT_LEN <= EXPANSION.end);
 
-/// The values of the read and write version that stand for rollback mode and for WAL.
+/// The read and write versions of rollback mode and of WAL mode.
 const ROLLBACK_VERSION: u8 = 1;
 const WAL_VERSION: u8 = 2;
 
-/// The value of both in the journal mode `mvcc` of Turso's engine.
+/// The read and write version of the journal mode `mvcc` of Turso's engine.
 const MVCC_VERSION: u8 = 255;
 
-/// The fields of a database header that matter here.
+/// The fields of a database header that this crate uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// A power of two from 512 to 65536.
     pub(crate) page_size: u32,
     /// Whether the database is in WAL mode.
     pub(crate) wal: bool,
-    /// The format versions that a program must know to write and to read the file. SQLite knows those up to
-    /// [`WAL_VERSION`].
+    /// The format versions that a program must support to write and to read the file. SQLite supports up to [`WAL_VERSION`].
     pub(crate) versions: Versions,
-    /// Counts the transactions of rollback mode.
+    /// The number of transactions in rollback mode.
     pub(crate) change_counter: u32,
-    /// The size of the database in pages, or nothing where a program older than SQLite 3.7.0 wrote last.
+    /// The size of the database in pages. `None` if the last writer was older than SQLite 3.7.0.
     pub(crate) page_count: Option<u32>,
-    /// The bytes at the end of each page that SQLite leaves alone.
+    /// The reserved bytes at the end of each page.
     pub(crate) reserved: u8,
-    /// What the file is sealed under; nothing for a plain one.
+    /// The seal of the file. `None` for a plain file.
     pub(crate) seal: Option<Seal>,
 }
 
 impl Header {
-    /// Reads a header, which must be whole.
+    /// Parses a header. Fails with [`ErrorKind::Invalid`] if it is not one of SQLite or of a sealed file, and with
+    /// [`ErrorKind::Corrupt`] if a field is invalid.
     pub(crate) fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
         let seal = Seal::parse(bytes)?;
         if seal.is_none() && bytes[..MAGIC.len()] != MAGIC {
@@ -87,11 +87,11 @@ impl Header {
         })
     }
 
-    /// The size in bytes of the database in a file of `file_len` bytes that no log adds to.
+    /// The size in bytes of the database in a file of `file_len` bytes without a WAL.
     ///
-    /// SQLite trusts the page count in the header if the change counter vouches for it, and takes it from the size of the
-    /// file otherwise, rounded up to a whole page. Bytes beyond that are no part of the database. The result exceeds
-    /// `file_len` for a truncated file.
+    /// SQLite uses the page count in the header if the change counter shows that it is valid, and the size of the file, rounded up
+    /// to a whole page, otherwise. Bytes after that do not belong to the database. The result exceeds `file_len` for a truncated
+    /// file.
     pub(crate) fn database_len(&self, file_len: u64) -> u64 {
         let page_size = u64::from(self.page_size);
         match self.page_count {
@@ -125,8 +125,7 @@ impl Versions {
     }
 }
 
-/// The whole file of an empty plain database in WAL mode, as SQLite itself would leave it, whose pages have `reserved`
-/// bytes at their end.
+/// The file of an empty plain database in WAL mode with `reserved` bytes at the end of each page, as SQLite writes it.
 pub(crate) fn empty_database(reserved: u8) -> [u8; PAGE_SIZE as usize] {
     const LEAF_TABLE: u8 = 0x0d;
     let mut page = [0; PAGE_SIZE as usize];
@@ -138,29 +137,29 @@ pub(crate) fn empty_database(reserved: u8) -> [u8; PAGE_SIZE as usize] {
     put(21, &[64, 32, 32]);
     put(CHANGE_COUNTER_AT, &1u32.to_be_bytes());
     put(PAGE_COUNT_AT, &1u32.to_be_bytes());
-    // Schema format 4 and UTF-8 stand as 0 until the first table is made, so that the host may still choose.
+    // The schema format and the encoding are 0 until the first table is created, so that the application can choose them.
     put(VERSION_VALID_FOR_AT, &1u32.to_be_bytes());
-    // The version of SQLite that wrote last: 3.37.0, the oldest that this crate works with.
+    // The version of the last writer: SQLite 3.37.0, the oldest that this crate supports.
     put(96, &3_037_000u32.to_be_bytes());
-    // The root page of the schema: an empty leaf whose cells would begin at the end of what SQLite uses.
+    // The root page of the schema: an empty leaf, whose cell area starts at the end of the usable bytes.
     put(HEADER_LEN, &[LEAF_TABLE]);
     put(HEADER_LEN + 5, &(PAGE_SIZE - u16::from(reserved)).to_be_bytes());
     enter_wal(&mut page);
     page
 }
 
-/// Writes into the header that the database is in WAL mode.
+/// Sets WAL mode in a header.
 pub(crate) fn enter_wal(header: &mut [u8]) {
     header[WRITE_VERSION_AT..WRITE_VERSION_AT + 2].copy_from_slice(&[WAL_VERSION; 2]);
 }
 
-/// Writes into the header that the database is in rollback mode.
+/// Sets rollback mode in a header.
 pub(crate) fn leave_wal(header: &mut [u8]) {
     header[WRITE_VERSION_AT..WRITE_VERSION_AT + 2].copy_from_slice(&[ROLLBACK_VERSION; 2]);
 }
 
-/// Writes into the header of an empty database what the first table would: schema format 4 and UTF-8. Turso's engine
-/// does not open one without.
+/// Sets schema format 4 and UTF-8 in the header of an empty database, as the first table would. Turso's engine opens no database
+/// without them.
 pub(crate) fn choose_utf8(header: &mut [u8]) {
     header[SCHEMA_FORMAT_AT..SCHEMA_FORMAT_AT + 4].copy_from_slice(&4u32.to_be_bytes());
     header[ENCODING_AT..ENCODING_AT + 4].copy_from_slice(&1u32.to_be_bytes());
@@ -170,9 +169,9 @@ pub(crate) fn choose_utf8(header: &mut [u8]) {
 mod tests {
     use super::*;
 
-    /// SQLite's own empty WAL database, but for the version of the SQLite that wrote it.
+    /// Compares with the file that SQLite writes, except for the version of SQLite in it.
     #[test]
-    fn an_empty_database_is_what_sqlite_writes() {
+    fn empty_database_equals_that_of_sqlite() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("empty.db");
         let connection = rusqlite::Connection::open(&path).unwrap();
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_read() {
+    fn headers_are_parsed() {
         let mut bytes = [0; HEADER_LEN];
         bytes.copy_from_slice(&empty_database(0)[..HEADER_LEN]);
         let header = Header {

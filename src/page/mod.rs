@@ -1,6 +1,6 @@
-//! Pages and the header on the first of them, plain and sealed. Pure code: bytes in, bytes out.
+//! Pages and the database header, plain and sealed. No I/O.
 //!
-//! The formats of sealed files are set out, byte by byte, in `src/docs/format.md`.
+//! `src/docs/format.md` specifies the formats of sealed files.
 
 mod codec;
 mod header;
@@ -13,20 +13,23 @@ pub(crate) use header::{
 pub use seal::PageFormat;
 pub(crate) use seal::{Identity, Seal};
 
-/// The first of the bytes that SQLite locks (<https://www.sqlite.org/fileformat2.html#the_lock_byte_page>).
+/// The offset of the first byte that SQLite locks (<https://www.sqlite.org/fileformat2.html#the_lock_byte_page>).
 pub(crate) const PENDING_BYTE: u64 = 0x4000_0000;
 
-/// The number of the page with SQLite's lock bytes, which holds nothing and is at most a hole in the file. In a rollback
-/// journal it stands before the name of a super-journal.
+/// The number of the lock-byte page, which has no content. In a rollback journal it precedes the name of a super-journal.
 pub(crate) fn lock_page(page_size: usize) -> u32 {
     u32::try_from(PENDING_BYTE / page_size as u64 + 1).unwrap_or(u32::MAX)
 }
 
-/// What each header of a rollback journal begins with, and the name of a super-journal ends with
+/// The magic bytes at the start of each header of a rollback journal, and after the name of a super-journal
 /// (<https://www.sqlite.org/fileformat2.html#the_rollback_journal>).
 pub(crate) const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
-/// Reads a big-endian `u32` at `at`, which must lie within `bytes`.
+/// Reads a big-endian `u32` at `at`.
+///
+/// # Panics
+///
+/// Panics if `bytes` ends before.
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[at..at + 4]);

@@ -1,4 +1,4 @@
-//! What a file says of its sealing: the format, the cipher, the salt, and a check by which a key is told from others.
+//! The seal of a file, which is in its header: the format, the cipher, the salt and the key check.
 
 use std::{fmt, str::FromStr};
 
@@ -18,12 +18,11 @@ pub(super) const SALT_LEN: usize = 16;
 /// The size of a key check in bytes.
 const KEY_CHECK_LEN: usize = 8;
 
-/// The first bytes of a file that is sealed in the native format: a name and the version of the format. The cipher's id
-/// and the key check follow.
+/// The first bytes of a file in the native format: a name and the format version. The number of the cipher and the key check
+/// follow.
 const NATIVE: [u8; 7] = *b"LFleet\x01";
 
-/// The first bytes of a file that is sealed in Turso's format: a name and the version. The cipher's id and nine zeros
-/// follow.
+/// The first bytes of a file in Turso's format: a name and the format version. The number of the cipher and nine zeros follow.
 const TURSO: [u8; 6] = *b"Turso\x00";
 
 const _: () = {
@@ -31,16 +30,16 @@ const _: () = {
     assert!(TURSO.len() + 1 + 9 == MAGIC.len());
 };
 
-/// How the pages of an encrypted database are laid out, and what their tags cover.
+/// The layout of the pages of an encrypted database, and the associated data of their tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PageFormat {
-    /// The format of this crate: a page that was moved, swapped or brought from another file is refused, and a wrong key
-    /// is told from damage.
+    /// The format of this crate. It detects a page that was moved, swapped or copied from another file, and distinguishes a wrong
+    /// key from damage.
     #[default]
     Native,
-    /// The format of Turso's open engine, for exchange with it. Its tags do not cover page numbers, so that pages of one
-    /// key can be swapped unnoticed. It has no `chacha20poly1305`.
+    /// The format of Turso's engine, for exchange with it. Its tags do not cover page numbers, so it does not detect pages of one
+    /// key that were swapped. It has no `chacha20poly1305`.
     Turso,
 }
 
@@ -54,7 +53,7 @@ impl PageFormat {
         }
     }
 
-    /// Says so if the format has no such cipher.
+    /// Fails with [`ErrorKind::Invalid`] if the format does not have the cipher.
     pub(crate) fn check(self, cipher: Cipher) -> Result<()> {
         if self == Self::Turso && cipher == Cipher::ChaCha20Poly1305 {
             let message = format!("the page format turso has no cipher {cipher}");
@@ -81,8 +80,8 @@ impl fmt::Display for PageFormat {
     }
 }
 
-/// What tells a sealed file from others before anything in it is opened: its format, and the salt where the format has
-/// one. A file has the same for as long as it is there, and so have the copies of it whose pages are as they were.
+/// The identity of a sealed file, which is known without its key: its format, and its salt if the format has one. It never
+/// changes, and copies of the sealed pages have it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     format: PageFormat,
@@ -90,7 +89,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Nothing where there is a salt that the format does not have, or none where it has one.
+    /// Returns `None` if there is a salt and the format has none, or the reverse.
     pub(crate) fn new(format: PageFormat, salt: Option<[u8; SALT_LEN]>) -> Option<Self> {
         (salt.is_some() == (format == PageFormat::Native)).then_some(Self { format, salt })
     }
@@ -104,19 +103,19 @@ impl Identity {
     }
 }
 
-/// What a file is sealed under, as its header says.
+/// The seal of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub(crate) format: PageFormat,
     pub(crate) cipher: Cipher,
-    /// Random for each file that is not a copy of another; zero in Turso's format, which has none.
+    /// Random for each file that is not a copy. Zero in Turso's format, which has no salt.
     pub(super) salt: [u8; SALT_LEN],
-    /// Zero in Turso's format, which has none.
+    /// Zero in Turso's format, which has no key check.
     key_check: [u8; KEY_CHECK_LEN],
 }
 
 impl Seal {
-    /// The seal of a new file under `key`.
+    /// Makes the seal of a new file.
     pub(crate) fn new(format: PageFormat, cipher: Cipher, key: &EncryptionKey) -> Result<Self> {
         format.check(cipher)?;
         let mut seal = Self { format, cipher, salt: [0; SALT_LEN], key_check: [0; KEY_CHECK_LEN] };
@@ -132,13 +131,13 @@ impl Seal {
         Identity { format: self.format, salt }
     }
 
-    /// Reads the seal in the header of a file; nothing if it does not begin as a sealed one does.
+    /// Parses the seal in a header. Returns `None` if the file is not sealed.
     pub(super) fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Option<Self>> {
         let damaged = |what: &str| Err(Error::new(ErrorKind::Corrupt, format!("damaged header: {what}")));
         let (format, id, rest) = if bytes[..6] == NATIVE[..6] {
             if bytes[6] != NATIVE[6] {
                 let message = format!(
-                    "sealed in version {} of the native page format; use a newer litefleet",
+                    "encrypted in version {} of the native page format; use a newer litefleet",
                     bytes[6]
                 );
                 return Err(Error::new(ErrorKind::Unsupported, message));
@@ -146,8 +145,10 @@ impl Seal {
             (PageFormat::Native, bytes[7], &bytes[8..MAGIC.len()])
         } else if bytes[..5] == TURSO[..5] {
             if bytes[5] != TURSO[5] {
-                let message =
-                    format!("sealed in version {} of Turso's page format, which is not known here", bytes[5]);
+                let message = format!(
+                    "encrypted in version {} of Turso's page format, which is not supported",
+                    bytes[5]
+                );
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
             (PageFormat::Turso, bytes[6], &bytes[7..MAGIC.len()])
@@ -170,7 +171,7 @@ impl Seal {
         Ok(Some(seal))
     }
 
-    /// Turns the first bytes of a plain page 1 into those of a sealed one.
+    /// Turns the header of a plain page 1 into that of a sealed one.
     pub(super) fn stamp(&self, page: &mut [u8]) {
         match self.format {
             PageFormat::Native => {
@@ -187,8 +188,7 @@ impl Seal {
         }
     }
 
-    /// Turns the first bytes of a sealed page 1 back into those of a plain one; there may be more or fewer of them than
-    /// a header.
+    /// Turns bytes of a sealed page 1, from offset `from` on, into those of a plain one. Inverse of [`stamp`](Self::stamp).
     pub(super) fn unstamp(&self, page: &mut [u8], from: usize) {
         for (byte, at) in page.iter_mut().zip(from..) {
             match at {
@@ -199,13 +199,13 @@ impl Seal {
         }
     }
 
-    /// Whether `key` is the one that the file is sealed under; nothing where the format does not tell.
+    /// Whether `key` is the key of the file. Returns `None` if the format has no key check.
     pub(crate) fn is_key(&self, key: &EncryptionKey) -> Option<bool> {
-        // Both are public or derived by a one-way function: comparing them gives nothing away.
+        // Both values are public or derived by a one-way function, so the comparison need not take constant time.
         (self.format == PageFormat::Native).then(|| self.derive_key_check(key) == self.key_check)
     }
 
-    /// The key that the pages are sealed under.
+    /// The key of the pages.
     pub(super) fn page_key(&self, key: &EncryptionKey) -> Zeroizing<Vec<u8>> {
         match self.format {
             PageFormat::Turso => Zeroizing::new(key.as_bytes().to_vec()),
@@ -213,7 +213,7 @@ impl Seal {
         }
     }
 
-    /// The key of the masks over the checksums in a rollback journal.
+    /// The key of the masks of the checksums in a rollback journal.
     pub(super) fn mask_key(&self, key: &EncryptionKey) -> Zeroizing<Vec<u8>> {
         self.derive(key, "journal mask", 32)
     }
@@ -224,14 +224,14 @@ impl Seal {
         check
     }
 
-    /// HKDF-SHA256 (RFC 5869) of the host's key with the file's salt, for one purpose.
+    /// Derives the key of a purpose with HKDF-SHA256 (RFC 5869) from `key` and the salt of the file.
     fn derive(&self, key: &EncryptionKey, purpose: &str, len: usize) -> Zeroizing<Vec<u8>> {
         let mut derived = Zeroizing::new(vec![0; len]);
         let info = ["litefleet ", self.format.as_str(), " 1 ", self.cipher.as_str(), " ", purpose];
         let info = info.map(str::as_bytes);
         let expanded =
             Hkdf::<Sha256>::new(Some(&self.salt), key.as_bytes()).expand_multi_info(&info, &mut derived);
-        assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 8160 bytes, and {len} were asked for");
+        assert!(expanded.is_ok(), "HKDF-SHA256 derives at most 8160 bytes, not {len}");
         derived
     }
 }

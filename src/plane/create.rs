@@ -13,6 +13,8 @@
 //! `draft` where a create's is `creating`, and stays so if the upload fails. The row of step 2 and that of step 6
 //! are not flushed: the sweep finds the directory of the one without it, and carries the other on from step 5.
 
+use std::path::Path;
+
 use super::{
     CreateDatabase, DatabaseRef, Plane, UploadOptions,
     history::birth,
@@ -30,7 +32,7 @@ use crate::{
     point::ResolvedInstant,
     progress::ProgressFn,
     seed::{
-        self, Staged, Target, fork, restore,
+        self, Output, Staged, Target, fork, restore,
         upload::{self, Upload},
     },
     size::SizeLimit,
@@ -105,7 +107,7 @@ impl Plane {
         if upload.is_none() && seed == Some(Seed::DatabaseUpload) {
             let draft = NewDatabase { state: State::Draft, ..new };
             self.insert(&draft, Durability::Full)?;
-            return self.output(&draft.id);
+            return Ok(self.output(&draft));
         }
         let limit = new.size_limit;
         let at = match seed {
@@ -124,30 +126,30 @@ impl Plane {
                         options = options.encryption_key(key.clone());
                     }
                     // Its pages are copied by path. What was copied is its own if it is still there.
-                    let copied = self.fork(source, &options, at, staged, target.as_ref(), limit, watch);
+                    let data = staged.data();
+                    let output = self.output_to(&data, target.as_ref(), limit);
+                    let copied = self.fork(source, &options, at, output, watch);
                     self.hold(source, copied).map(|what| reached = what)
                 }
                 (None, Some(upload)) => {
-                    let keys = upload::Keys { target: target.as_ref(), file: source_encryption_key.as_ref() };
-                    unchecked = upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)?;
+                    let (data, key) = (staged.data(), source_encryption_key.as_ref());
+                    let output = self.output_to(&data, target.as_ref(), limit);
+                    unchecked = upload::write(upload, key, output, watch)?;
                     Ok(())
                 }
                 (None, None) => seed::empty(&self.disk, &staged.data(), target.as_ref()),
             }
         })?;
-        Ok(CreateDatabaseOutput { reached, unchecked, ..self.output(&new.id)? })
+        Ok(CreateDatabaseOutput { reached, unchecked, ..self.output(&new) })
     }
 
     /// Writes a source into a staged directory, as it is or as it was at an instant, and says what the instant came to.
-    #[expect(clippy::too_many_arguments, reason = "what a fork is of, and what it is to be")]
     fn fork(
         &self,
         source: &Resolved,
         options: &ConnectOptions,
         at: Option<Timestamp>,
-        staged: &Staged,
-        target: Option<&Target>,
-        limit: Option<SizeLimit>,
+        output: Output<'_>,
         watch: &mut ProgressFn<'_>,
     ) -> Result<Option<ResolvedInstant>> {
         let connection = match at {
@@ -158,11 +160,11 @@ impl Plane {
         let (identity, birth) = (source.entry.identity, birth(&source.entry)?);
         let source = fork::Source { connection, data: &data, key: options.key(), identity };
         let Some(at) = at else {
-            fork::write(&self.disk, source, &staged.data(), target, limit, watch)?;
+            fork::write(source, output, watch)?;
             return Ok(None);
         };
         let instant = restore::Instant { at, birth, now: self.clock.now() };
-        restore::write(&self.disk, source, instant, &staged.data(), target, limit, watch).map(Some)
+        restore::write(source, instant, output, watch).map(Some)
     }
 
     pub(super) fn upload(
@@ -210,11 +212,21 @@ impl Plane {
         let mut unchecked = Vec::new();
         self.whole_or_nothing(&staged, State::Draft, || {
             self.keep_private(&staged, target.as_ref())?;
-            let keys = upload::Keys { target: target.as_ref(), file: file_key };
-            unchecked = upload::write(&self.disk, upload, &staged.data(), keys, limit, watch)?;
+            let data = staged.data();
+            let output = self.output_to(&data, target.as_ref(), limit);
+            unchecked = upload::write(upload, file_key, output, watch)?;
             Ok(())
         })?;
         Ok(Uploaded { unchecked })
+    }
+
+    fn output_to<'a>(
+        &'a self,
+        path: &'a Path,
+        target: Option<&'a Target>,
+        size_limit: Option<SizeLimit>,
+    ) -> Output<'a> {
+        Output { disk: &self.disk, path, target, size_limit }
     }
 
     /// Others cannot decrypt an encrypted database, but what remains visible of it need not be visible to them.
@@ -240,18 +252,15 @@ impl Plane {
         Ok(source)
     }
 
-    fn output(&self, id: &str) -> Result<CreateDatabaseOutput> {
-        let entry = self.catalog.read(|rows| rows.entry_by_id(id))?;
-        let database = entry.map(|entry| entry.database).ok_or_else(|| {
-            Error::new(ErrorKind::Destroyed, "the database was destroyed as soon as it was created")
-        })?;
-        Ok(CreateDatabaseOutput {
-            id: database.id,
-            hostname: database.hostname,
-            name: database.name.as_str().to_owned(),
+    /// Cannot fail: the database exists by now.
+    fn output(&self, new: &NewDatabase) -> CreateDatabaseOutput {
+        CreateDatabaseOutput {
+            id: new.id.clone(),
+            hostname: self.catalog.hostname(&new.name),
+            name: new.name.as_str().to_owned(),
             reached: None,
             unchecked: Vec::new(),
-        })
+        }
     }
 
     /// Inserts a row. A name that a dead process holds is freed first.

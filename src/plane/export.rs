@@ -11,7 +11,7 @@ use crate::{
     page::PageFormat,
     progress::{OnProgress, Progress, ProgressFn},
     seed::{
-        Target, fork,
+        Output, Target, fork,
         restore::{self, Instant},
     },
     time::Timestamp,
@@ -116,11 +116,13 @@ impl Plane {
         let data = self.data(entry);
         let birth = birth(entry)?;
         let instant = options.at.map(|at| Instant { at, birth, now: self.clock.now() });
+        let output = Output { disk: &self.disk, path: staged, target, size_limit: None };
         if entry.database.cipher.is_some() && options.key.is_none() {
+            let stored = fork::Stored { data: &data, identity: entry.identity };
             if let Some(instant) = instant {
-                return restore::write_as_it_was(&self.disk, &data, entry.identity, instant, staged, watch);
+                return restore::write_stored(stored, instant, output, watch);
             }
-            return fork::write_as_it_is(&self.disk, &data, entry.identity, staged, watch);
+            return fork::write_stored(stored, output, watch);
         }
         let mut connect = ConnectOptions::default().read_only(true).unfenced();
         if let Some(key) = &options.key {
@@ -133,10 +135,8 @@ impl Plane {
         let identity = entry.identity;
         let source = fork::Source { connection, data: &data, key: options.key.as_ref(), identity };
         match instant {
-            Some(instant) => {
-                restore::write(&self.disk, source, instant, staged, target, None, watch).map(|_| ())
-            }
-            None => fork::write(&self.disk, source, staged, target, None, watch),
+            Some(instant) => restore::write(source, instant, output, watch).map(|_| ()),
+            None => fork::write(source, output, watch),
         }
     }
 }

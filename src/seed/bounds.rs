@@ -1,18 +1,18 @@
-//! Bounds on what SQLite evaluates of the schema of a file that another party wrote.
+//! Bounds on the evaluation of an untrusted schema.
 //!
-//! Checking a database and laying its rows out anew evaluate the expressions of its indexes, the conditions of its partial
-//! indexes, and its generated columns. A single call of an SQL function cannot be interrupted, and SQLite looks for an
-//! interrupt only where a program jumps back. So what one row may cost is bounded beforehand:
+//! Checking and rebuilding a database evaluate the expressions of its indexes, the conditions of its partial indexes, and its
+//! generated columns. A single call of an SQL function cannot be interrupted, and SQLite checks for an interrupt only at backward
+//! jumps. The cost of one row is therefore bounded beforehand:
 //!
 //! | bound | by |
 //! |---|---|
-//! | instructions that a row takes | [`OPS_A_ROW_MAX`], counted in the program of the check |
+//! | instructions per row | [`OPS_A_ROW_MAX`], counted in the program of the check |
 //! | length of a value | `SQLITE_LIMIT_LENGTH`: [`WORK_A_ROW`] divided by those instructions |
-//! | a call that takes more than linear time | [`super::functions`] |
-//! | all rows together | processor time in proportion to the size of the file, by the progress handler |
+//! | a function call of more than linear time | [`super::functions`] |
+//! | all rows together | processor time proportional to the size of the file, by the progress handler |
 //!
-//! The values that are alive at once are no more than the instructions that made them, so the memory of a row is bounded by
-//! [`WORK_A_ROW`] too. A schema without expressions evaluates nothing, and no length is bounded for it.
+//! Each live value was made by an instruction of the row, so [`WORK_A_ROW`] bounds the memory of a row too. A schema without
+//! expressions evaluates nothing and has no bound on the length of a value.
 
 use std::{
     ffi::c_int,
@@ -29,22 +29,23 @@ use rustix::time::{ClockId, clock_gettime};
 use super::functions;
 use crate::error::{Error, ErrorKind};
 
-/// The processor time for a file of any size.
+/// The processor time for an empty file.
 const TIME_BASE: Duration = Duration::from_secs(10);
 
-/// The bytes of a file that add a second to that. A check takes 1 to 160 s a GB of ordinary content.
+/// The number of bytes of a file that add a second to [`TIME_BASE`]. A check of ordinary content takes 1 to 160 s per GB.
 const BYTES_A_SECOND: u64 = 1 << 20;
 
-/// Instructions between two calls of the progress handler. Few, since each may copy a value of the greatest length.
+/// The number of instructions between two calls of the progress handler. It is small because each may copy a value of the maximum
+/// length.
 const TICK_OPS: c_int = 100;
 
-/// The bytes that the instructions of one row may handle.
+/// The maximum number of bytes that the instructions of one row process.
 const WORK_A_ROW: u64 = 1 << 30;
 
-/// The most instructions that one row may take.
+/// The maximum number of instructions per row.
 const OPS_A_ROW_MAX: u64 = 32 << 10;
 
-/// Functions that write their arguments as JSON, by the beginnings of their names.
+/// The prefixes of the functions that write their arguments as JSON.
 const JSON_BUILDERS: [&str; 10] = [
     "json_array(",
     "jsonb_array(",
@@ -58,14 +59,14 @@ const JSON_BUILDERS: [&str; 10] = [
     "jsonb_set",
 ];
 
-/// By how much the length of a value is divided if one of those is called. A byte of a text takes up to six in JSON, and
-/// SQLite bounds the buffer that JSON is built in by its memory alone.
+/// The divisor of the length of a value if one of [`JSON_BUILDERS`] is called. A byte of text takes up to six bytes in JSON, and
+/// SQLite does not bound the buffer of JSON.
 const JSON_WEIGHT: u64 = 8;
 
-/// A value of this length is admitted whatever a row takes.
+/// The minimum bound on the length of a value.
 const LENGTH_MIN: u64 = 64 << 10;
 
-/// Whether the schema has an expression that the check evaluates. The pragmas read what SQLite parsed, so no name in
+/// Whether the schema has an expression that the check evaluates. The pragmas read the parsed schema, so no entry of
 /// `sqlite_schema` can hide one.
 const HAS_EXPRESSIONS: &str = "
     SELECT EXISTS (SELECT 1 FROM pragma_table_list AS t JOIN pragma_table_xinfo(t.name, t.schema) AS c
@@ -86,13 +87,13 @@ struct State {
     exceeded: OnceLock<Bound>,
 }
 
-/// A bound that a file exceeds.
+/// A bound that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     Time(Duration),
-    /// Instructions of one row.
+    /// The instructions of one row.
     Ops(u64),
-    /// Bytes of a value.
+    /// The bytes of a value.
     Length(i32),
     /// The product of the lengths of a function's arguments.
     Call(&'static str, u64),
@@ -113,7 +114,8 @@ impl Bounds {
         }))
     }
 
-    /// Holds the statements of a connection to the time, which begins with the first such call. They must run on this thread.
+    /// Applies the bound on time to the statements of a connection. The time starts with the first call. The statements must run on
+    /// this thread.
     pub(super) fn hold(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         self.0.started.get_or_init(|| (Instant::now(), processor_time()));
         let bounds = self.clone();
@@ -121,7 +123,7 @@ impl Bounds {
         connection.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0).map(|_| ())
     }
 
-    /// The length that a value may have while `connection` evaluates the expressions of its schema; `None` if it has none.
+    /// The maximum length of a value while `connection` evaluates the expressions of its schema. `None` if it has none.
     pub(super) fn measure(&self, connection: &Connection) -> rusqlite::Result<Option<i32>> {
         if !connection.query_row(HAS_EXPRESSIONS, [], |row| row.get(0))? {
             return Ok(None);
@@ -136,25 +138,25 @@ impl Bounds {
         Ok(Some(i32::try_from(length).map_or(most, |length| length.min(most))))
     }
 
-    /// Holds the values of a connection to a length.
+    /// Applies the bound on the length of values to a connection.
     pub(super) fn limit(&self, connection: &Connection, length: Option<i32>) -> rusqlite::Result<()> {
         let Some(length) = length else { return Ok(()) };
         connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, length)?;
         functions::bound(connection, self, length)
     }
 
-    /// Ends what runs under these bounds, from any thread.
+    /// Interrupts the statements under these bounds. May be called on any thread.
     pub(super) fn stop(&self) {
         self.0.stopped.store(true, Relaxed);
     }
 
-    /// Whether nothing may go on under these bounds.
+    /// Whether the statements under these bounds must end.
     pub(super) fn is_over(&self) -> bool {
         if self.0.stopped.load(Relaxed) {
             return true;
         }
         let Some((instant, processor)) = self.0.started.get() else { return false };
-        // No thread uses more processor time than passes. The clock of that is slower to read.
+        // Processor time never exceeds elapsed time, and is slower to read.
         if instant.elapsed() < self.0.time || processor_time().saturating_sub(*processor) < self.0.time {
             return false;
         }
@@ -162,13 +164,13 @@ impl Bounds {
         true
     }
 
-    /// Notes that a bound is exceeded. Returns an error for SQLite.
+    /// Records that a bound is exceeded. Returns an error for SQLite.
     pub(super) fn exceed(&self, bound: Bound) -> rusqlite::Error {
         self.0.exceeded.get_or_init(|| bound);
         rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_TOOBIG), None)
     }
 
-    /// The error for a bound that `what` exceeds, if that is why SQLite failed.
+    /// The error of this crate if SQLite failed because `what` exceeds a bound.
     pub(super) fn explain(
         &self,
         what: &str,
@@ -181,7 +183,7 @@ impl Bounds {
         Some(bound.of(what))
     }
 
-    /// Whether a bound is exceeded, or the caller asked to stop.
+    /// Whether a bound is exceeded or the caller has cancelled.
     pub(super) fn is_exceeded(&self) -> bool {
         self.0.stopped.load(Relaxed) || self.0.exceeded.get().is_some()
     }
@@ -209,7 +211,7 @@ impl Bound {
         };
         let message = format!(
             "{what} cannot be evaluated within bounds: {fault}; drop its indexes on expressions, partial indexes and \
-             generated columns, and try again"
+             generated columns, and retry"
         );
         Error::new(ErrorKind::Unsupported, message)
     }
@@ -222,14 +224,14 @@ fn processor_time() -> Duration {
     Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
-/// The most instructions between two looks at whether to go on, in the program that checks all tables: those of its longest
-/// loop. Each argument of a function counts as one more.
+/// The number of instructions in the longest loop of the program that checks all tables. Each argument of a function counts as one
+/// more.
 ///
-/// Also returns whether it calls a function that builds JSON.
+/// Also returns whether the program calls one of [`JSON_BUILDERS`].
 fn ops_a_row(connection: &Connection) -> rusqlite::Result<(u64, bool)> {
     let mut program = connection.prepare("EXPLAIN PRAGMA integrity_check(1)")?;
     let mut rows = program.query([])?;
-    // The instructions and the calls before each address.
+    // The numbers of instructions and calls before each address.
     let mut before = vec![(0, 0)];
     let (mut longest, mut outside, mut builds_json) = (0, 0_u64, false);
     while let Some(row) = rows.next()? {
@@ -256,7 +258,7 @@ fn ops_a_row(connection: &Connection) -> rusqlite::Result<(u64, bool)> {
     Ok((longest.max(outside), builds_json))
 }
 
-/// The number of arguments in `name(number)`, as the program shows a function.
+/// The number of arguments of a function, which the program shows as `name(number)`.
 fn arguments(function: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(function);
     let number = text.rsplit_once('(').and_then(|(_, rest)| rest.trim_end_matches(')').parse().ok());
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_a_row_takes_the_shorter_its_values_are() {
+    fn length_bound_falls_with_instructions_per_row() {
         let terms = |count: usize| {
             let terms = vec!["hex(a) = 'x'"; count].join(" OR ");
             format!("CREATE TABLE t(a); CREATE INDEX i ON t(a) WHERE a IN ({})", terms.replace(" OR ", ", "))
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_ends_when_its_processor_time_is_used_up() {
+    fn statement_ends_at_bound_on_processor_time() {
         let endless =
             "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
         let mut connection = connection("");
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_more_time_the_larger_it_is() {
+    fn bound_on_time_grows_with_file() {
         assert_eq!(Bounds::of(0).0.time, Duration::from_secs(10));
         assert_eq!(Bounds::of(50 << 30).0.time, Duration::from_secs(10 + 50 * 1024));
     }

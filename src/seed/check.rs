@@ -1,10 +1,10 @@
-//! The check of a database file that comes from another party.
+//! The check of an untrusted database file.
 //!
-//! SQLite's integrity check looks at every page, row and index entry. It evaluates no CHECK constraint, so a file whose rows
-//! violate one is sound; expressions of indexes and generated columns it must evaluate, within [bounds](super::bounds).
+//! SQLite's integrity check reads every page, row and index entry. CHECK constraints are not evaluated, so rows may violate them.
+//! Expressions of indexes and generated columns are evaluated within [bounds](super::bounds).
 //!
-//! Files have collations, functions, modules and tokenizers of the programs that made them, which are unknown here. What
-//! needs one cannot be checked, and is named; everything else is.
+//! A file may use collations, functions, modules and tokenizers of the program that wrote it. The parts that need one cannot be
+//! checked and are reported. Everything else is checked.
 
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension, config::DbConfig, functions::FunctionFlags, limits::Limit,
@@ -17,13 +17,13 @@ use crate::{
     sqlite, vfs,
 };
 
-/// Functions that are stood in for in one file.
+/// The maximum number of functions of one file that are replaced by stand-ins.
 const FUNCTIONS_MAX: usize = 100;
 
-/// The longest value while the statistics of a file are looked at before anything else of it.
+/// The maximum length of a value while the schema of the statistics tables is read.
 const STATISTICS_LENGTH: i32 = 1000;
 
-/// The most of a declaration that is quoted.
+/// The maximum number of characters of a quoted declaration.
 const QUOTED_MAX: usize = 120;
 
 /// Opens a connection to the file.
@@ -33,8 +33,8 @@ pub(super) type Open<'a> = dyn Fn() -> Result<Connection> + Sync + 'a;
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Corrupt`] with the first finding, [`ErrorKind::Unsupported`] for a file that exceeds a bound,
-/// [`ErrorKind::Cancelled`].
+/// Fails with [`ErrorKind::Corrupt`] and the first finding if the file is damaged, with [`ErrorKind::Unsupported`] if it exceeds a
+/// bound, and with [`ErrorKind::Cancelled`].
 pub(super) fn check(
     name: &str,
     len: u64,
@@ -46,7 +46,7 @@ pub(super) fn check(
     super::watched(Phase::Check, &bounds, watch, || check.run())?
 }
 
-/// An error of SQLite in the middle of a check.
+/// The error of a check that SQLite failed.
 pub(super) fn failed(name: &str, error: rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => Error::new(
@@ -61,21 +61,21 @@ pub(super) fn failed(name: &str, error: rusqlite::Error) -> Error {
     }
 }
 
-/// Keeps what the file's schema says from being run: triggers, views and CHECK constraints. The statement loads the schema.
+/// Prevents triggers, views and CHECK constraints of the file from being executed. The statement loads the schema.
 pub(super) fn fence(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    // The size of the cache is one that the file's header may choose.
+    // The header of the file can set a cache size.
     connection.execute_batch(
         "PRAGMA ignore_check_constraints=ON; PRAGMA synchronous=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0;
          PRAGMA cache_size=-2000",
     )
 }
 
-/// Whether SQLite could not prepare a statement, which says nothing about the file's bytes.
+/// Whether SQLite could not prepare a statement. The file need not be damaged.
 fn is_refused(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqlInputError { .. })
         || error.sqlite_error_code() == Some(ErrorCode::Unknown)
@@ -92,7 +92,7 @@ impl Check<'_> {
     fn run(&self) -> Result<Vec<String>> {
         self.statistics()?;
         let connection = self.connect()?;
-        // Without modules SQLite checks the tables that virtual ones keep their content in, and passes over the others.
+        // Without modules SQLite checks the shadow tables of virtual tables, and skips the virtual tables.
         vfs::drop_modules(&connection);
         let mut unchecked = Vec::new();
         let length = match self.whole(&connection, "PRAGMA integrity_check(1)") {
@@ -108,7 +108,7 @@ impl Check<'_> {
         Ok(unchecked)
     }
 
-    /// A connection that runs nothing of the file's beyond the bounds.
+    /// A fenced connection with bounds.
     fn connect(&self) -> Result<Connection> {
         let mut connection = (self.open)()?;
         let held = self.bounds.hold(&mut connection).and_then(|()| fence(&connection));
@@ -116,14 +116,13 @@ impl Check<'_> {
         Ok(connection)
     }
 
-    /// Refuses a file in whose tables of statistics a column is generated. SQLite reads them, and would evaluate that, as
-    /// soon as anybody opens the database.
+    /// Refuses a file with a generated column in a statistics table. SQLite evaluates the column whenever the database is opened.
     fn statistics(&self) -> Result<()> {
         let mut connection = (self.open)()?;
         let find = |connection: &mut Connection| {
             self.bounds.hold(connection)?;
             connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, STATISTICS_LENGTH)?;
-            // A schema that cannot be read as a whole counts as loaded then.
+            // SQLite then accepts a schema that it cannot parse completely.
             connection.execute_batch("PRAGMA writable_schema=ON")?;
             connection
                 .query_row(
@@ -147,7 +146,7 @@ impl Check<'_> {
         }
     }
 
-    /// Checks everything by a pragma. Returns the length that a value may have.
+    /// Checks the whole database by a pragma. Returns the bound on the length of a value.
     fn whole(&self, connection: &Connection, pragma: &str) -> Result<Option<i32>, Refused> {
         let length = self.bounds.measure(connection).map_err(Refused::Sql)?;
         self.bounds.limit(connection, length).map_err(Refused::Sql)?;
@@ -159,15 +158,15 @@ impl Check<'_> {
         self.bounds.limit(connection, length).map_err(|error| self.failed(connection, error))
     }
 
-    /// Fails with what SQLite found.
+    /// Fails with the finding of a check, if there is one.
     fn sound(&self, finding: Option<String>) -> Result<(), Refused> {
         let Some(finding) = finding else { return Ok(()) };
         let finding = finding.trim_start_matches("*** in database main ***").trim();
         Err(Refused::Other(Error::new(ErrorKind::Corrupt, format!("{} is damaged: {finding}", self.name))))
     }
 
-    /// Checks all but the entries of indexes, with stand-ins for the collations and functions that SQLite does not know.
-    /// Returns the length that a value may have.
+    /// Checks everything except index entries, with stand-ins for unknown collations and functions. Returns the bound on the length of
+    /// a value.
     fn with_stand_ins(&self) -> Result<Option<i32>> {
         const QUICK: &str = "PRAGMA quick_check(1)";
         let connection = self.connect()?;
@@ -182,14 +181,14 @@ impl Check<'_> {
             let flags = FunctionFlags::SQLITE_UTF8
                 | FunctionFlags::SQLITE_DETERMINISTIC
                 | FunctionFlags::SQLITE_INNOCUOUS;
-            // Zero fits a column of any type but BLOB, and one that is NOT NULL.
+            // Zero is valid in a column of any type except BLOB, and in a NOT NULL column.
             let made = connection.create_scalar_function(function, -1, flags, |_| Ok(0));
             checked = made.map_err(Refused::Sql).and_then(|()| self.whole(&connection, QUICK));
         }
         checked.map_err(|error| self.explained(&connection, error))
     }
 
-    /// Checks the indexes of each table that needs nothing unknown.
+    /// Checks the indexes of each table, except for tables that need an unknown collation or function.
     fn each_table(&self, connection: &Connection, unchecked: &mut Vec<String>) -> Result<()> {
         let tables =
             "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow')";
@@ -206,7 +205,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Checks the content of each virtual table whose module can be had.
+    /// Checks the content of each virtual table whose module is available.
     fn virtual_tables(
         &self,
         main: &Connection,
@@ -267,13 +266,13 @@ impl Check<'_> {
     }
 }
 
-/// Why a part of the file was not found sound.
+/// Why a check failed.
 enum Refused {
     Sql(rusqlite::Error),
     Other(Error),
 }
 
-/// The first thing that a pragma finds wrong.
+/// The first finding of a pragma.
 fn ask(connection: &Connection, pragma: &str) -> Result<Option<String>, Refused> {
     let answer = connection.query_row(pragma, [], |row| {
         // A finding may quote a name that is not UTF-8.
@@ -282,7 +281,7 @@ fn ask(connection: &Connection, pragma: &str) -> Result<Option<String>, Refused>
     answer.map(|answer| Some(answer).filter(|answer| answer != "ok")).map_err(Refused::Sql)
 }
 
-/// The name of the function that SQLite does not know, if that is what it says.
+/// The name of the unknown function, if that is the error.
 fn unknown_function(error: &rusqlite::Error) -> Option<&str> {
     let (rusqlite::Error::SqlInputError { msg, .. } | rusqlite::Error::SqliteFailure(_, Some(msg))) = error
     else {
@@ -298,14 +297,14 @@ fn message(error: &rusqlite::Error) -> String {
     }
 }
 
-/// The module of a virtual table with its arguments.
+/// The module of a virtual table and its arguments.
 fn using(declared: &str) -> Option<String> {
     const USING: &str = "using ";
     let at = declared.to_ascii_lowercase().find(USING)?;
     Some(format!("USING {}", one_line(declared[at + USING.len()..].trim())))
 }
 
-/// A text of the file's as a part of a sentence.
+/// Text of the file for an error message: one line, truncated.
 fn one_line(text: &str) -> String {
     let mut line: String =
         text.chars().map(|sign| if sign.is_control() { ' ' } else { sign }).take(QUOTED_MAX).collect();
@@ -315,7 +314,7 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// An identifier in SQL.
+/// Quotes an SQL identifier.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -325,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_declaration_is_quoted_on_one_line_and_cut() {
+    fn quoted_declaration_is_one_truncated_line() {
         assert_eq!(using("CREATE VIRTUAL TABLE f USING fts5(a,\n b)").unwrap(), "USING fts5(a,  b)");
         assert_eq!(using("CREATE TABLE t(a)"), None);
         assert_eq!(one_line(&"ä".repeat(QUOTED_MAX + 1)).chars().count(), QUOTED_MAX + 1);

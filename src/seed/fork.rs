@@ -1,12 +1,12 @@
-//! A database as another one is now, at one commit, while that one is being written.
+//! Forks: a database as another one is now, at one commit, while that one may be written.
 
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    Target,
-    reseal::{self, SealedPages},
+    Output, Target,
+    reseal::{self, Extent, SealedPages},
 };
 use crate::{
     cipher::EncryptionKey,
@@ -17,40 +17,57 @@ use crate::{
     live_copy::LiveCopy,
     page::{self, Header, Identity, PageCodec, Seal},
     progress::{self, Phase, ProgressFn},
-    size::SizeLimit,
     vfs,
 };
 
-/// What is forked.
+/// The source of a fork.
 #[derive(Debug)]
 pub(crate) struct Source<'a> {
-    /// A connection to it, which is used up.
+    /// A connection to the source, which the fork closes.
     pub(crate) connection: Connection,
-    /// Its file.
+    /// The database file.
     pub(crate) data: &'a Path,
-    /// Its key, if it is encrypted.
+    /// The key, if the source is encrypted.
     pub(crate) key: Option<&'a EncryptionKey>,
-    /// What its file is told from others by, if it is encrypted.
+    /// The identity of the file, if the source is encrypted.
     pub(crate) identity: Option<Identity>,
 }
 
-/// How the pages of a source become those of a copy.
-pub(super) enum Way<'a> {
-    /// As they are.
-    Copy,
-    /// Each is opened and sealed anew.
-    PageByPage(Seal, &'a EncryptionKey, Target),
-    /// SQLite lays the rows out anew, since the pages have more or less room at their end.
-    Anew(Option<Target>),
+/// A database file whose pages are copied as they are stored, without its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored<'a> {
+    pub(crate) data: &'a Path,
+    pub(crate) identity: Option<Identity>,
 }
 
-impl<'a> Way<'a> {
-    /// Fails with [`ErrorKind::Invalid`] if the copy keeps the page format of the source, and that does not know its cipher.
+/// A staged file of sealed pages at one commit.
+#[derive(Clone, Copy)]
+pub(super) struct SealedFile<'a> {
+    pub(super) path: &'a Path,
+    /// The size in bytes.
+    pub(super) size: u64,
+    pub(super) seal: Seal,
+    pub(super) key: &'a EncryptionKey,
+}
+
+/// How the pages of a source become those of a copy.
+pub(super) enum Conversion<'a> {
+    /// The pages are copied as they are stored.
+    Copy,
+    /// Each page is opened and sealed again.
+    Reseal(Seal, &'a EncryptionKey, Target),
+    /// `VACUUM INTO` rebuilds the database, because the number of reserved bytes changes.
+    Rebuild(Option<Target>),
+}
+
+impl<'a> Conversion<'a> {
+    /// The conversion of a source. Fails with [`ErrorKind::Invalid`] if the copy keeps the page format of the source, which does
+    /// not have the cipher of the target.
     pub(super) fn of(source: &Source<'a>, target: Option<&Target>) -> Result<Self> {
         let seal = vfs::main_seal(&source.connection);
         let (Some(seal), Some(key), Some(target)) = (seal, source.key, target) else {
             let is_plain = seal.is_none() && target.is_none();
-            return Ok(if is_plain { Self::Copy } else { Self::Anew(target.cloned()) });
+            return Ok(if is_plain { Self::Copy } else { Self::Rebuild(target.cloned()) });
         };
         let format = target.format.unwrap_or(seal.format);
         format.check(target.cipher)?;
@@ -58,88 +75,73 @@ impl<'a> Way<'a> {
         Ok(if *key == target.key && seal.cipher == target.cipher && seal.format == format {
             Self::Copy
         } else if seal.cipher.reserved_bytes() == target.cipher.reserved_bytes() {
-            Self::PageByPage(seal, key, target)
+            Self::Reseal(seal, key, target)
         } else {
-            Self::Anew(Some(target))
+            Self::Rebuild(Some(target))
         })
     }
 }
 
-/// Writes the database to `path`, on the disk: sealed as `target` says, or plain.
-pub(crate) fn write(
-    disk: &Disk,
-    source: Source<'_>,
-    path: &Path,
-    target: Option<&Target>,
-    size_limit: Option<SizeLimit>,
-    watch: &mut ProgressFn<'_>,
-) -> Result<()> {
-    match Way::of(&source, target)? {
-        Way::Copy => {
-            copy(disk, &source, path, size_limit, watch, |size, watch| sync(disk, path, size, watch))
+/// Writes the source as it is now to the output, and flushes it.
+pub(crate) fn write(source: Source<'_>, output: Output<'_>, watch: &mut ProgressFn<'_>) -> Result<()> {
+    match Conversion::of(&source, output.target)? {
+        Conversion::Copy => copy(&source, output, watch, |size, watch| sync(output, size, watch)),
+        Conversion::Reseal(seal, key, target) => {
+            let staged = layout::beside(output.path, "-source");
+            let size = copy(&source, output.at(&staged), watch, |size, _| Ok(size))?;
+            let file = SealedFile { path: &staged, size, seal, key };
+            reseal_file(file, &target, output, watch)?;
+            reseal::finish(output.sealed(Some(&target)), watch)
         }
-        Way::PageByPage(seal, key, target) => {
-            // Sealed pages of one commit, which stand here until they are sealed anew.
-            let staged = layout::beside(path, "-source");
-            let size = copy(disk, &source, &staged, size_limit, watch, |size, _| Ok(size))?;
-            page_by_page(disk, (&staged, size), seal, key, path, &target, watch)?;
-            reseal::finish(disk, path, Some(&target), size_limit, watch)
-        }
-        Way::Anew(target) => {
+        Conversion::Rebuild(target) => {
             let len = size(source.data)?;
-            reseal::vacuum_into(disk, source.connection, len, path, target.as_ref(), watch)?;
-            reseal::finish(disk, path, target.as_ref(), size_limit, watch)
+            let output = output.sealed(target.as_ref());
+            reseal::vacuum_into(source.connection, len, output, watch)?;
+            reseal::finish(output, watch)
         }
     }
 }
 
-/// The bytes of a database file and of its log.
+/// The size of a database file and of its WAL in bytes.
 fn size(data: &Path) -> Result<u64> {
     Ok(Disk::len(data)?.unwrap_or(0) + Disk::len(&layout::beside(data, "-wal"))?.unwrap_or(0))
 }
 
-/// Seals the pages of a staged file anew into `path`, and removes that file.
-pub(super) fn page_by_page(
-    disk: &Disk,
-    (staged, size): (&Path, u64),
-    seal: Seal,
-    key: &EncryptionKey,
-    path: &Path,
+/// Seals the pages of a staged file again into the output, and removes the staged file.
+pub(super) fn reseal_file(
+    staged: SealedFile<'_>,
     target: &Target,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
-    let file = disk.open_to_write(staged)?;
+    let SealedFile { path, size, seal, key } = staged;
+    let file = output.disk.open_to_write(path)?;
     let mut head = [0; page::HEADER_LEN];
-    Disk::read_at(&file, staged, &mut head, 0)?;
+    Disk::read_at(&file, path, &mut head, 0)?;
     let page_size = Header::parse(&head)?.page_size;
     let codec = PageCodec::new(seal, page_size, key)?;
-    let mut pages = SealedPages { file: &file, path: staged, codec: &codec };
-    let page_count = u32::try_from(size / u64::from(page_size)).unwrap_or(u32::MAX);
-    reseal::seal_pages(disk, &mut pages, page_count, page_size, path, target, watch)?;
+    let mut pages = SealedPages { file: &file, path, codec: &codec };
+    reseal::seal_pages(&mut pages, Extent::of(size, page_size), target, output, watch)?;
     drop(file);
-    disk.remove(staged)
+    output.disk.remove(path)
 }
 
-/// Writes the database in the file `data` to `path`, on the disk, with its pages as they are, and without its key.
-pub(crate) fn write_as_it_is(
-    disk: &Disk,
-    data: &Path,
-    identity: Option<Identity>,
-    path: &Path,
-    watch: &mut ProgressFn<'_>,
-) -> Result<()> {
+/// Writes the stored pages of a database as it is now to the output, and flushes it.
+pub(crate) fn write_stored(stored: Stored<'_>, output: Output<'_>, watch: &mut ProgressFn<'_>) -> Result<()> {
+    let Stored { data, identity } = stored;
     let inspect = |bytes: &[u8], _| header(bytes, data);
+    let Output { disk, path, .. } = output;
     let copy =
         LiveCopy { disk, source: data, target: path, scratch: None, size_limit: None, inspect: &inspect };
     super::copy_and(&copy, watch, |size, watch| {
-        check(path, identity, data)?;
-        sync(disk, path, size, watch)
+        check_identity(path, identity, data)?;
+        sync(output, size, watch)
     })
 }
 
-/// Says so if a copy was not made of the file that it should have been made of. Pages that are not opened are copied
-/// whosever they are, page 1 from the log as well.
-pub(super) fn check(copy: &Path, identity: Option<Identity>, data: &Path) -> Result<()> {
+/// Fails with [`ErrorKind::Corrupt`] if a copy is not of the file of the database. Pages that are not opened are not authenticated,
+/// including page 1 in the WAL.
+pub(super) fn check_identity(copy: &Path, identity: Option<Identity>, data: &Path) -> Result<()> {
     if super::identity(copy)? == identity {
         return Ok(());
     }
@@ -155,32 +157,31 @@ fn header(bytes: &[u8], data: &Path) -> Result<Header> {
     Header::parse(header)
 }
 
-pub(super) fn sync(disk: &Disk, path: &Path, size: u64, watch: &mut ProgressFn<'_>) -> Result<()> {
+/// Flushes the output, whose size in bytes is `size`.
+pub(super) fn sync(output: Output<'_>, size: u64, watch: &mut ProgressFn<'_>) -> Result<()> {
     progress::tell(watch, Phase::Sync, 0, Some(size))?;
-    disk.sync_file(&disk.open_to_write(path)?, path)
+    output.disk.sync_file(&output.disk.open_to_write(output.path)?, output.path)
 }
 
-/// Copies the source's pages as they are, and then does `then` with their size.
+/// Copies the pages of the source as they are stored, and then calls `then` with their size in bytes.
 fn copy<T: Send>(
-    disk: &Disk,
     source: &Source<'_>,
-    path: &Path,
-    size_limit: Option<SizeLimit>,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
     then: impl FnOnce(u64, &mut ProgressFn<'_>) -> Result<T> + Send,
 ) -> Result<T> {
     let connection = &source.connection;
-    // A read transaction: the frames that it may need stay in the WAL, and writers go on behind them.
+    // A read transaction keeps the frames in the WAL that the copy needs. Writers append after them.
     connection
         .execute_batch("BEGIN")
         .and_then(|()| connection.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).optional())
         .map_err(|error| connect::explain(connection, error))?;
-    let inspect = |bytes: &[u8], _| header(bytes, source.data);
-    let copy =
-        LiveCopy { disk, source: source.data, target: path, scratch: None, size_limit, inspect: &inspect };
     let (identity, data) = (source.identity, source.data);
+    let inspect = |bytes: &[u8], _| header(bytes, data);
+    let Output { disk, path, size_limit, .. } = output;
+    let copy = LiveCopy { disk, source: data, target: path, scratch: None, size_limit, inspect: &inspect };
     let done = super::copy_and(&copy, watch, |size, watch| {
-        check(path, identity, data)?;
+        check_identity(path, identity, data)?;
         then(size, watch)
     })?;
     connection.execute_batch("COMMIT").map_err(|error| connect::explain(connection, error))?;

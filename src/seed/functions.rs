@@ -1,8 +1,8 @@
-//! SQLite's functions that can take more than linear time, with a bound on their arguments.
+//! Bounded versions of SQLite's functions that can take more than linear time.
 //!
-//! On a connection that evaluates expressions of a file, each is replaced by one that refuses arguments whose lengths
-//! multiply to more than [`PRODUCT_MAX`], and otherwise has SQLite's own answer from a connection in memory. What an index
-//! holds therefore compares as before.
+//! On a connection that evaluates an untrusted schema, each is replaced by a function that fails if the product of the lengths of its
+//! arguments exceeds [`PRODUCT_MAX`], and otherwise calls SQLite's function on an in-memory connection. Its results are therefore
+//! equal to those in the indexes of the file.
 
 use std::{cell::OnceCell, ffi::c_int};
 
@@ -15,12 +15,12 @@ use rusqlite::{
 
 use super::bounds::{Bound, Bounds};
 
-/// The greatest product of the lengths of two arguments, in bytes. The slowest calls within it, of `trim` and of `glob` with
-/// a class of characters, take less than a second.
+/// The maximum product of the lengths of two arguments in bytes. The slowest calls within it, of `trim` and of `glob` with a
+/// character class, take less than a second.
 pub(super) const PRODUCT_MAX: u64 = 1 << 28;
 
-/// The functions and their numbers of arguments. The time of each grows with the product of the lengths of its first two, and
-/// the result of `json_pretty` with the square of the first: every element is indented by the depth that it is at.
+/// The functions and their numbers of arguments. The time of each grows with the product of the lengths of its first two. The result
+/// of `json_pretty` grows with the square of the first, because each element is indented by its depth.
 const FUNCTIONS: &[(&str, c_int)] = &[
     ("glob", 2),
     ("instr", 2),
@@ -37,13 +37,13 @@ const FUNCTIONS: &[(&str, c_int)] = &[
     ("unhex", 2),
 ];
 
-/// The bytes by which `json_pretty` indents unless it is told.
+/// The default indentation of `json_pretty` in bytes.
 const PRETTY_INDENT: u64 = 4;
 
-/// The subtype of a text that is JSON (<https://www.sqlite.org/src/file/src/json.c>).
+/// The subtype of JSON text (<https://www.sqlite.org/src/file/src/json.c>).
 const JSON: u32 = b'J' as u32;
 
-/// Bounds the functions on `connection`. Their results are no longer than `length`.
+/// Bounds the functions on `connection`, and the length of their results by `length`.
 pub(super) fn bound(connection: &Connection, bounds: &Bounds, length: c_int) -> rusqlite::Result<()> {
     let flags =
         FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
@@ -63,7 +63,7 @@ pub(super) fn bound(connection: &Connection, bounds: &Bounds, length: c_int) -> 
     Ok(())
 }
 
-/// SQLite's own function of a name.
+/// A function of SQLite.
 struct Own {
     name: &'static str,
     length: c_int,
@@ -77,13 +77,13 @@ impl Own {
         }
         let one = len(context.get_raw(0));
         let other = if context.len() > 1 { len(context.get_raw(1)) } else { PRETTY_INDENT };
-        let looked_through = match self.name {
-            // A patch is put in member by member, and each looks through those that are there already.
+        let scanned = match self.name {
+            // The patch is applied member by member, and each searches the members before it.
             "json_patch" | "jsonb_patch" => one.saturating_add(other),
             "json_pretty" => one.saturating_mul(one),
             _ => one,
         };
-        let product = looked_through.saturating_mul(other);
+        let product = scanned.saturating_mul(other);
         if product > PRODUCT_MAX {
             return Err(bounds.exceed(Bound::Call(self.name, product)));
         }
@@ -94,7 +94,7 @@ impl Own {
             connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, self.length)?;
             self.connection.get_or_init(|| connection)
         };
-        // An error with a text of its own would lose its code on the way through SQLite.
+        // SQLite drops the code of an error that has a message.
         self.answer(connection, context).map_err(|error| match error.sqlite_error_code() {
             Some(ErrorCode::TooBig) => bounds.exceed(Bound::Length(self.length)),
             _ => error,
@@ -111,13 +111,13 @@ impl Own {
         let answer =
             rows.next()?.map_or(Ok(Answer::Other(Value::Null)), |row| row.get_ref(0).map(Answer::of));
         drop(rows);
-        // The arguments are not kept in memory until the next call.
+        // Frees the arguments before the next call.
         statement.clear_bindings();
         answer
     }
 }
 
-/// The length of a value, or what a number has as text at most.
+/// The length of a value, or the maximum length of a number as text.
 fn len(value: ValueRef<'_>) -> u64 {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len() as u64,
@@ -125,7 +125,7 @@ fn len(value: ValueRef<'_>) -> u64 {
     }
 }
 
-/// A value whose text may be no UTF-8.
+/// A value whose text need not be UTF-8.
 enum Answer {
     Text(Vec<u8>),
     Other(Value),
@@ -157,9 +157,9 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// Calls on values of every type, with bytes that are no UTF-8, zeros within, and JSON within JSON.
+    /// Calls with values of every type, invalid UTF-8, zero bytes, and nested JSON.
     #[test]
-    fn bounded_functions_answer_as_those_of_sqlite_do() {
+    fn bounded_functions_equal_those_of_sqlite() {
         let (theirs, ours) = (Connection::open_in_memory().unwrap(), Connection::open_in_memory().unwrap());
         bound(&ours, &Bounds::of(0), 1 << 20).unwrap();
         let values = [
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_beyond_the_bound_is_refused_by_name() {
+    fn call_beyond_bound_is_refused_with_function_name() {
         for (name, arguments) in FUNCTIONS {
             let connection = Connection::open_in_memory().unwrap();
             let bounds = Bounds::of(0);

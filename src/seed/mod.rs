@@ -1,5 +1,5 @@
-//! The ways to begin a database. All of them end in one staged directory, whole and on the disk, which the plane
-//! then moves to its place.
+//! The initial contents of a database: empty, a fork, a restore or an import. Each writes a staged directory and flushes it. The
+//! control plane then moves the directory to its final path.
 
 mod bounds;
 mod check;
@@ -29,14 +29,15 @@ use crate::{
     live_copy::LiveCopy,
     page::{self, Header, Identity, PageCodec, PageFormat, Seal},
     progress::{self, Phase, ProgressFn},
+    size::SizeLimit,
     sys::isolated_fds,
 };
 
-/// How often a staging directory is made anew that is swept away before it can be locked.
+/// The maximum number of attempts to make a staging directory that a sweep removes before it is locked.
 const BEGIN_TRIES: u32 = 1000;
 
-/// A database that is being built: a directory in staging, locked for as long as this lives. The lock stays with
-/// the directory when it is renamed.
+/// A database that is being built: a directory in staging, which is locked until this is dropped. A rename of the directory keeps
+/// the lock.
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) id: String,
@@ -45,9 +46,7 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// Makes and locks the staging directory for the database `id`.
-    ///
-    /// A directory of that name is left over if nobody has its lock, and is swept away.
+    /// Makes and locks the staging directory of the database `id`. Removes a directory of that name if its lock is free.
     pub(crate) fn begin(disk: &Disk, layout: &Layout, id: &str) -> Result<Self> {
         let dir = layout.staged(id);
         let mut made = false;
@@ -57,16 +56,16 @@ impl Staged {
                 if let Some(lock) = Disk::lock_dir(&dir)? {
                     return Ok(Self { id: id.to_owned(), dir, _lock: lock });
                 }
-            } else if let Some(_nobodys) = Disk::lock_dir(&dir)? {
+            } else if let Some(_abandoned) = Disk::lock_dir(&dir)? {
                 disk.remove(&dir)?;
                 continue;
             } else if !made && Disk::exists(&dir)? {
                 break;
             }
-            // The sweep of another process was faster, and takes the directory for a leftover: it is gone soon.
+            // The sweep of another process has locked the directory, and removes it.
             thread::sleep(Duration::from_millis(1));
         }
-        Err(Error::new(ErrorKind::Busy, "another call is building this database; try again later"))
+        Err(Error::new(ErrorKind::Busy, "another call is building this database; retry later"))
     }
 
     /// The database file.
@@ -74,43 +73,43 @@ impl Staged {
         layout::data(&self.dir)
     }
 
-    /// What the database file, which is whole, is told from others by; nothing for a plain one.
+    /// The identity of the complete database file. `None` for a plain one.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         identity(&self.data())
     }
 
-    /// Notes that nobody has written to the database yet.
+    /// Marks the database as pristine: no commit has been made.
     pub(crate) fn mark_unwritten(&self, disk: &Disk) -> Result<()> {
         pristine::mark(disk, &self.data())
     }
 
-    /// Flushes the directory and its place in staging; the files in it are on the disk already.
+    /// Flushes the directory and its entry in staging. The files in it are flushed already.
     pub(crate) fn sync(&self, disk: &Disk, layout: &Layout) -> Result<()> {
         disk.sync_dir(&self.dir)?;
         disk.sync_dir(&layout.staging())
     }
 }
 
-/// What a database file is told from others by; nothing for a plain one. No connection of this process may have it open.
+/// The identity of a database file. `None` for a plain one. No connection of this process may have the file open.
 fn identity(data: &Path) -> Result<Option<Identity>> {
     let mut head = [0; page::HEADER_LEN];
     let file = Disk::open(data)?
-        .ok_or_else(|| Error::naming(ErrorKind::Io, data, |data| format!("{data} is gone")))?;
+        .ok_or_else(|| Error::naming(ErrorKind::Io, data, |data| format!("{data} does not exist")))?;
     Disk::read_at(&file, data, &mut head, 0)?;
     Ok(Header::parse(&head)?.seal.map(|seal| seal.identity()))
 }
 
-/// What a new database is to be sealed under.
+/// The encryption of a new database.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) key: EncryptionKey,
     pub(crate) cipher: Cipher,
-    /// Nothing leaves a copy in the format of its source.
+    /// `None` keeps the format of the source.
     pub(crate) format: Option<PageFormat>,
 }
 
 impl Target {
-    /// What a request asks for; a copy takes the cipher of its source where none is named.
+    /// The encryption that a request asks for. A copy has the cipher of its source by default.
     pub(crate) fn of(asked: Option<&RemoteEncryption>, source: Option<Cipher>) -> Result<Option<Self>> {
         let Some(asked) = asked else { return Ok(None) };
         let cipher = asked.cipher().or(source).ok_or_else(|| {
@@ -126,13 +125,39 @@ impl Target {
         Ok(Some(Self { key: asked.key().clone(), cipher, format: asked.page_format() }))
     }
 
-    /// The seal of a new file.
+    /// Makes the seal of a new file.
     fn seal(&self) -> Result<Seal> {
         Seal::new(self.format.unwrap_or_default(), self.cipher, &self.key)
     }
 }
 
-/// Writes an empty database.
+/// A file to write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) path: &'a Path,
+    /// `None` writes a plain file.
+    pub(crate) target: Option<&'a Target>,
+    pub(crate) size_limit: Option<SizeLimit>,
+}
+
+impl<'a> Output<'a> {
+    fn at<'b>(self, path: &'b Path) -> Output<'b>
+    where
+        'a: 'b,
+    {
+        Output { path, ..self }
+    }
+
+    fn sealed<'b>(self, target: Option<&'b Target>) -> Output<'b>
+    where
+        'a: 'b,
+    {
+        Output { target, ..self }
+    }
+}
+
+/// Writes an empty database, and flushes it.
 pub(crate) fn empty(disk: &Disk, data: &Path, target: Option<&Target>) -> Result<()> {
     let reserved = target.map_or(0, |target| target.cipher.reserved_bytes());
     let mut database = page::empty_database(reserved);
@@ -152,11 +177,11 @@ pub(crate) fn empty(disk: &Disk, data: &Path, target: Option<&Target>) -> Result
     disk.sync_file(&file, data)
 }
 
-/// How often the caller is asked whether a statement is to go on.
+/// The interval between two calls of the progress callback while a statement runs.
 const STATEMENT_TICK: Duration = Duration::from_millis(100);
 
-/// Runs `run` on a thread of its own, so that the caller's can be asked meanwhile whether to go on. If not, what runs under
-/// `bounds` ends.
+/// Runs `run` on another thread, and calls the progress callback on this one meanwhile. If the callback cancels, the statements under
+/// `bounds` are interrupted.
 fn watched<T: Send>(
     phase: Phase,
     bounds: &Bounds,
@@ -189,7 +214,7 @@ fn watched<T: Send>(
     }
 }
 
-/// Makes a copy where descriptors of the source do no harm, and then does `then` there.
+/// Makes a copy with isolated descriptors, and then calls `then` with its size in bytes.
 fn copy_and<T: Send>(
     copy: &LiveCopy<'_>,
     watch: &mut ProgressFn<'_>,

@@ -1,13 +1,13 @@
-//! Sealing a database anew: under another key, cipher or format, or for the first time, or not at all.
+//! Changing the encryption of a database: another key, cipher or page format, none, or a first one.
 //!
-//! Where the pages leave the same number of bytes free at their end, they are sealed one by one. Otherwise SQLite lays the
-//! rows out anew (`VACUUM INTO`). Neither writes plaintext to the disk on the way to a sealed file.
+//! If the number of reserved bytes stays the same, pages are sealed one by one. Otherwise `VACUUM INTO` rebuilds the database.
+//! Neither writes plaintext to the disk on the way to a sealed file.
 
 use std::{ffi::c_int, fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, limits::Limit};
 
-use super::{Target, bounds::Bounds, watched};
+use super::{Output, Target, bounds::Bounds, watched};
 use crate::{
     cipher::Nonces,
     connect,
@@ -16,33 +16,31 @@ use crate::{
     live_copy,
     page::{self, Header, PageCodec, PageFault},
     progress::{self, Phase, ProgressFn},
-    size::SizeLimit,
     sqlite,
     vfs::{self, NoPolicy, NotOpened, Sealing, VfsError},
 };
 
-/// Pages that are sealed between two looks at whether to go on.
+/// The number of pages that are sealed between two calls of the progress callback.
 const PAGES_A_TICK: u32 = 4096;
 
-/// Writes all rows of the database of `len` bytes that `source` is open on into a new file, sealed as `target` says or plain.
+/// Rebuilds the database that `source` has open, of `len` bytes, into the output.
 ///
-/// SQLite copies the entries of indexes, and evaluates no expression of the schema for that. Should a version of it do so, the
-/// [bounds](super::bounds) hold: another party may have written them.
+/// SQLite copies the entries of indexes and evaluates no expression of the schema. If a version of it does, the
+/// [bounds](super::bounds) apply, because the schema may be untrusted.
 pub(crate) fn vacuum_into(
-    disk: &Disk,
     mut source: Connection,
     len: u64,
-    path: &Path,
-    target: Option<&Target>,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
+    let Output { disk, path, target, .. } = output;
     let reserved = target.map_or(0, |target| target.cipher.reserved_bytes());
     let sealing = target.map(|target| {
         Sealing::new(target.key.clone(), target.cipher).in_format(target.format.unwrap_or_default())
     });
     // SQLite before 3.53 ignores `reserve`.
     let uri = sqlite::uri(path, format_args!("reserve={reserved}"))?;
-    // SQLite writes into an empty file, and would leave one that it makes itself with root.
+    // SQLite accepts an empty file. A file that it creates itself would stay root's.
     disk.create(path)?;
     let bounds = Bounds::of(len);
     let (source, least, done) = watched(Phase::Copy, &bounds, watch, || {
@@ -70,13 +68,12 @@ pub(crate) fn vacuum_into(
                 Error::new(ErrorKind::Unsupported, message).caused_by(error)
             }
             (Some(refusal), _) => connect::explain_open(path, NotOpened { error, refusal: Some(refusal) }),
-            // Functions and collations of the program that made the file.
+            // A function or collation of the program that wrote the file.
             (None, rusqlite::Error::SqliteFailure(cause, _)) if cause.code == rusqlite::ErrorCode::Unknown => {
-                let index = index_in_the_way(&source, &error).map_or_else(String::new, |index| format!("{index}: "));
+                let index = index_that_needs(&source, &error).map_or_else(String::new, |index| format!("{index}: "));
                 let message = format!(
-                    "the database needs what SQLite does not have here, so its rows cannot be laid out anew \
-                     ({index}{error}); give it {reserved} reserved bytes a page with the program that made it, and \
-                     VACUUM it there"
+                    "the database cannot be rebuilt, because it needs a function or collation that is not available \
+                     ({index}{error}); set {reserved} reserved bytes per page and VACUUM it with the program that wrote it"
                 );
                 Error::new(ErrorKind::Unsupported, message).caused_by(error)
             }
@@ -85,21 +82,21 @@ pub(crate) fn vacuum_into(
     })
 }
 
-/// Holds a connection that is about to lay rows out anew to `bounds`.
+/// Applies `bounds` to a connection that is about to rebuild a database.
 fn prepare(source: &mut Connection, bounds: &Bounds) -> rusqlite::Result<()> {
-    /// The longest value where it cannot be found out how much a row takes.
+    /// The maximum length of a value if the cost of a row is unknown.
     const LENGTH: i32 = 1 << 20;
     bounds.hold(source)?;
     source.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
-    // The declarations of virtual tables are copied as they are.
+    // Virtual tables are copied by their declarations.
     vfs::drop_modules(source);
     let length = bounds.measure(source);
     let length = if bounds.is_exceeded() { length? } else { length.unwrap_or(Some(LENGTH)) };
     bounds.limit(source, length)
 }
 
-/// The index that needs what SQLite says is missing, and its table.
-fn index_in_the_way(source: &Connection, missing: &rusqlite::Error) -> Option<String> {
+/// The index that needs the function or collation that an error reports as missing, and its table.
+fn index_that_needs(source: &Connection, missing: &rusqlite::Error) -> Option<String> {
     const OF_COLLATION: &str = "
         SELECT i.name, t.name FROM pragma_table_list AS t, pragma_index_list(t.name, t.schema) AS i,
                pragma_index_xinfo(i.name, t.schema) AS x
@@ -116,13 +113,13 @@ fn index_in_the_way(source: &Connection, missing: &rusqlite::Error) -> Option<St
     Some(format!("index {index} of table {table}"))
 }
 
-/// Where plain pages come from.
+/// A source of plain pages.
 pub(crate) trait Pages {
-    /// Fills `page` with the plain page `number`.
+    /// Reads the plain page `number` into `page`.
     fn read(&mut self, number: u32, page: &mut [u8]) -> Result<()>;
 }
 
-/// Pages of a sealed file.
+/// The pages of a sealed file.
 pub(crate) struct SealedPages<'a> {
     pub(crate) file: &'a File,
     pub(crate) path: &'a Path,
@@ -133,22 +130,36 @@ impl Pages for SealedPages<'_> {
     fn read(&mut self, number: u32, page: &mut [u8]) -> Result<()> {
         Disk::read_at(self.file, self.path, page, u64::from(number - 1) * page.len() as u64)?;
         self.codec.open_page(number, page).map_err(|_| {
-            let message = format!("page {number} is damaged or was tampered with: its tag does not fit");
+            let message = format!("page {number} is damaged or was tampered with: authentication failed");
             Error::new(ErrorKind::Corrupt, message)
         })
     }
 }
 
-/// Seals plain pages one by one into a new file.
+/// The size of a database.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) page_count: u32,
+    pub(crate) page_size: u32,
+}
+
+impl Extent {
+    /// The extent of a file of `len` bytes.
+    pub(crate) fn of(len: u64, page_size: u32) -> Self {
+        Self { page_count: u32::try_from(len / u64::from(page_size)).unwrap_or(u32::MAX), page_size }
+    }
+}
+
+/// Seals plain pages one by one into the output.
 pub(crate) fn seal_pages(
-    disk: &Disk,
     pages: &mut impl Pages,
-    page_count: u32,
-    page_size: u32,
-    path: &Path,
+    extent: Extent,
     target: &Target,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
+    let Output { disk, path, .. } = output;
+    let Extent { page_count, page_size } = extent;
     let codec = PageCodec::new(target.seal()?, page_size, &target.key)?;
     let mut nonces = Nonces::new()?;
     let file = disk.create(path)?;
@@ -175,14 +186,9 @@ pub(crate) fn seal_pages(
     progress::tell(watch, Phase::Copy, total, Some(total))
 }
 
-/// Puts a file that is whole into WAL mode and on the disk, if it is within its limit.
-pub(crate) fn finish(
-    disk: &Disk,
-    path: &Path,
-    target: Option<&Target>,
-    size_limit: Option<SizeLimit>,
-    watch: &mut ProgressFn<'_>,
-) -> Result<()> {
+/// Sets WAL mode in a complete output, and flushes it. Fails with [`ErrorKind::TooLarge`] if it exceeds its limit.
+pub(crate) fn finish(output: Output<'_>, watch: &mut ProgressFn<'_>) -> Result<()> {
+    let Output { disk, path, target, size_limit } = output;
     let len = Disk::len(path)?.unwrap_or(0);
     if let Some(limit) = size_limit.filter(|limit| !limit.admits(len)) {
         return Err(live_copy::too_large(len, limit));
@@ -191,9 +197,12 @@ pub(crate) fn finish(
     let mut head = [0; page::HEADER_LEN];
     Disk::read_at(&file, path, &mut head, 0)?;
     let header = Header::parse(&head)?;
-    // What was to be sealed is never left plain, nor the other way round.
+    // Never publish a plain file in place of a sealed one, or a sealed file in place of a plain one.
     if header.seal.is_some() != target.is_some() {
-        return Err(Error::new(ErrorKind::Io, "the staged file is not sealed as it should be"));
+        return Err(Error::new(
+            ErrorKind::Io,
+            "the staged file is plain in place of encrypted, or the reverse",
+        ));
     }
     if !header.wal {
         let mut first = zeroize::Zeroizing::new(vec![0; header.page_size as usize]);

@@ -1,4 +1,4 @@
-//! A database as another one was at an instant.
+//! Restores: a database as another one was at an instant.
 
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
@@ -8,8 +8,8 @@ use rusqlite::{
 };
 
 use super::{
-    Target,
-    fork::{self, Source, Way},
+    Output,
+    fork::{self, Conversion, SealedFile, Source, Stored},
     reseal,
 };
 use crate::{
@@ -19,23 +19,22 @@ use crate::{
     error::{Error, ErrorKind, Result},
     history::{self, Birth, HistoricalImage, Origin, ResilientImage},
     layout, live_copy, os_cache,
-    page::{Identity, Seal},
+    page::Seal,
     point::{InstantPosition, ResolvedInstant},
     progress::{self, Phase, ProgressFn},
-    size::SizeLimit,
     sqlite,
     time::Timestamp,
     units::GenerationNumber,
     vfs::{self, NoPolicy, Sealing},
 };
 
-/// How often a restore is begun anew whose source moves on meanwhile.
+/// The maximum number of attempts to restore from a source that keeps changing.
 const ATTEMPTS: u32 = 10;
 
-/// Pieces that are written out at once, in bytes.
-const FLUSHED_MIN: usize = 256 << 10;
+/// The minimum size in bytes of a piece whose write-back begins at once.
+const WRITE_BACK_MIN: usize = 256 << 10;
 
-/// Which instant of a database is meant.
+/// An instant of a database.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Instant {
     pub(crate) at: Timestamp,
@@ -43,108 +42,119 @@ pub(crate) struct Instant {
     pub(crate) now: Timestamp,
 }
 
-/// Writes the database as it was at an instant to `path`, on the disk: sealed as `target` says, or plain. Says what the
-/// instant came to.
+/// The result of an attempt to write the pages at an instant.
+enum Materialized {
+    /// The pages are written and not flushed.
+    Done {
+        /// The size in bytes.
+        size: u64,
+        resolved: ResolvedInstant,
+    },
+    /// The database has no history and is as it was created. No file is written.
+    Pristine,
+    /// The WAL of the source changed meanwhile.
+    Changed,
+}
+
+/// Writes the source as it was at an instant to the output, and flushes it. Returns the position of the instant.
 pub(crate) fn write(
-    disk: &Disk,
     source: Source<'_>,
     instant: Instant,
-    path: &Path,
-    target: Option<&Target>,
-    size_limit: Option<SizeLimit>,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<ResolvedInstant> {
-    let way = Way::of(&source, target)?;
+    let disk = output.disk;
+    let conversion = Conversion::of(&source, output.target)?;
     let seal = vfs::main_seal(&source.connection);
-    let staged = match way {
-        Way::Copy => path.to_owned(),
-        Way::PageByPage(..) | Way::Anew(_) => layout::beside(path, "-source"),
+    let staged = match conversion {
+        Conversion::Copy => output.path.to_owned(),
+        Conversion::Reseal(..) | Conversion::Rebuild(_) => layout::beside(output.path, "-source"),
     };
     for _ in 0..ATTEMPTS {
-        let Some((size, reached)) = materialize(disk, source.data, instant, &staged, size_limit, watch)?
-        else {
-            disk.remove(&staged)?;
-            continue;
-        };
-        let Some(reached) = reached else {
-            // Nobody has ever written to it: it is as it began.
-            let data = source.data;
-            fork::write(disk, source, path, target, size_limit, watch)?;
-            check_began(disk, data, instant)?;
-            return Ok(ResolvedInstant { kind: InstantPosition::BeforeFirst, commit: None, next: None });
-        };
-        fork::check(&staged, source.identity, source.data)?;
-        match way {
-            Way::Copy => {
-                fork::sync(disk, path, size, watch)?;
-            }
-            Way::PageByPage(seal, key, target) => {
-                fork::page_by_page(disk, (&staged, size), seal, key, path, &target, watch)?;
-                reseal::finish(disk, path, Some(&target), size_limit, watch)?;
-            }
-            Way::Anew(target) => {
-                lay_out_anew(disk, &staged, seal.zip(source.key), path, target.as_ref(), watch)?;
+        let (size, resolved) = match materialize(source.data, instant, output.at(&staged), watch)? {
+            Materialized::Changed => {
                 disk.remove(&staged)?;
-                reseal::finish(disk, path, target.as_ref(), size_limit, watch)?;
+                continue;
+            }
+            Materialized::Pristine => {
+                let data = source.data;
+                fork::write(source, output, watch)?;
+                check_pristine(disk, data, instant)?;
+                return Ok(ResolvedInstant { kind: InstantPosition::BeforeFirst, commit: None, next: None });
+            }
+            Materialized::Done { size, resolved } => (size, resolved),
+        };
+        fork::check_identity(&staged, source.identity, source.data)?;
+        match conversion {
+            Conversion::Copy => {
+                fork::sync(output, size, watch)?;
+            }
+            Conversion::Reseal(seal, key, target) => {
+                let file = SealedFile { path: &staged, size, seal, key };
+                fork::reseal_file(file, &target, output, watch)?;
+                reseal::finish(output.sealed(Some(&target)), watch)?;
+            }
+            Conversion::Rebuild(target) => {
+                let output = output.sealed(target.as_ref());
+                rebuild(&staged, seal.zip(source.key), output, watch)?;
+                disk.remove(&staged)?;
+                reseal::finish(output, watch)?;
             }
         }
-        return Ok(reached);
+        return Ok(resolved);
     }
-    Err(too_fast(source.data))
+    Err(keeps_changing(source.data))
 }
 
-/// Writes the database in the file `data` as it was at an instant to `path`, on the disk, with its pages as they are, and
-/// without its key.
-pub(crate) fn write_as_it_was(
-    disk: &Disk,
-    data: &Path,
-    identity: Option<Identity>,
+/// Writes the stored pages of a database as it was at an instant to the output, and flushes it.
+pub(crate) fn write_stored(
+    stored: Stored<'_>,
     instant: Instant,
-    path: &Path,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
+    let Stored { data, identity } = stored;
     for _ in 0..ATTEMPTS {
-        match materialize(disk, data, instant, path, None, watch)? {
-            Some((_, None)) => {
-                fork::write_as_it_is(disk, data, identity, path, watch)?;
-                return check_began(disk, data, instant);
+        match materialize(data, instant, output, watch)? {
+            Materialized::Pristine => {
+                fork::write_stored(stored, output, watch)?;
+                return check_pristine(output.disk, data, instant);
             }
-            Some((size, Some(_))) => {
-                fork::check(path, identity, data)?;
-                return fork::sync(disk, path, size, watch);
+            Materialized::Done { size, .. } => {
+                fork::check_identity(output.path, identity, data)?;
+                return fork::sync(output, size, watch);
             }
-            None => disk.remove(path)?,
+            Materialized::Changed => output.disk.remove(output.path)?,
         }
     }
-    Err(too_fast(data))
+    Err(keeps_changing(data))
 }
 
-/// Pages that are written between two looks at whether to go on.
+/// The number of pages that are written between two calls of the progress callback.
 const PAGES_A_TICK: i32 = 4096;
 
-/// Makes a database what a view of it shows, in one transaction.
+/// Replaces the contents of a database by those of a view of it, in one transaction.
 ///
-/// All pages are written, whether or not they differ: of what SQLite offers only the virtual table `sqlite_dbpage` writes
-/// single pages, and usual builds leave that out. To add frames to the log behind SQLite's back, its wal-index would have to
-/// be kept in step under its own locks, for a call that is rare.
+/// Writes all pages, including those that do not differ. SQLite writes single pages only through the virtual table
+/// `sqlite_dbpage`, which usual builds omit. Appending frames without SQLite would mean to maintain its wal-index under its locks,
+/// which a rare call does not justify.
 ///
-/// The copy is SQLite's own: it ends with a schema cookie that is above the one before, so that every connection reads its
-/// schema anew.
+/// SQLite's backup API makes the copy. It increments the schema cookie, so that every connection reloads the schema.
 pub(crate) fn in_place(
     view: &Connection,
     connection: &mut Connection,
     waits: Duration,
     watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
-    /// How long to wait before the lock is asked for again.
+    /// The pause between two attempts to take the lock.
     const PAUSE: Duration = Duration::from_millis(2);
     let failed = |error| sqlite::failed("restoring in place", error);
     let mut waited = Duration::ZERO;
-    // The busy handler is not asked while a copy is made. It is waited for here, where the caller can stop it.
+    // A backup does not call the busy handler. Waiting here lets the caller cancel.
     let copied = {
         let copy = Backup::new(view, connection).map_err(failed)?;
         loop {
-            // Asked before each step: the last one commits.
+            // Before each step, because the last one commits.
             let rusqlite::backup::Progress { remaining, pagecount, .. } = copy.progress();
             let done = u64::try_from(pagecount - remaining).unwrap_or(0);
             progress::tell(watch, Phase::Copy, done, u64::try_from(pagecount).ok())?;
@@ -156,7 +166,7 @@ pub(crate) fn in_place(
                     waited += PAUSE;
                 }
                 Ok(_) => {
-                    let message = "another connection is writing to the database; try again when it is not";
+                    let message = "another connection is writing to the database; retry when it is not";
                     return Err(Error::new(ErrorKind::Busy, message));
                 }
                 Err(error) => break Err(error),
@@ -164,7 +174,7 @@ pub(crate) fn in_place(
         }
     };
     copied.map_err(|error| {
-        // Whichever of the two the error is from says more of it.
+        // The connection that the error is of explains it.
         let is_views = sqlite::is_damage(&error);
         connect::explain(if is_views { view } else { connection }, error)
     })
@@ -186,62 +196,58 @@ pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<Resilie
             return Ok(image);
         }
     }
-    Err(too_fast(data))
+    Err(keeps_changing(data))
 }
 
-/// Makes sure that a database was still as it began when it was copied.
-fn check_began(disk: &Disk, data: &Path, instant: Instant) -> Result<()> {
+/// Fails with [`ErrorKind::Busy`] if a database that was copied has a history by now.
+fn check_pristine(disk: &Disk, data: &Path, instant: Instant) -> Result<()> {
     match find(disk, data, instant, None)? {
         None => Ok(()),
-        Some(_) => Err(too_fast(data)),
+        Some(_) => Err(keeps_changing(data)),
     }
 }
 
 #[cold]
-fn too_fast(data: &Path) -> Error {
-    Error::naming(ErrorKind::Busy, data, |data| {
-        format!("{data} is being written too fast to be restored; try again")
-    })
+fn keeps_changing(data: &Path) -> Error {
+    Error::naming(ErrorKind::Busy, data, |data| format!("{data} keeps changing; retry"))
 }
 
-/// Writes the pages as they were, which are not flushed: their size, and what the instant came to. The inner nothing
-/// means that the database has no history and is as it began; the outer one that it moved on meanwhile.
+/// Writes the pages of the database in the file `data` at an instant to the output.
 fn materialize(
-    disk: &Disk,
     data: &Path,
     instant: Instant,
-    path: &Path,
-    size_limit: Option<SizeLimit>,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
-) -> Result<Option<(u64, Option<ResolvedInstant>)>> {
+) -> Result<Materialized> {
+    let Output { disk, path, size_limit, .. } = output;
     let mut below = None;
     let mut damage = None;
     loop {
-        let past = match find(disk, data, instant, below) {
-            Ok(Some(past)) => past,
-            Ok(None) => return Ok(Some((0, None))),
+        let image = match find(disk, data, instant, below) {
+            Ok(Some(image)) => image,
+            Ok(None) => return Ok(Materialized::Pristine),
             Err(error) => return Err(damage.unwrap_or(error)),
         };
-        if let Some(limit) = size_limit.filter(|limit| !limit.admits(past.len())) {
-            return Err(live_copy::too_large(past.len(), limit));
+        if let Some(limit) = size_limit.filter(|limit| !limit.admits(image.len())) {
+            return Err(live_copy::too_large(image.len(), limit));
         }
         let file = disk.create(path)?;
         let write = |bytes: &[u8], at| {
             disk.write_at(&file, path, bytes, at)?;
-            // Smaller pieces come in no order: they are written out together, in the end.
-            if bytes.len() >= FLUSHED_MIN {
+            // Smaller pieces are not in order. The final flush writes them together.
+            if bytes.len() >= WRITE_BACK_MIN {
                 os_cache::begin_flush(&file, at, bytes.len());
             }
             Ok(())
         };
-        match history::write_pages(&past, watch, write) {
-            // A log that is begun anew may be cut off first.
-            _ if !past.is_current()? => return Ok(None),
-            Ok(()) => return Ok(Some((past.len(), Some(past.resolved)))),
-            // A page is damaged: an older snapshot may still lead there.
+        match history::write_pages(&image, watch, write) {
+            // A WAL that restarts may be truncated first, which looks like damage.
+            _ if !image.is_current()? => return Ok(Materialized::Changed),
+            Ok(()) => return Ok(Materialized::Done { size: image.len(), resolved: image.resolved }),
+            // A page is damaged. An older snapshot may lead to the same pages.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 damage.get_or_insert(error);
-                below = past.first();
+                below = image.first();
                 disk.remove(path)?;
             }
             Err(error) => return Err(error),
@@ -259,13 +265,11 @@ fn find(
     origin.ask(|timeline| history::image_at(timeline, instant.at, instant.now, below))
 }
 
-/// Has SQLite lay the rows of a staged file out anew.
-fn lay_out_anew(
-    disk: &Disk,
+/// Rebuilds a staged file with `VACUUM INTO`.
+fn rebuild(
     staged: &Path,
     sealed: Option<(Seal, &EncryptionKey)>,
-    path: &Path,
-    target: Option<&Target>,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<()> {
     let sealing = sealed.map(|(seal, key)| Sealing::new(key.clone(), seal.cipher));
@@ -274,5 +278,5 @@ fn lay_out_anew(
     let connection = vfs::open(staged, flags, Arc::new(NoPolicy::reading(sealing)))
         .map_err(|not_opened| connect::explain_open(staged, not_opened))?;
     let len = Disk::len(staged)?.unwrap_or(0);
-    reseal::vacuum_into(disk, connection, len, path, target, watch)
+    reseal::vacuum_into(connection, len, output, watch)
 }

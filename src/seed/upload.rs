@@ -1,8 +1,8 @@
-//! A database from a SQLite file that came from outside: taken with what stands beside it, checked, and made fit
-//! for the fleet. The file it came from is only read.
+//! Imports: a database from a SQLite file of another program. The file is copied with its WAL or journal, checked, and converted.
+//! The source is only read.
 //!
-//! A file from outside may be made to do harm. It is opened in SQLite's defensive mode, with its schema untrusted, triggers
-//! and views off and nothing to attach, and only [the check](super::check) looks at it.
+//! The file may be malicious. It is opened in SQLite's defensive mode with an untrusted schema, without triggers, views and
+//! attached databases, and only [the check](super::check) evaluates it.
 
 use std::{
     fs::File,
@@ -14,9 +14,9 @@ use rusqlite::{Connection, OpenFlags};
 use zeroize::Zeroizing;
 
 use super::{
-    Target,
+    Output,
     check::{self, failed},
-    reseal::{self, Pages},
+    reseal::{self, Extent, Pages},
 };
 use crate::{
     cipher::EncryptionKey,
@@ -26,17 +26,16 @@ use crate::{
     live_copy::LiveCopy,
     page::{self, PageCodec, PageFormat},
     progress::{self, Phase, ProgressFn},
-    size::SizeLimit,
     vfs::{Scratch, ScratchFile},
 };
 
-/// How SQL dumps begin that the `sqlite3` shell writes.
+/// The first bytes of an SQL dump of the `sqlite3` shell.
 const DUMP: &[u8] = b"PRAGMA foreign_keys=OFF;";
 
-/// Pages that are opened between two looks at whether to go on.
+/// The number of pages that are opened between two calls of the progress callback.
 const UNSEAL_TICK: u32 = 4096;
 
-/// How the log of Turso's engine in journal mode `mvcc` begins, and the size of its header.
+/// The first bytes of the log of Turso's engine in journal mode `mvcc`, and the size of its header.
 const MVCC_LOG: &[u8] = b"2LML";
 const MVCC_HEADER_LEN: u64 = 56;
 
@@ -74,32 +73,24 @@ impl<'a, R: Read> From<&'a mut R> for Upload<'a> {
     }
 }
 
-/// Keys of an upload.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Keys<'a> {
-    /// What the database is to be sealed under.
-    pub(crate) target: Option<&'a Target>,
-    /// The key of a file that is encrypted, where it is not that of the target.
-    pub(crate) file: Option<&'a EncryptionKey>,
-}
-
-/// Writes the database that `upload` holds to `path`, on the disk. Returns the parts that could not be checked.
+/// Writes the database that `upload` has to the output, and flushes it. Returns the parts that could not be checked.
+///
+/// `file_key` is the key of an encrypted upload. `None` uses the key of the output.
 pub(crate) fn write(
-    disk: &Disk,
     upload: Upload<'_>,
-    path: &Path,
-    keys: Keys<'_>,
-    size_limit: Option<SizeLimit>,
+    file_key: Option<&EncryptionKey>,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<Vec<String>> {
+    let Output { disk, path, .. } = output;
     let name = match &upload {
         Upload::Path(path) => path.display().to_string(),
         Upload::Reader(_) => "the uploaded file".to_owned(),
     };
-    let Some(target) = keys.target else {
-        let (header, _) = receive(disk, upload, &name, path, None, size_limit, watch)?;
+    let Some(target) = output.target else {
+        let (header, _) = receive(upload, &name, None, output, watch)?;
         if let Some(seal) = header.seal {
-            let remedy = match keys.file {
+            let remedy = match file_key {
                 None => "import it with its encryption key, as an encrypted database",
                 Some(_) => "besides its key, the database needs a cipher and an encryption key of its own",
             };
@@ -111,53 +102,52 @@ pub(crate) fn write(
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || Connection::open_with_flags(path, flags).map_err(|error| failed(&name, error));
         let unchecked = check::check(&name, len, &open, watch)?;
-        settle(&name, fenced(&name, open()?)?)?;
+        enter_wal(&name, fenced(&name, open()?)?)?;
         trim(disk, path)?;
-        reseal::finish(disk, path, None, size_limit, watch)?;
+        reseal::finish(output, watch)?;
         return Ok(unchecked);
     };
-    // What is uploaded stands here until it is sealed under its own key, sealed under one that nobody keeps.
+    // Until its pages are sealed with the key of the database, the upload is sealed with a temporary one.
     let staged = layout::beside(path, "-source");
     let scratch = Scratch::new()?;
-    let (header, file) = receive(disk, upload, &name, &staged, Some(&scratch), size_limit, watch)?;
+    let (header, file) = receive(upload, &name, Some(&scratch), output.at(&staged), watch)?;
     check_length(&name, &header, scratch.len(), &staged)?;
-    let page_count = u32::try_from(scratch.len() / u64::from(header.page_size)).unwrap_or(u32::MAX);
+    let extent = Extent::of(scratch.len(), header.page_size);
     let mut pages = ScratchPages { scratch: &scratch, on: ScratchFile::new(disk, &file, &staged) };
     if let Some(seal) = header.seal {
-        let key = keys.file.unwrap_or(&target.key);
+        let key = file_key.unwrap_or(&target.key);
         let codec = PageCodec::new(seal, header.page_size, key)
             .map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
-        pages.unseal(&codec, page_count, &name, watch)?;
+        pages.unseal(&codec, extent.page_count, &name, watch)?;
     }
     pages.leave_wal()?;
     let open = || scratch.open(&staged).map_err(|not_opened| failed(&name, not_opened.error));
     let unchecked = check::check(&name, scratch.len(), &open, watch)?;
-    // An uploaded file that is sealed already keeps no format of its own unless it is asked to.
+    // The page format of an encrypted upload is kept only on request.
     if header.reserved == target.cipher.reserved_bytes() {
-        reseal::seal_pages(disk, &mut pages, page_count, header.page_size, path, target, watch)?;
+        reseal::seal_pages(&mut pages, extent, target, output, watch)?;
     } else {
-        reseal::vacuum_into(disk, fenced(&name, open()?)?, scratch.len(), path, Some(target), watch)?;
+        reseal::vacuum_into(fenced(&name, open()?)?, scratch.len(), output, watch)?;
     }
     drop(pages);
     drop(file);
     disk.remove(&staged)?;
-    reseal::finish(disk, path, Some(target), size_limit, watch)?;
+    reseal::finish(output, watch)?;
     Ok(unchecked)
 }
 
-/// Writes an upload as it is to `staged`, if it looks like a SQLite file: through a scratch, or plain.
+/// Writes an upload unchanged to the output, sealed by `scratch` or plain. Fails if its header is not that of a SQLite file.
 fn receive(
-    disk: &Disk,
     upload: Upload<'_>,
     name: &str,
-    staged: &Path,
     scratch: Option<&Scratch>,
-    size_limit: Option<SizeLimit>,
+    output: Output<'_>,
     watch: &mut ProgressFn<'_>,
 ) -> Result<(page::Header, File)> {
+    let Output { disk, path: staged, size_limit, .. } = output;
     let file = match upload {
         Upload::Path(source) => {
-            // SQLite follows symbolic links before it names a log or a journal.
+            // SQLite resolves symbolic links before it derives the names of the WAL and the journal.
             if !Disk::exists(source)? {
                 return Err(Error::new(ErrorKind::NotFound, format!("{name}: no such file")));
             }
@@ -170,9 +160,9 @@ fn receive(
         Upload::Reader(reader) => {
             let file = disk.create(staged)?;
             let on = ScratchFile::new(disk, &file, staged);
-            let mut kept = Kept::default();
+            let mut extent = StreamExtent::default();
             let write = |bytes: &[u8], at: u64| {
-                let bytes = kept.of(bytes, at);
+                let bytes = extent.of(bytes, at);
                 let end = at + bytes.len() as u64;
                 if let Some(limit) = size_limit.filter(|limit| !limit.admits(end) && !bytes.is_empty()) {
                     return Err(Error::new(
@@ -206,16 +196,16 @@ fn receive(
     Ok((header, file))
 }
 
-/// Which bytes of a stream belong to the database: those of the pages that its header counts.
+/// The part of a stream that belongs to the database: the pages that its header counts.
 #[derive(Default)]
-struct Kept {
+struct StreamExtent {
     head: Vec<u8>,
-    /// `None` while the header is not there yet, or if it does not tell.
+    /// `None` before the header is complete, and if it has no page count.
     len: Option<u64>,
 }
 
-impl Kept {
-    /// The part of `bytes`, which follow `at` bytes of the stream, that belongs to the database.
+impl StreamExtent {
+    /// The part of `bytes`, which are at offset `at` of the stream, that belongs to the database.
     fn of<'a>(&mut self, bytes: &'a [u8], at: u64) -> &'a [u8] {
         let missing = page::HEADER_LEN - self.head.len();
         if missing > 0 {
@@ -230,14 +220,14 @@ impl Kept {
     }
 }
 
-/// The pages of an upload that stands in a scratch.
+/// The pages of an upload in a scratch file.
 struct ScratchPages<'a> {
     scratch: &'a Scratch,
     on: ScratchFile<'a>,
 }
 
 impl ScratchPages<'_> {
-    /// Opens every page of a file that is sealed already.
+    /// Opens every page of an encrypted upload.
     fn unseal(
         &self,
         codec: &PageCodec,
@@ -256,14 +246,14 @@ impl ScratchPages<'_> {
             }
             self.scratch.read_at(&self.on, &mut page, at)?;
             codec.open_page(number, &mut page).map_err(|_| match (number, codec.seal().format) {
-                // This format has nothing else to tell a wrong key by.
+                // This format has no key check.
                 (1, PageFormat::Turso) => {
                     let message = format!("{name}: this is not the key that it is encrypted under");
                     Error::new(ErrorKind::WrongKey, message)
                 }
                 _ => Error::new(
                     ErrorKind::Corrupt,
-                    format!("{name} is damaged: page {number} does not fit its tag"),
+                    format!("{name} is damaged: authentication of page {number} failed"),
                 ),
             })?;
             self.scratch.write_at(&self.on, &page, at)?;
@@ -271,7 +261,7 @@ impl ScratchPages<'_> {
         Ok(())
     }
 
-    /// Takes the database out of WAL mode: it has no log any more.
+    /// Sets rollback mode: the copy has no WAL.
     fn leave_wal(&self) -> Result<()> {
         let mut header = Zeroizing::new([0; page::HEADER_LEN]);
         self.scratch.read_at(&self.on, header.as_mut(), 0)?;
@@ -287,7 +277,8 @@ impl Pages for ScratchPages<'_> {
     }
 }
 
-/// Says what a file is, by its first bytes and its length, if it is not a SQLite database.
+/// Parses the header of an upload. Fails with [`ErrorKind::Invalid`] if it is not a SQLite database, and with
+/// [`ErrorKind::Corrupt`] if it is truncated.
 fn inspect(name: &str, source: Option<&Path>, bytes: &[u8], len: u64) -> Result<page::Header> {
     let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, message));
     if len == 0 {
@@ -318,7 +309,7 @@ fn inspect(name: &str, source: Option<&Path>, bytes: &[u8], len: u64) -> Result<
     }
 }
 
-/// Refuses a file that SQLite would not open to read and write, or from which it would miss commits.
+/// Refuses a file that SQLite does not open for reading and writing, and one with commits that SQLite does not see.
 fn check_versions(name: &str, source: Option<&Path>, header: &page::Header) -> Result<()> {
     const REMEDY: &str = "run PRAGMA journal_mode=wal with that engine, then import it again";
     let versions = header.versions;
@@ -328,8 +319,7 @@ fn check_versions(name: &str, source: Option<&Path>, header: &page::Header) -> R
         (
             ErrorKind::Unsupported,
             format!(
-                "{log} has commits to {name} that Turso's engine made in journal mode mvcc, and SQLite cannot read \
-                     them; {REMEDY}"
+                "{log} has commits of {name} in journal mode mvcc of Turso's engine, which SQLite cannot read; {REMEDY}"
             ),
         )
     } else if versions.is_mvcc() {
@@ -345,8 +335,8 @@ fn check_versions(name: &str, source: Option<&Path>, header: &page::Header) -> R
     } else if !versions.is_writable() {
         let version = versions.write;
         let message = format!(
-            "{name} has the write version {version}, with which SQLite opens it to be read only; VACUUM it INTO a file with \
-             the sqlite3 shell, then import that"
+            "{name} has the write version {version}, which SQLite opens read-only; VACUUM it INTO a file with the sqlite3 \
+             shell, then import that"
         );
         (ErrorKind::Unsupported, message)
     } else {
@@ -355,8 +345,8 @@ fn check_versions(name: &str, source: Option<&Path>, header: &page::Header) -> R
     Err(Error::new(kind, message))
 }
 
-/// The log that Turso's engine keeps beside a database in journal mode `mvcc`, if commits are in it. That engine replaces
-/// the extension of the file's name; the log of another file may therefore have the name of one that is `in_mvcc`.
+/// The log of Turso's engine beside a database in journal mode `mvcc`, if it has commits. If the database is `in_mvcc`, the extension
+/// of its name may be replaced. For other databases that name may belong to another file.
 fn mvcc_log(source: &Path, in_mvcc: bool) -> Option<PathBuf> {
     let replaced = in_mvcc.then(|| source.with_extension("db-log"));
     let mut logs = [layout::beside(source, "-log")].into_iter().chain(replaced);
@@ -370,10 +360,11 @@ fn mvcc_log(source: &Path, in_mvcc: bool) -> Option<PathBuf> {
     })
 }
 
-/// Says so if a staged file is shorter than its header says. SQLite's own check speaks of a malformed image then.
+/// Fails with [`ErrorKind::Corrupt`] if a staged file is shorter than its header says. SQLite's check would report a malformed
+/// image.
 fn check_length(name: &str, header: &page::Header, len: u64, staged: &Path) -> Result<()> {
     let whole = u64::from(header.page_count.unwrap_or(1)) * u64::from(header.page_size);
-    // What an interrupted transaction left is whole once it is rolled back.
+    // The rollback of an interrupted transaction restores the length.
     if len < whole && !Disk::exists(&layout::beside(staged, "-journal"))? {
         return Err(Error::new(
             ErrorKind::Corrupt,
@@ -383,19 +374,19 @@ fn check_length(name: &str, header: &page::Header, len: u64, staged: &Path) -> R
     Ok(())
 }
 
-/// Leaves a staged file alone and in WAL mode.
-fn settle(name: &str, connection: Connection) -> Result<()> {
+/// Sets WAL mode in a staged file, and leaves no file beside it.
+fn enter_wal(name: &str, connection: Connection) -> Result<()> {
     let failed = |error| failed(name, error);
     let mode: String =
         connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
-        return Err(Error::new(ErrorKind::Invalid, format!("{name} cannot be put into WAL mode")));
+        return Err(Error::new(ErrorKind::Invalid, format!("{name} cannot be set to WAL mode")));
     }
-    // The last to close leaves no log and no journal beside the file.
+    // The last connection to close removes the WAL.
     connection.close().map_err(|(_, error)| failed(error))
 }
 
-/// Cuts off what follows the last page: an interrupted transaction that was rolled back may have left something there.
+/// Cuts off the bytes after the last page, which the rollback of an interrupted transaction may leave.
 fn trim(disk: &Disk, path: &Path) -> Result<()> {
     let file = disk.open_to_write(path)?;
     let mut head = [0; page::HEADER_LEN];
@@ -405,7 +396,7 @@ fn trim(disk: &Disk, path: &Path) -> Result<()> {
     if len < file_len { disk.set_len(&file, path, len) } else { Ok(()) }
 }
 
-/// Keeps what the schema of a checked file says from being run.
+/// Prevents triggers and views of the file from being executed.
 fn fenced(name: &str, connection: Connection) -> Result<Connection> {
     check::fence(&connection).map_err(|error| failed(name, error))?;
     Ok(connection)

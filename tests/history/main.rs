@@ -40,6 +40,8 @@ mod restore_in_place;
 mod retention;
 mod simulated_disk;
 mod snapshot_request;
+#[cfg(feature = "internals")]
+mod storage;
 mod support;
 mod verify;
 mod view;

@@ -37,9 +37,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("description", &["cipher", "error", "name", "page", "size", "time", "retention"]),
     // files: no SQLite
     ("sys", &["error", "wal"]),
-    ("disk", &["error"]),
+    ("disk", &["error", "sync", "sys"]),
     ("layout", &["name", "units"]),
-    ("os_cache", &[]),
+    ("os_cache", &["disk", "sys"]),
     ("shm", &["disk", "error", "layout", "units", "wal"]),
     // services
     (
@@ -161,7 +161,8 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/disk/copy.rs",
             "src/disk/dirs.rs",
             "src/disk/files.rs",
-            "src/disk/look.rs",
+            "src/disk/metadata.rs",
+            "src/disk/storage.rs",
             "src/cli/keys.rs",
             "src/cli/interrupt.rs",
             "src/cli/shell.rs",
@@ -171,6 +172,8 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/http/export.rs",
         ],
     ),
+    // Positioned reads and writes go through the storage, which tests replace.
+    ("FileExt", &["src/disk/storage.rs"]),
     // A path is data of an error, so that clients of a server are not told it: `Error::naming`, `Error::io_at`.
     (
         ".display()",
