@@ -89,10 +89,9 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
     }
     let (deleted, wrong) = (sum(&orders)?, commits.len().saturating_sub(2));
     let before = commits.get(wrong).map_or_else(Timestamp::now, |commit| commit.at);
-    let options = ConnectOptions::default();
-    let (view, _) = plane.connect_at("orders", before, options.clone())?;
+    let (view, _) = plane.connect_at("orders", before, ConnectOptions::default())?;
     print(&format!("   sum(price) is {deleted} now, and {} in a view of the second to last", sum(&view)?))?;
-    let restored = plane.restore_database("orders", before, RestoreOptions::from(options.clone()))?;
+    let restored = plane.restore_database("orders", before, RestoreOptions::default())?;
     print(&format!("\n8. Restored orders to it in one transaction; sum(price) = {}", sum(&orders)?))?;
     if let Some(undo) = restored.undo {
         print(&format!("   A restore to {undo} would undo that."))?;
