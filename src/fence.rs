@@ -41,7 +41,7 @@
 //!     rusqlite::hooks::{AuthAction, AuthContext, Authorization},
 //! };
 //!
-//! let mut orders = plane.connect("orders", &Default::default())?;
+//! let mut orders = plane.connect("orders", Default::default())?;
 //! orders
 //!     .authorizer(Some(|context: AuthContext<'_>| match (fence::authorize(context), context.action) {
 //!         (Authorization::Allow, AuthAction::DropTable { .. }) => Authorization::Deny,

@@ -54,7 +54,7 @@ impl ControlPlane {
     /// # let plane = litefleet::ControlPlane::open(dir.path())?;
     /// # plane.create_group("default")?;
     /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-    /// # let connection = plane.connect("orders", &Default::default())?;
+    /// # let connection = plane.connect("orders", Default::default())?;
     /// # connection.execute_batch("CREATE TABLE t(a)").unwrap();
     /// let verified = plane.verify_database("orders", Default::default())?;
     /// assert_eq!((verified.findings.len(), verified.commits), (0, 1));
