@@ -5,7 +5,7 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::{Cipher, wrong_key_len};
+use super::algorithm::{Cipher, wrong_key_len};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An encryption key. It is wiped from memory when it is dropped, and never printed or stored.

@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::{
     HEADER_LEN,
-    header::{EXPANSION, PAGE_SIZE_AT, RESERVED_AT},
+    offsets::{EXPANSION, PAGE_SIZE_AT, RESERVED_AT},
     seal::{PageFormat, SALT_LEN, Seal},
 };
 use crate::{

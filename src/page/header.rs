@@ -4,29 +4,20 @@
 
 use super::{
     be32,
+    offsets::{EXPANSION, HEADER_LEN, MAGIC, PAGE_SIZE_AT, RESERVED_AT},
     seal::{SALT_LEN, Seal},
 };
 use crate::error::{Error, ErrorKind, Result};
 
-/// The first bytes of every plain SQLite database.
-pub(crate) const MAGIC: [u8; 16] = *b"SQLite format 3\0";
-
-/// The size of the header at the start of page 1.
-pub(crate) const HEADER_LEN: usize = 100;
-
 /// The page size of new databases.
 pub(crate) const PAGE_SIZE: u16 = 4096;
 
-pub(super) const PAGE_SIZE_AT: usize = 16;
 const WRITE_VERSION_AT: usize = 18;
 const READ_VERSION_AT: usize = 19;
-pub(super) const RESERVED_AT: usize = 20;
 const CHANGE_COUNTER_AT: usize = 24;
 const PAGE_COUNT_AT: usize = 28;
 const SCHEMA_FORMAT_AT: usize = 44;
 const ENCODING_AT: usize = 56;
-/// The bytes that SQLite reserves for expansion. A sealed file has its salt at their start.
-pub(super) const EXPANSION: std::ops::Range<usize> = 72..92;
 const VERSION_VALID_FOR_AT: usize = 92;
 
 const _: () = assert!(EXPANSION.start + SALT_LEN <= EXPANSION.end);

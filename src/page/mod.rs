@@ -4,12 +4,12 @@
 
 mod codec;
 mod header;
+mod offsets;
 mod seal;
 
 pub(crate) use codec::{PageCodec, PageFault};
-pub(crate) use header::{
-    HEADER_LEN, Header, MAGIC, PAGE_SIZE, choose_utf8, empty_database, enter_wal, leave_wal,
-};
+pub(crate) use header::{Header, PAGE_SIZE, choose_utf8, empty_database, enter_wal, leave_wal};
+pub(crate) use offsets::{HEADER_LEN, MAGIC};
 pub use seal::PageFormat;
 pub(crate) use seal::{Identity, Seal};
 

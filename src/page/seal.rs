@@ -6,7 +6,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::header::{EXPANSION, HEADER_LEN, MAGIC};
+use super::offsets::{EXPANSION, HEADER_LEN, MAGIC};
 use crate::{
     cipher::{Cipher, EncryptionKey, fill_from_system},
     error::{Error, ErrorKind, Result},
