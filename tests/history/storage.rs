@@ -74,10 +74,10 @@ impl Faulty {
     }
 
     fn pass(&self, operation: &str, path: &Path) -> io::Result<()> {
-        match self.is_hit(Fault::Fails, operation, path) {
-            true => Err(io::Error::other("injected fault")),
-            false => Ok(()),
+        if self.is_hit(Fault::Fails, operation, path) {
+            return Err(io::Error::other("injected fault"));
         }
+        Ok(())
     }
 }
 
@@ -355,7 +355,8 @@ fn is_whole(plane: &ControlPlane, hit: &str) {
     assert!(verified.findings.is_empty(), "after {hit}: {:?}", verified.findings);
     plane.maintain_database("orders", MaintainOptions::default()).unwrap();
     let archive = plane.database_path("orders").unwrap().with_file_name("archive");
-    let left: Vec<_> = files(&archive).into_iter().filter(|name| name.ends_with(".new")).collect();
+    let left: Vec<_> =
+        files(&archive).into_iter().filter(|name| name.split('.').next_back() == Some("new")).collect();
     assert!(left.is_empty(), "after {hit}: {left:?}");
 }
 
