@@ -240,7 +240,7 @@ pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOpti
     // Never `CREATE`: a database that is not there was destroyed, and is not to come back empty.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = open_as(path, flags, Arc::new(governor.read_only(options.read_only)), options)?;
-    connection.busy_timeout(options.busy_timeout).map_err(|error| explain(&connection, error))?;
+    connection.busy_timeout(options.busy_timeout).map_err(|error| Error::from_sqlite(&connection, error))?;
     into_wal(&connection, "main")?;
     let prepared = connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
@@ -254,7 +254,7 @@ pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOpti
         .and_then(|()| fence(&connection, options));
     match prepared {
         Ok(()) => Ok(connection),
-        Err(error) => Err(explain(&connection, error)),
+        Err(error) => Err(Error::from_sqlite(&connection, error)),
     }
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn open_to_read(
         .and_then(|()| fence(&connection, options));
     match prepared {
         Ok(()) => Ok(connection),
-        Err(error) => Err(explain(&connection, error)),
+        Err(error) => Err(Error::from_sqlite(&connection, error)),
     }
 }
 
@@ -321,7 +321,7 @@ pub(crate) fn open_past(
         .and_then(|()| fence(&connection, options));
     match prepared {
         Ok(()) => Ok(connection),
-        Err(error) => Err(explain(&connection, error)),
+        Err(error) => Err(Error::from_sqlite(&connection, error)),
     }
 }
 
@@ -329,8 +329,9 @@ pub(crate) fn open_past(
 /// writes nothing. The rules hold in WAL mode only, so a database that stays out of it is not to be had.
 fn into_wal(connection: &Connection, schema: &str) -> Result<()> {
     let pragma = format!("PRAGMA \"{}\".journal_mode=WAL", schema.replace('"', "\"\""));
-    let mode: String =
-        connection.query_row(&pragma, [], |row| row.get(0)).map_err(|error| explain(connection, error))?;
+    let mode: String = connection
+        .query_row(&pragma, [], |row| row.get(0))
+        .map_err(|error| Error::from_sqlite(connection, error))?;
     if mode.eq_ignore_ascii_case("wal") {
         return Ok(());
     }
@@ -388,7 +389,7 @@ fn attach_as(
     vfs::hand_over(governor, || connection.execute("ATTACH ?1 AS ?2", [name, schema])).map(|_| ()).map_err(
         |not_opened| match not_opened.refusal {
             Some(_) => explain_open(path, not_opened),
-            None => explain(connection, not_opened.error),
+            None => Error::from_sqlite(connection, not_opened.error),
         },
     )
 }
@@ -398,39 +399,45 @@ pub(crate) fn detach(connection: &Connection, schema: &str) -> rusqlite::Result<
     connection.execute("DETACH ?1", [schema]).map(|_| ())
 }
 
-/// Says what an SQL error on a connection of the fleet means, in this crate's terms.
-///
-/// SQLite has only its own result codes to say that the fleet refused something. This tells them apart: the kind
-/// is [`Blocked`](ErrorKind::Blocked) for `SQLITE_AUTH` and `SQLITE_READONLY` that come from blocked reads and
-/// writes, [`TooLarge`](ErrorKind::TooLarge) for `SQLITE_FULL` that comes from the size limit,
-/// [`Destroyed`](ErrorKind::Destroyed) where the database is gone, [`Corrupt`](ErrorKind::Corrupt) for `SQLITE_IOERR`
-/// that comes from a page of an encrypted database whose tag does not fit, and the kind of SQLite's own error otherwise.
-/// For `SQLITE_AUTH` that comes from the [fence](crate::fence) the kind is [`Sql`](ErrorKind::Sql), and the message has the
-/// reason; call this on the thread that ran the statement.
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let plane = litefleet::ControlPlane::open(dir.path())?;
-/// # plane.create_group("default")?;
-/// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
-/// use litefleet::{DatabaseChanges, ErrorKind, explain};
-///
-/// let connection = plane.connect("orders", Default::default())?;
-/// plane.configure_database("orders", DatabaseChanges::default().block_writes(true))?;
-/// let error = connection.execute_batch("CREATE TABLE t(a)").unwrap_err();
-/// assert_eq!(explain(&connection, error).kind(), ErrorKind::Blocked);
-/// # Ok::<(), litefleet::Error>(())
-/// ```
-#[must_use]
-pub fn explain(connection: &Connection, error: rusqlite::Error) -> Error {
-    let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
-    with_remedy(match code.and_then(|code| vfs::take_refusal(connection, code)) {
-        None => sqlite::explained(connection.path(), error),
-        Some(VfsError::ReadOnly) => {
-            Error::new(ErrorKind::Sql, format!("{error}: {}", VfsError::ReadOnly)).caused_by(error)
-        }
-        Some(refusal) => Error::with(kind(&refusal), refusal.message()).caused_by(error),
-    })
+impl Error {
+    /// Converts an error of SQLite on a connection to the fleet, with the reason of a refusal and its details.
+    ///
+    /// SQLite has only its own result codes to report a refusal by the fleet. The kind is
+    ///
+    /// - [`Blocked`](ErrorKind::Blocked) for `SQLITE_AUTH` and `SQLITE_READONLY` from blocked reads and writes,
+    /// - [`TooLarge`](ErrorKind::TooLarge) for `SQLITE_FULL` from the size limit,
+    /// - [`Destroyed`](ErrorKind::Destroyed) for `SQLITE_CANTOPEN` from a database that was destroyed,
+    /// - [`Corrupt`](ErrorKind::Corrupt) for `SQLITE_IOERR` from a page whose authentication tag is invalid,
+    /// - [`Sql`](ErrorKind::Sql) for `SQLITE_AUTH` from the [fence](crate::fence), whose reason is known on the thread of the
+    ///   statement only,
+    /// - and that of SQLite's own error otherwise.
+    ///
+    /// Without the connection, [`Error::from`] returns the kind, and a message without details such as the size limit.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path())?;
+    /// # plane.create_group("default")?;
+    /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+    /// use litefleet::{DatabaseChanges, Error, ErrorKind};
+    ///
+    /// let connection = plane.connect("orders", Default::default())?;
+    /// plane.configure_database("orders", DatabaseChanges::default().block_writes(true))?;
+    /// let error = connection.execute_batch("CREATE TABLE t(a)").unwrap_err();
+    /// assert_eq!(Error::from_sqlite(&connection, error).kind(), ErrorKind::Blocked);
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    #[must_use]
+    pub fn from_sqlite(connection: &Connection, error: rusqlite::Error) -> Self {
+        let code = error.sqlite_error().map(|error| error.extended_code);
+        with_remedy(match code.and_then(|code| vfs::take_refusal(connection, code)) {
+            None => sqlite::explained(connection.path(), error),
+            Some(VfsError::ReadOnly) => {
+                Self::new(ErrorKind::Sql, format!("{error}: {}", VfsError::ReadOnly)).caused_by(error)
+            }
+            Some(refusal) => Self::with(kind(&refusal), refusal.message()).caused_by(error),
+        })
+    }
 }
 
 /// Adds what frees space to the sentence of an error that a full disk caused. SQL cannot: deleting rows needs room in the log

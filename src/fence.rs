@@ -13,7 +13,7 @@
 //! | `load_extension()`, `fts3_tokenizer()` | refused |
 //! | writes to shadow tables, `PRAGMA schema_version=N`, and what else [defensive mode] disables | refused, or without effect |
 //!
-//! A refused statement fails with `SQLITE_AUTH`; [`explain`](crate::explain) gives the reason. `VACUUM INTO` is allowed on a
+//! A refused statement fails with `SQLITE_AUTH`; [`Error::from_sqlite`](crate::Error::from_sqlite) gives the reason. `VACUUM INTO` is allowed on a
 //! read-only connection, as in SQLite: it changes no database. It writes to any other path that the process can write to, and
 //! is not bound by the size limit. An encrypted connection with databases under several keys cannot `VACUUM INTO` at all,
 //! since nothing says under which key the copy belongs.

@@ -12,6 +12,7 @@ mod id;
 mod name;
 mod point;
 mod progress;
+mod result_codes;
 mod retention;
 mod size;
 mod sync;
@@ -118,7 +119,7 @@ pub use api::{
 };
 pub use chrono;
 pub use cipher::{Cipher, EncryptionKey};
-pub use connect::{AttachOptions, ConnectOptions, Synchronous, explain};
+pub use connect::{AttachOptions, ConnectOptions, Synchronous};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, VerifyReport};
 pub use maintainer::{FleetFigures, Maintainer, MaintainerOptions};

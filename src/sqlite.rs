@@ -11,12 +11,16 @@ use rusqlite::{Error as SqlError, ErrorCode, ffi};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Message, Result},
+    result_codes,
 };
 
 /// The kind of a failure in one of SQLite's calls, on a database at `path` if that is known.
 fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
     if is_damage(error) {
         return ErrorKind::Corrupt;
+    }
+    if let Some((kind, _)) = refusal(error) {
+        return kind;
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => ErrorKind::DiskFull,
@@ -43,6 +47,47 @@ fn extended_code(error: &SqlError) -> Option<c_int> {
 /// not be attached is not.
 pub(crate) fn is_damage(error: &SqlError) -> bool {
     extended_code(error) == Some(ffi::SQLITE_IOERR_DATA)
+}
+
+/// Returns the kind and the sentence of a refusal of the VFS. `None` if the error has another cause.
+fn refusal(error: &SqlError) -> Option<(ErrorKind, &'static str)> {
+    extended_code(error).and_then(result_codes::describe)
+}
+
+impl ErrorKind {
+    /// Returns the kind of a refusal by the fleet from the extended result code of SQLite. `None` if the code has another
+    /// cause.
+    ///
+    /// It serves errors of other libraries, which report the extended result code and nothing else that this crate knows.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path())?;
+    /// # plane.create_group("default")?;
+    /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+    /// use litefleet::{DatabaseChanges, ErrorKind};
+    ///
+    /// let connection = plane.connect("orders", Default::default())?;
+    /// plane.configure_database("orders", DatabaseChanges::default().block_writes(true))?;
+    /// let error = connection.execute_batch("CREATE TABLE t(a)").unwrap_err();
+    /// let code = error.sqlite_error().unwrap().extended_code;
+    /// assert_eq!(ErrorKind::from_sqlite_code(code), Some(ErrorKind::Blocked));
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    #[must_use]
+    pub fn from_sqlite_code(code: i32) -> Option<Self> {
+        result_codes::describe(code).map(|(kind, _)| kind)
+    }
+}
+
+/// Converts an error of SQLite, including the reason of a refusal by the fleet.
+///
+/// The reason is part of the error, so the conversion works wherever the error has travelled.
+/// [`Error::from_sqlite`] adds the details that only the connection knows.
+impl From<SqlError> for Error {
+    fn from(error: SqlError) -> Self {
+        explained(None, error)
+    }
 }
 
 /// Whether a full disk is behind an error. SQLite says `SQLITE_FULL` only where it writes pages: not where it makes
@@ -100,6 +145,9 @@ fn sentence(kind: ErrorKind, error: &SqlError) -> Message {
     if is_damage(error) {
         return format!("what was read is damaged or was tampered with: its tag does not fit ({error})")
             .into();
+    }
+    if let Some((_, sentence)) = refusal(error) {
+        return sentence.into();
     }
     let message = message(error);
     match (kind, error.sqlite_error_code()) {

@@ -121,7 +121,7 @@ fn schema(connection: &Connection, name: Option<&str>) -> Result<()> {
     let schema: Option<String> = connection
         .query_row(query, [name], |row| row.get(0))
         .optional()
-        .map_err(|error| litefleet::explain(connection, error))?
+        .map_err(|error| litefleet::Error::from_sqlite(connection, error))?
         .flatten();
     output::print(&output::escaped(&schema.unwrap_or_default()))
 }

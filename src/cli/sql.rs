@@ -6,7 +6,7 @@ use std::{
 };
 
 use litefleet::{
-    Error, ErrorKind, Result, explain,
+    Error, ErrorKind, Result,
     rusqlite::{self, Connection, types::ValueRef},
 };
 use serde_json::{Map, Value};
@@ -144,9 +144,9 @@ fn with_position(
         StatementError::Sql(error) => error,
     };
     let rusqlite::Error::SqlInputError { msg, offset, .. } = &error else {
-        return explain(connection, error);
+        return Error::from_sqlite(connection, error);
     };
-    let Ok(offset) = usize::try_from(*offset) else { return explain(connection, error) };
+    let Ok(offset) = usize::try_from(*offset) else { return Error::from_sqlite(connection, error) };
     let Statement { sql, lines, line: first_line } = statement;
     let before = &lines.as_bytes()[..(lines.len() - sql.len() + offset).min(lines.len())];
     let line = before.split(|byte| *byte == b'\n').count() - 1;

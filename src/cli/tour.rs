@@ -4,7 +4,7 @@ use std::path::Path;
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, Error,
-    ErrorKind, RemoteEncryption, RestoreOptions, Result, Timestamp, explain, rusqlite::Connection,
+    ErrorKind, RemoteEncryption, RestoreOptions, Result, Timestamp, rusqlite::Connection,
 };
 
 use super::output::print;
@@ -110,13 +110,13 @@ fn tour(plane: &ControlPlane, root: &Path) -> Result<()> {
 }
 
 fn execute(connection: &Connection, sql: &str) -> Result<()> {
-    connection.execute_batch(sql).map_err(|error| explain(connection, error))
+    connection.execute_batch(sql).map_err(|error| Error::from_sqlite(connection, error))
 }
 
 fn sum(connection: &Connection) -> Result<i64> {
     connection
         .query_row("SELECT sum(price) FROM item", [], |row| row.get(0))
-        .map_err(|error| explain(connection, error))
+        .map_err(|error| Error::from_sqlite(connection, error))
 }
 
 fn show_file(plane: &ControlPlane, name: &str) -> Result<()> {

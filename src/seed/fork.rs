@@ -175,7 +175,7 @@ fn copy<T: Send>(
     connection
         .execute_batch("BEGIN")
         .and_then(|()| connection.query_row("SELECT 1 FROM sqlite_schema", [], |_| Ok(())).optional())
-        .map_err(|error| connect::explain(connection, error))?;
+        .map_err(|error| Error::from_sqlite(connection, error))?;
     let (identity, data) = (source.identity, source.data);
     let inspect = |bytes: &[u8], _| header(bytes, data);
     let Output { disk, path, size_limit, .. } = output;
@@ -184,6 +184,6 @@ fn copy<T: Send>(
         check_identity(path, identity, data)?;
         then(size, watch)
     })?;
-    connection.execute_batch("COMMIT").map_err(|error| connect::explain(connection, error))?;
+    connection.execute_batch("COMMIT").map_err(|error| Error::from_sqlite(connection, error))?;
     Ok(done)
 }

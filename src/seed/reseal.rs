@@ -77,7 +77,7 @@ pub(crate) fn vacuum_into(
                 );
                 Error::new(ErrorKind::Unsupported, message).caused_by(error)
             }
-            (None, _) => connect::explain(&source, error),
+            (None, _) => Error::from_sqlite(&source, error),
         }
     })
 }

@@ -176,7 +176,7 @@ pub(crate) fn in_place(
     copied.map_err(|error| {
         // The connection that the error is of explains it.
         let is_views = sqlite::is_damage(&error);
-        connect::explain(if is_views { view } else { connection }, error)
+        Error::from_sqlite(if is_views { view } else { connection }, error)
     })
 }
 

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
+    result_codes,
     sys::wal_index::WalIndex,
     units::Salts,
     wal::{self, LastCommit, SeenFrames},
@@ -370,9 +371,15 @@ impl Database {
         code
     }
 
-    /// Why the call was refused that answered with `code`. It is told once: it explains one error.
+    /// Returns why the call that returned `code` was refused. A code that is not one of [`result_codes`] may also be SQLite's
+    /// own, so its refusal explains one error only, and none after the next transaction has begun.
     pub(super) fn take_refusal(&self, code: c_int) -> Option<VfsError> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take_if(|refusal| refusal.code() == code)
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if result_codes::is_own(code) {
+            return refusal.as_ref().filter(|refusal| refusal.result() == code).cloned();
+        }
+        let is_recent = self.refused.load(Relaxed);
+        refusal.take_if(|refusal| is_recent && refusal.code() == code & 0xff)
     }
 
     /// A read transaction begins.
@@ -385,9 +392,10 @@ impl Database {
         {
             return self.refuse(refusal);
         }
-        // What was refused before is over, and is not to explain an error that comes after this.
+        // An earlier refusal must not explain an error of this transaction, unless its result code identifies it.
         if self.refused.swap(false, Relaxed) {
-            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+            let _over = refusal.take_if(|refusal| !result_codes::is_own(refusal.result()));
         }
         SQLITE_OK
     }

@@ -151,7 +151,7 @@ pub(super) fn deny_open(fenced: Fenced) -> std::ffi::c_int {
 /// Why the fence refused a statement of this connection with `code`, if it did. It is told once: it explains one error.
 pub(super) fn take_denied(connection: usize, code: std::ffi::c_int) -> Option<VfsError> {
     let is_its = |denied: &mut Denied| {
-        denied.connection.is_none_or(|of| of == connection) && denied.refusal.code() == code
+        denied.connection.is_none_or(|of| of == connection) && denied.refusal.code() == code & 0xff
     };
     DENIED.with_borrow_mut(|denied| denied.take_if(is_its)).map(|denied| denied.refusal)
 }

@@ -90,7 +90,7 @@ impl View {
     /// Why the call was refused that answered with `code`.
     pub(super) fn take_refusal(&self, code: c_int) -> Option<VfsError> {
         let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        refusal.take_if(|refusal| refusal.code() == code)
+        refusal.take_if(|refusal| refusal.code() == code & 0xff)
     }
 }
 

@@ -50,6 +50,7 @@ use crate::{
     history::ResilientImage,
     layout::beside,
     page::{Identity, PageFault, PageFormat, Seal},
+    result_codes,
     size::SizeLimit,
 };
 
@@ -290,19 +291,28 @@ impl VfsError {
         self.result() & 0xff
     }
 
-    /// The same with more of the reason.
+    /// The extended result code, which identifies the reason.
     fn result(&self) -> c_int {
         use rusqlite::ffi;
         match self {
-            Self::ReadsBlocked | Self::Fenced(_) => ffi::SQLITE_AUTH,
-            Self::WritesBlocked | Self::ReadOnly => ffi::SQLITE_READONLY,
+            Self::Fenced(_) => ffi::SQLITE_AUTH,
+            Self::ReadsBlocked => result_codes::READS_BLOCKED,
+            Self::WritesBlocked => result_codes::WRITES_BLOCKED,
+            Self::ReadOnly => result_codes::READ_ONLY,
+            Self::OverLimit(_) => result_codes::OVER_LIMIT,
+            Self::Destroyed => result_codes::DESTROYED,
+            Self::NoSharedMemory => result_codes::NO_SHARED_MEMORY,
+            Self::WrongKey => result_codes::WRONG_KEY,
+            Self::NotSealed(_) => result_codes::NOT_SEALED,
             Self::Failed(code) | Self::NotKept(_, Some(code), _) => *code,
-            Self::OverLimit(_) | Self::NotKept(ErrorKind::DiskFull, ..) => ffi::SQLITE_FULL,
-            Self::Destroyed | Self::NoSharedMemory => ffi::SQLITE_CANTOPEN,
-            Self::WrongKey | Self::NotSealed(_) => ffi::SQLITE_NOTADB,
+            Self::NotKept(ErrorKind::DiskFull, ..) => result_codes::HISTORY_DISK_FULL,
+            Self::NotKept(ErrorKind::Corrupt, ..) => result_codes::HISTORY_DAMAGED,
+            Self::NotKept(..) => result_codes::HISTORY_FAILED,
             Self::LostLock => ffi::SQLITE_IOERR_RDLOCK,
             Self::Damaged { .. } | Self::Unfit { .. } | Self::PastDamaged(_) => ffi::SQLITE_IOERR_DATA,
-            Self::NoRules(_) | Self::Layout | Self::Unreadable(_) | Self::NotKept(..) => ffi::SQLITE_IOERR,
+            Self::NoRules(_) => result_codes::NO_RULES,
+            Self::Layout => result_codes::LAYOUT,
+            Self::Unreadable(_) => result_codes::UNREADABLE,
         }
     }
 }
@@ -437,12 +447,15 @@ pub(crate) fn hand_over<T>(
     open().map_err(|error| NotOpened { error, refusal: NOT_OPENED.take() })
 }
 
-/// Why the VFS refused a call of this connection with `code`, if it did and what followed has not succeeded since.
+/// Returns why the VFS refused the call of this connection that returned the extended result code `code`.
+///
+/// A code of [`result_codes`] identifies its refusal for as long as the connection is open, unless another call is refused. For
+/// any other code the refusal is known until the next transaction begins.
 pub(crate) fn take_refusal(connection: &Connection, code: c_int) -> Option<VfsError> {
     let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());
-    schemas
-        .find_map(|schema| ffi::ask(connection, &schema, code).ok()?.refusal)
-        .or_else(|| fence::take_denied(ffi::address(connection), code))
+    schemas.find_map(|schema| ffi::ask(connection, &schema, code).ok()?.refusal).or_else(|| {
+        fence::take_denied(ffi::address(connection), code).filter(|_| !result_codes::is_own(code))
+    })
 }
 
 /// What a connection's main database is to this VFS; nothing if it was not handed over.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use litefleet::{
-    AttachOptions, ConnectOptions, ControlPlane, DatabaseChanges, ErrorKind, explain,
+    AttachOptions, ConnectOptions, ControlPlane, DatabaseChanges, Error, ErrorKind,
     rusqlite::Connection,
     testing::{DiskOp, FaultHook},
 };
@@ -11,7 +11,7 @@ use litefleet::{
 use crate::support::{Fleet, count, refused};
 
 fn kind(connection: &Connection, sql: &str) -> ErrorKind {
-    explain(connection, connection.execute_batch(sql).unwrap_err()).kind()
+    Error::from_sqlite(connection, connection.execute_batch(sql).unwrap_err()).kind()
 }
 
 fn limit(fleet: &Fleet, name: &str, limit: &str) {
@@ -35,7 +35,7 @@ fn unfenced_attach_by_path_keeps_rules_of_the_database() {
     connection.execute_batch("DETACH x").unwrap();
     // Other databases of the fleet and the catalog cannot be attached by path.
     for path in ["default/other/data.db", "control.db", "default/new.db"] {
-        let error = explain(&connection, connection.execute_batch(&attach(path)).unwrap_err());
+        let error = Error::from_sqlite(&connection, connection.execute_batch(&attach(path)).unwrap_err());
         assert!(error.to_string().contains("ControlPlane::attach"), "{path}: {error}");
     }
     assert!(!fleet.plane.root().join("default/new.db").exists());
@@ -138,7 +138,8 @@ fn pragma_does_not_lift_read_only() {
     fleet.run("orders", "CREATE TABLE t(a)");
     let connection = fleet.plane.connect("orders", ConnectOptions::default().read_only(true)).unwrap();
     connection.execute_batch("PRAGMA query_only=OFF").unwrap();
-    let error = explain(&connection, connection.execute_batch("INSERT INTO t VALUES (1)").unwrap_err());
+    let error =
+        Error::from_sqlite(&connection, connection.execute_batch("INSERT INTO t VALUES (1)").unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Sql);
     assert!(error.to_string().ends_with("this connection was opened read-only"), "{error}");
     // It sees commits of other connections, and may have temporary tables.

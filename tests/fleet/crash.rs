@@ -319,7 +319,7 @@ fn configuration_change_reaches_open_connection_in_other_process() {
         let connection = plane.connect("bank", ConnectOptions::default()).unwrap();
         let kind = |sql: &str| {
             connection.execute_batch(sql).map_or_else(
-                |error| litefleet::explain(&connection, error).kind().to_string(),
+                |error| litefleet::Error::from_sqlite(&connection, error).kind().to_string(),
                 |()| "done".into(),
             )
         };

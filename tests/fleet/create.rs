@@ -133,7 +133,7 @@ fn destroy_group_destroys_only_its_databases() {
     assert_eq!(refused(fleet.plane.get_database("a")).0, ErrorKind::NotFound);
     fleet.plane.get_database("c").unwrap();
     let error = open.execute_batch("CREATE TABLE t(a)").unwrap_err();
-    assert_eq!(litefleet::explain(&open, error).kind(), ErrorKind::Destroyed);
+    assert_eq!(litefleet::Error::from_sqlite(&open, error).kind(), ErrorKind::Destroyed);
     fleet.assert_no_debris();
     fleet.plane.create_group("default").unwrap();
     fleet.create("a");

@@ -14,8 +14,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges,
-    ListDatabases, MaintainOptions, Retention, explain,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, Error, ErrorKind, GroupChanges,
+    ListDatabases, MaintainOptions, Retention,
     testing::{DiskOp, FaultHook},
 };
 
@@ -111,7 +111,7 @@ fn full_disk_allows_removal_of_a_history() {
     assert!(segments() > 2);
     fill_up(disk.0.path());
     let error = connection.execute_batch("UPDATE t SET a = randomblob(200000)").unwrap_err();
-    let error = explain(&connection, error);
+    let error = Error::from_sqlite(&connection, error);
     assert_eq!(error.kind(), ErrorKind::DiskFull);
     assert!(error.to_string().ends_with(REMEDY), "{error}");
     let off = DatabaseChanges::default().history_window(Retention::OFF);

@@ -221,7 +221,8 @@ fn cancelled_export_leaves_nothing() {
 fn error_chain_repeats_no_sentence() {
     let (fleet, dir) = fleet();
     let connection = fleet.connect("a");
-    let explained = |sql: &str| litefleet::explain(&connection, connection.execute_batch(sql).unwrap_err());
+    let explained =
+        |sql: &str| litefleet::Error::from_sqlite(&connection, connection.execute_batch(sql).unwrap_err());
     fs::write(dir.join("junk.db"), [b'x'; 4096]).unwrap();
     let import = |file: &str| {
         let input = CreateDatabaseInput::new("imported", "default");

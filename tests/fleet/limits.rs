@@ -1,14 +1,14 @@
 //! The configuration of a database: size limits and blocks, on new and on open connections.
 
 use litefleet::{
-    AttachOptions, ConnectOptions, CreateDatabaseInput, DatabaseChanges, ErrorKind, SizeLimit, explain,
+    AttachOptions, ConnectOptions, CreateDatabaseInput, DatabaseChanges, Error, ErrorKind, SizeLimit,
     rusqlite::{Connection, ErrorCode},
 };
 
 use crate::support::{Fleet, count, refused};
 
 fn kind(connection: &Connection, sql: &str) -> ErrorKind {
-    explain(connection, connection.execute_batch(sql).unwrap_err()).kind()
+    Error::from_sqlite(connection, connection.execute_batch(sql).unwrap_err()).kind()
 }
 
 fn limited(limit: &str) -> Fleet {
@@ -31,7 +31,7 @@ fn write_beyond_size_limit_fails_and_keeps_earlier_rows() {
         }
     };
     assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DiskFull));
-    let error = explain(&connection, error);
+    let error = Error::from_sqlite(&connection, error);
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(error.to_string().starts_with("database or disk is full"), "{error}");
     assert!((15..=25).contains(&rows), "{rows}");
@@ -105,7 +105,7 @@ fn blocks_apply_to_new_and_open_connections_until_lifted() {
     configure(changes().block_writes(true));
     let error = connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly));
-    let error = explain(&connection, error);
+    let error = Error::from_sqlite(&connection, error);
     assert_eq!(
         (error.kind(), error.to_string()),
         (
@@ -171,7 +171,7 @@ fn open_connection_reports_destroyed_database() {
     fleet.create("orders");
     for sql in ["SELECT * FROM t", "INSERT INTO t VALUES (2)"] {
         let error = connection.prepare(sql).and_then(|mut statement| statement.query([])?.next().map(|_| ()));
-        assert_eq!(explain(&connection, error.unwrap_err()).kind(), ErrorKind::Destroyed, "{sql}");
+        assert_eq!(Error::from_sqlite(&connection, error.unwrap_err()).kind(), ErrorKind::Destroyed, "{sql}");
     }
     assert_eq!(count(&fleet.connect("orders"), "SELECT count(*) FROM sqlite_schema"), 0);
 }
@@ -232,4 +232,39 @@ fn connect_options_set_pragmas() {
     assert_eq!(count(&other, "PRAGMA synchronous"), 2);
     assert_eq!(count(&other, "PRAGMA busy_timeout"), 7);
     assert!(other.execute_batch("CREATE TABLE t(a)").is_err());
+}
+
+#[test]
+fn reason_of_refusal_survives_later_statements_and_other_error_types() {
+    let fleet = limited("256kb");
+    let connection = fleet.connect("tiny");
+    connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    let configure = |changes: DatabaseChanges| fleet.plane.configure_database("tiny", changes).unwrap();
+    let refused = |sql: &str| {
+        let error = connection.execute_batch(sql).unwrap_err();
+        // What an application does with it: another statement, another error type, another thread.
+        connection.execute_batch("SELECT count(*) FROM t").unwrap();
+        let boxed: Box<dyn std::error::Error + Send + Sync> = error.into();
+        let error = std::thread::spawn(move || *boxed.downcast::<rusqlite::Error>().unwrap()).join().unwrap();
+        let code = error.sqlite_error().unwrap().extended_code;
+        let plain = Error::from(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        (plain.kind(), plain.to_string(), Error::from_sqlite(&connection, error).to_string(), code & 0xff)
+    };
+    let (kind, message, detailed, code) = refused("INSERT INTO t VALUES (randomblob(500000))");
+    assert_eq!((kind, code), (ErrorKind::TooLarge, rusqlite::ffi::SQLITE_FULL));
+    assert_eq!(message, "database or disk is full: the size limit is reached");
+    assert_eq!(detailed, "database or disk is full: the size limit is 262144 bytes");
+    configure(DatabaseChanges::default().block_writes(true));
+    let (kind, message, detailed, code) = refused("INSERT INTO t VALUES (1)");
+    assert_eq!((kind, code), (ErrorKind::Blocked, rusqlite::ffi::SQLITE_READONLY));
+    assert_eq!(message, detailed);
+    assert!(message.contains("writes are blocked"), "{message}");
+    // A refusal that is over explains no other error.
+    let error = connection.execute_batch("SELECT * FROM missing").unwrap_err();
+    assert_eq!(Error::from_sqlite(&connection, error).kind(), ErrorKind::Sql);
+    configure(DatabaseChanges::default().block_writes(false));
+    connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+    fleet.plane.destroy_database("tiny").unwrap();
+    let error = connection.execute_batch("SELECT * FROM t").unwrap_err();
+    assert_eq!(Error::from(error).kind(), ErrorKind::Destroyed);
 }

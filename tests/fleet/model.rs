@@ -175,7 +175,7 @@ impl Model {
 fn write(connection: &Connection, row: i64) -> Result<()> {
     connection
         .execute_batch(&format!("CREATE TABLE IF NOT EXISTS t(a); INSERT INTO t VALUES ({row})"))
-        .map_err(|error| litefleet::explain(connection, error))
+        .map_err(|error| litefleet::Error::from_sqlite(connection, error))
 }
 
 fn call(plane: &ControlPlane, file: &std::path::Path, operation: &Operation) -> Result<()> {

@@ -123,7 +123,7 @@ fn archive_is_not_followed() {
     assert_names(fleet.plane.verify_database("orders", VerifyOptions::default()), &archive);
     let connection = fleet.connect("orders");
     let error = connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
-    let (kind, text) = refused::<()>(Err(litefleet::explain(&connection, error)));
+    let (kind, text) = refused::<()>(Err(litefleet::Error::from_sqlite(&connection, error)));
     assert!(kind == ErrorKind::Io && text.contains("symbolic link"), "{kind}: {text}");
     drop(connection);
     assert_eq!(tree(&elsewhere), before);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use litefleet::{
-    ControlPlane, ErrorKind, MaintainOptions, Result, Timestamp, VerifyOptions, explain,
+    ControlPlane, Error, ErrorKind, MaintainOptions, Result, Timestamp, VerifyOptions,
     rusqlite::{Connection, config::DbConfig},
     testing::DiskOp,
 };
@@ -421,7 +421,7 @@ fn refusals(ledger: &mut Ledger) -> Vec<String> {
     let viewed =
         ledger.plane.connect_at("orders", at, ledger.options()).and_then(|(view, _)| -> Result<()> {
             let sum = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(()));
-            sum.map_err(|error| explain(&view, error))
+            sum.map_err(|error| Error::from_sqlite(&view, error))
         });
     let errors = [viewed.unwrap_err(), ledger.restore(at).map(|_| ()).unwrap_err()];
     errors.map(|error| (assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"), error.to_string()).1).into()
@@ -491,6 +491,6 @@ fn damaged_compressed_log_is_reported_by_name() {
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&[0x55; 64], len - 3000).unwrap();
     let error = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(())).unwrap_err();
-    assert!(explain(&view, error).to_string().contains("000000000001.wal.zst is damaged"));
+    assert!(Error::from_sqlite(&view, error).to_string().contains("000000000001.wal.zst is damaged"));
     drop(connection);
 }

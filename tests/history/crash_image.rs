@@ -9,7 +9,7 @@ use std::{
 
 use litefleet::{
     ControlPlane, CreateDatabaseInput, Error, ErrorKind, MaintainOptions, RemoteEncryption, RestorableRange,
-    Result, Seed, Synchronous, Timestamp, VerifyOptions, explain,
+    Result, Seed, Synchronous, Timestamp, VerifyOptions,
     rusqlite::{self, Connection},
 };
 
@@ -309,7 +309,7 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
 
 fn view(scenario: &Scenario, plane: &ControlPlane, at: Timestamp) -> Result<Contents> {
     let (view, _) = plane.connect_at("orders", at, scenario.options(Synchronous::Off))?;
-    read_contents(&view).map_err(|error| explain(&view, error))
+    read_contents(&view).map_err(|error| Error::from_sqlite(&view, error))
 }
 
 fn restore(scenario: &Scenario, plane: &ControlPlane, at: Timestamp) -> Result<Contents> {

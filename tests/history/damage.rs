@@ -11,7 +11,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ControlPlane, ErrorKind, MaintainOptions, Timestamp, explain,
+    Cipher, ControlPlane, Error, ErrorKind, MaintainOptions, Timestamp,
     rusqlite::{Connection, config::DbConfig},
 };
 
@@ -197,7 +197,7 @@ impl Fixture {
             assert!(contents(&connection) == last, "{damage}: the live database changed");
             for value in 0..2 {
                 let answer = connection.execute_batch(&format!("INSERT INTO t VALUES ('went on', {value})"));
-                answer.unwrap_or_else(|error| panic!("{damage}: {}", explain(&connection, error)));
+                answer.unwrap_or_else(|error| panic!("{damage}: {}", Error::from_sqlite(&connection, error)));
                 let from = now();
                 self.ledger.states.push(crate::support::State {
                     from,
@@ -410,7 +410,7 @@ fn open_view_falls_back_when_its_snapshot_is_damaged_later() {
         // Without a fallback the error names the newest snapshot. The later logs do not hold all of its pages.
         let (view, _) = ledger.plane.connect_at("orders", ledger.states[21].from, ledger.options()).unwrap();
         fs::remove_file(ledger.database_dir().join("archive/000000000001.sum")).unwrap();
-        let error = read_contents(&view).map_err(|error| explain(&view, error)).unwrap_err();
+        let error = read_contents(&view).map_err(|error| Error::from_sqlite(&view, error)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains("000000000004.db is damaged"), "{error}");
     }

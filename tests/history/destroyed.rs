@@ -1,6 +1,6 @@
 //! A connection with an open transaction to a destroyed database does not affect a new database of its name.
 
-use litefleet::{CreateDatabaseInput, ErrorKind, explain, rusqlite::Connection};
+use litefleet::{CreateDatabaseInput, Error, ErrorKind, rusqlite::Connection};
 
 use crate::support::{Ledger, State, contents, files, now};
 
@@ -17,7 +17,7 @@ fn replace(ledger: &mut Ledger, connection: &Connection) {
 fn check(mut ledger: Ledger, old: Connection) {
     let before = files(&ledger.database_dir());
     let refused = old.execute_batch("COMMIT").unwrap_err();
-    assert_eq!(explain(&old, refused).kind(), ErrorKind::Destroyed);
+    assert_eq!(Error::from_sqlite(&old, refused).kind(), ErrorKind::Destroyed);
     assert_eq!(files(&ledger.database_dir()), before);
     let connection = ledger.connect();
     ledger.commit(&connection, "CREATE TABLE new(a)");

@@ -108,7 +108,7 @@ fn full_disk_refuses_commits_and_loses_none() {
             match connection.execute_batch(&sql) {
                 Ok(()) => known.record(&connection),
                 Err(error) => {
-                    let error = litefleet::explain(&connection, error);
+                    let error = litefleet::Error::from_sqlite(&connection, error);
                     assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
                     refused += 1;
                     break;
@@ -119,7 +119,7 @@ fn full_disk_refuses_commits_and_loses_none() {
                 let checkpoint =
                     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
                 if let Err(error) = checkpoint {
-                    let error = litefleet::explain(&connection, error);
+                    let error = litefleet::Error::from_sqlite(&connection, error);
                     assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
                 }
             }
@@ -218,7 +218,7 @@ fn failed_capture_step_fails_the_statement_that_needed_it() {
                 let context = format!("{name}, step {step}, stops {stops}");
                 match answer {
                     Err(error) => {
-                        let error = litefleet::explain(&connection, error);
+                        let error = litefleet::Error::from_sqlite(&connection, error);
                         assert_eq!(error.kind(), ErrorKind::DiskFull, "{context}: {error}");
                         assert!(contents(&connection) == was, "{context}: the failure changed the database");
                     }

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use litefleet::{Cipher, explain};
+use litefleet::{Cipher, Error};
 
 use crate::{
     maintain::{maintain_a_day_later, restart_wal, with_history, write},
@@ -42,7 +42,7 @@ fn view_retries_fallback_after_a_failed_read() {
         let aside = ledger.database_dir().join("aside");
         fs::rename(&stamps, &aside).unwrap();
         fs::create_dir(&stamps).unwrap();
-        let error = read_contents(&view).map_err(|error| explain(&view, error)).unwrap_err();
+        let error = read_contents(&view).map_err(|error| Error::from_sqlite(&view, error)).unwrap_err();
         assert!(error.to_string().contains("000000000001.stamps"), "{error}");
         fs::remove_dir(&stamps).unwrap();
         fs::rename(&aside, &stamps).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use litefleet::{Error, ErrorKind, MaintainOptions, VerifyOptions, explain};
+use litefleet::{Error, ErrorKind, MaintainOptions, VerifyOptions};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -58,7 +58,7 @@ fn stamps_of_newer_format_version_are_refused_and_left_intact() {
                 // The file of the newer version is not overwritten.
                 let connection = ledger.connect();
                 let refused = connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
-                assert_version_2_refused(&explain(&connection, refused), name);
+                assert_version_2_refused(&Error::from_sqlite(&connection, refused), name);
             }
             assert!(fs::read(&path).unwrap() == newer);
 

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use litefleet::{Cipher, DatabaseChanges, ErrorKind, Retention, SizeLimit, Synchronous, explain};
+use litefleet::{Cipher, DatabaseChanges, Error, ErrorKind, Retention, SizeLimit, Synchronous};
 
 use crate::{
     fault_vfs::{self, Call, Opened, Verdict, Watcher},
@@ -50,7 +50,7 @@ fn check(cipher: Option<Cipher>, flushes: &Flushes) {
     // The first page that spills from the cache exceeds the limit.
     let sql = "PRAGMA cache_size = 1; BEGIN; INSERT INTO t VALUES (zeroblob(1000000))";
     let refused = connection.execute_batch(sql).unwrap_err();
-    assert_eq!(explain(&connection, refused).kind(), ErrorKind::TooLarge);
+    assert_eq!(Error::from_sqlite(&connection, refused).kind(), ErrorKind::TooLarge);
     if !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK").unwrap();
     }

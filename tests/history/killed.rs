@@ -80,7 +80,7 @@ fn run(connection: &Connection, sql: &str) -> bool {
                 code,
                 Some(ErrorCode::DatabaseBusy),
                 "{sql}: {}",
-                litefleet::explain(connection, error)
+                litefleet::Error::from_sqlite(connection, error)
             );
             if !connection.is_autocommit() {
                 connection.execute_batch("ROLLBACK").unwrap();

@@ -9,8 +9,8 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, EncryptionKey,
-    RemoteEncryption, RestorableRange, Result, Seed, Timestamp, explain,
+    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, CreateDatabaseOutput, EncryptionKey, Error,
+    RemoteEncryption, RestorableRange, Result, Seed, Timestamp,
     rusqlite::{self, Connection, types::Value},
 };
 use tempfile::TempDir;
@@ -117,7 +117,7 @@ impl Ledger {
     /// The contents at an instant, read through a view.
     pub(crate) fn viewed_at(&self, at: Timestamp) -> Result<Contents> {
         let (view, _) = self.plane.connect_at("orders", at, self.options())?;
-        read_contents(&view).map_err(|error| explain(&view, error))
+        read_contents(&view).map_err(|error| Error::from_sqlite(&view, error))
     }
 
     /// The contents at an instant, read from a restored database, which is then destroyed.

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt};
 
-use litefleet::{Cipher, ConnectOptions, EncryptionKey, ErrorKind, explain};
+use litefleet::{Cipher, ConnectOptions, EncryptionKey, Error, ErrorKind};
 
 use crate::support::{Ledger, contents, now};
 
@@ -84,7 +84,7 @@ fn damaged_page_error_names_its_frame() {
         file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
         let (view, _) = ledger.plane.connect_at("orders", at, ledger.options()).unwrap();
         let error = view.query_row("SELECT sum(length(value)) FROM t", [], |_| Ok(())).unwrap_err();
-        let error = explain(&view, error);
+        let error = Error::from_sqlite(&view, error);
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains("000000000001.wal is damaged: the checksum of frame"), "{error}");
         let error = ledger.restore(at).unwrap_err();

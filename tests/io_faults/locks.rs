@@ -16,7 +16,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, DatabaseChanges, ErrorKind, PageFormat, explain,
+    Cipher, DatabaseChanges, Error, ErrorKind, PageFormat,
     rusqlite::{self, Connection, ffi},
 };
 
@@ -87,7 +87,7 @@ impl Case {
 }
 
 fn kind(connection: &Connection, sql: &str) -> Option<ErrorKind> {
-    run(connection, sql).err().map(|error| explain(connection, error).kind())
+    run(connection, sql).err().map(|error| Error::from_sqlite(connection, error).kind())
 }
 
 /// A write transaction in progress is exempt from blocks; a connection without the write lock must not be.
@@ -225,7 +225,7 @@ fn connection_that_lost_its_file_lock_fails_until_reopened() {
         if refused == 3 {
             assert_eq!(seen, Ok(row));
         } else {
-            let error = explain(&two, seen.unwrap_err());
+            let error = Error::from_sqlite(&two, seen.unwrap_err());
             assert_eq!(error.kind(), ErrorKind::Io);
             assert!(error.to_string().contains("close the connection and open it again"), "{error}");
             assert!(run(&two, "INSERT INTO t VALUES (2)").is_err());

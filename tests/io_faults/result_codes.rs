@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use litefleet::{
-    Cipher, ErrorKind, PageFormat, Timestamp, explain,
+    Cipher, Error, ErrorKind, PageFormat, Timestamp,
     rusqlite::{Connection, ffi},
 };
 
@@ -62,7 +62,7 @@ fn failed_wal_restart_returns_code_of_the_underlying_vfs() {
                 Some(code),
                 "{cipher:?}: {error}"
             );
-            assert_eq!(explain(&connection, error).kind(), kind, "{cipher:?}: {code}");
+            assert_eq!(Error::from_sqlite(&connection, error).kind(), kind, "{cipher:?}: {code}");
             run(&connection, "INSERT INTO t VALUES (1)").unwrap();
             rows += 1;
             assert_eq!(query::<i64>(&connection, "SELECT count(*) FROM t").unwrap(), rows);

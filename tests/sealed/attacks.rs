@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use litefleet::{
-    AttachOptions, Cipher, ConnectOptions, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption,
-    explain,
+    AttachOptions, Cipher, ConnectOptions, CreateDatabaseInput, Error, ErrorKind, PageFormat,
+    RemoteEncryption,
 };
 
 use crate::{
@@ -63,7 +63,7 @@ fn vacuum_into_with_several_keys_writes_no_plaintext() {
     for schema in ["main", "b"] {
         let copy = fleet.dir.path().join(format!("{schema}.db"));
         let error = connection.execute(&format!("VACUUM {schema} INTO ?1"), [copy.to_str().unwrap()]);
-        let error = explain(&connection, error.unwrap_err());
+        let error = Error::from_sqlite(&connection, error.unwrap_err());
         assert!(!holds(fleet.dir.path(), NEEDLE), "{error}");
     }
 }
@@ -82,7 +82,7 @@ fn key_pragmas_fail_and_name_the_way_to_supply_keys() {
     for connection in [&vault, &view, &fleet.connect("plain")] {
         for pragma in ["key", "rekey", "hexkey", "main.key", "cipher", "cipher_compatibility", "KDF_ITER"] {
             let error = connection.execute_batch(&format!("PRAGMA {pragma} = '{SECRET}'")).unwrap_err();
-            let error = explain(connection, error);
+            let error = Error::from_sqlite(connection, error);
             let text = error.to_string();
             assert_eq!(error.kind(), ErrorKind::Sql, "{pragma}: {text}");
             assert!(text.contains("encryption_key") && text.contains("--key-file"), "{pragma}: {text}");

@@ -1,6 +1,6 @@
 //! Every cipher in every page format: rows are read back, also after a crash, and no plaintext reaches the disk.
 
-use litefleet::{Cipher, ConnectOptions, ErrorKind, PageFormat, explain, rusqlite::Connection};
+use litefleet::{Cipher, ConnectOptions, Error, ErrorKind, PageFormat, rusqlite::Connection};
 
 use crate::{
     encryption::{NEEDLE, another_key, copy_files, formats, holds, key, with_key},
@@ -144,7 +144,7 @@ fn error_names_the_damaged_page() {
     std::fs::write(&data, bytes).unwrap();
     let connection = fleet.unlock("vault", Cipher::Aegis256X2);
     let error = connection.query_row("SELECT a FROM t", [], |row| row.get::<_, Vec<u8>>(0)).unwrap_err();
-    let error = explain(&connection, error);
+    let error = Error::from_sqlite(&connection, error);
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(
         error.to_string().contains("page 5 in") && error.to_string().contains("data.db is damaged"),
@@ -178,7 +178,11 @@ fn truncated_file_beside_a_wal_is_corruption_not_zeros() {
             let connection = fleet.unlock("vault", Cipher::Aegis256);
             let is_whole = "SELECT a = replace(hex(zeroblob(9000)), '00', 'word') FROM t";
             let error = connection.query_row(is_whole, [], |row| row.get::<_, bool>(0)).unwrap_err();
-            assert_eq!(explain(&connection, error).kind(), ErrorKind::Corrupt, "{format} {cut} {zeros}");
+            assert_eq!(
+                Error::from_sqlite(&connection, error).kind(),
+                ErrorKind::Corrupt,
+                "{format} {cut} {zeros}"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use litefleet::{
-    AttachOptions, Cipher, ConnectOptions, DatabaseChanges, ErrorKind, PageFormat, Timestamp, explain, fence,
+    AttachOptions, Cipher, ConnectOptions, DatabaseChanges, Error, ErrorKind, PageFormat, Timestamp, fence,
     rusqlite::{
         Connection, ErrorCode,
         hooks::{AuthAction, AuthContext, Authorization},
@@ -277,22 +277,25 @@ fn denied_attach_names_the_call_to_use() {
     ] {
         let error = connection.execute_batch(&fixture.fill(sql)).unwrap_err();
         assert_eq!(error.sqlite_error_code(), Some(ErrorCode::AuthorizationForStatementDenied), "{sql}");
-        let error = explain(&connection, error);
+        let error = Error::from_sqlite(&connection, error);
         assert_eq!(error.kind(), ErrorKind::Sql, "{sql}");
         assert!(error.to_string().contains(remedy), "{sql}: {error}");
     }
     let error = connection.execute_batch("SELECT load_extension('x')").unwrap_err();
     assert!(
-        explain(&connection, error).to_string().contains("not authorized to use function: load_extension")
+        Error::from_sqlite(&connection, error)
+            .to_string()
+            .contains("not authorized to use function: load_extension")
     );
     // A reason is reported once, and only to its own connection.
     let denied = connection.execute_batch("PRAGMA writable_schema=ON").unwrap_err();
     let another = fixture.fleet.connect("own");
     let blocked = DatabaseChanges::default().block_reads(true);
     fixture.fleet.plane.configure_database("own", blocked).unwrap();
-    let error = explain(&another, another.execute_batch("SELECT * FROM sqlite_schema").unwrap_err());
+    let error =
+        Error::from_sqlite(&another, another.execute_batch("SELECT * FROM sqlite_schema").unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Blocked, "{error}");
-    assert_eq!(explain(&connection, denied).kind(), ErrorKind::Sql);
+    assert_eq!(Error::from_sqlite(&connection, denied).kind(), ErrorKind::Sql);
 }
 
 #[test]
@@ -316,7 +319,8 @@ fn database_attached_to_read_only_connection_is_read_only() {
     fleet.run("b", "CREATE TABLE t(a)");
     let connection = fleet.plane.connect("a", ConnectOptions::default().read_only(true)).unwrap();
     fleet.plane.attach(&connection, "b", "b", AttachOptions::default()).unwrap();
-    let error = explain(&connection, connection.execute_batch("INSERT INTO b.t VALUES (1)").unwrap_err());
+    let error =
+        Error::from_sqlite(&connection, connection.execute_batch("INSERT INTO b.t VALUES (1)").unwrap_err());
     assert!(error.to_string().ends_with("this connection was opened read-only"), "{error}");
     assert_eq!(count(&connection, "SELECT count(*) FROM b.t"), 0);
 }
@@ -360,7 +364,7 @@ fn host_authorizer_keeps_the_fence_by_calling_it() {
     }
     assert!(own.execute("ATTACH ?1 AS x", [fixture.fill("{other}")]).is_err());
     let error = own.execute_batch("ATTACH 'file:x' AS x").unwrap_err();
-    assert!(explain(&own, error).to_string().contains("ConnectOptions::unfenced"));
+    assert!(Error::from_sqlite(&own, error).to_string().contains("ConnectOptions::unfenced"));
     fixture.fleet.plane.attach(&own, "other", "other", AttachOptions::default()).unwrap();
 
     // Without an authorizer, the VFS still distinguishes copies from attached files.

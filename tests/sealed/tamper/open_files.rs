@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
+use litefleet::{Cipher, Error, ErrorKind, PageFormat, rusqlite::Connection};
 
 use super::{
     CIPHERS,
@@ -88,7 +88,7 @@ impl Live {
 
     fn query(&self, sql: &str) -> Result<String, ErrorKind> {
         let answer = self.reader.query_row(sql, [], |row| row.get(0));
-        answer.map_err(|error| explain(&self.reader, error).kind())
+        answer.map_err(|error| Error::from_sqlite(&self.reader, error).kind())
     }
 }
 
@@ -157,7 +157,7 @@ fn open_wal_with_changed_header_is_not_written_to() {
             ] {
                 overwrite(&live.fleet.database_dir("vault").join("data.db-wal"), 0, &header);
                 let error = live.reader.execute("UPDATE one SET word = 'lost'", []).unwrap_err();
-                let error = explain(&live.reader, error);
+                let error = Error::from_sqlite(&live.reader, error);
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{cipher} {format}: {error}");
                 assert!(error.to_string().contains("data.db-wal is damaged"), "{error}");
             }
@@ -197,7 +197,7 @@ fn swapped_pages_in_an_open_file_are_corruption() {
         overwrite(&file, 4096, &[&data[8192..12288], &data[4096..8192]].concat());
         for sql in [ONE, TWO] {
             let error = reader.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap_err();
-            assert_eq!(explain(&reader, error).kind(), ErrorKind::Corrupt, "{cipher} {sql}");
+            assert_eq!(Error::from_sqlite(&reader, error).kind(), ErrorKind::Corrupt, "{cipher} {sql}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, CreateDatabaseInput, ErrorKind, PageFormat, RemoteEncryption, explain,
+    Cipher, CreateDatabaseInput, Error, ErrorKind, PageFormat, RemoteEncryption,
     rusqlite::{
         self, Connection,
         types::{FromSql, Value},
@@ -172,7 +172,7 @@ pub(super) fn read(connection: &Connection, schema: &str) -> Reading {
     };
     match all() {
         Ok(is_intact) => reading.is_intact = is_intact,
-        Err(error) => reading.refused = Some(explain(connection, error).kind()),
+        Err(error) => reading.refused = Some(Error::from_sqlite(connection, error).kind()),
     }
     reading
 }
@@ -392,7 +392,7 @@ impl<'a> Harness<'a> {
         match host.execute("ATTACH ?1 AS attached", [path("").to_str().unwrap()]) {
             Ok(_) => read(&host, "attached"),
             Err(error) => {
-                let refused = Some(explain(&host, error).kind());
+                let refused = Some(Error::from_sqlite(&host, error).kind());
                 Reading { rows: Rows::new(), refused, is_intact: false }
             }
         }

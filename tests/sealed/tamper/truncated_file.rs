@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use litefleet::{Cipher, ErrorKind, PageFormat, explain, rusqlite::Connection};
+use litefleet::{Cipher, Error, ErrorKind, PageFormat, rusqlite::Connection};
 
 use crate::{
     encryption::{copy_files, key, with_key},
@@ -17,7 +17,7 @@ fn truncate(path: &Path) {
 }
 
 fn kind(connection: &Connection, sql: &str) -> Option<ErrorKind> {
-    connection.execute_batch(sql).err().map(|error| explain(connection, error).kind())
+    connection.execute_batch(sql).err().map(|error| Error::from_sqlite(connection, error).kind())
 }
 
 fn assert_not_opened(fleet: &Fleet) {
