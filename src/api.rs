@@ -1,7 +1,7 @@
-//! The JSON of Turso's Create Database page: request and response bodies, and nothing of what they do.
+//! The request and response bodies of Turso's Create Database page.
 //!
-//! Input is read leniently where real clients differ (unknown fields are ignored, `seed.value` is taken for
-//! `seed.name`, `null` means absent) and strictly where a mistake would be silent (a seed without a type is refused).
+//! Parsing is lenient where real clients differ: unknown fields are ignored, `seed.value` is an alias of `seed.name`, and `null`
+//! means absent. It is strict where a mistake would go unnoticed: a seed without a type is refused.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct};
 
@@ -15,7 +15,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// What to create: the request body of Create Database.
+/// The request body of Create Database.
 ///
 /// ```
 /// use litefleet::{CreateDatabaseInput, Seed};
@@ -37,16 +37,16 @@ pub struct CreateDatabaseInput {
     #[cfg_attr(feature = "http", schema(value_type = Option<crate::name::GroupName>))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Where its contents come from; nothing means an empty database.
+    /// The source of the contents. `None` for an empty database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<Seed>,
-    /// The largest size it may grow to. A fork inherits the limit of its source where none is given.
+    /// The size limit. `None` for no limit, or for the limit of the source of a fork.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_limit: Option<SizeLimit>,
     /// The key and cipher that seal its pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_encryption: Option<RemoteEncryption>,
-    /// The key of an encrypted source, where it is not that of the new database. Turso's API has no such field.
+    /// The key of an encrypted source, if it differs from that of the new database. Turso's API has no such field.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "key_as_base64")]
     pub source_encryption_key: Option<EncryptionKey>,
     /// Whether [`at`](Self::at) was called without a source database.
@@ -98,25 +98,25 @@ impl CreateDatabaseInput {
         }
     }
 
-    /// The same with a seed.
+    /// Sets the seed.
     #[must_use]
     pub fn with_seed(self, seed: Seed) -> Self {
         Self { seed: Some(seed), ..self }
     }
 
-    /// The same with a size limit.
+    /// Sets the size limit.
     #[must_use]
     pub fn with_size_limit(self, limit: SizeLimit) -> Self {
         Self { size_limit: Some(limit), ..self }
     }
 
-    /// The same with every page encrypted.
+    /// Encrypts every page.
     #[must_use]
     pub fn with_encryption(self, encryption: RemoteEncryption) -> Self {
         Self { remote_encryption: Some(encryption), ..self }
     }
 
-    /// The same with the key of an encrypted source, where the new database gets another one.
+    /// Sets the key of an encrypted source, if it differs from that of the new database.
     #[must_use]
     pub fn with_source_key(self, key: EncryptionKey) -> Self {
         Self { source_encryption_key: Some(key), ..self }
@@ -129,13 +129,13 @@ impl CreateDatabaseInput {
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Seed {
-    /// Another database, as it is now or as it was at an instant.
+    /// Another database, now or as of an instant.
     #[non_exhaustive]
     Database {
         /// The source's name. Read from `name`, or from `value`, which is what Turso's command line sends.
         #[serde(alias = "value")]
         name: String,
-        /// The instant to restore to; nothing means now.
+        /// The instant to restore to. `None` for the current state.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timestamp: Option<Timestamp>,
     },
@@ -144,7 +144,7 @@ pub enum Seed {
 }
 
 impl Seed {
-    /// The database `name` as it is now.
+    /// The current state of the database `name`.
     pub fn database(name: impl Into<String>) -> Self {
         Self::Database { name: name.into(), timestamp: None }
     }
@@ -182,7 +182,7 @@ impl RemoteEncryption {
         Self { key, cipher: None, page_format: None }
     }
 
-    /// The same with a page format, which Turso's API does not know: it serializes as `page_format`.
+    /// Sets the page format. It serializes as `page_format`, which Turso's API does not have.
     #[must_use]
     pub fn with_page_format(self, format: PageFormat) -> Self {
         Self { page_format: Some(format), ..self }
@@ -277,7 +277,7 @@ mod key_as_base64 {
     }
 }
 
-/// What was created: the `database` object of the response.
+/// The created database: the `database` object of the response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
@@ -291,7 +291,7 @@ pub struct CreateDatabaseOutput {
     /// The database's name.
     #[serde(rename = "Name")]
     pub name: String,
-    /// What the instant came to that it was to be restored to. The API's body does not have it.
+    /// The commit to which the requested instant resolved. The body of the API does not contain it.
     #[serde(skip)]
     pub reached: Option<ResolvedInstant>,
     /// The parts of an imported file that could not be checked, each with the reason: see [`Uploaded::unchecked`]. The API's
@@ -300,7 +300,7 @@ pub struct CreateDatabaseOutput {
     pub unchecked: Vec<String>,
 }
 
-/// What is to be known of a file that completed a draft.
+/// The result of [`upload_database`](crate::ControlPlane::upload_database).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uploaded {
@@ -368,9 +368,9 @@ pub struct Database {
     pub state: DatabaseState,
     /// When it was created.
     pub created_at: Timestamp,
-    /// What it may grow to; nothing means that only the disk limits it.
+    /// The size limit. `None` if only the disk limits it.
     pub size_limit: Option<SizeLimit>,
-    /// How long back it can be restored.
+    /// The history window.
     pub history_window: Retention,
     /// Whether that is the window of its group, and follows it.
     pub inherits_history_window: bool,
@@ -378,7 +378,7 @@ pub struct Database {
     pub block_reads: bool,
     /// Whether writes are refused.
     pub block_writes: bool,
-    /// Whether it is refused to destroy it.
+    /// Whether destroying it is refused.
     pub delete_protection: bool,
     /// The cipher that seals its pages, if it is encrypted. The key is not stored anywhere.
     #[serde(rename = "encryption_cipher", skip_serializing_if = "Option::is_none")]
@@ -424,9 +424,9 @@ pub struct Group {
     pub id: String,
     /// When it was created.
     pub created_at: Timestamp,
-    /// Whether it is refused to destroy it or any database in it.
+    /// Whether destroying it or any database in it is refused.
     pub delete_protection: bool,
-    /// How long back its databases can be restored, where they have no window of their own.
+    /// The history window of its databases that have none of their own.
     pub history_window: Retention,
 }
 
@@ -527,30 +527,30 @@ pub struct ListDatabases {
     pub parent: Option<String>,
     /// Only those whose name comes after this one: the last name of the page before.
     pub after: Option<String>,
-    /// At most so many; nothing means all.
+    /// The maximum number of databases. `None` for all.
     pub limit: Option<u32>,
 }
 
 impl ListDatabases {
-    /// Only those of `group`.
+    /// Selects the databases of `group`.
     #[must_use]
     pub fn group(self, group: impl Into<String>) -> Self {
         Self { group: Some(group.into()), ..self }
     }
 
-    /// Only forks of the database with the id or the name `parent`.
+    /// Selects the forks of the database with the id or the name `parent`.
     #[must_use]
     pub fn parent(self, parent: impl Into<String>) -> Self {
         Self { parent: Some(parent.into()), ..self }
     }
 
-    /// The page that follows the name `after`.
+    /// Selects the databases after the name `after`.
     #[must_use]
     pub fn after(self, after: impl Into<String>) -> Self {
         Self { after: Some(after.into()), ..self }
     }
 
-    /// At most `limit` databases.
+    /// Returns at most `limit` databases.
     #[must_use]
     pub fn limit(self, limit: u32) -> Self {
         Self { limit: Some(limit), ..self }

@@ -178,12 +178,12 @@ impl CatalogGovernor {
         })
     }
 
-    /// What the database is sealed under.
+    /// Returns how the database is sealed. `None` for a plain database.
     pub(crate) fn into_sealing(self) -> Option<Sealing> {
         self.sealing
     }
 
-    /// The same for a connection that may or may not write.
+    /// Sets whether the connection may write.
     fn read_only(self, read_only: bool) -> Self {
         let first = self.first.map(|(stamp, rules)| (stamp, Policy { read_only, ..rules }));
         Self { read_only, first, ..self }
@@ -191,13 +191,13 @@ impl CatalogGovernor {
 }
 
 impl CatalogGovernor {
-    /// The rules of a connection that changes nothing on the disk.
+    /// Returns the policy source of a connection that writes nothing to the disk.
     fn reading(self) -> Self {
         Self { history: None, ..self.read_only(true) }
     }
 }
 
-/// The rules that a row has; nothing if the database is not there any more.
+/// Returns the policy in a row. `None` if the database is not ready.
 fn rules(entry: &Entry) -> Option<Policy> {
     (entry.state == State::Ready).then_some(Policy {
         size_limit: entry.database.size_limit,
@@ -278,7 +278,7 @@ fn fence(connection: &Connection, options: &ConnectOptions) -> rusqlite::Result<
     if options.unfenced { Ok(()) } else { vfs::raise_fence(connection) }
 }
 
-/// Opens the database file at `path` of a fleet of which nothing is changed.
+/// Opens the database file at `path` of a fleet that is open for reading.
 pub(crate) fn open_to_read(
     path: &Path,
     governor: CatalogGovernor,
@@ -326,7 +326,7 @@ pub(crate) fn open_past(
 }
 
 /// Puts a database into WAL mode, which another program may have taken it out of. Where none did, this reads and
-/// writes nothing. The rules hold in WAL mode only, so a database that stays out of it is not to be had.
+/// writes nothing. The policy is enforced in WAL mode only, so a database that stays in another mode is refused.
 fn into_wal(connection: &Connection, schema: &str) -> Result<()> {
     let pragma = format!("PRAGMA \"{}\".journal_mode=WAL", schema.replace('"', "\"\""));
     let mode: String = connection
@@ -357,7 +357,7 @@ pub(crate) fn attach(
     })
 }
 
-/// Attaches the database file at `path` of a fleet of which nothing is changed.
+/// Attaches the database file at `path` of a fleet that is open for reading.
 pub(crate) fn attach_to_read(
     connection: &Connection,
     path: &Path,
@@ -483,14 +483,14 @@ fn kind(refusal: &VfsError) -> ErrorKind {
     }
 }
 
-/// What a caller is told who has no key for an encrypted database.
+/// The error of a call that lacks the key of an encrypted database.
 pub(crate) fn key_required(database: &Database, cipher: Cipher) -> Error {
     let message =
         format!("database {} is encrypted under {cipher}: its encryption key is required", database.name);
     Error::new(ErrorKind::KeyRequired, message)
 }
 
-/// What a caller is told whose reads are blocked.
+/// The message of a call whose reads are blocked.
 pub(crate) fn reads_blocked() -> String {
     VfsError::ReadsBlocked.to_string()
 }

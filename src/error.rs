@@ -1,4 +1,4 @@
-//! The one error type: a kind that a caller can act on, and a sentence that a person can act on.
+//! The error type: a kind for programs and a message for people.
 
 use std::{
     error::Error as StdError,
@@ -10,13 +10,13 @@ use std::{
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an [`Error`].
+/// The category of an [`Error`].
 ///
-/// A kind exists only where a caller would act differently on it. The set grows; match with a wildcard arm.
+/// Each kind calls for a different reaction of the caller. Later versions add kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The request is wrong as it stands: a name, a size, a file that is not a database. Change it and try again.
+    /// The request is invalid: for example a name, a size, or a file that is not a database. Change it and retry.
     Invalid,
     /// There is no such group, database or file.
     NotFound,
@@ -32,33 +32,33 @@ pub enum ErrorKind {
     Blocked,
     /// The size limit of the database does not admit this much data.
     TooLarge,
-    /// The database of this call or open connection was destroyed. Another one may have its name by now.
+    /// The database of this call or connection was destroyed. Another database may have its name by now.
     Destroyed,
-    /// The instant is not one that the database can be restored to. The message names those that are.
+    /// The database cannot be restored to the instant. The message names the restorable ranges.
     OutsideWindow,
-    /// Somebody else is at it. Try again later.
+    /// Another connection or call is in the way. Retry later.
     Busy,
-    /// The caller's progress callback asked to stop.
+    /// The progress callback cancelled the call.
     Cancelled,
     /// A file is damaged.
     Corrupt,
-    /// This version of the crate does not do that, or the file was written by a newer one.
+    /// This version of the crate does not support the request, or a newer version wrote the file.
     Unsupported,
     /// The disk is full.
     DiskFull,
-    /// The operating system refused.
+    /// A call of the operating system failed.
     Io,
-    /// The directory of the control plane, or its catalog, is not the one that was opened: it was replaced or removed. Open
-    /// the control plane again.
+    /// The directory of the control plane or its catalog was replaced or removed after it was opened. Open the control plane
+    /// again.
     Replaced,
-    /// The control plane was opened read-only, or can be opened no other way.
+    /// The control plane is open for reading only, or can only be opened for reading.
     ReadOnly,
-    /// SQLite refused a statement, for a reason that is not one of the above.
+    /// SQLite refused a statement for a reason that no other kind covers.
     Sql,
 }
 
 impl ErrorKind {
-    /// The kind's stable name, as `litefleet --json` prints it: `not_found`, `already_exists` and so on.
+    /// Returns the stable name that `litefleet --json` prints, such as `not_found`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -91,15 +91,14 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// An error of this crate: a [kind](ErrorKind), a message, and the error beneath it if there is one.
+/// An error of this crate: a [kind](ErrorKind), a message, and the underlying error if there is one.
 ///
-/// [`Display`](fmt::Display) prints a message that is complete by itself: it contains what the error beneath says, where that
-/// helps. [`source`](StdError::source) therefore leaves out errors whose text is in the message already, and is the first
-/// beneath them that says more. So a report that prints the whole chain says nothing twice. The error beneath is always
-/// available from [`get_ref`](Self::get_ref).
+/// The message that [`Display`](fmt::Display) prints is complete: it contains the text of the underlying error where that
+/// helps. [`source`](StdError::source) skips underlying errors whose text the message contains, so that a report of the whole
+/// chain repeats nothing. [`get_ref`](Self::get_ref) always returns the underlying error.
 ///
-/// Messages that Turso's Platform API documents are used word for word, such as `group not found`. Messages
-/// never hold an encryption key.
+/// Messages documented by Turso's Platform API are used verbatim, such as `group not found`. No message contains an encryption
+/// key.
 pub struct Error(Box<Parts>);
 
 struct Parts {
@@ -108,8 +107,8 @@ struct Parts {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// A sentence that may name a file, in two forms: with the file's path for whoever owns the files, and without it for clients,
-/// who must not learn where the files are.
+/// A message about a file in two forms: with the path of the file for its owner, and without it for clients, which must not
+/// learn the location of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     text: Box<str>,
@@ -166,7 +165,7 @@ fn name_within_database(path: &Path) -> String {
 }
 
 impl Error {
-    /// An error of `kind` with a sentence for a person.
+    /// Creates an error with a message for people.
     #[cold]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self::with(kind, message.into())
@@ -187,7 +186,7 @@ impl Error {
         Self::with(kind, Message::naming(path, sentence))
     }
 
-    /// The same error with the one that caused it, whose text may be a part of the message or not.
+    /// Sets the underlying error. The message may contain its text.
     #[must_use]
     #[cold]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -215,7 +214,7 @@ impl Error {
         })
     }
 
-    /// The same error with a sentence that is made of its own.
+    /// Replaces the message with one made from it.
     #[must_use]
     #[cold]
     pub(crate) fn map_message(mut self, sentence: impl Fn(&str) -> String) -> Self {
@@ -236,26 +235,26 @@ impl Error {
         self.0.message.clone()
     }
 
-    /// What a caller can do about it.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The file that the error is about. `None` if the message names none.
+    /// Returns the file that the error is about. `None` if the message names no file.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.0.message.file.as_ref().map(|file| file.0.as_path())
     }
 
-    /// The message for somebody who must not learn where the files are, such as a client of a server: a file is named
-    /// relative to the directory of its database, as in `archive/000001.wal is damaged`.
+    /// Returns the message for clients, which must not learn the location of the files. It names a file relative to the
+    /// directory of its database, as in `archive/000001.wal is damaged`.
     #[must_use]
     pub fn without_path(&self) -> &str {
         self.0.message.without_path()
     }
 
-    /// The error beneath, such as an [`io::Error`] or a [`rusqlite::Error`], whether or not its text is in the message.
+    /// Returns the underlying error, such as an [`io::Error`] or a [`rusqlite::Error`]. `None` if there is none.
     ///
     /// ```
     /// use litefleet::{Error, ErrorKind};
@@ -289,7 +288,7 @@ impl StdError for Error {
             if !is_repeated && !is_shown {
                 break;
             }
-            // Beneath what SQLite says of an error stands what it says of the result code in general.
+            // The source of an SQLite error is the description of its result code, which adds nothing.
             next = error.source().filter(|_| !(is_shown && error.is::<rusqlite::Error>()));
         }
         next
@@ -319,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_apart_and_the_source_is_kept() {
+    fn full_disk_has_its_own_kind_and_keeps_the_source() {
         let error = Error::io("writing data.db", io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(error.kind(), ErrorKind::DiskFull);
         assert!(error.to_string().starts_with("writing data.db: "), "{error}");
@@ -328,7 +327,7 @@ mod tests {
         assert!(Error::new(ErrorKind::Busy, "later").get_ref().is_none());
     }
 
-    /// What a report prints that shows the whole chain.
+    /// The texts of an error and its sources.
     fn chain(error: &Error) -> Vec<String> {
         std::iter::successors(Some(error as &dyn StdError), |&error| error.source())
             .map(ToString::to_string)
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_says_nothing_twice() {
+    fn error_chain_repeats_nothing() {
         /// An error of another crate whose text is that of the error beneath.
         #[derive(Debug)]
         struct Transparent(Error);

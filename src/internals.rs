@@ -12,7 +12,7 @@ use crate::{
     wal,
 };
 
-/// Seals and opens the pages of one file that is nowhere.
+/// Seals and opens the pages of an imaginary file.
 pub struct Pages {
     codec: PageCodec,
     nonces: Nonces,
@@ -25,44 +25,44 @@ impl fmt::Debug for Pages {
 }
 
 impl Pages {
-    /// Of a new file.
+    /// Creates the codec of a new file.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] without a cipher, or with pages that are too small for it.
+    /// Fails with [`ErrorKind::Invalid`] without a cipher, or if the pages are too small for it.
     pub fn new(encryption: &RemoteEncryption, page_size: u32) -> Result<Self> {
         let cipher = encryption.cipher().ok_or_else(|| Error::new(ErrorKind::Invalid, "no cipher"))?;
         let seal = Seal::new(encryption.page_format().unwrap_or_default(), cipher, encryption.key())?;
         Ok(Self { codec: PageCodec::new(seal, page_size, encryption.key())?, nonces: Nonces::new()? })
     }
 
-    /// Seals a page into another buffer, and says whether it could.
+    /// Seals a page into another buffer. Returns whether it succeeded.
     pub fn seal(&mut self, number: u32, plain: &[u8], sealed: &mut [u8]) -> bool {
         self.codec.seal_page(number, plain, sealed, &mut self.nonces).is_ok()
     }
 
-    /// Opens a page in place, and says whether it could.
+    /// Opens a page in place. Returns whether it succeeded.
     pub fn open(&self, number: u32, page: &mut [u8]) -> bool {
         self.codec.open_page(number, page).is_ok()
     }
 }
 
-/// The page size that a header says, plain or sealed.
+/// Returns the page size in a header, plain or sealed.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// Fails if the header is invalid.
 pub fn page_size(header: &[u8; HEADER_LEN]) -> Result<u32> {
     page::Header::parse(header).map(|header| header.page_size)
 }
 
-/// An empty plain database, whose pages have so many bytes at their end.
+/// Returns an empty plain database with `reserved` bytes at the end of each page.
 #[must_use]
 pub fn empty_database(reserved: u8) -> Vec<u8> {
     page::empty_database(reserved).to_vec()
 }
 
-/// The committed frames of a WAL.
+/// Returns the number of committed frames of a WAL.
 #[must_use]
 pub fn committed_frames(log: &[u8]) -> usize {
     let Some(header) = log.first_chunk().and_then(wal::Header::parse) else { return 0 };

@@ -1,4 +1,4 @@
-//! Maintaining every database of a fleet again and again, on a thread of its own.
+//! A background thread that maintains every database of a fleet periodically.
 
 use std::{
     fmt,
@@ -18,23 +18,23 @@ use crate::{
     time::Timestamp,
 };
 
-/// The longest time before the first pass.
+/// The maximum time before the first pass.
 const FIRST_PASS_MAX: Duration = Duration::from_secs(60);
 
-/// Databases that are listed at once.
+/// The number of databases per page of the list.
 const PAGE_LEN: u32 = 100;
 
-/// Is told what the maintenance of a database did.
+/// Receives the result of the maintenance of a database.
 type Report = dyn FnMut(&DatabaseName, &Result<MaintenanceReport>) + Send;
 
-/// How a [`Maintainer`] works.
+/// Options of a [`Maintainer`].
 pub struct MaintainerOptions {
     every: Duration,
     report: Box<Report>,
 }
 
 impl MaintainerOptions {
-    /// One pass over all databases in each period. The time between two passes varies by a tenth, so that the passes of several
+    /// Maintains every database once in each period. The time between two passes varies by 10 %, so that the passes of several
     /// processes drift apart.
     #[must_use]
     pub fn every(period: Duration) -> Self {
@@ -57,30 +57,30 @@ impl fmt::Debug for MaintainerOptions {
     }
 }
 
-/// What a pass found of the fleet.
+/// The figures of the last complete pass over a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FleetFigures {
-    /// When the pass began. Since then each database was maintained, unless that failed.
+    /// The beginning of the pass.
     pub since: Timestamp,
-    /// Databases that can be used.
+    /// The number of ready databases.
     pub databases: u64,
-    /// Drafts, which wait for an upload.
+    /// The number of drafts.
     pub drafts: u64,
-    /// The bytes of all databases and their logs.
+    /// The total size of all databases and their WALs in bytes.
     pub bytes: u64,
-    /// The bytes of all histories.
+    /// The total size of all histories in bytes.
     pub archive_bytes: u64,
-    /// The earliest instant that one of the databases can be restored to. `None` if none has a history.
+    /// The earliest instant to which any database can be restored. `None` if no database has a history.
     pub oldest: Option<Timestamp>,
-    /// Databases whose maintenance failed.
+    /// The number of databases whose maintenance failed.
     pub failed: u64,
 }
 
-/// A thread that calls [`maintain_database`](ControlPlane::maintain_database) for one database of a fleet after the other, again
-/// and again. Several processes may each have one for the same root.
+/// A thread that calls [`maintain_database`](ControlPlane::maintain_database) for every database of a fleet periodically.
 ///
-/// It ends when it is dropped, which waits for the step that it is at, and not for the pass.
+/// Several processes may each run one for the same root. Dropping it stops the thread and waits for the current step, not for
+/// the pass.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -127,18 +127,18 @@ impl Shared {
         self.state().is_stopped
     }
 
-    /// Waits for `time`. `false` if the maintainer is stopped meanwhile.
+    /// Waits for `time`. `false` if the maintainer was stopped.
     fn wait(&self, time: Duration) -> bool {
         !self.stopped.wait_timeout_while(self.state(), time, |state| !state.is_stopped).is_stopped
     }
 }
 
 impl Maintainer {
-    /// Starts the thread. Its first pass begins within a minute.
+    /// Starts the thread. The first pass begins within a minute.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] for a period of zero, and [`ErrorKind::Io`] if the system starts no thread.
+    /// Fails with [`ErrorKind::Invalid`] if the period is zero, and with [`ErrorKind::Io`] if the system cannot start a thread.
     pub fn start(plane: ControlPlane, options: MaintainerOptions) -> Result<Self> {
         let MaintainerOptions { every, mut report } = options;
         if every.is_zero() {
@@ -150,7 +150,7 @@ impl Maintainer {
             let mut pause = part(every.min(FIRST_PASS_MAX), random());
             while running.wait(pause) {
                 let figures = pass(&plane, &running, &mut *report);
-                // Of a pass that did not list the fleet to its end, the figures would be too low.
+                // The figures of an incomplete pass would be too low.
                 if let Some(figures) = figures {
                     running.state().figures = Some(figures);
                 }
@@ -162,19 +162,19 @@ impl Maintainer {
         Ok(Self { shared, started_at: Timestamp::now(), thread: Some(thread) })
     }
 
-    /// What the last pass found. `None` before the first one is over.
+    /// Returns the figures of the last complete pass. `None` before the first.
     #[must_use]
     pub fn figures(&self) -> Option<FleetFigures> {
         self.shared.state().figures
     }
 
-    /// When the thread was started.
+    /// Returns when the thread was started.
     #[must_use]
     pub const fn started_at(&self) -> Timestamp {
         self.started_at
     }
 
-    /// Makes the thread end soon, without waiting for it.
+    /// Stops the thread without waiting for it.
     pub fn stop(&self) {
         self.shared.state().is_stopped = true;
         self.shared.stopped.notify_all();
@@ -190,14 +190,14 @@ impl Drop for Maintainer {
     }
 }
 
-/// Maintains every database once. `None` if the pass did not come to the end of the fleet.
+/// Maintains every database once. `None` if the pass is incomplete.
 fn pass(plane: &ControlPlane, shared: &Shared, report: &mut Report) -> Option<FleetFigures> {
     let since = Timestamp::now();
     let mut figures =
         FleetFigures { since, databases: 0, drafts: 0, bytes: 0, archive_bytes: 0, oldest: None, failed: 0 };
     let mut page = ListDatabases { limit: Some(PAGE_LEN), ..ListDatabases::default() };
     loop {
-        // A catalog that does not answer now is asked again in the next pass.
+        // If the catalog fails now, the next pass retries.
         let databases = plane.list_databases(page.clone()).ok()?;
         for database in &databases {
             if shared.is_stopped() {
@@ -228,7 +228,7 @@ fn maintain(
         .progress(|_| if shared.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
     let done = plane.maintain_database(database, options);
     match &done {
-        // It was destroyed meanwhile, or the thread is to end.
+        // The database was destroyed during the pass, or the thread stops.
         Err(error)
             if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Destroyed | ErrorKind::Cancelled) =>
         {
@@ -246,14 +246,14 @@ fn maintain(
     report(&database.name, &done);
 }
 
-/// A part of a time, between nothing and all of it.
+/// Scales a duration by a random number.
 fn part(time: Duration, random: u32) -> Duration {
     time.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-/// A number to tell processes apart, which need not be secret.
+/// A random number, which need not be secret.
 fn random() -> u32 {
-    // Without random bytes the processes only work at the same time.
+    // Without random bytes, the passes of several processes coincide.
     getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 

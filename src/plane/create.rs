@@ -1,17 +1,17 @@
-//! Creating databases: the protocol by which a create is whole or leaves nothing.
+//! The create protocol, by which a create is complete or leaves nothing.
 //!
 //! | step | on the disk | row | after a crash |
 //! |---|---|---|---|
-//! | 1 | `.staging/<id>` is made and locked | none | removed: no row |
+//! | 1 | `.staging/<id>` is created and locked | none | removed: no row |
 //! | 2 | | `creating` | row and directory removed |
 //! | 3 | files are written and flushed, then the directory | `creating` | row and directory removed |
-//! | 4 | | `publishing`, flushed | carried on at step 5 |
-//! | 5 | renamed to `<directory of the group>/<database>` | `publishing` | carried on at step 6 |
-//! | 6 | | `ready` | it is there |
+//! | 4 | | `publishing`, flushed | continues at step 5 |
+//! | 5 | renamed to `<directory of the group>/<database>` | `publishing` | continues at step 6 |
+//! | 6 | | `ready` | complete |
 //!
-//! A draft is a row `draft` without a directory; an upload to it goes through the same steps, but that its row is
-//! `draft` where a create's is `creating`, and stays so if the upload fails. The row of step 2 and that of step 6
-//! are not flushed: the sweep finds the directory of the one without it, and carries the other on from step 5.
+//! A draft is a row `draft` without a directory. An upload to it goes through these steps with the row in `draft` instead of
+//! `creating`, where it stays if the upload fails. The rows of steps 2 and 6 are not flushed: without the row of step 2 the
+//! sweep removes the directory, and without that of step 6 it continues at step 5.
 
 use std::path::Path;
 
@@ -71,7 +71,7 @@ impl Plane {
             Some(Seed::DatabaseUpload) | None => None,
         };
         let group = match (group, &source) {
-            // It may be renamed at any time, and the fork is to be in the same one all the same.
+            // By id: the group may be renamed at any time.
             (_, Some(source)) => InGroup::Same(source.entry.group_id.clone()),
             (Some(group), None) => InGroup::Named(group),
             (None, None) => return Err(Error::new(ErrorKind::Invalid, "group is required")),
@@ -125,7 +125,7 @@ impl Plane {
                     if let Some(key) = key {
                         options = options.encryption_key(key.clone());
                     }
-                    // Its pages are copied by path. What was copied is its own if it is still there.
+                    // The pages are copied by path. If the source still exists afterwards, they are its own.
                     let data = staged.data();
                     let output = self.output_to(&data, target.as_ref(), limit);
                     let copied = self.fork(source, &options, at, output, watch);
@@ -195,7 +195,7 @@ impl Plane {
             _ => {}
         }
         let staged = Staged::begin(&self.disk, &self.layout, &entry.database.id)?;
-        // Another upload may have completed the draft before this one had the directory.
+        // Another upload may have completed the draft before this one locked the directory.
         let entry = self.catalog.read(|rows| rows.entry_by_id(&entry.database.id));
         let entry = match entry {
             Ok(Some(entry)) if entry.state == State::Draft => entry,
@@ -229,12 +229,13 @@ impl Plane {
         Output { disk: &self.disk, path, target, size_limit }
     }
 
-    /// Others cannot decrypt an encrypted database, but what remains visible of it need not be visible to them.
+    /// Makes the directory of an encrypted database private. Other users cannot decrypt it, but need not see its metadata
+    /// either.
     fn keep_private(&self, staged: &Staged, target: Option<&Target>) -> Result<()> {
         target.map_or(Ok(()), |_| self.disk.make_private(&staged.dir))
     }
 
-    /// The database to be forked, if it may be forked into `group`.
+    /// Resolves the source of a fork, if it may be forked into `group`.
     fn source(&self, source: DatabaseRef<'_>, group: Option<&GroupName>) -> Result<Resolved> {
         let source = self.ready(source)?;
         let database = &source.entry.database;
@@ -263,7 +264,7 @@ impl Plane {
         }
     }
 
-    /// Inserts a row. A name that a dead process holds is freed first.
+    /// Inserts a row. Frees a name that a killed process holds.
     fn insert(&self, new: &NewDatabase, durability: Durability) -> Result<()> {
         let insert =
             || self.catalog.write(durability, |rows| rows.insert_database(new)).map_err(connect::with_remedy);
@@ -285,14 +286,14 @@ impl Plane {
         let staged = Staged::begin(&self.disk, &self.layout, &new.id)?;
         let inserted = self.insert(new, Durability::Lazy);
         if inserted.is_err() {
-            // What cannot be removed now is swept later: nobody has its lock.
+            // The lock is free, so the sweep removes what cannot be removed now.
             let _swept_later = self.disk.remove(&staged.dir);
         }
         inserted?;
         self.whole_or_nothing(&staged, State::Creating, || fill(&staged))
     }
 
-    /// Fills a staged directory and publishes it. If that fails, everything is as before.
+    /// Fills a staged directory and publishes it. A failure leaves everything unchanged.
     fn whole_or_nothing(
         &self,
         staged: &Staged,
@@ -304,8 +305,8 @@ impl Plane {
             return Ok(());
         };
         let trashed = self.layout.trashed(&staged.id);
-        // Row and directory go together, or stay for the sweep to decide on. Only what is still ours is touched: a
-        // row that a sweep made ready belongs to those who use it by now.
+        // Row and directory are removed together, or left to the sweep. A row that a sweep has made ready may be in use, so it
+        // is left alone.
         let undone = self.catalog.write(Durability::Full, |rows| {
             let entry = rows.entry_by_id(&staged.id)?;
             let dir = match &entry {
@@ -330,7 +331,7 @@ impl Plane {
             }
             Ok(())
         });
-        // Where the catalog cannot be written now, the sweep finds a row without a directory and removes it.
+        // If the catalog cannot be written, the sweep removes the row without a directory.
         if undone.is_err() {
             let _nothing_left = self.disk.remove(&staged.dir);
         }
@@ -338,7 +339,7 @@ impl Plane {
         Err(error)
     }
 
-    /// Moves a staged directory, which is whole, to its place.
+    /// Moves a complete staged directory into its place.
     fn publish(&self, staged: &Staged, from: State) -> Result<()> {
         staged.mark_unwritten(&self.disk)?;
         let identity = staged.identity()?;

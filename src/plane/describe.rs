@@ -1,9 +1,9 @@
-//! Writing the descriptions that stand beside databases and groups.
+//! Writes the description files of databases and groups.
 //!
-//! A database is described in the directory in which it is built, before that is renamed into its place. A later change
-//! marks the description stale in the transaction that changes the row, and the description is replaced after that, in
-//! a transaction of its own: so of two changes the later one is described. What is left stale, by a crash or on a full disk,
-//! is replaced by the next call that opens the root or maintains the database.
+//! The first description of a database is written into its staged directory, before the rename into its place. A later change
+//! marks the description stale in the transaction that changes the row. A second transaction then replaces the description, so
+//! that the later of two changes is described. The next call that opens the root or maintains the database replaces a
+//! description that a crash or a full disk left stale.
 
 use std::path::Path;
 
@@ -19,18 +19,18 @@ use crate::{
     time::Timestamp,
 };
 
-/// How many stale descriptions are replaced where a root is opened.
+/// The maximum number of stale descriptions replaced when a root is opened.
 const AT_OPEN: u32 = 64;
 
-/// How long ago a file was changed last that is on the disk by now, in nanoseconds: an hour.
+/// The age in nanoseconds after which a file is assumed to be flushed by the system: one hour.
 const WRITTEN_AFTER: i64 = 60 * 60 * 1_000_000_000;
 
-/// How often a description is read that differs from its row before that is a finding.
+/// The number of attempts to read a description that agrees with its row.
 const VERIFY_ATTEMPTS: u32 = 3;
 
-/// Whether a description says what a row says. The name of the group may be an earlier one: renaming a group changes no file
-/// of its databases.
-fn says(bytes: &[u8], row: &Entry) -> bool {
+/// Returns whether a description agrees with a row. The name of the group may be an earlier one, because renaming a group
+/// changes no file of its databases.
+fn agrees(bytes: &[u8], row: &Entry) -> bool {
     DatabaseDescription::parse(bytes).is_ok_and(|mut found| {
         let row = row.description();
         found.group.name.clone_from(&row.group.name);
@@ -39,11 +39,11 @@ fn says(bytes: &[u8], row: &Entry) -> bool {
 }
 
 impl Plane {
-    /// Describes a database that is about to be published. The file is not flushed: that would be a flush more for each
-    /// database, the system does it within half a minute, and maintenance makes sure.
+    /// Describes a database that is about to be published. The file is not flushed, which saves one flush per database: the
+    /// system flushes it within half a minute, and maintenance flushes it otherwise.
     pub(super) fn describe_staged(&self, staged: &Staged, entry: &Entry) -> Result<()> {
         let path = layout::description(&staged.dir);
-        // One that an earlier attempt left.
+        // An earlier attempt may have left one.
         self.disk.remove(&path)?;
         let file = self.disk.create_like(&path, &staged.data())?;
         self.disk.write_at(&file, &path, &entry.description().to_json(), 0)
@@ -58,15 +58,13 @@ impl Plane {
         self.catalog.write(Durability::Lazy, |rows| self.replace_description(rows, uuid))
     }
 
-    /// Replaces the descriptions that are stale, up to a number that keeps opening a root cheap. Stops at the first that
-    /// cannot be replaced now.
+    /// Replaces stale descriptions, up to a number that keeps opening a root cheap. Stops at the first failure.
     pub(super) fn describe_stale(&self) {
         let stale = self.catalog.read(|rows| rows.stale(AT_OPEN)).unwrap_or_default();
         let _replaced_later = stale.iter().try_for_each(|uuid| self.try_describe(uuid));
     }
 
-    /// Makes sure that a database and its group have descriptions, which those of earlier versions do not, and that they are
-    /// on the disk.
+    /// Ensures that a database and its group have flushed descriptions. Those of earlier versions have none.
     pub(super) fn keep_described(&self, entry: &Entry) -> Result<()> {
         let database = layout::description(&self.place(entry));
         let group = layout::group_description(&self.layout.group(&entry.group_dir));
@@ -89,17 +87,17 @@ impl Plane {
         Ok(())
     }
 
-    /// Finds a description that does not say what the row of its database says. One that is stale, or that is not there
-    /// because an earlier version made the database, is written by the next maintenance and is no finding.
+    /// Finds a description that disagrees with the row of its database. A description that is stale, or missing because an
+    /// earlier version created the database, is not a finding: the next maintenance writes it.
     pub(super) fn verify_description(&self, id: &str) -> Result<Option<Finding>> {
         let mut finding = None;
-        // A change that comes between the two reads is in both of the next ones, or marks the description stale.
+        // A change between the two reads is visible to both of the next reads, or marks the description stale.
         for _ in 0..VERIFY_ATTEMPTS {
             let row = self.catalog.read(|rows| Ok((rows.entry_by_id(id)?, rows.is_stale(id)?)))?;
             let (Some(entry), false) = row else { return Ok(None) };
             let path = layout::description(&self.place(&entry));
             match Disk::read(&path)? {
-                Some(bytes) if !says(&bytes, &entry) => {
+                Some(bytes) if !agrees(&bytes, &entry) => {
                     let message = "it does not say what the catalog says; the next maintenance replaces it";
                     finding = Some(Finding::new(&path, message));
                 }
@@ -111,7 +109,7 @@ impl Plane {
 
     fn replace_description(&self, rows: &Rows<'_>, uuid: &str) -> Result<()> {
         if let Some(entry) = rows.entry_by_id(uuid)? {
-            // Until it is ready its directory is elsewhere, and afterwards this transaction keeps it in its place.
+            // Before it is ready, its directory is elsewhere; from then on this transaction keeps it in place.
             if entry.state != State::Ready {
                 return Ok(());
             }
@@ -119,7 +117,7 @@ impl Plane {
             self.replace_file(&place, &layout::description(&place), &entry.description().to_json())?;
         } else if let Some((group, dir)) = rows.group_description(uuid)? {
             let dir = self.layout.group(&dir);
-            // The first database makes it, and has the group described then.
+            // The first database of the group creates the directory and its description.
             if Disk::exists(&dir)? {
                 self.replace_file(&dir, &layout::group_description(&dir), &group.to_json())?;
             }
@@ -127,12 +125,12 @@ impl Plane {
         rows.clear_stale(uuid)
     }
 
-    /// Replaces a file as a whole, on the disk when this returns. The caller is in a write transaction of the catalog, so that
-    /// nobody else writes the file beside it; what is there is left by a process that was killed.
+    /// Replaces a file atomically and flushes it. The caller holds a write transaction of the catalog, so no other process writes
+    /// the temporary file; an existing one is left from a killed process.
     fn replace_file(&self, dir: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
         let beside = layout::beside(path, ".new");
         self.disk.remove(&beside)?;
-        // Every user that may write to the database may replace its description. Beside a group there is no such file.
+        // Every user that may write to the database may replace its description. A group has no such file.
         let replaced = self.disk.create_like(&beside, &layout::data(dir)).and_then(|file| {
             self.disk.write_at(&file, &beside, bytes, 0)?;
             self.disk.sync_file(&file, &beside)?;

@@ -1,8 +1,8 @@
-//! Destroying databases and groups: the mirror of creating them.
+//! The destroy protocol for databases and groups.
 //!
-//! The row is marked `deleting`, and from then on the database is gone for everybody; its directory is renamed into
-//! the trash and its row removed in one transaction of the catalog, so that its name cannot be taken in between; and
-//! what is in the trash is removed. A crash after the first step is carried on by the next sweep.
+//! First the row is marked `deleting`, which hides the database. Then one transaction of the catalog renames the directory into
+//! the trash and removes the row, so that the name cannot be reused in between. Finally the trash is emptied. After a crash,
+//! the next sweep continues from the first step.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ impl Plane {
         };
         let (id, was, place) = self.with_reserve(|| self.change(mark))?;
         self.finish_destroy(&id).inspect_err(|_| {
-            // The directory could not be moved: then the database is still there.
+            // The directory could not be moved, so the database still exists.
             let _swept_later = self.change(|rows| {
                 if was == State::Draft || Disk::exists(&place)? {
                     rows.set_state(&id, State::Deleting, was)?;
@@ -44,24 +44,23 @@ impl Plane {
         })
     }
 
-    /// Runs the transaction by which what is marked `deleting` is moved to `trashed` and its rows go, and then removes what
-    /// is there.
+    /// Runs the transaction that moves a directory to `trashed` and removes its rows, and then empties `trashed`.
     fn empty(&self, trashed: &Path, transaction: impl Fn(&Rows<'_>) -> Result<()>) -> Result<()> {
         self.with_reserve(|| {
             let done = self.catalog.write(Durability::Full, &transaction);
             if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull) {
-                // What is in the trash does not come back: removed now, it makes room for the rows to go.
+                // The trash is never restored, so emptying it now makes room for the transaction.
                 self.disk.remove(trashed)?;
             }
             done
         })?;
-        // It is gone; its remains go now or with the next sweep.
+        // The database is gone; its files are removed now or by the next sweep.
         let _swept_later = self.disk.remove(trashed);
         self.reserve.refill();
         Ok(())
     }
 
-    /// Carries on with a database that is marked `deleting`, if it still is. Any number of processes may do so.
+    /// Completes the destruction of a database marked `deleting`. Any number of processes may do so.
     pub(super) fn finish_destroy(&self, id: &str) -> Result<()> {
         let trashed = self.layout.trashed(&id::new_id(Timestamp::now()));
         self.empty(&trashed, |rows| {
@@ -73,7 +72,7 @@ impl Plane {
         })
     }
 
-    /// Moves a directory, if it is there, into the trash, on the disk; or leaves it where it is.
+    /// Moves an existing directory into the trash and flushes the move, or leaves the directory in place.
     fn move_to_trash(&self, place: &Path, trashed: &Path) -> Result<()> {
         if !Disk::exists(place)? {
             return Ok(());
@@ -91,7 +90,7 @@ impl Plane {
     pub(super) fn destroy_group(&self, wanted: &Wanted<'_, GroupName>) -> Result<()> {
         let group = self.catalog.read(|rows| wanted.group(rows))?;
         match self.try_destroy_group(&group.id) {
-            // Whoever is creating a database in it may have died.
+            // The process that creates a database in it may have been killed.
             Err(busy) if busy.kind() == ErrorKind::Busy => {
                 self.settle()?;
                 self.try_destroy_group(&group.id)
@@ -123,9 +122,9 @@ impl Plane {
         self.with_reserve(|| self.change_all(mark))?;
         self.finish_destroy_group(uuid).inspect_err(|_| {
             let _swept_later = self.change_all(|rows, begun| {
-                // A sweep may have carried on meanwhile.
+                // A sweep may have completed the destruction.
                 let Some(dir) = rows.deleting_group_dir(uuid)? else { return Ok(()) };
-                // Once its directory is in the trash there is no way back: the next sweep carries on.
+                // A directory in the trash is never moved back: the next sweep completes the destruction.
                 let entries = rows.entries_of_group(uuid)?;
                 let has_files = entries.iter().any(|entry| entry.has_files);
                 if !has_files || Disk::exists(&self.layout.group(&dir))? {
@@ -137,7 +136,7 @@ impl Plane {
         })
     }
 
-    /// Carries on with a group that is marked `deleting`, if it still is.
+    /// Completes the destruction of a group marked `deleting`.
     pub(super) fn finish_destroy_group(&self, uuid: &str) -> Result<()> {
         let trashed = self.layout.trashed(&id::new_id(Timestamp::now()));
         self.empty(&trashed, |rows| {

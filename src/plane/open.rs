@@ -1,4 +1,4 @@
-//! Opening a control plane: to be used, or only to be read.
+//! Opening a control plane, for use or for reading.
 
 use std::{fmt::Display, path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     time::{Clock, ClockFn, Timestamp},
 };
 
-/// How to open a control plane, for those who want more than [`ControlPlane::open`].
+/// A builder that opens a control plane with settings that [`ControlPlane::open`] does not have.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneBuilder {
     pub(super) domain: String,
@@ -22,42 +22,48 @@ pub struct ControlPlaneBuilder {
 }
 
 impl ControlPlaneBuilder {
-    /// The domain of the databases' host names: `orders.<domain>`. It is `localhost` unless set.
+    /// Sets the domain of the host names of databases, as in `orders.<domain>`. The default is `localhost`.
     #[must_use]
     pub fn domain(self, domain: impl Into<String>) -> Self {
         Self { domain: domain.into(), ..self }
     }
 
-    /// Asks `hook` before every step that changes something on the disk; the error that it returns is the result
-    /// of that step. This is for test harnesses: it lets any step of a call fail, or the process stop there.
-    /// SQLite's own writes are not asked about. The hook must not use the fleet's databases, whose locks the call may
-    /// hold, and may be called on a thread where none of the process's file descriptors but the standard ones are open.
+    /// Installs a hook for test harnesses that is called before every operation that changes the disk.
+    ///
+    /// An error of the hook is the result of the operation, so that a test can fail any step of a call or stop the process
+    /// there. Writes by SQLite do not reach the hook. The hook must not use the databases of the fleet, whose locks the call
+    /// may hold. It may run on a thread with none of the process's file descriptors except the standard ones.
     #[must_use]
     pub fn fault_hook(self, hook: Arc<FaultHook>) -> Self {
         Self { disk: Disk::with_hook(hook), ..self }
     }
 
-    /// Asks `clock`, and not the system's clock, when a database is created and when a commit is made. This is for test
-    /// harnesses: it lets time step back, stand still or be far off. It is called while other writers wait.
+    /// Installs a clock for test harnesses in place of the system clock.
+    ///
+    /// It supplies the times of new databases and of commits, and may step back, stand still or be wrong. It is called while
+    /// other writers wait.
     #[must_use]
     pub fn clock(self, clock: Arc<ClockFn>) -> Self {
         Self { clock: Clock::of(clock), ..self }
     }
 
-    /// Opens the control plane in the directory `root`, which is made if it is not there.
+    /// Opens the control plane in the directory `root`, which is created if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] if a newer version of this crate wrote the root, [`ErrorKind::Invalid`] if
-    /// something else lies there, [`ErrorKind::Corrupt`] if the catalog of the databases in it is
-    /// [lost](ControlPlane::recover), [`ErrorKind::ReadOnly`] if the root cannot be written to, [`ErrorKind::Io`] if a
-    /// symbolic link is in the place of a directory of the root, and what the disk may answer.
+    /// Fails with
+    ///
+    /// - [`ErrorKind::Unsupported`] if a newer version of this crate wrote the root,
+    /// - [`ErrorKind::Invalid`] if the directory contains something else,
+    /// - [`ErrorKind::Corrupt`] if the catalog is [lost](ControlPlane::recover),
+    /// - [`ErrorKind::ReadOnly`] if the root is not writable,
+    /// - [`ErrorKind::Io`] if a symbolic link takes the place of a directory of the root, or if the disk fails.
     pub fn open(self, root: impl AsRef<Path>) -> Result<ControlPlane> {
         self.disk.make_dirs(root.as_ref())?;
         let layout = Layout::new(Disk::canonical(root.as_ref())?);
         catalog::check_place(&layout.control())?;
         let disk = self.disk.within(layout.root())?;
-        // One process at a time opens a root, so that only one makes what is not there yet.
+        // One process at a time opens a root, so that only one creates missing files.
         let opening = Disk::wait_for_dir(layout.root())?;
         recover::check_not_lost(&layout)?;
         let reserve = Reserve::new(&disk, &layout);
@@ -86,11 +92,11 @@ impl ControlPlaneBuilder {
         Ok(plane)
     }
 
-    /// Opens the control plane in the directory `root` to be read, as [`ControlPlane::open_read_only`] does.
+    /// Opens the control plane in the directory `root` for reading.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Fails as [`ControlPlane::open_read_only`] does.
     pub fn open_read_only(self, root: impl AsRef<Path>) -> Result<ControlPlane> {
         let root = root.as_ref();
         if !Disk::exists(&Layout::new(root.to_owned()).control())? {

@@ -1,14 +1,14 @@
-//! Where an export is written before it has its name, and how it gets it.
+//! The temporary directory of an export, and the protocol that publishes the file.
 //!
 //! | step | on the disk | after a crash |
 //! |---|---|---|
-//! | 1 | `litefleet-<id>.partial/` is made beside the target and locked | removed by the next export to any file there |
-//! | 2 | the database is written there and flushed | likewise |
-//! | 3 | it is renamed to the target and the directory above is flushed, while connections are kept out of it | the target is there and whole |
-//! | 4 | `litefleet-<id>.partial/` is removed | likewise |
+//! | 1 | `litefleet-<id>.partial/` is created beside the target and locked | removed by the next export into that directory |
+//! | 2 | the database is written there and flushed | removed by the next export into that directory |
+//! | 3 | the file is renamed to the target and its directory flushed, while connections are kept out | the target is complete |
+//! | 4 | `litefleet-<id>.partial/` is removed | removed by the next export into that directory |
 //!
-//! A `-wal` or `-journal` of the target's name belongs to a database that was there before. SQLite would read it as that of
-//! the export, so the export is refused. Such a file may hold somebody's only copy of some rows, so it is not removed.
+//! A `-wal` or `-journal` with the name of the target belongs to an earlier database. SQLite would read it as part of the
+//! export, so the export is refused. The file may contain the only copy of some rows, so it is not removed.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ use crate::{
 const PREFIX: &str = "litefleet-";
 const SUFFIX: &str = ".partial";
 
-/// The file that is written, and all that may stand beside it meanwhile.
+/// The exported file and every file that may be beside it.
 const FILES: [&str; 7] = [
     "data.db",
     "data.db-journal",
@@ -34,10 +34,10 @@ const FILES: [&str; 7] = [
     "data.db-source-wal",
 ];
 
-/// How often a directory is made anew that another export takes for an abandoned one before it is locked.
+/// The maximum number of directories to create. Another export may remove one as abandoned before it is locked.
 const ATTEMPTS: u32 = 100;
 
-/// A directory for a file that is being exported, locked for as long as this lives.
+/// The locked directory of a running export.
 #[derive(Debug)]
 pub(super) struct Partial {
     dir: PathBuf,
@@ -45,7 +45,7 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Makes the directory for an export to `target`, and removes the directories that dead processes left beside it.
+    /// Creates the directory for an export to `target`, and removes the directories of killed processes beside it.
     pub(super) fn begin(disk: &Disk, target: &Path) -> Result<Self> {
         refuse(target)?;
         let above = directory(target);
@@ -56,7 +56,7 @@ impl Partial {
                 && let Some(lock) = Disk::lock_dir(&dir)?
             {
                 let partial = Self { dir, lock };
-                // Nobody else is to read what is not finished, or to put anything beside it.
+                // No other user may read the incomplete file or create a file beside it.
                 return match disk.make_private(&partial.dir) {
                     Ok(()) => Ok(partial),
                     Err(error) => {
@@ -71,12 +71,12 @@ impl Partial {
         }))
     }
 
-    /// The file to be written.
+    /// Returns the path of the file to write.
     pub(super) fn data(&self) -> PathBuf {
         layout::data(&self.dir)
     }
 
-    /// Gives the file, which is whole and flushed, the name `target`.
+    /// Renames the complete and flushed file to `target`.
     pub(super) fn publish(&self, disk: &Disk, target: &Path) -> Result<()> {
         let staged = self.data();
         let rename = || {
@@ -94,7 +94,7 @@ impl Partial {
         isolated_fds::run(rename)?
     }
 
-    /// Removes the directory with all that is in it. What cannot be removed now is left to the next export.
+    /// Removes the directory and its files. What cannot be removed now is left to the next export.
     pub(super) fn remove(self, disk: &Disk) {
         let Self { dir, lock } = self;
         drop(lock);
@@ -102,9 +102,9 @@ impl Partial {
     }
 }
 
-/// Removes the directories that no export works in any more.
+/// Removes abandoned directories.
 fn sweep(disk: &Disk, above: &Path) {
-    // A directory that cannot be listed may still be written to.
+    // A directory that cannot be listed may still be writable.
     let names = Disk::canonical(above).and_then(|above| Disk::list(&above));
     for name in names.unwrap_or_default().iter().filter(|name| is_partial(name)) {
         let _in_use = disk.remove_abandoned_dir(&above.join(name), &FILES);
@@ -116,7 +116,7 @@ fn is_partial(name: &str) -> bool {
     id.is_some_and(|id| id::number(id).is_ok())
 }
 
-/// Fails if there is a file at `target`, or one that SQLite would take for a part of it.
+/// Fails if `target` exists, or a file that SQLite would read as part of it.
 fn refuse(target: &Path) -> Result<()> {
     if Disk::first_present([target.to_owned()])?.is_some() {
         return Err(Error::naming(ErrorKind::AlreadyExists, target, |file| {
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_directories_of_exports_are_swept() {
+    fn sweep_removes_export_directories_only() {
         assert!(is_partial(&format!("{PREFIX}{}{SUFFIX}", id::new_id(Timestamp::now()))));
         for other in ["litefleet-.partial", "litefleet-x.partial", "out.db.partial", ".partial", "litefleet-"]
         {

@@ -1,9 +1,9 @@
-//! Room for the calls that free room: files that are given up, one by one, when the disk is full.
+//! Reserved disk space for the calls that free disk space.
 //!
-//! Destroying a database and pruning a history write before they free anything, and opening a root makes the memory that
-//! SQLite shares beside the catalog. On a full disk none of that succeeds without room that was put aside: in bytes, and in
-//! names of files. What is given up is free for every program, and another one may be faster to take it. So a call gives up
-//! one piece at a time, and tries again after each. The next call that finds room fills the reserve again.
+//! Destroying a database and pruning a history write before they free anything, and opening a root creates the shared memory of
+//! the catalog. On a full disk these calls need space that was reserved earlier, in bytes and in directory entries. Released
+//! space is available to every program, and another one may take it first. Therefore a call releases one piece at a time and
+//! retries after each. The next call that finds free space refills the reserve.
 
 use super::Plane;
 use crate::{
@@ -13,13 +13,14 @@ use crate::{
     layout::Layout,
 };
 
-/// The size of a piece in bytes: more than the memory beside a log and the frames of a transaction take.
+/// The size of a piece in bytes. It exceeds a `-shm` file and the frames of a transaction together.
 const PIECE: u64 = 128 << 10;
 
-/// How many pieces there are.
+/// The number of pieces.
 const PIECES: u32 = 4;
 
-/// What must be free before a root takes its first pieces, in bytes: on a smaller disk they would be in the way.
+/// The free space in bytes that a root must find before it reserves its first pieces. On a smaller disk the reserve would be in
+/// the way.
 const SPARE: u64 = 2 << 20;
 
 /// The reserve of a root.
@@ -34,7 +35,7 @@ impl Reserve {
         Self { disk: disk.clone(), layout: layout.clone() }
     }
 
-    /// Runs a call again for as long as the disk is full and there is a piece to give up.
+    /// Repeats a call while the disk is full and a piece can be released.
     pub(super) fn run<T>(&self, mut call: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
             match call() {
@@ -48,37 +49,37 @@ impl Reserve {
         }
     }
 
-    /// Gives up a piece, and says whether there was one. Two processes may both count the same piece as theirs.
+    /// Releases a piece. Returns whether there was one. Two processes may both count one piece as theirs.
     pub(super) fn give_up(&self) -> bool {
         (0..PIECES)
             .map(|piece| self.layout.reserve(piece))
             .any(|path| Disk::exists(&path).is_ok_and(|exists| exists) && self.disk.remove(&path).is_ok())
     }
 
-    /// Makes the pieces that are missing, if there is room to spare.
+    /// Creates missing pieces if there is space to spare.
     pub(super) fn fill(&self) {
         self.fill_above(SPARE);
     }
 
-    /// The same where a call has just freed room: some of that is kept for the next such call.
+    /// Creates missing pieces from the space that a call has just freed.
     pub(super) fn refill(&self) {
         self.fill_above(PIECE);
     }
 
     fn fill_above(&self, spare: u64) {
-        // The first piece is the first to be given up, so that one look is enough where none is missing.
+        // The first piece is released first, so one check suffices if none is missing.
         for path in (0..PIECES).map(|piece| self.layout.reserve(piece)) {
             match Disk::len(&path) {
                 Ok(len) if len != Some(PIECE) && Disk::has_free(self.layout.root(), spare) => {}
                 _ => return,
             }
-            // What is shorter is left by a process that was killed here.
+            // A shorter piece is left from a process that was killed here.
             let made = self.disk.remove(&path).and_then(|()| self.disk.create(&path)).and_then(|file| {
                 self.disk.allocate(&file, &path, PIECE).inspect_err(|_| {
                     let _nothing_left = self.disk.remove(&path);
                 })
             });
-            // Another process may make it now. Without it, all is as it was before.
+            // Another process may create it now. Without it, nothing has changed.
             if made.is_err() {
                 return;
             }
@@ -87,8 +88,8 @@ impl Reserve {
 }
 
 impl Plane {
-    /// Runs a call that frees room, or without which nothing can be freed: it fails for want of room only when the reserve
-    /// is used up. The call must be one that can be repeated.
+    /// Runs a call that frees space, or without which none can be freed. It fails for lack of space only when the reserve is
+    /// exhausted. The call must be repeatable.
     pub(super) fn with_reserve<T>(&self, call: impl FnMut() -> Result<T>) -> Result<T> {
         self.reserve.run(call)
     }

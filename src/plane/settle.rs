@@ -1,8 +1,8 @@
-//! The sweep: what dead processes left half done is carried on, or undone.
+//! The sweep, which completes or undoes the calls of killed processes.
 //!
-//! A staging directory whose lock can be taken belongs to nobody. Whatever is decided about a row is decided in a
-//! write transaction of the catalog, with the state that the row has there: a living process that is about to move
-//! the row on holds the lock of the directory, or waits for the transaction.
+//! A staging directory whose lock is free has no owner. Every decision about a row is made in a write transaction of the catalog,
+//! from the state of the row in that transaction: a live process that is about to change the row holds the lock of the
+//! directory or waits for the transaction.
 
 use super::Plane;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Plane {
-    /// Settles what can be settled now. What living processes are at is left alone.
+    /// Settles every call of a killed process. Leaves the calls of live processes alone.
     pub(super) fn settle(&self) -> Result<()> {
         for id in Disk::list(&self.layout.staging())? {
             self.settle_staged(&id)?;
@@ -31,18 +31,18 @@ impl Plane {
             self.finish_destroy_group(&group.id)?;
         }
         for id in Disk::list(&self.layout.trash())? {
-            // Nobody needs it any more, so what cannot be removed now keeps nobody from opening the root.
+            // A failure to empty the trash must not prevent opening the root.
             let _swept_later = self.disk.remove(&self.layout.trashed(&id));
         }
         Ok(())
     }
 
-    /// A directory in staging: it is moved to its place if it was whole, and to the trash otherwise.
+    /// Moves a staged directory into its place if it is complete, and into the trash otherwise.
     fn settle_staged(&self, id: &str) -> Result<()> {
         let dir = self.layout.staged(id);
         let Some(_nobodys) = Disk::lock_dir(&dir)? else { return Ok(()) };
         self.catalog.write(Durability::Full, |rows| match rows.entry_by_id(id)? {
-            // With a directory in its place already, this one is a leftover of another call.
+            // If its place is taken, the directory is left from another call.
             Some(entry)
                 if matches!(entry.state, State::Publishing | State::Ready)
                     && !Disk::exists(&self.place(&entry))? =>
@@ -58,7 +58,7 @@ impl Plane {
         })
     }
 
-    /// A row without a directory in staging: its directory is in its place already, or nowhere.
+    /// Settles a row without a staged directory: its directory is in its place or does not exist.
     fn settle_row(&self, entry: &Entry) -> Result<()> {
         let id = &entry.database.id;
         let place = self.place(entry);
@@ -69,7 +69,7 @@ impl Plane {
             }
             match state {
                 Some(State::Publishing) if Disk::exists(&place)? => {
-                    // Its creator may be about to do the same, which does no harm.
+                    // Its creator may do this concurrently, which is harmless.
                     rows.set_state(id, State::Publishing, State::Ready).map(|_| ())
                 }
                 Some(state @ (State::Creating | State::Publishing)) => rows.delete_database(id, state),

@@ -10,7 +10,6 @@ use super::{
 };
 use crate::{
     cipher::EncryptionKey,
-    connect,
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout,

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use litefleet::{
-    CreateDatabaseInput, DatabaseChanges, ErrorKind, ListDatabases, Phase, SizeLimit, rusqlite::Connection,
+    CreateDatabaseInput, DatabaseChanges, ErrorKind, ListDatabases, Phase, Seed, SizeLimit,
+    rusqlite::Connection,
 };
 
 use crate::support::{Fleet, contents, count, refused};
@@ -227,4 +228,19 @@ fn fork_keeps_posix_locks_of_open_connections() {
     assert_eq!(locks(), before);
     holder.execute_batch("COMMIT").unwrap();
     assert_eq!(count(&Connection::open(&path).unwrap(), "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn fork_as_of_an_instant_needs_a_source_first() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    fleet.run("orders", "CREATE TABLE t(a)");
+    let before = std::time::SystemTime::now();
+    fleet.run("orders", "INSERT INTO t VALUES (1)");
+    fleet.plane.create_database(CreateDatabaseInput::fork("then", "orders").at(before)).unwrap();
+    assert_eq!(count(&fleet.connect("then"), "SELECT count(*) FROM t"), 0);
+    let input = CreateDatabaseInput::new("late", "default").at(before).with_seed(Seed::database("orders"));
+    let (kind, text) = refused(fleet.plane.create_database(input));
+    assert_eq!(kind, ErrorKind::Invalid);
+    assert!(text.starts_with("an instant was given without a source"), "{text}");
 }
