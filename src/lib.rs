@@ -14,6 +14,7 @@ mod point;
 mod progress;
 mod result_codes;
 mod retention;
+mod settings;
 mod size;
 mod sync;
 mod time;

@@ -125,14 +125,14 @@ impl Drop for CancelOnDrop {
 
 impl Cancellation {
     /// A progress callback that stops the call once it is cancelled.
-    pub(super) fn progress(&self) -> impl FnMut(Progress) -> ControlFlow<()> + use<> {
+    pub(super) fn progress(&self) -> Box<dyn FnMut(Progress) -> ControlFlow<()>> {
         let Self { shutdown, is_maintenance, client_left } = self.clone();
-        move |_: Progress| {
+        Box::new(move |_: Progress| {
             let is_cancelled = shutdown.all.load(Ordering::Relaxed)
                 || (is_maintenance && shutdown.maintenance.load(Ordering::Relaxed))
                 || client_left.load(Ordering::Relaxed);
             if is_cancelled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        }
+        })
     }
 }
 

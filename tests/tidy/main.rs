@@ -28,13 +28,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("retention", &["error"]),
     ("units", &["error", "time"]),
     ("result_codes", &["error"]),
+    ("settings", &["retention", "size"]),
     // bytes: no paths, no files, no clock, no handles
     ("cipher", &["error"]),
     ("page", &["cipher", "error"]),
     ("seekable", &[]),
     ("stamps", &["units"]),
     ("wal", &["page", "units"]),
-    ("api", &["cipher", "error", "name", "page", "point", "size", "time", "retention"]),
+    ("api", &["settings", "cipher", "error", "name", "page", "point", "size", "time", "retention"]),
     ("description", &["cipher", "error", "name", "page", "size", "time", "retention"]),
     // files: no SQLite
     ("sys", &["error", "wal"]),
