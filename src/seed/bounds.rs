@@ -8,7 +8,7 @@
 //! |---|---|
 //! | instructions per row | [`OPS_A_ROW_MAX`], counted in the program of the check |
 //! | length of a value | `SQLITE_LIMIT_LENGTH`: [`WORK_A_ROW`] divided by those instructions |
-//! | a function call of more than linear time | [`super::functions`] |
+//! | a function call of more than linear time | `functions` |
 //! | all rows together | processor time proportional to the size of the file, by the progress handler |
 //!
 //! Each live value was made by an instruction of the row, so [`WORK_A_ROW`] bounds the memory of a row too. A schema without
@@ -26,7 +26,6 @@ use std::{
 use rusqlite::{Connection, ErrorCode, ffi, limits::Limit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::functions;
 use crate::error::{Error, ErrorKind};
 
 /// The processor time for an empty file.
@@ -65,6 +64,10 @@ const JSON_WEIGHT: u64 = 8;
 
 /// The minimum bound on the length of a value.
 const LENGTH_MIN: u64 = 64 << 10;
+
+/// The maximum product of the lengths of two arguments in bytes. The slowest calls within it, of `trim` and of `glob` with a
+/// character class, take less than a second.
+pub(super) const PRODUCT_MAX: u64 = 1 << 28;
 
 /// Whether the schema has an expression that the check evaluates. The pragmas read the parsed schema, so no entry of
 /// `sqlite_schema` can hide one.
@@ -138,13 +141,6 @@ impl Bounds {
         Ok(Some(i32::try_from(length).map_or(most, |length| length.min(most))))
     }
 
-    /// Applies the bound on the length of values to a connection.
-    pub(super) fn limit(&self, connection: &Connection, length: Option<i32>) -> rusqlite::Result<()> {
-        let Some(length) = length else { return Ok(()) };
-        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, length)?;
-        functions::bound(connection, self, length)
-    }
-
     /// Interrupts the statements under these bounds. May be called on any thread.
     pub(super) fn stop(&self) {
         self.0.stopped.store(true, Relaxed);
@@ -206,7 +202,7 @@ impl Bound {
             }
             Self::Call(function, product) => format!(
                 "a call of {function}() multiplies the lengths of its arguments to {product}, and {} is the bound",
-                functions::PRODUCT_MAX
+                PRODUCT_MAX
             ),
         };
         let message = format!(

@@ -13,11 +13,7 @@ use rusqlite::{
     types::{ToSql, ToSqlOutput, Value, ValueRef},
 };
 
-use super::bounds::{Bound, Bounds};
-
-/// The maximum product of the lengths of two arguments in bytes. The slowest calls within it, of `trim` and of `glob` with a
-/// character class, take less than a second.
-pub(super) const PRODUCT_MAX: u64 = 1 << 28;
+use super::bounds::{Bound, Bounds, PRODUCT_MAX};
 
 /// The functions and their numbers of arguments. The time of each grows with the product of the lengths of its first two. The result
 /// of `json_pretty` grows with the square of the first, because each element is indented by its depth.
@@ -43,8 +39,15 @@ const PRETTY_INDENT: u64 = 4;
 /// The subtype of JSON text (<https://www.sqlite.org/src/file/src/json.c>).
 const JSON: u32 = b'J' as u32;
 
+/// Bounds the length of values on `connection` to `length` bytes, and the functions accordingly. `None` bounds neither.
+pub(super) fn limit(connection: &Connection, bounds: &Bounds, length: Option<c_int>) -> rusqlite::Result<()> {
+    let Some(length) = length else { return Ok(()) };
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, length)?;
+    bound(connection, bounds, length)
+}
+
 /// Bounds the functions on `connection`, and the length of their results by `length`.
-pub(super) fn bound(connection: &Connection, bounds: &Bounds, length: c_int) -> rusqlite::Result<()> {
+fn bound(connection: &Connection, bounds: &Bounds, length: c_int) -> rusqlite::Result<()> {
     let flags =
         FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
     for &(name, arguments) in FUNCTIONS {

@@ -7,7 +7,7 @@ use std::{ffi::c_int, fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, limits::Limit};
 
-use super::{Output, Target, bounds::Bounds, watched};
+use super::{Output, Target, bounds::Bounds, functions, watched};
 use crate::{
     cipher::Nonces,
     connect,
@@ -92,7 +92,7 @@ fn prepare(source: &mut Connection, bounds: &Bounds) -> rusqlite::Result<()> {
     vfs::drop_modules(source);
     let length = bounds.measure(source);
     let length = if bounds.is_exceeded() { length? } else { length.unwrap_or(Some(LENGTH)) };
-    bounds.limit(source, length)
+    functions::limit(source, bounds, length)
 }
 
 /// The index that needs the function or collation that an error reports as missing, and its table.
