@@ -4,6 +4,7 @@
 //! first calls the [`FaultHook`], so that a test can fail it or stop the process there. Every operation goes through a
 //! [`Storage`](storage::Storage), which a test can replace.
 
+mod confined;
 mod copy;
 mod dirs;
 mod files;
@@ -68,7 +69,9 @@ impl Disk {
 
     /// Runs a step, unless the root is read-only or the hook fails.
     fn step<T>(&self, step: DiskOp, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.check_writable(path).map_err(io::Error::other)?;
+        if let Some(root) = &self.root {
+            root.check_writable(path).map_err(io::Error::other)?;
+        }
         if let Some(hook) = &self.hook {
             hook(step, path)?;
         }

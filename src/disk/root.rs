@@ -9,7 +9,6 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
-    sync::Arc,
 };
 
 use rustix::{
@@ -17,7 +16,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Disk, Entry, Metadata, failed, identity, if_exists, storage};
+use super::storage::{Entry, Metadata};
 use crate::{
     error::{Error, ErrorKind, Result},
     sys,
@@ -47,6 +46,11 @@ pub(super) struct Place<'p> {
 }
 
 impl Place<'_> {
+    /// A path that the system resolves.
+    pub(super) fn outside(path: &Path) -> Place<'_> {
+        Place { dir: None, name: path.as_os_str(), path }
+    }
+
     fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_ref().map_or(CWD, AsFd::as_fd)
     }
@@ -66,76 +70,45 @@ impl Place<'_> {
     }
 }
 
-impl Disk {
-    /// Confines the paths in `root` to the directory that is there now.
-    pub(crate) fn within(self, root: &Path) -> Result<Self> {
-        self.confined(root, false)
+impl Root {
+    /// Opens the directory at `path`.
+    pub(super) fn open(path: &Path, read_only: bool) -> io::Result<Self> {
+        let held = unix::open(path, DIRECTORY, Mode::empty())?;
+        let inode = Metadata::from(unix::fstat(&held)?).inode;
+        Ok(Self { path: path.to_owned(), inode, read_only, _held: held })
     }
 
-    /// Confines the paths in `root` as [`within`](Self::within) does, and refuses every step that changes something there.
-    pub(crate) fn within_read_only(self, root: &Path) -> Result<Self> {
-        self.confined(root, true)
-    }
-
-    fn confined(self, root: &Path, read_only: bool) -> Result<Self> {
-        let opening = |error: Errno| failed("opening", root, error.into());
-        let held = unix::open(root, DIRECTORY, Mode::empty()).map_err(opening)?;
-        let inode = Metadata::from(unix::fstat(&held).map_err(opening)?).inode;
-        let root = Root { path: root.to_owned(), inode, read_only, _held: held };
-        Ok(Self { root: Some(Arc::new(root)), ..self })
-    }
-
-    /// Fails with [`ErrorKind::ReadOnly`] if the path is in a read-only root.
+    /// Fails with [`ErrorKind::ReadOnly`] if the path is in the root and the root is read-only.
     pub(super) fn check_writable(&self, path: &Path) -> Result<()> {
-        match &self.root {
-            Some(root) if root.read_only && path.starts_with(&root.path) => Err(Error::read_only(&root.path)),
-            _ => Ok(()),
+        if self.read_only && path.starts_with(&self.path) {
+            return Err(Error::read_only(&self.path));
         }
+        Ok(())
     }
 
-    /// Fails with [`ErrorKind::Replaced`] if another directory, or none, is at the path of the root.
-    pub(crate) fn check_root(&self) -> Result<()> {
-        let Some(root) = &self.root else { return Ok(()) };
-        match identity(&root.path) {
-            Ok(Some(found)) if found == root.inode => Ok(()),
-            Ok(_) => Err(Error::replaced(&root.path)),
-            Err(error) => Err(failed("reading the metadata of", &root.path, error)),
-        }
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Fails if a path inside the root leads through or to a symbolic link. A path that does not exist passes.
-    pub(crate) fn check_own(&self, path: &Path) -> Result<()> {
-        let found =
-            if_exists(self.place(path).and_then(|place| storage::at(path).metadata(place.entry().itself())));
-        match found {
-            Ok(Some(found)) if found.is_link => Err(failed("opening", path, link(path))),
-            Ok(_) => Ok(()),
-            Err(error) => Err(failed("reading the metadata of", path, error)),
-        }
+    /// The device and the inode of the directory.
+    pub(super) fn inode(&self) -> (u64, u64) {
+        self.inode
     }
 
-    /// The metadata of a regular file. Returns `None` if there is none at the path.
-    pub(super) fn file_metadata(&self, path: &Path) -> io::Result<Option<Metadata>> {
-        let found = if_exists(storage::at(path).metadata(self.place(path)?.entry().itself()))?;
-        Ok(found.filter(|found| found.is_file))
-    }
-
-    /// Resolves the directory of a path. The system resolves a path outside of the root.
-    pub(super) fn place<'p>(&self, path: &'p Path) -> io::Result<Place<'p>> {
-        let outside = Place { dir: None, name: path.as_os_str(), path };
-        let Some(root) = &self.root else { return Ok(outside) };
-        let Ok(inside) = path.strip_prefix(&root.path) else { return Ok(outside) };
-        let Some(name) = inside.file_name() else { return Ok(outside) };
-        let mut dir = match unix::open(&root.path, DIRECTORY, Mode::empty()) {
+    /// Resolves the directory of a path inside the root. `None` if the path is outside.
+    pub(super) fn place<'p>(&self, path: &'p Path) -> io::Result<Option<Place<'p>>> {
+        let Ok(inside) = path.strip_prefix(&self.path) else { return Ok(None) };
+        let Some(name) = inside.file_name() else { return Ok(None) };
+        let mut dir = match unix::open(&self.path, DIRECTORY, Mode::empty()) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                return Err(io::Error::other(Error::replaced(&root.path)));
+                return Err(io::Error::other(Error::replaced(&self.path)));
             }
             opened => opened?,
         };
-        if Metadata::from(unix::fstat(&dir)?).inode != root.inode {
-            return Err(io::Error::other(Error::replaced(&root.path)));
+        if Metadata::from(unix::fstat(&dir)?).inode != self.inode {
+            return Err(io::Error::other(Error::replaced(&self.path)));
         }
-        let mut at = root.path.clone();
+        let mut at = self.path.clone();
         for part in inside.parent().into_iter().flat_map(Path::components) {
             // The paths of a fleet have no `..`.
             let Component::Normal(part) = part else { return Err(Errno::INVAL.into()) };
@@ -145,7 +118,7 @@ impl Disk {
                 opened => opened?,
             };
         }
-        Ok(Place { dir: Some(dir), name, path })
+        Ok(Some(Place { dir: Some(dir), name, path }))
     }
 }
 
