@@ -371,15 +371,13 @@ impl Database {
         code
     }
 
-    /// Returns why the call that returned `code` was refused. A code that is not one of [`result_codes`] may also be SQLite's
-    /// own, so its refusal explains one error only, and none after the next transaction has begun.
+    /// Why the call that returned `code` was refused. Any code but [`result_codes`] explains one error before the next transaction.
     pub(super) fn take_refusal(&self, code: c_int) -> Option<VfsError> {
         let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         if result_codes::is_own(code) {
             return refusal.as_ref().filter(|refusal| refusal.result() == code).cloned();
         }
-        let is_recent = self.refused.load(Relaxed);
-        refusal.take_if(|refusal| is_recent && refusal.code() == code & 0xff)
+        refusal.take_if(|refusal| self.refused.load(Relaxed) && refusal.code() == code & 0xff)
     }
 
     /// A read transaction begins.
