@@ -130,7 +130,7 @@ pub(crate) fn empty_database(reserved: u8) -> [u8; PAGE_SIZE as usize] {
     put(PAGE_COUNT_AT, &1u32.to_be_bytes());
     // The schema format and the encoding are 0 until the first table is created, so that the application can choose them.
     put(VERSION_VALID_FOR_AT, &1u32.to_be_bytes());
-    // The version of the last writer: SQLite 3.37.0, the oldest that this crate supports.
+    // The version of the last writer: SQLite 3.37.0, which introduced STRICT tables.
     put(96, &3_037_000u32.to_be_bytes());
     // The root page of the schema: an empty leaf, whose cell area starts at the end of the usable bytes.
     put(HEADER_LEN, &[LEAF_TABLE]);
