@@ -7,6 +7,7 @@ mod export;
 mod groups;
 mod history;
 mod list;
+mod lost_catalog;
 mod open;
 mod partial;
 mod recover;
@@ -14,6 +15,7 @@ mod request;
 mod reserve;
 mod resolve;
 mod settle;
+mod state;
 mod verify;
 
 use std::{
@@ -29,48 +31,25 @@ pub use history::{MaintainOptions, RestoreOptions};
 pub use open::ControlPlaneBuilder;
 pub use recover::Recovered;
 pub use request::{CreateDatabase, UploadOptions};
-use reserve::Reserve;
 use resolve::Resolved;
 pub use resolve::{DatabaseRef, GroupRef, NameOrId};
+pub use state::ControlPlane;
+use state::Plane;
 pub use verify::VerifyOptions;
 
 use crate::{
     api::{CreateDatabaseOutput, Database, DatabaseChanges, Uploaded},
-    catalog::{Catalog, Durability, Entry},
-    changes::{Changes, Pair},
+    catalog::{Durability, Entry},
+    changes::Pair,
     cipher::EncryptionKey,
     connect::{self, AttachOptions, CatalogGovernor, ConnectOptions},
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    layout::{self, Layout},
+    layout,
     name::DatabaseName,
     seed::upload::Upload,
     time::Clock,
 };
-
-/// A fleet of SQLite databases in a directory.
-///
-/// It is cheap to clone, and any number of threads may use it. Any number of processes may open the same directory at once.
-///
-/// If the directory or its catalog is replaced or removed, every call fails with [`ErrorKind::Replaced`] and changes no file.
-/// Open connections keep their file and the last configuration that they read.
-///
-/// A call that changes something is complete and flushed to the disk when it returns. A call that fails changes nothing.
-/// The next [`open`](Self::open) completes or undoes what a killed process left.
-#[derive(Clone, Debug)]
-pub struct ControlPlane(Arc<Plane>);
-
-#[derive(Debug)]
-struct Plane {
-    disk: Disk,
-    clock: Clock,
-    reserve: Reserve,
-    layout: Layout,
-    catalog: Arc<Catalog>,
-    changes: Arc<Changes>,
-    /// Whether the root was opened for reading.
-    read_only: bool,
-}
 
 impl ControlPlane {
     /// Opens the control plane in the directory `root`, which is created if it does not exist.

@@ -2,7 +2,11 @@
 
 use std::{fmt::Display, path::Path, sync::Arc};
 
-use super::{ControlPlane, Plane, Reserve, recover};
+use super::{
+    lost_catalog,
+    reserve::Reserve,
+    state::{ControlPlane, Plane},
+};
 use crate::{
     catalog::{self, Catalog, Durability},
     changes::Changes,
@@ -65,7 +69,7 @@ impl ControlPlaneBuilder {
         let disk = self.disk.within(layout.root())?;
         // One process at a time opens a root, so that only one creates missing files.
         let opening = Disk::wait_for_dir(layout.root())?;
-        recover::check_not_lost(&layout)?;
+        lost_catalog::check_not_lost(&layout)?;
         let reserve = Reserve::new(&disk, &layout);
         let (catalog, changes) = reserve.run(|| {
             disk.make_dir(&layout.staging())?;

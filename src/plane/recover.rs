@@ -102,31 +102,6 @@ struct Rebuilt {
     findings: Vec<Finding>,
 }
 
-/// Refuses to begin a new catalog where databases stand whose catalog is lost: they would be hidden by it.
-pub(super) fn check_not_lost(layout: &Layout) -> Result<()> {
-    if Disk::exists(&layout.control())? {
-        return Ok(());
-    }
-    for name in Disk::list(layout.root())? {
-        let dir = layout.root().join(&name);
-        if name.parse::<GroupDir>().is_err() || !Disk::is_dir(&dir) {
-            continue;
-        }
-        for database in Disk::list(&dir)? {
-            let is_name = database.parse::<DatabaseName>().is_ok();
-            let database = dir.join(&database);
-            if is_name && Disk::is_dir(&database) && Disk::exists(&layout::data(&database))? {
-                return Err(Error::naming(ErrorKind::Corrupt, &layout.control(), |file| {
-                    format!(
-                        "{file} is gone, and databases are there: put it back, or make a new one with `litefleet recover`"
-                    )
-                }));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn recover(disk: &Disk, root: &Path) -> Result<Recovered> {
     if !Disk::exists(root)? {
         return Err(Error::naming(ErrorKind::NotFound, root, |root| format!("{root}: no such directory")));

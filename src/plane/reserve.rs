@@ -5,7 +5,6 @@
 //! space is available to every program, and another one may take it first. Therefore a call releases one piece at a time and
 //! retries after each. The next call that finds free space refills the reserve.
 
-use super::Plane;
 use crate::{
     connect,
     disk::Disk,
@@ -84,13 +83,5 @@ impl Reserve {
                 return;
             }
         }
-    }
-}
-
-impl Plane {
-    /// Runs a call that frees space, or without which none can be freed. It fails for lack of space only when the reserve is
-    /// exhausted. The call must be repeatable.
-    pub(super) fn with_reserve<T>(&self, call: impl FnMut() -> Result<T>) -> Result<T> {
-        self.reserve.run(call)
     }
 }
