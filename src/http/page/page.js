@@ -82,7 +82,7 @@ one("#new-group").onclick = () => dialogs.createGroup((name) => {
   location.hash = `#${new URLSearchParams({ group: name })}`;
 });
 one("#destroy-group").onclick = () => {
-  const name = fleet.groupNow();
+  const name = fleet.currentGroup();
   dialogs.destroy({
     kind: "group",
     name,
