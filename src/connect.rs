@@ -476,10 +476,12 @@ fn kind(refusal: &VfsError) -> ErrorKind {
         | VfsError::Unfit { .. } => ErrorKind::Corrupt,
         VfsError::Layout | VfsError::NoSharedMemory => ErrorKind::Unsupported,
         VfsError::Failed(code) if code & 0xff == rusqlite::ffi::SQLITE_FULL => ErrorKind::DiskFull,
-        VfsError::NoRules(_) | VfsError::Unreadable(_) | VfsError::Failed(_) | VfsError::LostLock => {
-            ErrorKind::Io
-        }
-        VfsError::NotKept(kind, ..) => *kind,
+        VfsError::NoRules(_)
+        | VfsError::Unreadable(_)
+        | VfsError::Failed(_)
+        | VfsError::LostLock
+        | VfsError::Latched { .. } => ErrorKind::Io,
+        VfsError::NotKept { kind, .. } => *kind,
     }
 }
 

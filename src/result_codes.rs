@@ -35,6 +35,7 @@ pub(crate) const UNREADABLE: c_int = code(11, ffi::SQLITE_IOERR);
 pub(crate) const HISTORY_FAILED: c_int = code(12, ffi::SQLITE_IOERR);
 pub(crate) const HISTORY_DAMAGED: c_int = code(13, ffi::SQLITE_IOERR);
 pub(crate) const HISTORY_DISK_FULL: c_int = code(14, ffi::SQLITE_FULL);
+pub(crate) const LATCHED: c_int = code(15, ffi::SQLITE_IOERR);
 
 /// Returns whether a result code is one of this crate.
 pub(crate) const fn is_own(code: c_int) -> bool {
@@ -73,6 +74,10 @@ pub(crate) const fn describe(code: c_int) -> Option<(ErrorKind, &'static str)> {
         HISTORY_DISK_FULL => {
             (ErrorKind::DiskFull, "the history of the database cannot be written: the disk is full")
         }
+        LATCHED => (
+            ErrorKind::Io,
+            "an earlier flush or call to the database failed; close every connection to the database and open it again",
+        ),
         _ => return None,
     })
 }
@@ -83,11 +88,11 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_keep_their_primary_code() {
-        let codes: Vec<_> = (1..=14)
+        let codes: Vec<_> = (1..=15)
             .flat_map(|reason| (0..=0xff).map(move |primary| code(reason, primary)))
             .filter(|code| describe(*code).is_some())
             .collect();
-        assert_eq!(codes.len(), 14);
+        assert_eq!(codes.len(), 15);
         assert!(codes.iter().all(|code| is_own(*code) && *code > 0));
         assert_eq!((WRITES_BLOCKED & 0xff, OVER_LIMIT & 0xff), (ffi::SQLITE_READONLY, ffi::SQLITE_FULL));
         for other in [ffi::SQLITE_READONLY, ffi::SQLITE_IOERR_DATA, ffi::SQLITE_OK, -1] {

@@ -12,10 +12,9 @@
 //! | [`Sessions`](Rank::Sessions) | [`SessionUsage`](Rank::SessionUsage) | a server ends uploads that are idle |
 //! | [`CatalogWriter`](Rank::CatalogWriter) | [`Changes`](Rank::Changes), the ranks of the VFS, [`CatalogReaders`](Rank::CatalogReaders) | a catalog transaction acts on files |
 //! | [`OpenDatabases`](Rank::OpenDatabases) | [`OpenViews`](Rank::OpenViews), [`Peers`](Rank::Peers) | a database file opens |
-//! | [`Wal`](Rank::Wal) | [`Rechecksum`](Rank::Rechecksum), [`Commits`](Rank::Commits), [`Seal`](Rank::Seal), [`WalIndex`](Rank::WalIndex) | a frame is written |
-//! | [`Commits`](Rank::Commits) | [`Capture`](Rank::Capture), [`WalIndex`](Rank::WalIndex) | a commit is stamped |
-//! | [`Capture`](Rank::Capture) | [`Peers`](Rank::Peers), [`Unsynced`](Rank::Unsynced), [`LastCommit`](Rank::LastCommit), the ranks of an image | a generation begins or ends |
-//! | [`Peers`](Rank::Peers) | [`WalIndex`](Rank::WalIndex), [`Refusal`](Rank::Refusal), SQLite's inode mutex | a lock of the database file changes |
+//! | [`Wal`](Rank::Wal) | [`Capture`](Rank::Capture), [`Seal`](Rank::Seal), [`Limits`](Rank::Limits), [`WalIndex`](Rank::WalIndex) | a frame is written |
+//! //! | [`Capture`](Rank::Capture) | [`Peers`](Rank::Peers), [`Unsynced`](Rank::Unsynced), [`Connection`](Rank::Connection), the ranks of an image | a generation begins or ends |
+//! | [`Peers`](Rank::Peers) | [`Connection`](Rank::Connection), [`WalIndex`](Rank::WalIndex), SQLite's inode mutex | a lock of the database file changes |
 //! | [`Wal`](Rank::Wal), [`Journal`](Rank::Journal) | [`Seal`](Rank::Seal) | a page is sealed |
 //! | [`Seal`](Rank::Seal) | [`Move`](Rank::Move) | a checkpoint writes a page |
 //!
@@ -54,7 +53,6 @@ use crate::error::{Error, ErrorKind};
 
 /// The position of a lock in the lock order: a thread takes locks in increasing rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(dead_code, reason = "locks are converted to this mutex one module at a time")]
 pub(crate) enum Rank {
     /// The uploads in chunks of a server.
     Sessions,
@@ -82,10 +80,6 @@ pub(crate) enum Rank {
     Journal,
     /// One temporary file handle.
     Temp,
-    /// The frames of one transaction that SQLite left without a checksum.
-    Rechecksum,
-    /// The commit that is about to be stamped.
-    Commits,
     /// The live stamps of one connection.
     Capture,
     /// The connections of this process to one database file.
@@ -98,8 +92,10 @@ pub(crate) enum Rank {
     Move,
     /// The pages that one connection read ahead.
     Readahead,
-    /// The last commit that a connection saw before the wal-index changed.
-    LastCommit,
+    /// The policy of a database as one connection knows it.
+    Limits,
+    /// The state of one connection to a database.
+    Connection,
     /// The mapped regions of one wal-index.
     WalIndex,
     /// The reason of the last refusal of one file handle.
@@ -133,15 +129,14 @@ impl Rank {
             Self::Wal => "the state of the WAL",
             Self::Journal => "the state of the rollback journal",
             Self::Temp => "the state of a temporary file",
-            Self::Rechecksum => "the checksums of the transaction",
-            Self::Commits => "the state of the commit",
             Self::Capture => "the capture of the history",
             Self::Peers => "the table of peers",
             Self::Unsynced => "the list of unflushed files",
             Self::Seal => "the state of page encryption",
             Self::Move => "the page of the checkpoint",
             Self::Readahead => "the readahead buffer",
-            Self::LastCommit => "the last commit of the WAL",
+            Self::Limits => "the policy of the database",
+            Self::Connection => "the state of the connection",
             Self::WalIndex => "the wal-index",
             Self::Refusal => "the reason of a refusal",
             Self::ImageFiles => "the open segments of a view",
@@ -199,10 +194,6 @@ impl<T> Mutex<T> {
     /// # Errors
     ///
     /// Fails with [`Latched`] if an earlier holder panicked.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "locks are converted to this mutex one module at a time")
-    )]
     pub(crate) fn lock(&self) -> Result<Guard<'_, T>, Latched> {
         let held = Held::push(self.rank);
         match self.inner.lock() {

@@ -5,19 +5,19 @@
 use std::{
     ffi::c_void,
     ptr::NonNull,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use crate::wal::{self, LastCommit};
+use crate::{
+    sync::{Guard, Mutex, Rank},
+    wal::{self, LastCommit},
+};
 
 /// The words of a region.
 const REGION_WORDS: usize = wal::INDEX_REGION_LEN / size_of::<AtomicU32>();
 
 /// The mapped regions of a wal-index.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WalIndex {
     regions: Mutex<Vec<Option<Region>>>,
 }
@@ -36,6 +36,12 @@ impl Region {
         // word by word.
         let words = unsafe { self.0.as_ref() };
         words[at].load(Relaxed)
+    }
+}
+
+impl Default for WalIndex {
+    fn default() -> Self {
+        Self { regions: Mutex::new(Rank::WalIndex, Vec::new()) }
     }
 }
 
@@ -87,7 +93,8 @@ impl WalIndex {
         self.lock().clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Region>>> {
-        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Guard<'_, Vec<Option<Region>>> {
+        // A region is added or all are removed at once.
+        self.regions.lock_or_recover()
     }
 }

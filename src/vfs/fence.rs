@@ -5,16 +5,16 @@
 //! opens it, since the authorizer cannot tell `ATTACH 'path'` from the `ATTACH` that `VACUUM INTO 'path'` runs. A host that
 //! installs its own authorizer keeps the second layer.
 
-use std::{cell::RefCell, fmt, path::Path};
+use std::{cell::RefCell, path::Path};
 
-use super::VfsError;
+use super::{error::VfsError, fenced::Fenced, hand_over};
 use crate::{disk::Disk, layout};
 
 /// Pragmas that change settings of the whole process.
 const PROCESS_WIDE: [&str; 4] =
     ["temp_store_directory", "data_store_directory", "hard_heap_limit", "soft_heap_limit"];
 
-/// What the authorizer is asked about, as far as the fence cares.
+/// An action that SQLite's authorizer asks about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Action<'a> {
     /// `ATTACH`, and the file name if that is a literal. `VACUUM` and `VACUUM INTO` attach their targets under a literal.
@@ -27,47 +27,8 @@ pub(crate) enum Action<'a> {
     Other,
 }
 
-/// Why the fence refused a statement.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fenced {
-    /// `ATTACH` of a path, or of a name that is not a literal.
-    Attach,
-    /// A file name that SQLite may take for a URI, in `ATTACH` or `VACUUM INTO`.
-    Uri,
-    /// A file in the directory of a fleet.
-    FleetFile,
-    /// A pragma with a value.
-    Pragma(String),
-    /// A function of SQL.
-    Function,
-}
-
-impl fmt::Display for Fenced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Attach => f.write_str(
-                "ATTACH accepts only '' and ':memory:' on this connection; attach a database of the fleet by its name with \
-                 ControlPlane::attach (.attach NAME in the shell), or open the connection with ConnectOptions::unfenced",
-            ),
-            Self::Uri => f.write_str(
-                "ATTACH and VACUUM INTO accept no URI on this connection; name a plain path in VACUUM INTO, or open the \
-                 connection with ConnectOptions::unfenced",
-            ),
-            Self::FleetFile => f.write_str(
-                "the file is in the directory of a fleet; attach a database of the fleet by its name with \
-                 ControlPlane::attach (.attach NAME in the shell), and VACUUM INTO a file elsewhere",
-            ),
-            Self::Pragma(name) => write!(
-                f,
-                "PRAGMA {name} cannot be set on this connection; open it with ConnectOptions::unfenced to do so"
-            ),
-            Self::Function => f.write_str("the SQL function is disabled on this connection"),
-        }
-    }
-}
-
-/// Whether a statement may be compiled. `is_handed_over` says that this thread runs the crate's own `ATTACH`, whose file name is
-/// a bound parameter.
+/// Admits an action of a statement that is compiled. `is_handed_over` says that this thread runs the crate's own `ATTACH`, whose
+/// file name is a bound parameter.
 pub(crate) fn judge(action: Action<'_>, is_handed_over: bool) -> Result<(), Fenced> {
     let is = |name: &[u8], other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     let refused = |name: &[u8]| Err(Fenced::Pragma(String::from_utf8_lossy(name).to_ascii_lowercase()));
@@ -94,8 +55,8 @@ pub(crate) fn judge(action: Action<'_>, is_handed_over: bool) -> Result<(), Fenc
     }
 }
 
-/// Whether a path lies in the directory of a fleet, through any links. A directory is that of a fleet if it holds two of the
-/// entries that every root has: a fleet whose catalog is lost, or that was copied without its empty directories, is one too.
+/// Whether a path lies in the directory of a fleet, through any links. A directory is that of a fleet if it holds at least two of
+/// the entries that every root has. A fleet without its catalog, or that was copied without its empty directories, is recognized.
 pub(super) fn is_in_a_fleet(path: &Path) -> bool {
     let is_below = |path: &Path| {
         path.ancestors().skip(1).any(|dir| {
@@ -110,7 +71,7 @@ pub(super) fn is_in_a_fleet(path: &Path) -> bool {
     is_below(path) || resolved.is_some_and(|path| is_below(&path))
 }
 
-/// A refusal that no file of the connection can explain, since none was opened.
+/// A refusal of a statement for which no file was opened, so that no file keeps it.
 #[derive(Debug)]
 struct Denied {
     /// The address of the connection, or `None` if the host's own authorizer asked.
@@ -119,19 +80,19 @@ struct Denied {
 }
 
 thread_local! {
-    /// The connection for which the authorizer admitted an `ATTACH` last: the next file is opened for it.
+    /// The connection for which the authorizer admitted an `ATTACH` last. The next file is opened for it.
     static ATTACHING: RefCell<Option<usize>> = const { RefCell::new(None) };
     static DENIED: RefCell<Option<Denied>> = const { RefCell::new(None) };
 }
 
-/// Judges an action on behalf of a connection, and notes why it is refused.
+/// Admits an action of a connection, or notes why it is refused.
 pub(super) fn authorize(action: Action<'_>, connection: Option<usize>) -> bool {
     if let Action::Attach(_) = action {
         ATTACHING.set(connection);
     }
-    match judge(action, super::is_handed_over()) {
+    match judge(action, hand_over::is_waiting()) {
         Ok(()) => true,
-        // SQLite's own error names the function. Its code is that of any error in SQL, and would not tell it.
+        // SQLite's own error names the function, and its result code is not specific.
         Err(Fenced::Function) => false,
         Err(fenced) => {
             DENIED.set(Some(Denied { connection, refusal: VfsError::Fenced(fenced) }));
@@ -140,7 +101,7 @@ pub(super) fn authorize(action: Action<'_>, connection: Option<usize>) -> bool {
     }
 }
 
-/// Notes that the file of an `ATTACH` is not opened.
+/// Notes why the file of an `ATTACH` is not opened, and returns the result code.
 pub(super) fn deny_open(fenced: Fenced) -> std::ffi::c_int {
     let refusal = VfsError::Fenced(fenced);
     let code = refusal.code();
@@ -148,7 +109,7 @@ pub(super) fn deny_open(fenced: Fenced) -> std::ffi::c_int {
     code
 }
 
-/// Why the fence refused a statement of this connection with `code`, if it did. It is told once: it explains one error.
+/// Takes the reason why the fence refused a statement of this connection with `code`, if it did.
 pub(super) fn take_denied(connection: usize, code: std::ffi::c_int) -> Option<VfsError> {
     let is_its = |denied: &mut Denied| {
         denied.connection.is_none_or(|of| of == connection) && denied.refusal.code() == code & 0xff

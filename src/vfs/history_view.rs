@@ -1,56 +1,64 @@
-//! A database as it was at an instant, to be read: nothing is written out for it, and nothing can be written to it.
+//! Historical views: a database as of an instant, read from its history without being written out.
 //!
-//! SQLite takes it for a file that cannot change, so there are no locks, no log and no shared memory.
+//! SQLite takes a view for an immutable file, so it uses no locks, no WAL and no shared memory.
 
 use std::{
     ffi::c_int,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
-use super::{Sealing, VfsError, raw_file::RawFile, sealed::Sealed};
-use crate::{error::ErrorKind, history::ResilientImage, page::Seal, units::PageNumber};
+use super::{error::VfsError, policy::Sealing, raw_file::RawFile, seal::pages::Sealed};
+use crate::{
+    error::{ErrorKind, Result},
+    history::ResilientImage,
+    page::Seal,
+    sync::{Mutex, Rank},
+    units::PageNumber,
+};
 
+/// An open view.
 #[derive(Debug)]
 pub(super) struct View {
-    file: PastFile,
-    /// Nothing for a plain database.
+    file: ImageFile,
+    /// `None` for a plain database.
     sealed: Option<Sealed>,
-    /// The address of the connection, by which a file that it opens is told to be its own.
+    /// The address of SQLite's connection; 0 until it is known.
     connection: AtomicUsize,
     refusal: Mutex<Option<VfsError>>,
 }
 
-/// The pages as a file.
+/// The stored pages of an image as a file.
 #[derive(Debug)]
-struct PastFile {
-    past: Arc<ResilientImage>,
+struct ImageFile {
+    image: Arc<ResilientImage>,
+    /// Why the last read failed.
     refusal: Mutex<Option<VfsError>>,
 }
 
 impl View {
-    /// Of a database that is sealed so, or plain; `path` is told of in errors.
+    /// Opens a view of an image. `sealing` is `None` for a plain database. Errors name `path`.
     pub(super) fn new(
-        past: Arc<ResilientImage>,
+        image: Arc<ResilientImage>,
         path: &Path,
         sealing: Option<Sealing>,
     ) -> Result<Self, VfsError> {
-        let file = PastFile { past, refusal: Mutex::default() };
+        let file = ImageFile { image, refusal: Mutex::new(Rank::Refusal, None) };
         let sealed = sealing.map(|sealing| Sealed::open(path, sealing, &file));
         let sealed = sealed.transpose().map_err(|refusal| file.take_refusal().unwrap_or(refusal))?;
-        Ok(Self { file, sealed, connection: AtomicUsize::new(0), refusal: Mutex::default() })
+        Ok(Self { file, sealed, connection: AtomicUsize::new(0), refusal: Mutex::new(Rank::Refusal, None) })
     }
 
     pub(super) fn read(&self, into: &mut [u8], at: u64) -> c_int {
         let code = self.file.read(into, at);
         let refused = |refusal: VfsError| {
             let code = refusal.result();
-            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+            *self.refusal.lock_or_recover() = Some(refusal);
             code
         };
         if let Some(refusal) = self.file.take_refusal() {
@@ -59,7 +67,7 @@ impl View {
         }
         match &self.sealed {
             Some(sealed) => {
-                let has = |page| u64::from(page) <= u64::from(self.file.past.page_count().get());
+                let has = |page| u64::from(page) <= u64::from(self.file.image.page_count().get());
                 sealed.after_read(into, at, code, has).unwrap_or_else(refused)
             }
             None => code,
@@ -67,7 +75,7 @@ impl View {
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.file.past.len()
+        self.file.image.len()
     }
 
     pub(super) fn sealed(&self) -> Option<&Sealed> {
@@ -78,7 +86,7 @@ impl View {
         self.connection.load(Relaxed)
     }
 
-    /// The connection of this file is known from here on.
+    /// The connection is SQLite's at this address.
     pub(super) fn belongs_to(&self, connection: usize) {
         self.connection.store(connection, Relaxed);
     }
@@ -87,34 +95,34 @@ impl View {
         self.sealed.as_ref().and_then(Sealed::codec).map(|codec| *codec.seal())
     }
 
-    /// Why the call was refused that answered with `code`.
+    /// Takes the error of the call that was refused with `code`.
     pub(super) fn take_refusal(&self, code: c_int) -> Option<VfsError> {
-        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refusal = self.refusal.lock_or_recover();
         refusal.take_if(|refusal| refusal.code() == code & 0xff)
     }
 }
 
-impl PastFile {
+impl ImageFile {
     fn take_refusal(&self) -> Option<VfsError> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.refusal.lock_or_recover().take()
     }
 
-    /// Fills `into` from a page.
-    fn read_part(&self, page: PageNumber, into: &mut [u8], inside: usize) -> crate::error::Result<()> {
-        if into.len() == self.past.page_size() as usize {
-            return self.past.read_page(page, into);
+    /// Fills `into` from the offset `inside` of a page.
+    fn read_part(&self, page: PageNumber, into: &mut [u8], inside: usize) -> Result<()> {
+        if into.len() == self.image.page_size() as usize {
+            return self.image.read_page(page, into);
         }
-        let mut whole = vec![0; self.past.page_size() as usize];
-        self.past.read_page(page, &mut whole)?;
+        let mut whole = vec![0; self.image.page_size() as usize];
+        self.image.read_page(page, &mut whole)?;
         into.copy_from_slice(&whole[inside..inside + into.len()]);
         Ok(())
     }
 }
 
-impl RawFile for PastFile {
+impl RawFile for ImageFile {
     fn read(&self, into: &mut [u8], at: u64) -> c_int {
-        let page_size = u64::from(self.past.page_size());
-        let there = self.past.len().saturating_sub(at).min(into.len() as u64);
+        let page_size = u64::from(self.image.page_size());
+        let there = self.image.len().saturating_sub(at).min(into.len() as u64);
         let (mut at, mut left) = (at, &mut into[..]);
         let end = at + there;
         while at < end {
@@ -123,7 +131,7 @@ impl RawFile for PastFile {
             let (Ok(inside), Ok(count)) = (usize::try_from(inside), usize::try_from(count)) else {
                 break;
             };
-            let page = PageNumber::at_offset(at, self.past.page_size());
+            let page = PageNumber::at_offset(at, self.image.page_size());
             let (part, rest) = left.split_at_mut(count);
             if let Err(error) = self.read_part(page, part, inside) {
                 let refusal = match error.kind() {
@@ -131,7 +139,7 @@ impl RawFile for PastFile {
                     _ => VfsError::Unreadable(error.message()),
                 };
                 let code = refusal.result();
-                *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+                *self.refusal.lock_or_recover() = Some(refusal);
                 return code;
             }
             left = rest;
@@ -149,6 +157,6 @@ impl RawFile for PastFile {
     }
 
     fn len(&self) -> Result<u64, c_int> {
-        Ok(self.past.len())
+        Ok(self.image.len())
     }
 }

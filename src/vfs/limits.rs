@@ -1,185 +1,165 @@
-//! The rules of one database, as one connection knows them: what is allowed, and why something was refused.
+//! The policy of one database, as one connection enforces it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::sync::Arc;
+
+use super::{
+    error::VfsError,
+    frames::WalEvent,
+    policy::{Keeping, Policy, PolicySource},
+};
+use crate::{
+    sync::{Guard, Mutex, Rank},
+    units::PageCount,
+    wal::Frame,
 };
 
-use super::{Keeping, Policy, PolicySource, VfsError};
-use crate::{size::SizeLimit, units::PageCount, wal::Frame};
-
-/// Stands for "no stamp seen": the governors' stamps count up from 0 and never get there.
-const NEVER: u64 = u64::MAX;
-
-/// Stands for a size that nobody asked for yet.
-const UNKNOWN: u64 = u64::MAX;
-
-/// Stands for "no limit".
-const UNLIMITED: u64 = u64::MAX;
-
-/// The rules of a database as one connection knows them.
-///
-/// SQLite uses a connection from one thread at a time, so the atomics are there for safety's sake alone, and
-/// order nothing.
+/// The policy of a database as one connection knows it.
 #[derive(Debug)]
 pub(super) struct Limits {
-    governor: Arc<dyn PolicySource>,
-    seen: AtomicU64,
-    limit: AtomicU64,
-    block_reads: AtomicBool,
-    block_writes: AtomicBool,
-    destroyed: AtomicBool,
-    read_only: AtomicBool,
-    history: AtomicBool,
-    since_birth: AtomicBool,
-    /// How often the rules were asked for.
-    version: AtomicU64,
-    /// The size in pages that the last commit left, once the write transaction that runs has asked for it.
-    committed: AtomicU64,
+    source: Arc<dyn PolicySource>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The stamp of the policy. `None` if the policy must be read again.
+    stamp: Option<u64>,
+    policy: Policy,
+    /// Whether the database was destroyed. Its last policy stays known.
+    is_destroyed: bool,
+    /// Counts how often a policy was read.
+    version: u64,
+    /// The size of the database in pages after the last commit, once the current write transaction has needed it.
+    committed: Option<u64>,
+}
+
+/// How commits are captured under a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HistoryPolicy {
+    /// Changes when the policy is read again.
+    pub(super) version: u64,
+    pub(super) since_birth: bool,
+}
+
+impl Known {
+    fn set(&mut self, stamp: Option<u64>, policy: Policy) {
+        // A database whose destruction failed exists again.
+        *self = Self { stamp, policy, is_destroyed: false, version: self.version + 1, ..*self };
+    }
 }
 
 impl Limits {
-    pub(super) fn new(governor: Arc<dyn PolicySource>) -> Self {
-        let first = governor.first_rules();
-        let governed = Self {
-            governor,
-            seen: AtomicU64::new(NEVER),
-            limit: AtomicU64::new(UNLIMITED),
-            block_reads: AtomicBool::new(false),
-            block_writes: AtomicBool::new(false),
-            destroyed: AtomicBool::new(false),
-            read_only: AtomicBool::new(false),
-            history: AtomicBool::new(false),
-            since_birth: AtomicBool::new(false),
-            version: AtomicU64::new(0),
-            committed: AtomicU64::new(UNKNOWN),
-        };
-        if let Some((stamp, rules)) = first {
-            governed.keep(Some(stamp), rules);
+    pub(super) fn new(source: Arc<dyn PolicySource>) -> Self {
+        let mut known = Known::default();
+        if let Some((stamp, policy)) = source.first_rules() {
+            known.set(Some(stamp), policy);
         }
-        governed
+        Self { source, known: Mutex::new(Rank::Limits, known) }
     }
 
-    /// Keeps the rules, which hold for as long as the stamp stays the same.
-    fn keep(&self, stamp: Option<u64>, rules: Policy) {
-        self.limit.store(rules.size_limit.map_or(UNLIMITED, SizeLimit::bytes), Relaxed);
-        self.block_reads.store(rules.block_reads, Relaxed);
-        self.block_writes.store(rules.block_writes, Relaxed);
-        self.read_only.store(rules.read_only, Relaxed);
-        self.history.store(rules.history != Keeping::No, Relaxed);
-        self.since_birth.store(rules.history == Keeping::SinceBirth, Relaxed);
-        self.version.fetch_add(1, Relaxed);
-        // It may come back: one that could not be destroyed after all.
-        self.destroyed.store(false, Relaxed);
-        self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
+    fn known(&self) -> Guard<'_, Known> {
+        // Each policy replaces the previous one at once.
+        self.known.lock_or_recover()
     }
 
-    pub(super) fn governor(&self) -> &Arc<dyn PolicySource> {
-        &self.governor
+    pub(super) fn source(&self) -> &Arc<dyn PolicySource> {
+        &self.source
     }
 
-    /// Asks for the rules again if they may have changed.
+    /// Reads the policy again if it may have changed.
     pub(super) fn refresh(&self) -> Result<(), VfsError> {
-        // The stamp is read before the rules: a change in between is then seen the next time.
-        let stamp = self.governor.stamp();
-        if stamp == Some(self.seen.load(Relaxed)) {
+        // The stamp is read before the policy, so that a change in between is seen the next time.
+        let stamp = self.source.stamp();
+        if stamp.is_some() && stamp == self.known().stamp {
             return Ok(());
         }
-        match self.governor.rules() {
-            Ok(Some(rules)) => self.keep(stamp, rules),
+        match self.source.rules() {
+            Ok(Some(policy)) => self.known().set(stamp, policy),
             Ok(None) => {
-                self.destroyed.store(true, Relaxed);
-                self.seen.store(stamp.unwrap_or(NEVER), Relaxed);
+                let mut known = self.known();
+                known.is_destroyed = true;
+                known.stamp = stamp;
             }
-            // Without rules nothing is allowed: a database that may be blocked is not to be read.
+            // Without its policy the database may be blocked, so nothing is permitted.
             Err(error) => return Err(VfsError::NoRules(error.message())),
         }
         Ok(())
     }
 
-    /// A read transaction begins.
+    /// Admits a read transaction.
     pub(super) fn begin_read(&self) -> Result<(), VfsError> {
         self.refresh()?;
-        if self.destroyed.load(Relaxed) {
+        let known = self.known();
+        if known.is_destroyed {
             return Err(VfsError::Destroyed);
         }
-        if self.block_reads.load(Relaxed) {
+        if known.policy.block_reads {
             return Err(VfsError::ReadsBlocked);
         }
         Ok(())
     }
 
-    /// A write transaction has begun, or ended.
+    /// A write transaction begins or ends.
     pub(super) fn write_lock_changed(&self) {
-        self.committed.store(UNKNOWN, Relaxed);
+        self.known().committed = None;
     }
 
-    /// Whether this connection may write.
+    /// Admits a write transaction.
     pub(super) fn admit_write(&self) -> Result<(), VfsError> {
-        if self.block_writes.load(Relaxed) {
-            return Err(VfsError::WritesBlocked);
-        }
-        if self.read_only.load(Relaxed) {
-            return Err(VfsError::ReadOnly);
-        }
-        Ok(())
+        self.known().policy.admit_write()
     }
 
-    /// Whether a frame may be appended to the WAL, which is where the database grows. `committed` finds the size in pages
-    /// that the last commit left.
+    /// Admits a write to the WAL, which is where the database grows. `committed` finds the size of the database in pages after
+    /// the last commit.
     ///
-    /// The limit is enforced on the frames of the WAL, since what stands there is committed before it ever reaches
-    /// the database file: refused here, the transaction is rolled back whole. Only growth is refused: where a
-    /// limit was set below the present size, pages within that size can still be written, so that rows can be
-    /// deleted and the database vacuumed.
-    pub(super) fn admit_frame(
+    /// A page in the WAL is committed before it reaches the database file. Refusing the frame rolls the whole transaction back.
+    /// Only growth is refused: under a limit below the current size, pages within that size can still be written, so that rows
+    /// can be deleted and the database vacuumed.
+    pub(super) fn admit(
         &self,
-        frame: Frame,
-        page_size: u32,
-        committed: impl FnOnce() -> u64,
+        event: &WalEvent<'_>,
+        committed: impl FnOnce(u32) -> u64,
     ) -> Result<(), VfsError> {
-        let limit = self.limit.load(Relaxed);
+        let mut known = self.known();
+        if let WalEvent::Header { .. } = event {
+            return Ok(());
+        }
+        // An SQLite that takes the write lock first of all begins its transactions without asking for admission.
+        known.policy.admit_write()?;
+        let (Some(limit), WalEvent::Frame { head, page, .. }) = (known.policy.size_limit, event) else {
+            return Ok(());
+        };
+        let Some(frame) = Frame::parse(head) else { return Ok(()) };
+        let page_size = u32::try_from(page.len()).unwrap_or(u32::MAX);
         let pages = u64::from(frame.page_number.get().max(frame.commit.map_or(0, PageCount::get)));
-        if limit == UNLIMITED || pages * u64::from(page_size) <= limit {
+        if pages * u64::from(page_size) <= limit.bytes() {
             return Ok(());
         }
-        if self.committed.load(Relaxed) == UNKNOWN {
-            self.committed.store(committed(), Relaxed);
-        }
-        if pages <= self.committed.load(Relaxed) {
+        if pages <= *known.committed.get_or_insert_with(|| committed(page_size)) {
             return Ok(());
         }
-        Err(SizeLimit::from_bytes(limit)
-            .map_or_else(|error| VfsError::NoRules(error.message()), VfsError::OverLimit))
+        Err(VfsError::OverLimit(limit))
     }
 
-    /// Whether this connection was opened to read only.
+    /// Whether this connection was opened read-only.
     pub(super) fn is_read_only(&self) -> bool {
-        self.read_only.load(Relaxed)
+        self.known().policy.read_only
     }
 
-    /// Whether every commit is kept.
-    pub(super) fn keeps_history(&self) -> bool {
-        self.history.load(Relaxed)
+    /// How commits are captured. `None` if they are not.
+    pub(super) fn history(&self) -> Option<HistoryPolicy> {
+        let known = self.known();
+        let since_birth = match known.policy.history {
+            Keeping::No => return None,
+            Keeping::SinceBirth => true,
+            Keeping::Again => false,
+        };
+        Some(HistoryPolicy { version: known.version, since_birth })
     }
 
-    /// Whether every commit was kept since the database was born.
-    pub(super) fn keeps_since_birth(&self) -> bool {
-        self.since_birth.load(Relaxed)
-    }
-
-    /// A number that changes with the rules: what was known under another one may not hold.
-    pub(super) fn version(&self) -> u64 {
-        self.version.load(Relaxed)
-    }
-
-    /// Whether frames are to be admitted one by one.
-    pub(super) fn is_limited(&self) -> bool {
-        self.limit.load(Relaxed) != UNLIMITED
-    }
-
-    /// Says why a pragma is not to be had, if it is one that would undo what the fleet relies on.
-    /// A file that SQL opened by its path keeps its own mode, but shares its locks like any other.
+    /// Why a pragma is refused, if it would undo what the fleet relies on. `None` if it is permitted.
+    ///
+    /// A file that SQL opened by its path keeps its journal mode and page size, but must share its locks like any other.
     pub(super) fn refused_pragma(name: &str, value: Option<&str>, is_governed: bool) -> Option<&'static str> {
         let value = value.map(|value| value.trim_matches(['\'', '"', ' ']).to_ascii_lowercase());
         match (name.to_ascii_lowercase().as_str(), value.as_deref()) {
@@ -201,8 +181,20 @@ impl Limits {
     }
 }
 
-/// Whether a pragma, in lower case, sets keys or ciphers in other builds of SQLite. This one ignores what it does not know, and
-/// whoever sets a key takes it to be in use.
+impl Policy {
+    fn admit_write(&self) -> Result<(), VfsError> {
+        if self.block_writes {
+            return Err(VfsError::WritesBlocked);
+        }
+        if self.read_only {
+            return Err(VfsError::ReadOnly);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a pragma, in lower case, sets keys or ciphers in other builds of SQLite. SQLite ignores unknown pragmas, so its user
+/// would believe that the key is in use.
 fn is_about_keys(name: &str) -> bool {
     const KEYS: [&str; 8] =
         ["key", "rekey", "hexkey", "hexrekey", "textkey", "textrekey", "kdf_iter", "fast_kdf_iter"];
@@ -214,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pragmas_that_leave_wal_are_refused() {
+    fn pragmas_that_leave_wal_mode_or_set_keys_are_refused() {
         for (name, value) in [
             ("journal_mode", "delete"),
             ("JOURNAL_MODE", "'MEMORY'"),
@@ -232,7 +224,7 @@ mod tests {
             ("journal_mode", None),
             ("locking_mode", Some("normal")),
             ("cache_size", Some("1")),
-            // Asked by programs that want to know whether this is SQLCipher.
+            // Programs detect SQLCipher by it.
             ("cipher_version", None),
             ("foreign_key_check", Some("t")),
         ] {

@@ -1,41 +1,135 @@
-//! The connections of this process that have the same database file open.
+//! The connections of this process, through this VFS, to one database file.
 //!
-//! SQLite's exclusive lock on a database file says that nobody else has it open: no other connection of this process, and no
-//! other program. Connections of this VFS can do better among themselves. For as long as one of them asks for that lock, the
-//! others give up the lock by which they have the file open; so whoever is left in its way is a stranger, who knows nothing
-//! of this. Nobody gets the exclusive lock meanwhile, since the one that asks keeps the lock that it has.
+//! SQLite's exclusive lock on a database file proves that no other connection has it open, of this process or of another one.
+//! Peers can do better among themselves: while one of them asks for that lock, the others release the shared lock by which they
+//! keep the file open. Any lock that still conflicts is held by a foreign process. Nobody else gets the exclusive lock
+//! meanwhile, since the connection that asks keeps its shared lock.
 //!
-//! When a WAL was moved away under that lock, the others go on with the new file at their next call to it. None of them is
-//! within such a call then: SQLite begins a WAL anew only when nobody reads from it, and nobody will before its next commit.
+//! When a WAL was moved away under that lock, the others continue with the new file at their next call to it. None of them is
+//! within such a call at that time: SQLite restarts a WAL only while nobody reads from it, and nobody does before its next commit.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    ptr,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use super::database::Database;
+use rusqlite::ffi::{
+    SQLITE_LOCK_EXCLUSIVE, SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED, SQLITE_OK, SQLITE_SHM_EXCLUSIVE,
+    SQLITE_SHM_LOCK, SQLITE_SHM_SHARED, SQLITE_SHM_UNLOCK,
+};
 
-/// How often locks are asked for again that somebody else has, all of them each time.
+use super::raw_file::{FIRST_READ_LOCK, FileLocks, WRITE_LOCK};
+use crate::sync::{Guard, Mutex, Rank};
+
+/// How often lost locks are asked for again, all of them each time.
 const ATTEMPTS: u32 = 1_000;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The list is locked while a connection takes or gives back a lock of the file, opens or leaves it or its WAL, and for as
-/// long as one of them is alone.
-#[derive(Debug, Default)]
+/// A connection to a database file that knows of its peers. Its methods are called with the list of peers locked.
+pub(super) trait Peer: Send + Sync {
+    /// The locks of the open file. `None` if the file is closed.
+    fn locks(&self) -> Option<Arc<dyn FileLocks>>;
+
+    /// Whether the connection holds the shared lock of the file and no higher one.
+    fn is_shared(&self) -> bool;
+
+    /// The shared lock could not be taken again.
+    fn lose_lock(&self);
+
+    fn has_lost_lock(&self) -> bool;
+
+    /// The shared lock was taken again.
+    fn regain_lock(&self);
+
+    /// The WAL was moved away; a new file is at its path.
+    fn wal_moves(&self);
+
+    /// Whether the connection will copy committed frames into the archive when it closes.
+    fn keeps_log_at_close(&self) -> bool;
+}
+
+/// Whether a connection is the only one that has a database open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exclusive {
+    No,
+    Yes,
+    /// It has peers, and nobody else has it open.
+    WithPeers,
+}
+
+/// The peers of one database file.
+///
+/// The list is locked while a peer takes or releases a lock of the file, opens or closes the file or its WAL, and while one of
+/// them runs [exclusively](Self::exclusively).
 pub(super) struct Peers {
-    open: Mutex<Vec<Arc<Database>>>,
+    open: Mutex<Vec<Arc<dyn Peer>>>,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self { open: Mutex::new(Rank::Peers, Vec::new()) }
+    }
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peers").finish_non_exhaustive()
+    }
 }
 
 impl Peers {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Arc<Database>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Guard<'_, Vec<Arc<dyn Peer>>> {
+        // The list changes by one insertion or removal at a time.
+        self.open.lock_or_recover()
     }
 
-    /// Takes the locks again that connections have lost, which `take` tries once. The whole of it is bounded, however many they
-    /// are, and others open, lock and close their files meanwhile. A connection that does not get its lock back reads nothing
-    /// until it has taken it itself.
-    pub(super) fn regain(&self, mut lost: Vec<Arc<Database>>, take: impl Fn(&Database) -> bool) {
+    /// Removes a connection whose file is about to be closed.
+    pub(super) fn remove(&self, own: &dyn Peer) {
+        self.lock().retain(|other| !is_same(other, own));
+    }
+
+    /// Runs `run`, which moves the WAL away, if no foreign process has the database open. `own` is in a write transaction.
+    ///
+    /// `run` returns whether it moved the WAL, which the peers are then told of.
+    pub(super) fn exclusively(&self, own: &dyn Peer, run: &mut dyn FnMut() -> bool) -> Exclusive {
+        let Some(own_locks) = own.locks() else { return Exclusive::No };
+        let open = self.lock();
+        let others = || open.iter().filter(|other| !is_same(other, own));
+        let sharing: Vec<_> = others().filter(|other| other.is_shared()).cloned().collect();
+        for locks in sharing.iter().filter_map(|other| other.locks()) {
+            locks.unlock(SQLITE_LOCK_NONE);
+        }
+        let is_exclusive = own_locks.lock(SQLITE_LOCK_EXCLUSIVE) == SQLITE_OK;
+        // The locks are restored even if `run` panics.
+        let moved = if is_exclusive { catch_unwind(AssertUnwindSafe(run)) } else { Ok(false) };
+        if matches!(moved, Ok(true)) {
+            others().for_each(|other| other.wal_moves());
+        }
+        own_locks.unlock(SQLITE_LOCK_SHARED);
+        let has_peers = !sharing.is_empty();
+        let lost: Vec<_> = sharing.into_iter().filter(|other| !takes_shared(other)).collect();
+        for other in &lost {
+            other.lose_lock();
+        }
+        drop(open);
+        self.regain(lost);
+        if let Err(panic) = moved {
+            resume_unwind(panic);
+        }
+        match is_exclusive {
+            false => Exclusive::No,
+            true if has_peers => Exclusive::WithPeers,
+            true => Exclusive::Yes,
+        }
+    }
+
+    /// Takes the lost shared locks again. The number of attempts is bounded, however many locks are lost, and other connections
+    /// open, lock and close their files in between. A connection that does not get its lock back fails to read until it has
+    /// taken the lock itself.
+    fn regain(&self, mut lost: Vec<Arc<dyn Peer>>) {
         for _ in 0..ATTEMPTS {
             if lost.is_empty() {
                 return;
@@ -43,17 +137,61 @@ impl Peers {
             thread::sleep(PAUSE);
             let open = self.lock();
             lost.retain(|other| {
-                // One that was closed has no file any more, and one that gave its lock back wants none.
+                // A closed connection has no file, and one that released its lock wants none.
                 let is_open = open.iter().any(|open| Arc::ptr_eq(open, other));
                 if !is_open || !other.has_lost_lock() {
                     return false;
                 }
-                let is_taken = take(other);
+                let is_taken = takes_shared(other);
                 if is_taken {
-                    other.regains_lock();
+                    other.regain_lock();
                 }
                 !is_taken
             });
         }
     }
+}
+
+/// Whether anybody else holds a lock of a database file, of which the caller holds the shared lock. The list of peers is locked.
+pub(super) fn has_foreign_process(locks: &dyn FileLocks) -> bool {
+    let is_exclusive = locks.lock(SQLITE_LOCK_EXCLUSIVE) == SQLITE_OK;
+    if is_exclusive {
+        locks.unlock(SQLITE_LOCK_SHARED);
+    }
+    !is_exclusive
+}
+
+/// Runs `run` while nobody restarts the WAL, and passes whether nobody writes to it either.
+pub(super) fn without_restarts(locks: &dyn FileLocks, run: &mut dyn FnMut(bool)) {
+    const ATTEMPTS: u32 = 50;
+    let takes = |lock, kind| {
+        (0..ATTEMPTS).any(|attempt| {
+            if attempt > 0 {
+                thread::sleep(PAUSE);
+            }
+            locks.shm_lock(lock, SQLITE_SHM_LOCK | kind) == SQLITE_OK
+        })
+    };
+    // SQLite restarts a WAL under the write lock, and while nobody holds the read lock behind the first one.
+    let (lock, kind) = if takes(WRITE_LOCK, SQLITE_SHM_EXCLUSIVE) {
+        (WRITE_LOCK, SQLITE_SHM_EXCLUSIVE)
+    } else if takes(FIRST_READ_LOCK + 1, SQLITE_SHM_SHARED) {
+        (FIRST_READ_LOCK + 1, SQLITE_SHM_SHARED)
+    } else {
+        return run(false);
+    };
+    let ran = catch_unwind(AssertUnwindSafe(|| run(lock == WRITE_LOCK)));
+    locks.shm_lock(lock, SQLITE_SHM_UNLOCK | kind);
+    if let Err(panic) = ran {
+        resume_unwind(panic);
+    }
+}
+
+/// Whether the shared lock of a peer could be taken.
+fn takes_shared(peer: &Arc<dyn Peer>) -> bool {
+    peer.locks().is_some_and(|locks| locks.lock(SQLITE_LOCK_SHARED) == SQLITE_OK)
+}
+
+fn is_same(peer: &Arc<dyn Peer>, own: &dyn Peer) -> bool {
+    ptr::addr_eq(Arc::as_ptr(peer), ptr::from_ref(own))
 }

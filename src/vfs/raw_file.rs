@@ -1,68 +1,74 @@
-//! The file of the VFS beneath, as the code above it sees it; and buffers for what goes to it and comes from it.
+//! The files of the default VFS, as the layers above see them; and buffers for what they hold.
 
-use std::ffi::c_int;
+use std::{ffi::c_int, fmt};
 
+use rusqlite::ffi::{SQLITE_CANTOPEN, SQLITE_IOERR};
 use zeroize::Zeroize;
 
-/// A file of the VFS beneath. Answers are SQLite's result codes.
+use crate::sys::read_buf::ReadBuf;
+
+/// A file of the default VFS. Calls return SQLite's result codes.
 pub(super) trait RawFile {
-    /// Fills `into` from `at` on. What lies beyond the end of the file reads as zeros, with
+    /// Fills `into` with the bytes at `at`. Bytes beyond the end of the file are zero; the result is then
     /// `SQLITE_IOERR_SHORT_READ`.
     fn read(&self, into: &mut [u8], at: u64) -> c_int;
+
+    /// Reads like [`read`](Self::read), into memory that may be uninitialized.
+    fn read_buf(&self, into: &mut ReadBuf<'_>, at: u64) -> c_int {
+        self.read(into.bytes(), at)
+    }
 
     fn write(&self, bytes: &[u8], at: u64) -> c_int;
 
     /// The length of the file.
     fn len(&self) -> Result<u64, c_int>;
 
-    /// Runs what moves the WAL away, with everybody else kept out of its database, if no other program has that open and no
-    /// connection that knows nothing of this. It is called in a write transaction. The answer of `run` says whether the other
-    /// connections of this process are to go on with the new file; that of this, whether `run` ran, and whether there are any.
-    fn alone(&self, _run: &mut dyn FnMut() -> bool) -> Exclusive {
-        Exclusive::No
+    fn truncate(&self, _len: u64) -> c_int {
+        SQLITE_IOERR
     }
 
-    /// Runs `run` while nobody begins the WAL of this database file anew, and tells it whether nobody writes to it either.
-    fn without_restarts(&self, run: &mut dyn FnMut(bool)) {
-        run(false);
+    /// Flushes the file. `flags` are those of `xSync`.
+    fn sync(&self, _flags: c_int) -> c_int {
+        SQLITE_IOERR
     }
 
-    /// Whether somebody else has this database file open, which this connection has no more than open.
-    fn has_company(&self) -> bool {
-        false
-    }
-
-    /// Goes on with a new file at the path of this one, which was moved away. If that fails, it goes on with this one.
-    fn begin_anew(&self) -> c_int {
-        rusqlite::ffi::SQLITE_CANTOPEN
+    /// Opens a new file at the path of this one, which was renamed, and continues with it. On failure it continues with the
+    /// renamed file.
+    fn reopen(&self) -> c_int {
+        SQLITE_CANTOPEN
     }
 }
 
-/// Whether a connection is the only one that has a database open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exclusive {
-    No,
-    Yes,
-    /// But for others of this process, which know of each other.
-    WithNeighbours,
+/// The locks of an open database file, which the default VFS takes.
+///
+/// The locks of the file are taken and released with the list of its [peers](super::peers) locked.
+pub(super) trait FileLocks: fmt::Debug + Send + Sync {
+    fn lock(&self, level: c_int) -> c_int;
+
+    fn unlock(&self, level: c_int) -> c_int;
+
+    /// Takes or releases one lock of the shared memory. `flags` are those of `xShmLock`.
+    fn shm_lock(&self, lock: u32, flags: c_int) -> c_int;
 }
 
-/// Locks in the shared memory, by their offsets (<https://www.sqlite.org/walformat.html>).
+/// Offsets of the locks in the shared memory (<https://www.sqlite.org/walformat.html#wal_locks>).
 pub(super) const WRITE_LOCK: u32 = 0;
 pub(super) const CHECKPOINT_LOCK: u32 = 1;
 pub(super) const FIRST_READ_LOCK: u32 = 3;
 
-/// A lock of the shared memory, taken or given back.
+/// A call of `xShmLock`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShmLock {
+    /// The first of the locks.
     pub(super) offset: u32,
+    /// Whether they are taken and not released.
     pub(super) take: bool,
     pub(super) shared: bool,
 }
 
-/// A buffer that begins where cache lines do, and is wiped when dropped.
+/// A buffer that is aligned to cache lines, and wiped when it is dropped.
 ///
-/// A large `Vec` begins 16 bytes into a page of memory, where copies take as much as 25 times as long on some processors.
+/// A large `Vec` starts 16 bytes into a page of memory. Copies to there take up to 25 times as long on some processors.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     memory: Vec<u8>,
@@ -72,7 +78,7 @@ pub(super) struct Buffer {
 impl Buffer {
     const ALIGN: usize = 64;
 
-    /// The buffer with a length of `len`; its contents are what they were, or zeros.
+    /// The first `len` bytes of the buffer. They keep their contents; new bytes are zero.
     pub(super) fn of(&mut self, len: usize) -> &mut [u8] {
         if self.memory.len() < len + Self::ALIGN {
             self.memory.zeroize();

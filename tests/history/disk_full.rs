@@ -225,8 +225,18 @@ fn failed_capture_step_fails_the_statement_that_needed_it() {
                     Ok(()) if contents(&connection) != was => known.record(&connection),
                     Ok(()) => {}
                 }
-                // Writes continue, on this connection or after the process has died.
-                let connection = if stops {
+                // Writes continue: on this connection, on a new one if a failed flush has latched it, or after the process has died.
+                let is_latched = |connection: &Connection| {
+                    let result = connection.execute_batch("PRAGMA user_version = 1");
+                    let message =
+                        result.map_err(|error| litefleet::Error::from_sqlite(connection, error).to_string());
+                    message
+                        .is_err_and(|message| message.starts_with("an earlier flush of the history failed"))
+                };
+                let connection = if !stops && is_latched(&connection) {
+                    drop(connection);
+                    plane.connect("orders", ConnectOptions::default()).unwrap()
+                } else if stops {
                     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
                     drop(connection);
                     plane.connect("orders", ConnectOptions::default()).unwrap()

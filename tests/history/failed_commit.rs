@@ -71,6 +71,8 @@ fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) 
     }
     // In that case the header of the new WAL is flushed first.
     flush.0.store(usize::from(is_first_log), SeqCst);
+    // Keeps the WAL open.
+    let other = (!ends).then(|| ledger.plane.connect("orders", options.clone()).unwrap());
     connection.execute_batch("INSERT INTO t VALUES ('failed'), (zeroblob(50000))").unwrap_err();
     assert_eq!(flush.0.load(SeqCst), NEVER);
     let state = ledger.states.last().unwrap().clone();
@@ -85,11 +87,11 @@ fn check(cipher: Option<Cipher>, is_first_log: bool, ends: bool, flush: &Flush) 
         assert_eq!(verified.findings, []);
     };
     assert_no_findings(&ledger);
-    if ends {
-        drop(connection);
-        assert_no_findings(&ledger);
-        connection = ledger.plane.connect("orders", options.clone()).unwrap();
-    }
+    // The failed flush has latched the connection.
+    drop(connection);
+    assert_no_findings(&ledger);
+    connection = other.unwrap_or_else(|| ledger.plane.connect("orders", options.clone()).unwrap());
+    assert_unchanged(contents(&connection));
     // Shorter than the failed commit, so frames of that remain after it.
     ledger.commit(&connection, "INSERT INTO t VALUES (2)");
     let found = forked(&ledger, "later");
@@ -141,8 +143,12 @@ fn stamp_of_failed_commit_is_not_used_for_a_later_commit() {
         let connection = ledger.plane.connect("orders", options.clone()).unwrap();
         ledger.commit(&connection, "CREATE TABLE t(a)");
         ledger.commit(&connection, "INSERT INTO t VALUES (1)");
+        // The failed flush latches its connection.
+        let other = ledger.plane.connect("orders", options.clone()).unwrap();
         flush.0.store(0, SeqCst);
         connection.execute_batch("INSERT INTO t VALUES ('failed')").unwrap_err();
+        drop(connection);
+        let connection = other;
         let state = ledger.states.last().unwrap().clone();
         let after = now();
         if by_foreign {

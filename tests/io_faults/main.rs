@@ -7,6 +7,7 @@ mod fault_vfs;
 mod io_errors;
 mod io_methods_version_1;
 mod killed;
+mod latch;
 mod locks;
 mod model;
 mod plaintext;

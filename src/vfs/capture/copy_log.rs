@@ -1,16 +1,16 @@
-//! Copies of a WAL that stays where it is, because another program has it open.
+//! Copies of a WAL that cannot be moved, because a foreign process has it open.
 //!
-//! When the last connection of this process closes while another program has the database open, the WAL stays. That program
-//! may close last: SQLite then moves the pages of the WAL into the database file and deletes it, and nothing of this crate is
-//! asked. So all that is committed is in the archive before this process leaves the WAL.
+//! When the last connection of this process closes while a foreign process has the database open, the WAL stays. That process may
+//! close last: its SQLite then checkpoints and deletes the WAL without this VFS. So all committed frames are copied into the archive
+//! before this process leaves the WAL.
 //!
-//! Only the frames that follow the last copy are copied, to the end of the segment. An end record is written when they are on
-//! the disk: so the segment is whole up to its newest end record, whatever the power takes, and what stands behind that may be
-//! torn and is written again. Committed frames stay as they are until the WAL is begun anew, which `beneath` prevents meanwhile.
+//! Only the frames behind the last copy are copied, to the end of the segment. An end record is written after they are flushed. So
+//! the segment is intact up to its newest end record after a power loss, and what is behind that is copied again. Committed frames
+//! do not change until the WAL restarts, which the caller prevents meanwhile.
 
 use std::{fs::File, path::Path};
 
-use super::{Capture, LastFrame, PoisonError};
+use super::{Capture, LiveWal};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -20,31 +20,31 @@ use crate::{
     wal::{self, Header, SeenFrames},
 };
 
-/// The bytes that are copied at a time.
+/// The number of bytes that are copied at a time.
 const STEP: usize = 1 << 20;
 
 /// Whether other processes may write to the same segment meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place<'a> {
-    /// No: the caller has the lock under which nobody else writes to the WAL.
+    /// No: the caller holds the write lock of the WAL.
     Exclusive,
-    /// They may write the same frames to the same places. A new copy gets this name first.
+    /// They may write equal frames to equal offsets. A new copy gets this name first.
     Shared(&'a str),
 }
 
 impl Capture {
     /// Copies what was committed to the WAL since the last copy into the archive.
     ///
-    /// Nobody may begin the WAL anew while this runs. An end record is written only if `is_alone`: if nobody else may write to
-    /// the WAL and its stamps.
-    pub(in crate::vfs) fn keep(&self, last_frame: &LastFrame<'_>, is_alone: bool) -> Result<()> {
+    /// The WAL must not restart meanwhile. An end record is written only if `is_exclusive`: if nobody else writes to the WAL and its
+    /// stamps.
+    pub(in crate::vfs) fn keep(&self, wal: &dyn LiveWal, is_exclusive: bool) -> Result<()> {
         if !self.is_in_place() {
             return Ok(());
         }
-        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.live.lock()? = None;
         let held = self.hold()?;
         let current = match history::current_stamps(&self.paths, &self.data) {
-            // The next writer begins a history anew behind what is damaged.
+            // The next writer begins a new history behind the damage.
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
             current => current?,
         };
@@ -55,7 +55,7 @@ impl Capture {
             return Ok(());
         }
         let Some((file, header)) = self.wal_of(&generation)? else { return Ok(()) };
-        let SeenFrames::UpTo(Some(frame)) = last_frame(generation.salts) else { return Ok(()) };
+        let SeenFrames::UpTo(Some(frame)) = wal.last_frame(generation.salts) else { return Ok(()) };
         if Some(frame) <= generation.first_frame {
             return Ok(());
         }
@@ -65,9 +65,9 @@ impl Capture {
         if copied == Some(end) && stamps.end().is_some() && Disk::exists(&segment)? {
             return Ok(());
         }
-        // Without random bytes two processes may take the same name: what is published is compared with the log.
+        // Without random bytes, two processes may choose equal names. The published copy is compared with the log.
         let beside = format!("segment-{:016x}.new", getrandom::u64().unwrap_or_default());
-        let place = if is_alone { Place::Exclusive } else { Place::Shared(&beside) };
+        let place = if is_exclusive { Place::Exclusive } else { Place::Shared(&beside) };
         let len = wal::len_up_to(end.frame, header.page_size());
         self.copy_log(&file, len, &generation, copied, place)?;
         let is_same = history::commit_at(&file, &self.wal, &header, frame)? == Some(end);
@@ -77,7 +77,7 @@ impl Capture {
         self.flush_later(segment);
         self.flush()?;
         drop(held);
-        if is_alone
+        if is_exclusive
             && let (_held, Some(mut live)) = self.open_own()?
             && *live.generation() == generation
         {
@@ -97,8 +97,9 @@ impl Capture {
         place: Place<'_>,
     ) -> Result<()> {
         let segment = self.paths.file(generation.number, ArchiveFile::Segment);
-        let cut =
-            || Error::naming(ErrorKind::Io, &self.wal, |log| format!("{log} was cut while it was copied"));
+        let cut = || {
+            Error::naming(ErrorKind::Io, &self.wal, |log| format!("{log} was truncated while it was copied"))
+        };
         if let Some(from) = self.copied_len(file, generation, copied, place)? {
             let copy = self.disk().open_to_write(&segment)?;
             let mut buffer = Vec::new();
@@ -111,7 +112,7 @@ impl Capture {
                 self.disk().write_at(&copy, &segment, &buffer, at)?;
                 at += buffer.len() as u64;
             }
-            // Behind a copy that was torn.
+            // A torn copy may be longer.
             if place == Place::Exclusive && Disk::len(&segment)?.is_some_and(|found| found > len.max(from)) {
                 self.disk().set_len(&copy, &segment, len.max(from))?;
             }
@@ -119,7 +120,7 @@ impl Capture {
         }
         let beside = match place {
             Place::Exclusive => "segment.new",
-            // Another process may have made it since, with an end record that must stay right.
+            // Another process may have created it since, with an end record that must stay valid.
             Place::Shared(_) if Disk::exists(&segment)? => return Err(in_use()),
             Place::Shared(beside) => beside,
         };
@@ -133,7 +134,7 @@ impl Capture {
             }
             match place {
                 Place::Exclusive => self.disk().rename(&beside, &segment),
-                // Nobody replaces it once it has its name, so all of it is on the disk before.
+                // It is never replaced once it has its name, so it is flushed before.
                 Place::Shared(_) => {
                     self.disk().sync_file(&copy, &beside)?;
                     self.disk().rename_new(&beside, &segment)
@@ -147,13 +148,13 @@ impl Capture {
         })
     }
 
-    /// The bytes of a WAL that its segment has; `None` if there is no such segment.
+    /// The number of bytes of a WAL that its segment has. `None` if there is no valid segment.
     ///
-    /// They are on the disk up to the end record `copied`. Without one a segment is replaced, unless others may write to it:
-    /// then its frames are read to find where they end.
+    /// They are flushed up to the end record `copied`. Without such a record a segment is replaced, unless others may write to it;
+    /// then its frames show where it ends.
     ///
-    /// Both must have the frame that the end record `copied` names: its checksum stands for all frames before it. A WAL that
-    /// lost its end with the power may have other frames there.
+    /// The WAL and the segment must both have the frame that `copied` names, whose checksum covers all frames before it. A WAL that
+    /// lost its end in a power loss may have other frames there.
     fn copied_len(
         &self,
         file: &File,

@@ -1,12 +1,12 @@
-//! What is on the disk before the WAL is.
+//! What must be on disk before the WAL is.
 
 use std::path::PathBuf;
 
-use super::{Capture, PoisonError, Relaxed};
+use super::{Capture, Relaxed};
 use crate::{disk::Disk, error::Result, layout::ArchiveFile, stamps::Generation};
 
 impl Capture {
-    /// What another connection may have begun a generation with.
+    /// Flushes with the WAL all files of a generation that another connection may have begun.
     pub(super) fn flush_all_later(&self, generation: &Generation) {
         for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
             self.flush_later(self.paths.file(generation.number, file));
@@ -14,40 +14,48 @@ impl Capture {
         self.flush_stamps_later(generation);
     }
 
-    /// The live stamps are those of this generation, and are flushed with the WAL.
+    /// Flushes the live stamps with the WAL. They are those of `generation`.
     pub(super) fn flush_stamps_later(&self, generation: &Generation) {
         self.flush_later(self.paths.live_stamps());
         self.made.store(generation.seed(), Relaxed);
     }
 
     pub(super) fn flush_later(&self, path: PathBuf) {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+        self.unsynced.lock_or_recover().push(path);
     }
 
+    /// Flushes files. A file that does not exist is left out. The connection latches if a flush fails.
     pub(super) fn flush_files(&self, paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
         for path in paths {
             if let Some(file) = Disk::open(&path)? {
-                self.disk().sync_file(&file, &path)?;
+                self.check_flush(self.disk().sync_file(&file, &path))?;
             }
         }
         Ok(())
     }
 
-    /// The WAL is about to be flushed: what it may be written over for is flushed first.
+    /// Runs before the WAL is flushed: flushes what must be on disk first.
     pub(in crate::vfs) fn flush(&self) -> Result<()> {
         self.flushes.store(true, Relaxed);
         self.flush_unsynced()
     }
 
     pub(super) fn flush_unsynced(&self) -> Result<()> {
-        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unsynced = self.unsynced.lock()?;
         if unsynced.is_empty() {
             return Ok(());
         }
         self.flush_files(unsynced.iter().cloned())?;
-        self.disk().sync_dir(self.paths.dir())?;
+        self.check_flush(self.disk().sync_dir(self.paths.dir()))?;
         self.flushed.store(self.made.load(Relaxed), Relaxed);
         unsynced.clear();
         Ok(())
+    }
+
+    fn check_flush(&self, flushed: Result<()>) -> Result<()> {
+        if let Err(error) = &flushed {
+            self.latch.flush_failed("the history", error.message());
+        }
+        flushed
     }
 }

@@ -1,16 +1,16 @@
-//! Capture: what makes every commit of a database a point in its history.
+//! Capture: makes every commit of a database a point in its history.
 //!
-//! The WAL is the log; nothing is written twice. What is added is a stamp for each commit, in memory that is shared with a
-//! file, and the keeping of each WAL before SQLite writes over it, cuts it off or deletes it. All of that happens while
-//! SQLite holds the lock under which nobody else writes to the WAL, so nothing here needs a lock of its own between
-//! processes.
+//! The WAL is the log, and nothing is written twice. Capture adds a stamp for each commit, in a file that is mapped into memory, and
+//! archives each WAL before SQLite overwrites, truncates or deletes it. SQLite holds the write lock meanwhile, so no other process
+//! writes to the WAL or its stamps.
 //!
-//! A stamp is written before the frame that commits. So no commit that was seen by anybody lacks its stamp, whatever kills
-//! the process; a stamp whose commit did not come about is told by what follows (see [`Stamps::commits_up_to`]).
+//! A stamp is written before its commit frame. So no visible commit lacks its stamp, whenever the process is killed. A stamp whose
+//! commit failed is recognized by the records that follow it (see [`Stamps::commits_up_to`]).
 
-pub(super) mod commits;
+mod commits;
 mod copy_log;
 mod flush;
+mod live_wal;
 mod recover;
 mod rotate;
 mod stamp_log;
@@ -18,12 +18,15 @@ mod stamp_log;
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
 };
 
-use super::raw_file::{Exclusive, RawFile};
+pub(super) use commits::Commits;
+pub(super) use live_wal::LiveWal;
+
+use super::{latch::Latch, limits::HistoryPolicy, peers::Exclusive, policy::History, raw_file::RawFile};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -31,74 +34,61 @@ use crate::{
     layout::{self, ArchiveFile, ArchivePaths},
     os_cache,
     stamps::{Commit, FileState, Generation, Lineage, LogEnd, Stamps},
+    sync::{Mutex, Rank},
     sys::isolated_fds,
-    time::{Clock, Timestamp},
+    time::Timestamp,
     units::{FrameNumber, GenerationNumber, Micros, PageCount, Salts, ShortChecksum},
-    wal::{Header, SeenFrames},
+    wal::Header,
 };
 use stamp_log::StampLog;
 
 /// The size of a new file of stamps: room for 124.
 const FILE_LEN: u64 = 4096;
 
-/// The most room that is made in a new WAL, in bytes: SQLite begins it anew at about 1000 frames.
+/// The maximum preallocation of a new WAL in bytes. SQLite restarts a WAL at about 1000 frames.
 const ROOM_MAX: u64 = 8 << 20;
 
-/// How many of the newest segments stay in memory, as far as the system likes: some 64 MB, from which the last minutes are
-/// restored. Every log takes memory for its file, which SQLite without a history takes once. What is not given back takes the
-/// place of what is read again, and where all is taken, a writer waits for room.
+/// The number of newest segments that stay in the page cache of the system: about 64 MB, from which the last minutes are restored.
+/// Older segments are dropped from it. They would displace pages that are read again, and make writers wait for memory.
 const IN_MEMORY: u64 = 16;
-
-/// Whose history is kept, and how.
-#[derive(Clone, Debug)]
-pub(crate) struct History {
-    pub(crate) disk: Disk,
-    pub(crate) clock: Clock,
-    /// The id of the database.
-    pub(crate) database: u128,
-    /// When it was created, in microseconds of UTC: no commit is stamped before that.
-    pub(crate) born_at: i64,
-}
 
 /// One connection's part in capturing one database.
 #[derive(Debug)]
 pub(super) struct Capture {
     history: History,
     data: PathBuf,
-    /// The file that is open, which may be at that path no longer.
+    /// The open database file. Another file may be at its path by now.
     inode: Option<(u64, u64)>,
     wal: PathBuf,
     paths: ArchivePaths,
     live: Mutex<Option<StampLog>>,
-    /// The instant of the last commit that was stamped here.
+    /// The instant of the last stamp of this connection.
     stamped_at: AtomicI64,
-    /// The version of the rules that were seen last.
+    /// The version of the policy that was applied last.
     version: AtomicU64,
-    /// Whether the history was never off.
+    /// Whether the history was never turned off.
     since_birth: AtomicBool,
-    /// What must be on the disk before the WAL is flushed again.
+    /// The files that must be flushed before the WAL is.
     unsynced: Mutex<Vec<PathBuf>>,
-    /// The check of the header of the stamps that were made here last, and of those that were flushed here last.
+    latch: Arc<Latch>,
+    /// The [seed](Generation::seed) of the generation that this connection began last, and of the one that it flushed last.
     made: AtomicU64,
     flushed: AtomicU64,
     /// Whether this connection has flushed a WAL.
     flushes: AtomicBool,
 }
 
-/// A frame that commits.
+/// A commit frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) number: FrameNumber,
-    /// The pages that the commit leaves.
+    /// The size of the database in pages after the commit.
     pub(super) pages: PageCount,
     /// The size of a page in bytes.
     pub(super) page_size: u32,
-    /// The checksum of its page, as it is stored; `None` while it is not known.
+    /// The checksum of its stored page. `None` if that is zero.
     pub(super) checksum: Option<ShortChecksum>,
 }
-
-/// Finds the last committed frame of the WAL with these salts.
-type LastFrame<'a> = dyn Fn(Salts) -> SeenFrames + 'a;
 
 /// The part of a new generation's header that depends on the generation before it.
 struct Successor {
@@ -109,45 +99,46 @@ struct Successor {
 
 /// How a WAL ends.
 enum End<'a> {
-    /// Another one is begun over it. It is moved away where nobody else is at it, and that is said.
-    Begun(&'a dyn RawFile, &'a mut Exclusive),
-    /// It is cut off.
-    Cut,
-    /// The last connection that had it open closes, and deletes it.
+    /// SQLite restarts it. It is moved into the archive if no foreign process has it open, which `moved` then says.
+    Restarted { raw: &'a dyn RawFile, moved: &'a mut Exclusive },
+    /// SQLite truncates it.
+    Truncated,
+    /// The last connection closes, and SQLite deletes it.
     Deleted,
 }
 
-/// What became of the generation before.
+/// How the previous generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Was {
-    /// Its segment is in the archive, and the database file is what it ended with.
+    /// Its segment is in the archive, and the database file is at its last commit.
     Kept,
-    /// Nobody ever committed in it.
+    /// It has no commit.
     Unused,
-    /// Its end is not known.
+    /// Its end is unknown.
     Unstamped,
 }
 
 impl Capture {
-    pub(super) fn new(history: History, data: &Path, inode: Option<(u64, u64)>) -> Self {
+    pub(super) fn new(history: History, data: &Path, inode: Option<(u64, u64)>, latch: Arc<Latch>) -> Self {
         Self {
             history,
             data: data.to_owned(),
             inode,
             wal: layout::beside(data, "-wal"),
             paths: ArchivePaths::of(data),
-            live: Mutex::default(),
+            live: Mutex::new(Rank::Capture, None),
             stamped_at: AtomicI64::new(i64::MIN),
             version: AtomicU64::new(0),
             since_birth: AtomicBool::new(false),
-            unsynced: Mutex::default(),
+            unsynced: Mutex::new(Rank::Unsynced, Vec::new()),
+            latch,
             made: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             flushes: AtomicBool::new(false),
         }
     }
 
-    /// The instant of the last commit of this connection, if it made one.
+    /// The instant of the last commit of this connection. `None` if it has made none.
     pub(super) fn stamped_at(&self) -> Option<i64> {
         Some(self.stamped_at.load(Relaxed)).filter(|at| *at != i64::MIN)
     }
@@ -156,8 +147,8 @@ impl Capture {
         &self.history.disk
     }
 
-    /// Whether the database is where it was opened. Where it was destroyed under a transaction, another one of its name may
-    /// be there, whose history this is not.
+    /// Whether the open database file is still at its path. If the database was destroyed during a transaction, another one may be
+    /// there, with another history.
     fn is_in_place(&self) -> bool {
         Disk::is_at(&self.data, self.inode)
     }
@@ -170,20 +161,18 @@ impl Capture {
         Err(Error::new(ErrorKind::Destroyed, message))
     }
 
-    /// Takes the rules as they are now. With new ones what was known is looked at anew: in between the history may have
-    /// been off, and what was there may be pruned.
-    pub(super) fn obey(&self, version: u64, since_birth: bool) {
-        if self.version.load(Relaxed) != version {
-            self.version.store(version, Relaxed);
-            self.since_birth.store(since_birth, Relaxed);
-            *self.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Applies the current policy. After a change the stamps are read again: in between, the history may have been turned off and
+    /// pruned.
+    pub(super) fn obey(&self, policy: HistoryPolicy) {
+        if self.version.swap(policy.version, Relaxed) != policy.version {
+            self.since_birth.store(policy.since_birth, Relaxed);
+            *self.live.lock_or_clear() = None;
         }
     }
 
-    /// Stamps a commit that is about to be written: to a WAL with these salts, behind a commit that ended with the frame
-    /// `before`.
+    /// Stamps a commit that is about to be written to the WAL with these salts. `before` is the last frame of the previous commit.
     pub(super) fn stamp(&self, salts: Salts, frame: &Frame, before: Option<FrameNumber>) -> Result<()> {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.live.lock()?;
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
         if !known {
             self.check_place()?;
@@ -207,18 +196,18 @@ impl Capture {
         Ok(())
     }
 
-    /// A WAL with this header is about to be begun, over the one that is there. Says whether that was moved away, so that
-    /// there is a new file now.
+    /// Runs before a WAL with this header replaces the one with the header `old`. Returns whether the old WAL was moved away, so
+    /// that a new file is open.
     pub(super) fn begin(
         &self,
         header: &Header,
         old: Option<&Header>,
-        beneath: &impl RawFile,
-        last_frame: &LastFrame<'_>,
+        raw: &dyn RawFile,
+        wal: &dyn LiveWal,
     ) -> Result<bool> {
         self.check_place()?;
         self.make_dir()?;
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.live.lock()?;
         *live = None;
         let old_salts = old.map(Header::salts);
         let (_held, before) = self.open()?;
@@ -229,7 +218,7 @@ impl Capture {
                 let was = if self.is_pruned(before.generation())? {
                     Was::Unstamped
                 } else if old_salts == Some(before.generation().salts) {
-                    let kept = self.archive(&mut before, End::Begun(beneath, &mut moved), last_frame)?;
+                    let kept = self.archive(&mut before, End::Restarted { raw, moved: &mut moved }, wal)?;
                     self.forget_behind(before.generation().number);
                     if kept || self.was_kept(&mut before)? { Was::Kept } else { Was::Unused }
                 } else {
@@ -250,14 +239,14 @@ impl Capture {
             }
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), None)?);
-        // Its first flush may be another connection's, which knows nothing of what was made here.
-        if moved == Exclusive::WithNeighbours && self.flushes.load(Relaxed) {
+        // A peer may be the first to flush the new WAL, and does not know what must be flushed before.
+        if moved == Exclusive::WithPeers && self.flushes.load(Relaxed) {
             self.flush()?;
         }
         Ok(moved != Exclusive::No)
     }
 
-    /// Lets go of the memory of the segment that is so old now that hardly anybody asks for it.
+    /// Drops the segment that is no longer among the newest from the page cache of the system.
     fn forget_behind(&self, number: GenerationNumber) {
         if let Some(old) = number.get().checked_sub(IN_MEMORY).map(GenerationNumber::new)
             && let Ok(Some(file)) = Disk::open(&self.paths.file(old, ArchiveFile::Segment))
@@ -266,8 +255,8 @@ impl Capture {
         }
     }
 
-    /// Whether this header was written before, for a transaction that was rolled back. Other connections have the stamps of
-    /// that generation open, and would go on to stamp there if new ones took their place: they tell them by the salts.
+    /// Whether this header was written before, for a transaction that was rolled back. Its stamps must then be kept: other
+    /// connections have them open, recognize them by the salts, and would append to a file that was replaced.
     fn is_begun_again(&self, before: &StampLog, header: &Header) -> Result<bool> {
         let generation = before.generation();
         let is_same = (generation.salts, generation.page_size, generation.first_frame)
@@ -275,15 +264,15 @@ impl Capture {
         Ok(is_same && self.is_as(&before.stamps()?, Some(generation.data))?)
     }
 
-    /// Whether a generation of which the WAL has a header alone has ended all the same: the power may have taken the header
-    /// of the one that was begun over it.
+    /// Whether a generation has ended although the WAL has its header and no frame: a power loss may have undone the header of the
+    /// next generation.
     fn was_kept(&self, before: &mut StampLog) -> Result<bool> {
         self.recover_end(before)?;
         let stamps = before.stamps()?;
         Ok(stamps.end().is_some() && self.is_at_rest(&stamps)?)
     }
 
-    /// How a generation follows `before`: it goes on from that, or takes its place, or begins anew.
+    /// How the next generation follows `before`: continues it, replaces it, or begins a history behind a gap.
     fn follow(&self, before: &mut StampLog, was: Was) -> Result<Successor> {
         if was == Was::Unstamped {
             self.note_lost_log(before)?;
@@ -294,7 +283,7 @@ impl Capture {
             let Generation { number, lineage, not_before, .. } = generation;
             return Ok(Successor { number, lineage, not_before });
         }
-        // Another connection made them, and perhaps never flushed anything. Without their header nothing leads beyond them.
+        // Another connection began the generation and may not have flushed it. Without its header the chain ends here.
         if self.flushed.load(Relaxed) != generation.seed() {
             let begun =
                 [ArchiveFile::Snapshot, ArchiveFile::Sum].map(|of| self.paths.file(generation.number, of));
@@ -312,7 +301,7 @@ impl Capture {
         Ok(Successor { number: generation.number.next(), lineage, not_before: stamps.last_instant() })
     }
 
-    /// A history that begins in the middle of a WAL, which somebody else began.
+    /// Begins a history in the middle of a WAL that a foreign process has begun.
     fn begin_within(
         &self,
         salts: Salts,
@@ -325,16 +314,16 @@ impl Capture {
             None => self.begins(true)?,
             Some(mut before) => self.follow(&mut before, Was::Unstamped)?,
         };
-        // The snapshot holds the frames that are there, and must not outlive them.
+        // The snapshot contains the frames of the WAL, and must not reach the disk without them.
         self.flush_files([self.wal.clone()])?;
         let live = self.create(&follows, salts, page_size, first_frame)?;
-        // No header is written, and so none is flushed before the first frame: that might be there after a power loss, and
-        // the snapshot not.
+        // No header is written that SQLite would flush before the first frame. After a power loss the frame could exist without the
+        // snapshot.
         self.flush_unsynced()?;
         Ok(live)
     }
 
-    /// Makes the stamps of a new generation, and a snapshot before them if the history begins there.
+    /// Creates the stamps of a new generation, after a snapshot if a history begins there.
     fn create(
         &self,
         follows: &Successor,
@@ -359,7 +348,7 @@ impl Capture {
         if generation.begins() {
             self.take_snapshot(&generation)?;
         }
-        // What is only wanted stops nobody, be the disk full.
+        // A failed snapshot that was only requested is no error, for example on a full disk.
         let is_taken = self.is_snapshot_wanted(&generation)? && self.take_snapshot(&generation).is_ok();
         let beside = self.paths.dir().join("live.new");
         self.disk().remove(&beside)?;
@@ -367,7 +356,7 @@ impl Capture {
         self.disk().allocate(&file, &beside, FILE_LEN)?;
         self.disk().write_at(&file, &beside, &crate::stamps::bytes(&generation.encode()), 0)?;
         self.disk().rename(&beside, &self.paths.live_stamps())?;
-        // In this order: without both the history would count as lost.
+        // In this order: without either file the history would count as lost.
         self.disk().remove(&layout::unwritten(&self.data))?;
         if is_taken {
             self.disk().remove(&self.paths.snapshot_request())?;
@@ -376,8 +365,8 @@ impl Capture {
         StampLog::map(&generation, &file, &self.paths.live_stamps())
     }
 
-    /// Whether maintenance asked for a snapshot before a generation, or one was taken before the same generation was begun
-    /// in vain. The database file is what the generation before ended with.
+    /// Whether maintenance has requested a snapshot, or a snapshot was taken before this generation was begun and rolled back. The
+    /// database file must be at the end of the previous generation.
     fn is_snapshot_wanted(&self, generation: &Generation) -> Result<bool> {
         let Some(end) = generation.lineage.end_before() else { return Ok(false) };
         let of_this = self.paths.file(generation.number, ArchiveFile::Sum);
@@ -399,9 +388,9 @@ impl Capture {
         Ok(())
     }
 
-    /// The WAL is about to be cut to a length.
-    pub(super) fn cut(&self, to: u64, last_frame: &LastFrame<'_>) -> Result<()> {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Runs before the WAL is truncated to a length.
+    pub(super) fn cut(&self, to: u64, wal: &dyn LiveWal) -> Result<()> {
+        let mut live = self.live.lock()?;
         *live = None;
         if !self.is_in_place() {
             return Ok(());
@@ -411,19 +400,19 @@ impl Capture {
         if self.is_pruned(newest.generation())? {
             return Ok(());
         }
-        let end = self.end_of(&newest, last_frame)?;
+        let end = self.end_of(&newest, wal)?;
         if end.is_none() && to == 0 {
-            return self.void(&mut newest, last_frame);
+            return self.void(&mut newest, wal);
         }
-        if end.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, End::Cut, last_frame)? {
+        if end.is_some_and(|(_, len, _)| to < len) && self.archive(&mut newest, End::Truncated, wal)? {
             self.rest(&mut newest)?;
         }
         Ok(())
     }
 
-    /// The WAL is about to be deleted. Says whether it was moved into the archive instead.
-    pub(super) fn end(&self, last_frame: &LastFrame<'_>) -> Result<bool> {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Runs before the WAL is deleted. Returns whether it was moved into the archive instead.
+    pub(super) fn end(&self, wal: &dyn LiveWal) -> Result<bool> {
+        let mut live = self.live.lock()?;
         *live = None;
         self.check_place()?;
         let (_held, newest) = self.open_own()?;
@@ -431,21 +420,20 @@ impl Capture {
         if self.is_pruned(newest.generation())? {
             return Ok(false);
         }
-        let kept = self.archive(&mut newest, End::Deleted, last_frame)?;
+        let kept = self.archive(&mut newest, End::Deleted, wal)?;
         if !kept {
-            self.void(&mut newest, last_frame)?;
+            self.void(&mut newest, wal)?;
         }
         Ok(kept)
     }
 
-    /// Whether the database file is what it was when its last WAL ended.
+    /// Whether the database file is unchanged since its last WAL ended.
     fn is_at_rest(&self, stamps: &Stamps) -> Result<bool> {
         self.is_as(stamps, stamps.checkpointed())
     }
 
-    /// Whether the database file is what a generation ended with, after which it was in this state. Where that cannot be
-    /// told from its length and time (they change when a fleet is copied elsewhere, and when a log is checkpointed once
-    /// more after a crash), its pages are compared.
+    /// Whether the database file is at the end of a generation, after which it had this state. If its length or time differ, its
+    /// pages are compared: a copy of a fleet changes the time, and so does a checkpoint that is repeated after a crash.
     fn is_as(&self, stamps: &Stamps, state: Option<FileState>) -> Result<bool> {
         if state.is_some() && history::state_of(&self.data)? == state {
             return Ok(true);
@@ -453,13 +441,13 @@ impl Capture {
         let database = self.history.database;
         let birth = Birth { database, at: Timestamp::from_micros(0)?, is_kept_since: false };
         match Origin::local(Some(self.disk()), &self.data, birth).read() {
-            // What is damaged cannot be gone on from.
+            // A damaged history is not continued.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
             timeline => history::is_at_end(&timeline?, stamps),
         }
     }
 
-    /// Makes the directory of the archive, if there is none.
+    /// Creates the directory of the archive, if there is none.
     fn make_dir(&self) -> Result<()> {
         if self.disk().make_dir_like(self.paths.dir(), &self.data)?
             && let Some(dir) = self.data.parent()

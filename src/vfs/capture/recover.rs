@@ -1,4 +1,4 @@
-//! Which stamps are the newest, whatever a crash, a power loss or damage has left of them.
+//! Finds the newest stamps after a crash, a power loss or damage.
 
 use super::{Capture, Relaxed, StampLog, Successor};
 use crate::{
@@ -14,14 +14,14 @@ use crate::{
 enum Newest {
     None,
     Own(StampLog),
-    /// They carry the id of another database.
+    /// They belong to another database.
     Foreign,
 }
 
 impl Capture {
-    /// Keeps the history from being pruned, and returns the newest stamps; `None` if there are none.
+    /// Locks the history against pruning, and returns the newest stamps. `None` if there are none.
     ///
-    /// The archive of another database is put aside first: this database's history then begins anew.
+    /// The archive of another database is set aside first, so that a new history begins.
     pub(super) fn open(&self) -> Result<(Option<DirLock>, Option<StampLog>)> {
         loop {
             let held = self.hold()?;
@@ -38,8 +38,8 @@ impl Capture {
         }
     }
 
-    /// Keeps the history from being pruned, and returns the newest stamps of this database without changing what belongs to
-    /// another one; `None` if there are none.
+    /// Locks the history against pruning, and returns the newest stamps of this database. `None` if there are none. An archive of
+    /// another database is not changed.
     pub(super) fn open_own(&self) -> Result<(Option<DirLock>, Option<StampLog>)> {
         let held = self.hold()?;
         let newest = self.newest_stamps()?;
@@ -53,7 +53,7 @@ impl Capture {
             if stamps.generation.database != self.history.database {
                 return Ok(Newest::Foreign);
             }
-            // A crash between two renames leaves the newest stamps under their number. They get their place back.
+            // A crash between two renames leaves the newest stamps under their number. They become the live stamps again.
             self.disk().rename(&self.paths.file(newest, ArchiveFile::Stamps), &path)?;
         }
         let current = match history::current_stamps(&self.paths, &self.data) {
@@ -64,7 +64,7 @@ impl Capture {
             Ok(Some(current)) if current.stamps.generation.database != self.history.database => {
                 return Ok(Newest::Foreign);
             }
-            // Older ones took the place of the newest.
+            // Older stamps have replaced the newest.
             Ok(Some(CurrentStamps { stamps, newer_are_void: false }))
                 if Disk::exists(&self.paths.file(stamps.generation.number, ArchiveFile::Stamps))? =>
             {
@@ -82,11 +82,10 @@ impl Capture {
         StampLog::map(&stamps.generation, &file, &path).map(Newest::Own)
     }
 
-    /// Puts what belongs to another database out of the way of this database's history, and removes none of it.
+    /// Sets aside the archive of another database, and removes nothing of it.
     ///
-    /// The whole directory is renamed, since it is perhaps the only copy of that history. If the archive holds stamps of this
-    /// database too, the live stamps alone are foreign: these get the next number, as damaged ones do. Returns whether the
-    /// directory was renamed.
+    /// The whole directory is renamed: it may be the only copy of that history. If the archive holds stamps of this database too,
+    /// only the live stamps are foreign; they get the next number, as damaged ones do. Returns whether the directory was renamed.
     fn set_foreign_aside(&self) -> Result<bool> {
         let is_own = |sequence: GenerationNumber| {
             let stamps = history::read_stamps(&self.paths.file(sequence, ArchiveFile::Stamps));
@@ -106,7 +105,7 @@ impl Capture {
         self.make_dir().map(|()| true)
     }
 
-    /// The newest stamps that have a number; `None` if there are none or they are damaged, which they stay.
+    /// The newest numbered stamps. `None` if there are none or they are damaged.
     fn newest_numbered(&self) -> Result<Option<(GenerationNumber, Stamps)>> {
         if !Disk::exists(self.paths.dir())? {
             return Ok(None);
@@ -118,32 +117,32 @@ impl Capture {
         }
     }
 
-    /// Damage to the past is no reason to write nothing any more: what is damaged gets the number that it would have got, by
-    /// which it is found to be damaged, and a history begins behind it.
+    /// Gives damaged live stamps the next number, under which they are reported. A new history begins behind them, so that damage
+    /// does not prevent writes.
     fn set_aside(&self) -> Result<()> {
         let number = self.next_number()?;
         self.disk().rename(&self.paths.live_stamps(), &self.paths.file(number, ArchiveFile::Stamps))
     }
 
-    /// The newest generation whose stamps have its number.
+    /// The newest generation with numbered stamps.
     fn newest(&self) -> Result<Option<GenerationNumber>> {
         Ok(self.numbered()?.into_iter().max())
     }
 
-    /// The generations whose stamps have their number.
+    /// The generations with numbered stamps.
     fn numbered(&self) -> Result<Vec<GenerationNumber>> {
         let names = Disk::list(self.paths.dir())?;
         let files = names.iter().filter_map(|name| ArchivePaths::parse(name));
         Ok(files.filter(|(_, file)| *file == ArchiveFile::Stamps).map(|(sequence, _)| sequence).collect())
     }
 
-    /// The number of a generation that goes on from none that is there.
+    /// The number of a generation that begins a history.
     fn next_number(&self) -> Result<GenerationNumber> {
         let retained = self.retained()?.map_or(GenerationNumber::FIRST, |retained| retained.from);
         Ok(self.newest()?.map_or(GenerationNumber::FIRST, GenerationNumber::next).max(retained))
     }
 
-    /// What the history retains. What is damaged keeps nobody from writing.
+    /// The retention mark of the history. `None` if there is none or it is damaged, which does not prevent writes.
     fn retained(&self) -> Result<Option<RetentionMark>> {
         match RetentionMark::read(&self.paths, self.history.database) {
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
@@ -151,17 +150,17 @@ impl Capture {
         }
     }
 
-    /// Whether a generation is pruned: its history does not go on.
+    /// Whether a generation is pruned, so that the history cannot continue from it.
     pub(super) fn is_pruned(&self, generation: &Generation) -> Result<bool> {
         Ok(self.retained()?.is_some_and(|retained| generation.number < retained.from))
     }
 
-    /// Keeps the history from being pruned while it is added to.
+    /// Locks the history against pruning.
     pub(super) fn hold(&self) -> Result<Option<DirLock>> {
         Disk::share_dir(self.paths.dir())
     }
 
-    /// How a history begins where no stamps are current: for the first time, or behind what is damaged.
+    /// How a history begins if there are no live stamps: for the first time, or behind damage.
     pub(super) fn begins(&self, after_gap: bool) -> Result<Successor> {
         let newest = self.newest()?;
         let mut not_before = Micros::new(self.history.born_at);

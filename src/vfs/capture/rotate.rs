@@ -1,22 +1,22 @@
-//! How a WAL ends, and what is kept of it.
+//! The end of a WAL: finds its last commit, and archives it as a segment.
 
 use std::{fs::File, path::Path};
 
 use rusqlite::ffi::SQLITE_OK;
 
-use super::{Capture, End, LastFrame, ROOM_MAX, Relaxed, StampLog, copy_log::Place};
+use super::{Capture, End, LiveWal, ROOM_MAX, Relaxed, StampLog, copy_log::Place};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     history::{self, Log},
     layout::ArchiveFile,
     stamps::{Commit, CommitRecord, Generation, LogEnd, Record},
-    vfs::raw_file::{Exclusive, RawFile},
+    vfs::{peers::Exclusive, raw_file::RawFile},
     wal::{self, Header, SeenFrames},
 };
 
 impl Capture {
-    /// The WAL, if it is that of a generation.
+    /// The WAL and its header. `None` if it does not belong to the generation.
     pub(super) fn wal_of(&self, generation: &Generation) -> Result<Option<(File, Header)>> {
         if Disk::len(&self.wal)?.is_none() {
             return Ok(None);
@@ -28,15 +28,11 @@ impl Capture {
         Ok(header.map(|header| (file, header)))
     }
 
-    /// The WAL, if it is that of a generation and has commits: how it ends.
-    pub(super) fn end_of(
-        &self,
-        live: &StampLog,
-        last_frame: &LastFrame<'_>,
-    ) -> Result<Option<(File, u64, Record)>> {
+    /// The WAL, its committed length and its end record. `None` if it does not belong to the generation or has no commit.
+    pub(super) fn end_of(&self, live: &StampLog, wal: &dyn LiveWal) -> Result<Option<(File, u64, Record)>> {
         let Some((file, header)) = self.wal_of(live.generation())? else { return Ok(None) };
         let len = |end: &LogEnd| wal::len_up_to(end.frame, header.page_size());
-        if let SeenFrames::UpTo(frame) = last_frame(live.generation().salts) {
+        if let SeenFrames::UpTo(frame) = wal.last_frame(live.generation().salts) {
             // No commit behind it is visible.
             let Some(frame) = frame else { return Ok(None) };
             let end = history::commit_at(&file, &self.wal, &header, frame)?;
@@ -48,29 +44,24 @@ impl Capture {
         {
             return Ok(Some((file, len(&end), Record::End(end))));
         }
-        // Behind the last stamp stands a transaction that was rolled back, or a commit of somebody else's.
+        // Behind the last stamp is a transaction that was rolled back, or a commit of a foreign process.
         let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
             return Ok(None);
         };
         Ok(Some((file, log.len(), Record::End(log.end()))))
     }
 
-    /// Keeps the WAL of a generation as a segment, and says whether there was anything to keep.
+    /// Archives the WAL of a generation as a segment. Returns whether the WAL had a commit.
     ///
-    /// It is moved where no other connection has it open, and copied otherwise: a program that knows nothing of this would
-    /// go on writing to the file that it has open.
+    /// The WAL is moved if no foreign process has it open, and copied otherwise: a foreign process would continue to write to the
+    /// moved file.
     ///
-    /// The end record is written when the segment is in its place: a process that is killed in between leaves a log whose
-    /// end its frames tell, and never an end record without a segment.
-    pub(super) fn archive(
-        &self,
-        live: &mut StampLog,
-        how: End<'_>,
-        last_frame: &LastFrame<'_>,
-    ) -> Result<bool> {
-        let Some((file, len, end)) = self.end_of(live, last_frame)? else { return Ok(false) };
+    /// The end record is written after the segment has its name. A process that is killed in between leaves a segment whose frames
+    /// show its end, and never an end record without a segment.
+    pub(super) fn archive(&self, live: &mut StampLog, how: End<'_>, wal: &dyn LiveWal) -> Result<bool> {
+        let Some((file, len, end)) = self.end_of(live, wal)? else { return Ok(false) };
         let segment = self.paths.file(live.generation().number, ArchiveFile::Segment);
-        let is_cut = matches!(how, End::Cut);
+        let is_truncated = matches!(how, End::Truncated);
         match how {
             End::Deleted => {
                 self.cut_off_rest(&file, len)?;
@@ -79,34 +70,33 @@ impl Capture {
                 self.rest(live)?;
                 return Ok(true);
             }
-            End::Begun(beneath, moved) => {
+            End::Restarted { raw, moved } => {
                 let mut done = Ok(());
-                let alone = beneath.alone(&mut || {
-                    done = self.move_away((&file, len), &segment, beneath);
+                *moved = wal.exclusively(&mut || {
+                    done = self.move_away(&file, len, &segment, raw);
                     done.is_ok()
                 });
                 done?;
-                *moved = alone;
-                if alone != Exclusive::No {
+                if *moved != Exclusive::No {
                     self.append_end(live, end)?;
-                    make_room(len, beneath);
+                    preallocate(len, raw);
                     return Ok(true);
                 }
             }
-            End::Cut => {}
+            End::Truncated => {}
         }
         self.copy_log(&file, len, live.generation(), live.stamps()?.last_end(), Place::Exclusive)?;
         self.flush_later(segment);
-        // What is written over stands nowhere else. Who never flushes anything does not wait for this either; but no flush
-        // comes between this and a cut, which may be the first that a connection does.
-        if is_cut || self.flushes.load(Relaxed) {
+        // The WAL is the only other copy. A connection that flushes nothing (`synchronous=OFF`) does not flush the segment either. No
+        // flush precedes a truncation, which may be the first call of a connection.
+        if is_truncated || self.flushes.load(Relaxed) {
             self.flush()?;
         }
         self.append_end(live, end)?;
         Ok(true)
     }
 
-    /// Appends an end record, unless it is there: twice, it would say that the log is lost.
+    /// Appends an end record, unless it is the last record: a repeated end record marks a lost log.
     fn append_end(&self, live: &mut StampLog, end: Record) -> Result<()> {
         if live.stamps()?.end().map(Record::End) == Some(end) {
             return Ok(());
@@ -118,10 +108,10 @@ impl Capture {
         live.append(self.disk(), &self.paths.live_stamps(), record)
     }
 
-    /// Notes of a WAL that goes, and of which nobody has seen a commit, that the stamps of it tell of none.
-    pub(super) fn void(&self, live: &mut StampLog, last_frame: &LastFrame<'_>) -> Result<()> {
+    /// Marks a discarded WAL without visible commits so that its stamps are ignored.
+    pub(super) fn void(&self, live: &mut StampLog, wal: &dyn LiveWal) -> Result<()> {
         if self.wal_of(live.generation())?.is_some()
-            && last_frame(live.generation().salts) == SeenFrames::UpTo(None)
+            && wal.last_frame(live.generation().salts) == SeenFrames::UpTo(None)
             && !live.stamps()?.commits().is_empty()
         {
             self.append(live, Record::End(LogEnd::EMPTY))?;
@@ -129,8 +119,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Notes how an archived log ended if its stamps do not say it: the process was killed before it wrote that, or the power
-    /// took it.
+    /// Appends the missing end record of an archived log. The process was killed before it wrote the record, or a power loss undid
+    /// it.
     pub(super) fn recover_end(&self, live: &mut StampLog) -> Result<()> {
         let generation = *live.generation();
         let segment = self.paths.file(generation.number, ArchiveFile::Segment);
@@ -147,8 +137,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Notes that the log of a generation is not there, though its end record says that it was kept, by writing that record
-    /// again: the power took the move of the log into the archive, and another program has deleted it since.
+    /// Marks a log as lost whose end record exists and whose segment does not, by repeating the end record. A power loss undid the
+    /// move of the log into the archive, and a foreign process has deleted it since.
     pub(super) fn note_lost_log(&self, live: &mut StampLog) -> Result<()> {
         let sequence = live.generation().number;
         let is_there = |file| Disk::exists(&self.paths.file(sequence, file));
@@ -161,7 +151,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Cuts off what stands behind the last commit of a WAL that ends: what was rolled back, or the room that was made.
+    /// Removes what is behind the last commit of a WAL: rolled back frames, or preallocated zeros.
     fn cut_off_rest(&self, file: &File, len: u64) -> Result<()> {
         if Disk::len(&self.wal)?.is_some_and(|found| found > len) {
             self.disk().set_len(file, &self.wal, len)?;
@@ -169,11 +159,11 @@ impl Capture {
         Ok(())
     }
 
-    /// Moves the WAL, of which so many bytes are committed, into the archive, and begins a new file in its place.
-    fn move_away(&self, (file, len): (&File, u64), segment: &Path, beneath: &dyn RawFile) -> Result<()> {
+    /// Moves the WAL, of which `len` bytes are committed, into the archive, and opens a new file in its place.
+    fn move_away(&self, file: &File, len: u64, segment: &Path, raw: &dyn RawFile) -> Result<()> {
         self.cut_off_rest(file, len)?;
         self.disk().rename(&self.wal, segment)?;
-        let code = beneath.begin_anew();
+        let code = raw.reopen();
         if code == SQLITE_OK {
             return Ok(());
         }
@@ -181,11 +171,11 @@ impl Capture {
         let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
         let is_full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
         let kind = if is_full { ErrorKind::DiskFull } else { ErrorKind::Io };
-        let failed = Error::naming(kind, &self.wal, |wal| format!("beginning {wal} anew: {error}"));
+        let failed = Error::naming(kind, &self.wal, |wal| format!("creating {wal}: {error}"));
         Err(failed.caused_by(error))
     }
 
-    /// Notes how the database file is, in which the whole WAL stands by now.
+    /// Records the state of the database file, into which the whole WAL was checkpointed.
     pub(super) fn rest(&self, live: &mut StampLog) -> Result<()> {
         match history::state_of(&self.data)? {
             Some(data) => self.append(live, Record::Checkpointed(data)),
@@ -194,15 +184,15 @@ impl Capture {
     }
 }
 
-/// Makes room in a new WAL for as much as the one before it had, so that commits write over what is there, as they do in a
-/// WAL that is used again: that takes less time than to make a file longer.
-fn make_room(len: u64, beneath: &dyn RawFile) {
+/// Preallocates a new WAL of about the length of the previous one. Commits then overwrite zeros, which takes less time than extending
+/// a file.
+fn preallocate(len: u64, raw: &dyn RawFile) {
     let zeros = vec![0; 64 << 10];
-    // A little less, so that it need not be cut off again if the next log is a little shorter.
+    // Slightly less, so that a slightly shorter log need not be truncated.
     let room = (len - len / 16).min(ROOM_MAX);
     for at in (0..room).step_by(zeros.len()) {
         let count = usize::try_from(room - at).unwrap_or(usize::MAX).min(zeros.len());
-        if beneath.write(&zeros[..count], at) != SQLITE_OK {
+        if raw.write(&zeros[..count], at) != SQLITE_OK {
             break;
         }
     }

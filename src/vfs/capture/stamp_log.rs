@@ -1,4 +1,4 @@
-//! The stamps of the generation that the WAL is in: a file in shared memory, to which every connection appends.
+//! The stamps of the current generation: a mapped file, to which every connection appends.
 
 use std::{
     fs::File,
@@ -19,32 +19,32 @@ use crate::{
     units::Micros,
 };
 
-/// Who appends holds the lock under which nobody else writes to the WAL.
+/// The stamps of one generation. A caller that appends holds the write lock of the WAL.
 #[derive(Debug)]
 pub(super) struct StampLog {
     generation: Generation,
     seed: u64,
     map: SharedWords,
-    /// Places that were seen to be taken.
+    /// The number of used places, as far as they are known.
     used: usize,
     /// The instant of the newest stamp.
     last: Micros,
 }
 
 impl StampLog {
-    /// Maps a file of stamps with this header.
+    /// Maps a file of stamps whose header is that of `generation`.
     pub(super) fn map(generation: &Generation, file: &File, path: &Path) -> Result<Self> {
         let map = SharedWords::map(file).map_err(|error| Error::io_at("mapping", path, error))?;
         if map.len() < HEADER_LEN {
             return Err(Error::naming(ErrorKind::Corrupt, path, |file| {
-                format!("{file} is damaged: it is cut off")
+                format!("{file} is damaged: it is truncated")
             }));
         }
-        // None before the generation began, so that no instant before that is part of it.
+        // The first stamp is not earlier than the start of the generation.
         let last = generation.begun_at.minus(1).max(generation.not_before);
         let seed = generation.seed();
         let mut live = Self { generation: *generation, seed, map, used: 0, last };
-        // Behind what the power took there may be more.
+        // A power loss may leave empty places between records.
         for place in 0..(live.map.len() - HEADER_LEN) / RECORD_LEN {
             live.take_in(place);
         }
@@ -55,22 +55,22 @@ impl StampLog {
         &self.generation
     }
 
-    /// Stamps a commit: now, but never before what was stamped earlier. Says when that is.
+    /// Stamps a commit with the time `now`, or with the next microsecond after the last stamp if that is later. Returns the stamp.
     pub(super) fn stamp(&mut self, disk: &Disk, path: &Path, now: Micros, commit: Commit) -> Result<Micros> {
         self.look();
         let at = now.max(self.last.next());
         self.append(disk, path, Record::Commit(Commit { at, ..commit })).map(|()| at)
     }
 
-    /// Appends a record, and makes room for it first if there is none.
+    /// Appends a record. Extends the file first if it is full.
     pub(super) fn append(&mut self, disk: &Disk, path: &Path, record: Record) -> Result<()> {
         self.look();
-        // Another connection may have made room, and used it up.
+        // Another connection may have extended the file, and filled it.
         while HEADER_LEN + (self.used + 1) * RECORD_LEN > self.map.len() {
             let file = disk.open_to_write(path)?;
             let mut header = [0; HEADER_LEN];
             Disk::read_up_to(&file, path, &mut header, 0)?;
-            // Where the database was destroyed, another one of its name may be there.
+            // If the database was destroyed, another one may be at its path.
             if Stamps::parse(&header).is_some_and(|there| there.generation != self.generation) {
                 let message = "the database was destroyed while this connection had it open";
                 return Err(Error::new(ErrorKind::Destroyed, message));
@@ -87,12 +87,12 @@ impl StampLog {
         Ok(())
     }
 
-    /// Takes in what others have appended.
+    /// Reads the records that others have appended.
     fn look(&mut self) {
         while self.take_in(self.used) {}
     }
 
-    /// Takes in what stands at a place, if anything does.
+    /// Reads the record at a place. Returns `false` if the place is empty.
     fn take_in(&mut self, place: usize) -> bool {
         let at = HEADER_WORDS + place * RECORD_WORDS;
         let Some(words) = self.map.words().get(at..).and_then(<[AtomicU64]>::first_chunk::<RECORD_WORDS>)
@@ -110,7 +110,7 @@ impl StampLog {
         true
     }
 
-    /// All that stands there.
+    /// All stamps of the generation.
     pub(super) fn stamps(&self) -> Result<Stamps> {
         let words: Vec<Word> =
             self.map.words().iter().map(|word| Word::from_le(word.load(Acquire))).collect();

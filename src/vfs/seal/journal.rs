@@ -1,46 +1,48 @@
-//! The rollback journal of a sealed database: its pages are sealed as in the database file, and the checksums that SQLite
-//! keeps of them, which are sums of plaintext, are masked.
+//! The rollback journal of an encrypted database. Its pages are encrypted as in the database file. Its checksums are sums of
+//! plaintext, and are masked.
 //!
-//! In WAL mode there is none. SQLite makes one where it writes a database before that: in `VACUUM INTO`, and when it
+//! A database in WAL mode has none. SQLite creates one when it writes a database before that: in `VACUUM INTO`, and when it
 //! switches a database into WAL mode.
 
-use std::{
-    ffi::c_int,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{ffi::c_int, sync::Arc};
 
 use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
-use super::{
-    VfsError,
-    database::Database,
-    raw_file::{Buffer, RawFile},
+use crate::{
+    page::{self, PageCodec},
+    sync::{Mutex, Rank},
+    sys::read_buf::ReadBuf,
+    vfs::{
+        connection::DbConnection,
+        error::VfsError,
+        file::{VfsFile, whole_pages},
+        raw_file::{Buffer, RawFile},
+    },
 };
-use crate::page::{self, PageCodec};
 
-/// The count of records in a header that stands for "as many as fit into the file": nothing after it was flushed, and
-/// what follows may be torn.
+/// The record count of a header that means "up to the end of the file". Nothing behind such a header was flushed, so records may
+/// be torn.
 const UNCOUNTED: u32 = u32::MAX;
 
-/// The bytes of a header that hold something.
+/// The length of the fields of a header. Zeros follow.
 const FIELDS_LEN: usize = 28;
 
 #[derive(Debug)]
-pub(super) struct Journal {
-    database: Arc<Database>,
+pub(in crate::vfs) struct Journal {
+    connection: Arc<DbConnection>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     before: Before,
-    /// Whether the header that was read last says that nothing after it was flushed, so that it may be torn.
+    /// Whether records may be torn, by the header that was read last.
     torn: bool,
     page: Buffer,
 }
 
-/// What was read or written right before, and ended where the next begins. SQLite goes through a record from its start
-/// to its end: page number, page, checksum.
+/// The part of a record that was read or written last, and where it ended. SQLite reads and writes a record in order: page
+/// number, page, checksum.
 #[derive(Clone, Copy, Debug, Default)]
 enum Before {
     #[default]
@@ -59,30 +61,27 @@ enum Before {
 }
 
 impl Journal {
-    pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database, state: Mutex::default() }
+    pub(in crate::vfs) fn new(connection: Arc<DbConnection>) -> Self {
+        Self { connection, state: Mutex::new(Rank::Journal, State::default()) }
     }
 
-    pub(super) fn database(&self) -> &Arc<Database> {
-        &self.database
-    }
-
-    /// Writes what SQLite gives to be written.
-    pub(super) fn write(&self, bytes: &[u8], at: u64, beneath: &impl RawFile) -> Result<c_int, VfsError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Writes what SQLite writes at `at`.
+    fn put(&self, bytes: &[u8], at: u64, raw: &dyn RawFile) -> Result<c_int, VfsError> {
+        self.connection.latch().check()?;
+        let mut state = self.state.lock()?;
         let before = std::mem::take(&mut state.before);
-        // The record of a super-journal ends with it. What stands before it there is a checksum, and no page number.
+        // It ends the record of a super-journal, too. What precedes it there is a checksum and no page number.
         if *bytes == page::JOURNAL_MAGIC {
-            return Ok(beneath.write(bytes, at));
+            return Ok(raw.write(bytes, at));
         }
-        let codec = self.database.sealed().and_then(|sealed| Some((sealed, sealed.codec()?)));
+        let codec = self.connection.sealed().and_then(|sealed| Some((sealed, sealed.codec()?)));
         let end = at + bytes.len() as u64;
         match (before, <[u8; 4]>::try_from(bytes)) {
             (Before::Page { end: here, mask }, Ok(checksum)) if here == at => {
-                return Ok(beneath.write(&masked(checksum, mask), at));
+                return Ok(raw.write(&masked(checksum, mask), at));
             }
             (_, Ok(word)) => {
-                let code = beneath.write(&word, at);
+                let code = raw.write(&word, at);
                 if code == SQLITE_OK {
                     state.before = Before::Number { end, number: u32::from_be_bytes(word) };
                 }
@@ -98,25 +97,25 @@ impl Journal {
                 return Err(VfsError::Layout);
             }
             let page = state.page.of(codec.page_size());
-            codec.seal_page(number, bytes, page, &mut sealed.writer().nonces)?;
+            codec.seal_page(number, bytes, page, &mut sealed.writer()?.nonces)?;
             let mask = codec.journal_mask(page);
-            let code = beneath.write(page, at);
+            let code = raw.write(page, at);
             if code == SQLITE_OK {
                 state.before = Before::Page { end, mask };
             }
             return Ok(code);
         }
-        // Headers, their fields, and the name of a super-journal hold no rows.
+        // Headers and the name of a super-journal hold no rows.
         let codec = codec.map(|(_, codec)| codec);
         let is_name = matches!(before,
             Before::Number { end: here, number } if here == at && begins_super_journal(number, codec));
         let is_header = bytes.iter().skip(FIELDS_LEN).all(|byte| *byte == 0);
-        if is_name || is_header { Ok(beneath.write(bytes, at)) } else { Err(VfsError::Layout) }
+        if is_name || is_header { Ok(raw.write(bytes, at)) } else { Err(VfsError::Layout) }
     }
 
-    /// Turns what was read at `at` into what SQLite is handed.
-    pub(super) fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, VfsError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Turns what was read at `at` with the result `code` into what SQLite is given.
+    fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, VfsError> {
+        let mut state = self.state.lock()?;
         let before = std::mem::take(&mut state.before);
         if code != SQLITE_OK {
             return Ok(code);
@@ -136,17 +135,17 @@ impl Journal {
             state.before = Before::Magic { end };
             return Ok(code);
         }
-        let sealed = self.database.sealed().and_then(|sealed| Some((sealed, sealed.codec()?)));
+        let sealed = self.connection.sealed().and_then(|sealed| Some((sealed, sealed.codec()?)));
         if let (Before::Number { end: here, number }, Some((sealed, codec))) = (before, sealed)
             && here == at
             && bytes.len() == codec.page_size()
-            // SQLite reads as much as a page before it looks at the number.
+            // SQLite reads a whole page before it checks the number.
             && !begins_super_journal(number, Some(codec))
         {
             let mask = codec.journal_mask(bytes);
             state.before = Before::Page { end, mask };
             match sealed.open_page(codec, number, bytes, "-journal") {
-                // What was never flushed may be torn: SQLite takes the journal to end there.
+                // A record that was not flushed may be torn. SQLite takes a short read for the end of the journal.
                 Err(VfsError::Damaged { .. }) if state.torn => return Ok(SQLITE_IOERR_SHORT_READ),
                 opened => opened?,
             }
@@ -155,10 +154,37 @@ impl Journal {
     }
 }
 
-/// Whether a page number begins the record of a super-journal, which holds the name of that file: it is the number of the page
-/// with SQLite's lock bytes, which has no record of its own.
+impl VfsFile for Journal {
+    fn read(&self, into: &mut ReadBuf<'_>, at: u64, raw: &dyn RawFile) -> c_int {
+        match raw.read_buf(into, at) {
+            code @ (SQLITE_OK | SQLITE_IOERR_SHORT_READ) => {
+                self.connection.answer(self.after_read(into.bytes(), at, code))
+            }
+            code => code,
+        }
+    }
+
+    fn write(&self, bytes: &[u8], at: u64, raw: &dyn RawFile) -> c_int {
+        self.connection.answer(self.put(bytes, at, raw))
+    }
+
+    fn sync(&self, flags: c_int, raw: &dyn RawFile) -> c_int {
+        self.connection.answer(self.connection.latch().check().map(|()| raw.sync(flags)))
+    }
+
+    fn device_characteristics(&self, raw: c_int) -> c_int {
+        whole_pages(raw)
+    }
+
+    fn panicked(&self) {
+        self.connection.latch().panicked();
+    }
+}
+
+/// Whether a page number starts the record of a super-journal, which holds the name of that file. It is the number of the page
+/// with SQLite's lock bytes, which is never journaled.
 ///
-/// A file without a page has no codec yet, and so no page size. It has no page that could be journaled either.
+/// A file without pages has no codec and so no page size. None of its pages is journaled.
 fn begins_super_journal(number: u32, codec: Option<&PageCodec>) -> bool {
     match codec {
         Some(codec) => number == page::lock_page(codec.page_size()),

@@ -1,18 +1,19 @@
-//! A plain database on the disk, sealed like a file without a name: under a key that lives in memory as long as this does.
+//! Scratch files: a plain database on disk, encrypted like an unnamed file under a key that exists only in memory.
 //!
-//! A file that is uploaded to become an encrypted database stands in one until its rows are sealed for good.
+//! An uploaded file that is to become an encrypted database is kept in a scratch file until then.
 
 use std::{cell::RefCell, ffi::c_int, fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use super::{NoPolicy, NotOpened, open, raw_file::RawFile, sealed::Counted, temp::Temp};
+use super::{pages::Counted, temp::Temp};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
+    vfs::{hand_over::NotOpened, open, policy::NoPolicy, raw_file::RawFile},
 };
 
-/// The sealed file, and what it takes to open it.
+/// The state of a scratch file: its key, tags and counters.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     temp: Arc<Temp>,
@@ -24,7 +25,7 @@ impl Scratch {
         Ok(Self { temp: Arc::new(Temp::new()?), _counted: Counted::new() })
     }
 
-    /// Writes plain bytes, sealed, to the file at `path`.
+    /// Encrypts plain bytes and writes them.
     pub(crate) fn write_at(&self, on: &ScratchFile<'_>, bytes: &[u8], at: u64) -> Result<()> {
         on.check(self.temp.write(bytes, at, on))
     }
@@ -33,34 +34,30 @@ impl Scratch {
         on.check(self.temp.truncate(len, on))
     }
 
-    /// Reads plain bytes, which must be there.
+    /// Reads and decrypts bytes. Fails if the file is shorter.
     pub(crate) fn read_at(&self, on: &ScratchFile<'_>, into: &mut [u8], at: u64) -> Result<()> {
         on.check(self.temp.read(into, at, on))
     }
 
-    /// Writes out what is still in memory, so that SQLite finds it.
+    /// Writes what is in memory, so that SQLite can read it.
     pub(crate) fn flush(&self, on: &ScratchFile<'_>) -> Result<()> {
         on.check(self.temp.flush(on))
     }
 
-    /// The plain length.
+    /// The length of the plain database.
     pub(crate) fn len(&self) -> u64 {
         self.temp.len()
     }
 
-    /// Opens the plain database that is in the file at `path`, in rollback mode.
+    /// Opens the plain database in the scratch file at `path`. It must be in rollback mode.
     pub(crate) fn open(&self, path: &Path) -> Result<Connection, NotOpened> {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        open(
-            path,
-            flags,
-            Arc::new(NoPolicy { sealing: None, past: None, scratch: Some(Arc::clone(&self.temp)) }),
-        )
+        open(path, flags, Arc::new(NoPolicy::scratch(Arc::clone(&self.temp))))
     }
 }
 
-/// The file that a scratch stands in, as the disk has it.
+/// The file on disk that holds a scratch file.
 pub(crate) struct ScratchFile<'a> {
     disk: &'a Disk,
     file: &'a File,

@@ -1,43 +1,46 @@
-//! The sealing of one database file, as one connection uses it.
+//! The encrypted pages of one database file, as one connection reads and writes them.
 
 use std::{
     ffi::c_int,
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_OK};
 
-use super::{
-    Sealing, VfsError,
-    raw_file::{Buffer, RawFile},
-    readahead::Readahead,
-};
+use super::readahead::Readahead;
 use crate::{
     cipher::Nonces,
-    error::ErrorKind,
+    error::{Error, ErrorKind},
     page::{self, HEADER_LEN, PageCodec, PageFault, PageFormat, Seal},
+    sync::{Guard, Latched, Mutex, Rank},
+    sys::read_buf::ReadBuf,
+    vfs::{
+        error::VfsError,
+        policy::Sealing,
+        raw_file::{Buffer, RawFile},
+    },
 };
 
-/// Files in this process that are sealed or will be.
+/// The number of open encrypted files in this process.
 static SEALED: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether some database in this process is sealed. If so, files without a name are sealed too: nobody tells whose rows
-/// are sorted in them.
-pub(super) fn is_any_sealed() -> bool {
+/// Whether a database in this process is encrypted. Unnamed files are then encrypted too: SQLite does not say whose rows they
+/// hold.
+pub(in crate::vfs) fn is_any_sealed() -> bool {
     SEALED.load(Relaxed) > 0
 }
 
-/// Stands for one of them.
+/// Counts as an open encrypted file while it exists.
 #[derive(Debug)]
-pub(super) struct Counted(());
+pub(in crate::vfs) struct Counted(());
 
 impl Counted {
-    pub(super) fn new() -> Self {
+    pub(in crate::vfs) fn new() -> Self {
         SEALED.fetch_add(1, Relaxed);
         Self(())
     }
@@ -49,33 +52,35 @@ impl Drop for Counted {
     }
 }
 
-/// What the sealed files of one connection to one database share: its pages, WAL and journal.
-pub(super) struct Sealed {
+/// The encryption of one database, which the database file, WAL and journal of one connection share.
+///
+/// SQLite uses a connection from one thread at a time. The atomics order nothing.
+pub(in crate::vfs) struct Sealed {
     path: PathBuf,
     sealing: Sealing,
-    /// Not there as long as a new file has no page.
+    /// Empty until a new file has a page.
     codec: OnceLock<PageCodec>,
     writer: Mutex<Writer>,
-    /// Whether a page was opened once, so that the key is known to be right.
+    /// Whether a page was decrypted, so that the key is known to be right.
     authentic: AtomicBool,
-    /// A length that the file had lately: writes up to it leave no gap.
+    /// A lower bound of the length of the file. Writes up to it leave no gap.
     known_len: AtomicU64,
-    ahead: Mutex<Readahead>,
+    readahead: Mutex<Readahead>,
     moving: Mutex<Moving>,
     _counted: Counted,
 }
 
-/// What it takes to seal pages.
+/// What encrypting a page takes.
 #[derive(Debug)]
-pub(super) struct Writer {
-    pub(super) nonces: Nonces,
-    pub(super) page: Buffer,
+pub(in crate::vfs) struct Writer {
+    pub(in crate::vfs) nonces: Nonces,
+    pub(in crate::vfs) page: Buffer,
 }
 
-/// A sealed page that a checkpoint has read from the WAL, and is about to write to the database file.
+/// An encrypted page that a checkpoint has read from the WAL and will write to the database file.
 #[derive(Debug, Default)]
 struct Moving {
-    /// Its number, or 0.
+    /// The number of the page; 0 if there is none.
     page: u32,
     sealed: Buffer,
 }
@@ -87,20 +92,20 @@ impl fmt::Debug for Sealed {
 }
 
 impl Sealed {
-    /// Takes up the sealing of a file. One without a byte is to become sealed; any other must be so already, under this
-    /// cipher and this key.
-    pub(super) fn open(path: &Path, sealing: Sealing, beneath: &impl RawFile) -> Result<Self, VfsError> {
+    /// Opens an encrypted file, which must be encrypted with the cipher and the key of `sealing`. An empty file becomes an
+    /// encrypted one if [`Sealing::may_create`].
+    pub(in crate::vfs) fn open(path: &Path, sealing: Sealing, raw: &dyn RawFile) -> Result<Self, VfsError> {
         let nonces = Nonces::new().map_err(|error| VfsError::Unreadable(error.message()))?;
-        let len = beneath.len().map_err(VfsError::unreadable)?;
+        let len = raw.len().map_err(VfsError::unreadable)?;
         let sealed = |sealing, codec| Self {
             path: path.to_owned(),
             sealing,
             codec,
-            writer: Mutex::new(Writer { nonces, page: Buffer::default() }),
+            writer: Mutex::new(Rank::Seal, Writer { nonces, page: Buffer::default() }),
             authentic: AtomicBool::new(false),
             known_len: AtomicU64::new(0),
-            ahead: Mutex::default(),
-            moving: Mutex::default(),
+            readahead: Mutex::new(Rank::Readahead, Readahead::default()),
+            moving: Mutex::new(Rank::Move, Moving::default()),
             _counted: Counted::new(),
         };
         if len == 0 {
@@ -110,7 +115,7 @@ impl Sealed {
             return Ok(sealed(sealing, OnceLock::new()));
         }
         let mut header = [0; HEADER_LEN];
-        match beneath.read(&mut header, 0) {
+        match raw.read(&mut header, 0) {
             SQLITE_OK => {}
             SQLITE_IOERR_SHORT_READ => return Err(VfsError::NotSealed("it is shorter than a header".into())),
             code => return Err(VfsError::unreadable(code)),
@@ -121,7 +126,7 @@ impl Sealed {
             Some(seal) if seal.cipher != sealing.cipher => {
                 return Err(VfsError::NotSealed(format!("its header says {}", seal.cipher)));
             }
-            // Before the key: under another salt the right one would be taken for a wrong one.
+            // Checked before the key: under another salt, the right key would look like a wrong one.
             Some(seal) if sealing.identity.is_some_and(|identity| identity != seal.identity()) => {
                 let why = "it is not the file that this database was made with";
                 return Err(VfsError::NotSealed(why.into()));
@@ -136,21 +141,21 @@ impl Sealed {
         Ok(sealed(sealing, OnceLock::from(codec)))
     }
 
-    pub(super) fn sealing(&self) -> &Sealing {
+    pub(in crate::vfs) fn sealing(&self) -> &Sealing {
         &self.sealing
     }
 
-    /// What seals and opens the pages; nothing as long as a new file has none.
-    pub(super) fn codec(&self) -> Option<&PageCodec> {
+    /// Encrypts and decrypts pages. `None` until a new file has a page.
+    pub(in crate::vfs) fn codec(&self) -> Option<&PageCodec> {
         self.codec.get()
     }
 
-    /// The same, for a write of `len` bytes: the first page of a new file tells the page size.
+    /// The codec for a write of `len` bytes. The first page of a new file determines the page size.
     fn codec_to_write(&self, len: usize) -> Result<&PageCodec, VfsError> {
         if let Some(codec) = self.codec.get() {
             return Ok(codec);
         }
-        let damaged = |error: crate::error::Error| VfsError::NotSealed(error.to_string());
+        let damaged = |error: Error| VfsError::NotSealed(error.to_string());
         let Sealing { key, cipher, format, .. } = &self.sealing;
         let seal = Seal::new(*format, *cipher, key).map_err(damaged)?;
         let page_size = u32::try_from(len).unwrap_or(0);
@@ -161,51 +166,45 @@ impl Sealed {
         Ok(self.codec.get_or_init(|| codec))
     }
 
-    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks what encrypting a page takes.
+    pub(in crate::vfs) fn writer(&self) -> Result<Guard<'_, Writer>, Latched> {
+        self.writer.lock()
     }
 
-    /// Forgets how the file was: others may write to it from here on.
-    pub(super) fn forget(&self) {
+    /// Discards what is known of the file, to which others may write from now on.
+    pub(in crate::vfs) fn forget(&self) {
         self.known_len.store(0, Relaxed);
-        self.ahead().forget();
+        self.readahead().forget();
     }
 
-    fn ahead(&self) -> MutexGuard<'_, Readahead> {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    fn readahead(&self) -> Guard<'_, Readahead> {
+        self.readahead.lock_or_clear()
     }
 
-    /// Hands a page of the database file, sealed as it stands there, to `take`, if it need not be read by a call of its
-    /// own.
-    pub(super) fn read_ahead<T>(
-        &self,
-        at: u64,
-        len: usize,
-        beneath: &impl RawFile,
-        take: impl FnOnce(&[u8]) -> T,
-    ) -> Option<T> {
-        let page_size = self.codec()?.page_size();
-        if len != page_size || !at.is_multiple_of(page_size as u64) {
-            return None;
+    /// Fills `into` with the stored page at `at`, if readahead has it. Returns whether it does.
+    pub(in crate::vfs) fn read_ahead(&self, into: &mut ReadBuf<'_>, at: u64, raw: &dyn RawFile) -> bool {
+        let Some(page_size) = self.codec().map(PageCodec::page_size) else { return false };
+        if into.len() != page_size || !at.is_multiple_of(page_size as u64) {
+            return false;
         }
-        self.ahead().page(at, len, beneath).map(take)
+        self.readahead().page(at, page_size, raw).map(|page| into.copy_from(page)).is_some()
     }
 
-    /// A checkpoint has read a page from the WAL. Its tag covers what it would in the database file, so that it is moved
-    /// there as it is.
-    pub(super) fn begin_move(&self, page: u32, sealed: &[u8]) {
-        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A checkpoint has read a page from the WAL. The tag of the page does not depend on the file, so the page is written to the
+    /// database file as it is stored.
+    pub(in crate::vfs) fn begin_move(&self, page: u32, sealed: &[u8]) {
+        let mut moving = self.moving.lock_or_clear();
         moving.sealed.of(sealed.len()).copy_from_slice(sealed);
         moving.page = page;
     }
 
-    /// Whatever a checkpoint has read is not to be moved any more.
-    pub(super) fn end_move(&self) {
-        self.moving.lock().unwrap_or_else(PoisonError::into_inner).page = 0;
+    /// The page that a checkpoint has read last is not written as it is stored.
+    pub(in crate::vfs) fn end_move(&self) {
+        self.moving.lock_or_clear().page = 0;
     }
 
-    /// Opens a page that stands at `place` in the database file or beside it.
-    pub(super) fn open_page(
+    /// Decrypts a page of the database file or, if `place` is the suffix of another file, of the file beside it.
+    pub(in crate::vfs) fn open_page(
         &self,
         codec: &PageCodec,
         number: u32,
@@ -217,7 +216,7 @@ impl Sealed {
                 self.authentic.store(true, Relaxed);
                 Ok(())
             }
-            // Turso's format has nothing else to tell a wrong key by.
+            // In Turso's format only a tag shows a wrong key.
             Err(PageFault::Unauthentic)
                 if codec.seal().format == PageFormat::Turso && !self.authentic.load(Relaxed) =>
             {
@@ -226,20 +225,20 @@ impl Sealed {
             Err(PageFault::Unauthentic | PageFault::NoNonce) => {
                 Err(VfsError::Damaged { path: self.path.clone(), place, page: number })
             }
-            // Whoever wrote it had the key.
+            // The writer had the key.
             Err(PageFault::Layout) => Err(self
                 .unfit(place, "a page says another page size or number of reserved bytes than the file has")),
         }
     }
 
-    /// What was read at `place`, in the database file or beside it, does not fit the database.
-    pub(super) fn unfit(&self, place: &'static str, why: &'static str) -> VfsError {
+    /// The error of a file whose content contradicts the database. `place` is the suffix of the file beside the database file.
+    pub(in crate::vfs) fn unfit(&self, place: &'static str, why: &'static str) -> VfsError {
         VfsError::Unfit { path: self.path.clone(), place, why }
     }
 
-    /// Turns what was read at `at` of the database file into what SQLite is handed. `must_have` says whether a page that
-    /// is not there was cut off.
-    pub(super) fn after_read(
+    /// Turns what was read at `at` of the database file with the result `code` into what SQLite is given. `must_have` says
+    /// whether the file must have a page.
+    pub(in crate::vfs) fn after_read(
         &self,
         bytes: &mut [u8],
         at: u64,
@@ -252,7 +251,7 @@ impl Sealed {
             let number = u32::try_from(at / page_size + 1).unwrap_or(u32::MAX);
             return match code {
                 SQLITE_OK => self.open_page(codec, number, bytes, "").map(|()| SQLITE_OK),
-                // Beyond the end of the file, where SQLite takes a page to be all zeros; or a page that is not whole.
+                // SQLite takes a page beyond the end of the file for zeros. A page that must exist, or exists in part, was cut off.
                 SQLITE_IOERR_SHORT_READ if bytes.iter().any(|byte| *byte != 0) || must_have(number) => {
                     bytes.fill(0);
                     Err(VfsError::Damaged { path: self.path.clone(), place: "", page: number })
@@ -260,7 +259,7 @@ impl Sealed {
                 code => Ok(code),
             };
         }
-        // Fields of the header, which are no ciphertext: SQLite asks for them before it reads the first page.
+        // Header fields, which SQLite reads before the first page. They are not encrypted.
         if at + bytes.len() as u64 <= HEADER_LEN as u64 {
             if code == SQLITE_OK {
                 codec.unstamp(bytes, usize::try_from(at).unwrap_or(0));
@@ -271,35 +270,35 @@ impl Sealed {
         Err(VfsError::Layout)
     }
 
-    /// Writes to the database file what SQLite gives to be written.
-    pub(super) fn write(
+    /// Writes a page to the database file.
+    pub(in crate::vfs) fn write(
         &self,
         bytes: &[u8],
         at: u64,
-        checkpointing: bool,
-        beneath: &impl RawFile,
+        is_checkpoint: bool,
+        raw: &dyn RawFile,
     ) -> Result<c_int, VfsError> {
         let codec = self.codec_to_write(bytes.len())?;
         let page_size = codec.page_size() as u64;
         if bytes.len() != codec.page_size() || !at.is_multiple_of(page_size) {
             return Err(VfsError::Layout);
         }
-        self.ahead().forget();
-        let mut writer = self.writer();
-        // In WAL mode every page of a gap is in the log, and is written from there.
+        self.readahead().forget();
+        let mut writer = self.writer()?;
+        // In WAL mode every page of a gap is in the WAL, and a checkpoint writes it.
         if self.sealing.may_create && at > self.known_len.load(Relaxed) {
-            let len = match beneath.len() {
+            let len = match raw.len() {
                 Ok(len) => len,
                 Err(code) => return Ok(code),
             };
             let mut end = len - len % page_size;
-            // A page of zeros would be one that nobody sealed. So a gap is filled with sealed pages of zeros, but for the
-            // page of SQLite's lock bytes. The first page of a new file is left out as well: it is never of zeros alone,
-            // and a file without it is one that nobody opens. SQLite writes it last where the rest fills its cache.
+            // A hole would read as zeros, which no tag authenticates. So a gap is filled with encrypted pages of zeros, except
+            // for the page of SQLite's lock bytes. The first page of a new file is left out as well: it is never all zeros, and a
+            // file without it cannot be opened. SQLite writes it last if the other pages fill its cache.
             let zeros = if end < at { vec![0; codec.page_size()] } else { Vec::new() };
             while end < at {
                 if end > 0 && !(end..end + page_size).contains(&page::PENDING_BYTE) {
-                    let code = Self::write_page(codec, &mut writer, &zeros, end, beneath)?;
+                    let code = Self::write_page(codec, &mut writer, &zeros, end, raw)?;
                     if code != SQLITE_OK {
                         return Ok(code);
                     }
@@ -307,16 +306,16 @@ impl Sealed {
                 end += page_size;
             }
         }
-        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        // What a checkpoint writes is what it has read right before.
+        let mut moving = self.moving.lock_or_clear();
+        // A checkpoint writes the page that it has read last.
         let code = if u64::from(moving.page) == at / page_size + 1 {
             moving.page = 0;
-            beneath.write(moving.sealed.of(codec.page_size()), at)
-        } else if checkpointing {
-            // The wal-index was changed in between: sealed under another number it would be another page.
+            raw.write(moving.sealed.of(codec.page_size()), at)
+        } else if is_checkpoint {
+            // The wal-index was changed in between. Encrypted under another number, the page would authenticate there.
             return Err(self.unfit("-shm", "it does not say any more which page a frame of the log holds"));
         } else {
-            Self::write_page(codec, &mut writer, bytes, at, beneath)?
+            Self::write_page(codec, &mut writer, bytes, at, raw)?
         };
         if code == SQLITE_OK {
             self.known_len.fetch_max(at + page_size, Relaxed);
@@ -329,12 +328,12 @@ impl Sealed {
         writer: &mut Writer,
         plain: &[u8],
         at: u64,
-        beneath: &impl RawFile,
+        raw: &dyn RawFile,
     ) -> Result<c_int, VfsError> {
         let number = u32::try_from(at / codec.page_size() as u64 + 1).unwrap_or(u32::MAX);
         let Writer { nonces, page } = writer;
         let page = page.of(codec.page_size());
         codec.seal_page(number, plain, page, nonces).map_err(VfsError::from)?;
-        Ok(beneath.write(page, at))
+        Ok(raw.write(page, at))
     }
 }

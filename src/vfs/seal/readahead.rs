@@ -1,47 +1,47 @@
-//! Reading ahead: where SQLite reads page after page, the next ones come with one call of the system.
+//! Readahead: during a scan, one system call reads many pages.
 //!
-//! Opening a page takes a fraction of what a call takes; so a scan of a sealed database need not be slower than one of a
+//! Decrypting a page takes a fraction of the time of a system call, so a scan of an encrypted database is as fast as one of a
 //! plain database.
 //!
-//! What was read ahead is handed out within one read transaction only. As long as that lasts, nobody writes a page to
-//! the database file that SQLite would read from there: a checkpoint only writes pages whose versions this transaction
-//! finds in the WAL, and does not write at all where it reads none of the WAL
-//! (<https://www.sqlite.org/walformat.html#reader_marks>); outside of WAL mode the shared lock keeps writers out.
+//! The pages are used within one read transaction only. Until it ends, nobody writes a page to the database file that SQLite
+//! would read from there: a checkpoint writes only pages that this transaction reads from the WAL, and none if the transaction
+//! reads nothing from the WAL (<https://www.sqlite.org/walformat.html#reader_marks>). Outside of WAL mode the shared lock keeps
+//! writers out.
 
 use std::ops::Range;
 
 use rusqlite::ffi::SQLITE_OK;
 
-use super::raw_file::{Buffer, RawFile};
+use crate::vfs::raw_file::{Buffer, RawFile};
 
 /// The most that is read ahead, in bytes.
 const LEN_MAX: usize = 128 << 10;
 
-/// Pages that may be left out of a run: those of the tree above the leaves are read earlier.
+/// The number of pages that a run may skip: inner pages of a b-tree are read earlier.
 const GAP: u64 = 2;
 
-/// Runs shorter than this are no scan.
+/// The length of a run from which it is a scan.
 const RUN_MIN: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Readahead {
-    /// Where the page after the one that was read last begins.
+    /// The offset behind the page that was read last.
     next: u64,
-    /// Pages that were read one after the other.
+    /// The number of pages that were read in a row.
     run: u32,
-    /// The part of the file that is in the buffer.
+    /// The range of the file that the buffer holds.
     there: Range<u64>,
     buffer: Buffer,
 }
 
 impl Readahead {
-    /// Forgets what was read: a transaction ends or begins, or the file is written.
+    /// Discards the buffer: a transaction begins or ends, or the file is written.
     pub(super) fn forget(&mut self) {
         (self.run, self.there) = (0, 0..0);
     }
 
-    /// The page at `at` as it stands on the disk, if it is there or worth reading with those that follow.
-    pub(super) fn page(&mut self, at: u64, len: usize, beneath: &impl RawFile) -> Option<&[u8]> {
+    /// The page at `at` as it is stored, if the buffer holds it or a scan fills the buffer with it. `None` otherwise.
+    pub(super) fn page(&mut self, at: u64, len: usize, raw: &dyn RawFile) -> Option<&[u8]> {
         let page = len as u64;
         if at < self.next || at > self.next + GAP * page {
             self.forget();
@@ -52,14 +52,14 @@ impl Readahead {
             if self.run < RUN_MIN {
                 return None;
             }
-            // Twice as much each time.
+            // The buffer doubles with each fill.
             let count = (LEN_MAX / len).min(1 << (self.run - RUN_MIN + 1).min(16));
             if count < 2 {
                 return None;
             }
             self.there = 0..0;
-            if beneath.read(self.buffer.of(count * len), at) != SQLITE_OK {
-                // The end of the file is near, or the disk is bad: whoever reads the page itself will see.
+            if raw.read(self.buffer.of(count * len), at) != SQLITE_OK {
+                // Near the end of the file, or after a failed read, the page is read by itself.
                 self.run = 0;
                 return None;
             }
@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of pages that are filled with their number, which counts the calls.
+    /// A file whose pages are filled with their number. It records the calls.
     struct Pages(u64, RefCell<Vec<(u64, usize)>>);
 
     impl RawFile for Pages {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_takes_few_calls_and_other_reads_none() {
+    fn scan_is_read_in_few_calls_and_other_reads_in_none() {
         let (file, mut ahead) = (Pages(1000, RefCell::default()), Readahead::default());
         let mut found = 0;
         for number in (0..1000).filter(|number| number % 50 != 7) {
@@ -117,7 +117,7 @@ mod tests {
             assert_eq!(ahead.page(number * 512, 512, &file), None);
         }
         assert!(file.1.borrow().is_empty());
-        // What was forgotten is not handed out.
+        // A discarded buffer is not used.
         for number in 10..16 {
             ahead.page(number * 512, 512, &file);
         }

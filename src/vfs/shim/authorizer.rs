@@ -1,0 +1,61 @@
+//! Calls to a connection of SQLite: its authorizer, its modules and its address.
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_void},
+    panic::catch_unwind,
+    ptr,
+};
+
+use rusqlite::{Connection, ffi};
+
+use crate::vfs::fence::{self, Action};
+
+/// Makes SQLite ask [`authorize`] about every statement of a connection, and disables the loading of extensions on it.
+pub(in crate::vfs) fn set_authorizer(connection: &Connection) -> rusqlite::Result<()> {
+    // SAFETY: `connection` is borrowed, so its handle stays open. The configuration takes an integer and a pointer that may be null;
+    // an SQLite without extensions returns an error, and loads none. `authorize` gets the address of the connection, which it only
+    // compares.
+    let code = unsafe {
+        let db = connection.handle();
+        let none: *mut c_int = ptr::null_mut();
+        ffi::sqlite3_db_config(db, ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0 as c_int, none);
+        ffi::sqlite3_set_authorizer(db, Some(authorize), db.cast())
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
+}
+
+/// The address of SQLite's connection, which distinguishes it from others.
+pub(in crate::vfs) fn address(connection: &Connection) -> usize {
+    // SAFETY: `connection` is borrowed, so its handle stays open. It is used for its address only.
+    unsafe { connection.handle() }.addr()
+}
+
+/// Removes the modules of virtual tables from a connection. SQLite then treats a virtual table as one of an unknown module.
+pub(crate) fn drop_modules(connection: &Connection) {
+    // SAFETY: `connection` is borrowed, so its handle stays open. A null list of modules to keep is empty.
+    unsafe { ffi::sqlite3_drop_modules(connection.handle(), ptr::null_mut()) };
+}
+
+/// SQLite's authorizer. Names are bytes: the schema of a foreign file may contain any.
+unsafe extern "C" fn authorize(
+    connection: *mut c_void,
+    action: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    _: *const c_char,
+    _: *const c_char,
+) -> c_int {
+    // SAFETY: SQLite passes null or a C string, which outlives the call.
+    let text = |text: *const c_char| unsafe { (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes()) };
+    let action = match action {
+        ffi::SQLITE_ATTACH => Action::Attach(text(first)),
+        ffi::SQLITE_PRAGMA => Action::Pragma { name: text(first).unwrap_or_default(), value: text(second) },
+        ffi::SQLITE_FUNCTION => Action::Function(text(second).unwrap_or_default()),
+        _ => return ffi::SQLITE_OK,
+    };
+    let is_admitted = catch_unwind(|| fence::authorize(action, Some(connection.addr()))).unwrap_or(false);
+    if is_admitted { ffi::SQLITE_OK } else { ffi::SQLITE_DENY }
+}

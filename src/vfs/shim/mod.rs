@@ -1,0 +1,27 @@
+//! The shim: SQLite's tables of functions. All unsafe code of the VFS is here.
+//!
+//! Each function turns the arguments of C into those of Rust, calls the [`VfsFile`](super::file::VfsFile), and turns a panic into an
+//! I/O error: a panic must not cross into C. After a panic, the file is told, so that its connection latches.
+//!
+//! SQLite allocates `szOsFile` bytes for an open file. They hold a [`file::File`], and the file of the default VFS behind it.
+
+#[macro_use]
+mod real;
+
+mod authorizer;
+mod call;
+mod close;
+mod control;
+mod file;
+mod io;
+mod methods;
+mod open;
+mod register;
+mod registered;
+mod shm;
+
+pub(crate) use authorizer::drop_modules;
+pub(super) use authorizer::{address, set_authorizer};
+pub(super) use control::describe;
+pub(crate) use control::reserve_in_vacuum;
+pub(super) use register::{NAME, UNFENCED, register};
