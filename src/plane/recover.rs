@@ -1,4 +1,4 @@
-//! Recovering a catalog that is lost, from what stands beside the databases.
+//! Recovery of a lost catalog from the description files of databases and groups.
 
 use std::{
     collections::BTreeSet,
@@ -20,30 +20,31 @@ use crate::{
     time::Timestamp,
 };
 
-/// How the files begin in which a catalog is made.
+/// The name prefix of a new catalog until it is complete. A recovery removes the files of killed ones.
 const UNFINISHED: &str = ".recovered-";
 
-/// What a recovery made of a root.
+/// The result of [`ControlPlane::recover`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// Groups that are in the new catalog.
+    /// The number of groups in the new catalog.
     pub groups: u64,
-    /// Databases that are in the new catalog.
+    /// The number of databases in the new catalog.
     pub databases: u64,
-    /// What is not as it was, or is not known to be: files relative to the root, and a sentence about each.
+    /// What is not recovered, or may differ from the lost catalog. Paths are relative to the root.
     pub findings: Vec<Finding>,
 }
 
 impl ControlPlane {
-    /// Makes a new catalog for the root in a directory whose `control.db` is lost, from the descriptions that stand beside
-    /// its databases and groups. No other process may use the root meanwhile.
+    /// Creates a new catalog for the root `root`, whose `control.db` is lost, from the description files of its databases and
+    /// groups. No other process may use the root during the call.
     ///
-    /// Names, ids, groups, configurations, ciphers, page formats, salts and parents are then as they were. A database of an
-    /// earlier version that has no description yet gets what its files tell: its name, its id if it has a history, and its
-    /// cipher, page format and salt; the rest is the default, and a [finding](Recovered::findings) says so. A directory that
-    /// is no database is left where it is, and is a finding too. Drafts and groups without a database have no files, and
-    /// are lost. What was being created or destroyed is not recovered.
+    /// Names, ids, groups, configurations, ciphers, page formats, salts and parents are restored from the descriptions. A
+    /// database without a valid description, for example from an earlier version, gets its name from its directory, its
+    /// cipher, page format and salt from its file, and its id from its history, or a new id without one. Its configuration is
+    /// the default, and a [finding](Recovered::findings) reports it. A file or directory that is not part of a fleet stays in
+    /// place and is reported too. Drafts, and groups that never had a database, have no files and are lost. The staging and
+    /// trash directories, which hold incomplete creates and destroys, are not recovered.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -62,32 +63,33 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`] if there is a `control.db`, or a log of one; [`ErrorKind::NotFound`] if there is no such
-    /// directory; and what the disk may answer. Whichever it is, the root is as it was.
+    /// Fails with [`ErrorKind::AlreadyExists`] if `control.db`, its WAL or its rollback journal exists, with
+    /// [`ErrorKind::NotFound`] if there is no such directory, and with the errors of the disk. A failed recovery changes no
+    /// database and creates no catalog.
     pub fn recover(root: impl AsRef<Path>) -> Result<Recovered> {
         Self::builder().recover(root)
     }
 }
 
 impl ControlPlaneBuilder {
-    /// Makes a new catalog for a root whose catalog is lost.
+    /// Creates a new catalog for a root whose catalog is lost.
     ///
     /// # Errors
     ///
-    /// As for [`ControlPlane::recover`].
+    /// Fails as [`ControlPlane::recover`] does.
     pub fn recover(self, root: impl AsRef<Path>) -> Result<Recovered> {
         recover(&self.disk, root.as_ref())
     }
 }
 
-/// A group that was found.
+/// A group found in the root.
 struct FoundGroup {
     description: GroupDescription,
-    /// Why its description is a guess. `None` if it is not.
+    /// Why the description is reconstructed. `None` if it was read from the description file.
     guessed: Option<String>,
 }
 
-/// A database that was found.
+/// A database found in the root.
 struct FoundDatabase {
     description: DatabaseDescription,
     is_guessed: bool,
@@ -108,8 +110,8 @@ fn recover(disk: &Disk, root: &Path) -> Result<Recovered> {
     }
     let layout = Layout::new(Disk::canonical(root)?);
     let disk = &disk.clone().within(layout.root())?;
-    // A process that opens the root would make an empty catalog, and waits here.
-    let _alone = Disk::wait_for_dir(layout.root())?;
+    // A process that opens the root concurrently would create an empty catalog. It waits for this lock.
+    let _root_lock = Disk::wait_for_dir(layout.root())?;
     let control = layout.control();
     for path in ["", "-wal", "-journal"].map(|suffix| layout::beside(&control, suffix)) {
         if Disk::exists(&path)? {
@@ -147,7 +149,7 @@ fn recover(disk: &Disk, root: &Path) -> Result<Recovered> {
     let written = written.and_then(|()| {
         let file = disk.open_to_write(&made)?;
         disk.sync_file(&file, &made)?;
-        // The memory beside a log of the old catalog.
+        // The wal-index of the lost catalog.
         disk.remove(&layout::beside(&control, "-shm"))?;
         disk.rename_new(&made, &control)?;
         disk.sync_dir(layout.root()).inspect_err(|_| {
@@ -164,7 +166,7 @@ fn recover(disk: &Disk, root: &Path) -> Result<Recovered> {
     Ok(Recovered { groups: rebuilt.groups.len() as u64, databases: rebuilt.databases.len() as u64, findings })
 }
 
-/// The names in a directory, in order: so that what is recovered does not depend on that of the file system.
+/// Lists a directory in ascending order, so that the result does not depend on the order of the file system.
 fn sorted(dir: &Path) -> Result<Vec<String>> {
     let mut names = Disk::list(dir)?;
     names.sort();
@@ -181,7 +183,7 @@ impl Rebuilt {
         self.findings.push(Finding::new(path, message));
     }
 
-    /// Adds the group in a directory, and its databases.
+    /// Adds the group in a directory and its databases.
     fn add_group(&mut self, path: &Path, name: &str) -> Result<()> {
         let Some(dir) = name.parse::<GroupDir>().ok().filter(|_| Disk::is_dir(path)) else {
             self.find(path, "this is no group of the fleet: it is left as it is");
@@ -216,7 +218,7 @@ impl Rebuilt {
                 return Ok(());
             }
             other => {
-                // Each database names its group as it was when it was described last.
+                // The description of a database names its group as of the time that it was written.
                 let known = databases.iter().find(|database: &&FoundDatabase| !database.is_guessed);
                 let known = known.map(|database| database.description.group.clone());
                 let why = match other {
@@ -235,7 +237,7 @@ impl Rebuilt {
         Ok(())
     }
 
-    /// The database in a directory. `None` if it cannot be recovered.
+    /// Returns the database in a directory. `None` if it cannot be recovered.
     fn database(
         &mut self,
         place: &Path,
@@ -277,7 +279,7 @@ impl Rebuilt {
                 }
                 (Ok(identity), Ok(seal)) if seal.map(|seal| seal.identity()) != identity => {
                     let message = format!(
-                        "this is not the file that database {name} was created with: put back that one"
+                        "this is not the file that database {name} was created with: restore the original file"
                     );
                     self.find(&data, message);
                 }
@@ -298,15 +300,15 @@ impl Rebuilt {
         self.find(
             place,
             format!(
-                "database {} has no description: {id}, and its configuration is the default: no size limit, nothing blocked, no protection, the window of its group, no parent",
+                "database {} has no description: {id}, and its configuration is the default: no size limit, reads and writes allowed, no delete protection, the history window of its group, no parent",
                 description.name
             ),
         );
         Ok(Some(FoundDatabase { description, is_guessed: true, place: place.to_owned() }))
     }
 
-    /// Gives each group whose name is a guess one that no other group has, and leaves out groups that have the name or the id
-    /// of another one.
+    /// Makes the names of reconstructed groups unique, and drops groups that have the name or the id of another group. Groups
+    /// with a description take precedence.
     fn name_groups(&mut self, root: &Path) {
         self.groups.sort_by_key(|group| group.guessed.is_some());
         let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
@@ -321,7 +323,7 @@ impl Rebuilt {
                     group.name = other;
                 }
                 let message = format!(
-                    "group {} {why}: its name may be another one, and its history window and delete protection are the defaults",
+                    "group {} {why}: its name may differ from the original, and its history window and delete protection are the defaults",
                     group.name
                 );
                 findings.push(Finding::new(&dir, message));
@@ -329,7 +331,7 @@ impl Rebuilt {
             let is_new = ids.insert(group.id.clone()) && names.insert(group.name.as_str().to_owned());
             if !is_new {
                 let message = format!(
-                    "group {} has the name or the id of another group: neither it nor its databases are recovered",
+                    "group {} has the name or the id of another group: the group and its databases are not recovered",
                     group.name
                 );
                 findings.push(Finding::new(dir, message));
@@ -338,8 +340,8 @@ impl Rebuilt {
         });
     }
 
-    /// Leaves out databases whose group is left out, or that have the name or the id of another one. What is described comes
-    /// before what is guessed.
+    /// Drops databases whose group is dropped, or that have the name or the id of another database. Databases with a
+    /// description take precedence.
     fn drop_duplicates(&mut self) {
         let groups: BTreeSet<_> = self.groups.iter().map(|group| group.description.id.as_str()).collect();
         self.databases.sort_by_key(|database| database.is_guessed);
@@ -362,7 +364,8 @@ impl Rebuilt {
     }
 }
 
-/// Reads the description of a database, whose ids must be ids: they are compared with those of histories, and printed.
+/// Parses the description of a database. Fails with [`ErrorKind::Corrupt`] if one of its ids is invalid: ids are compared with
+/// those of histories, and printed.
 fn database_from(bytes: &[u8]) -> Result<DatabaseDescription> {
     let found = DatabaseDescription::parse(bytes)?;
     let parent = found.parent.as_ref().map(|parent| &parent.id);
@@ -376,7 +379,7 @@ fn group_from(bytes: &[u8]) -> Result<GroupDescription> {
     Ok(found)
 }
 
-/// Fails with [`ErrorKind::Corrupt`] for what is no id as a catalog has it.
+/// Fails with [`ErrorKind::Corrupt`] if `id` is not an id in the form that the catalog stores.
 fn check_id(id: &str) -> Result<()> {
     if id::number(id).is_ok_and(|number| id::text(number) == id) {
         return Ok(());
@@ -384,7 +387,7 @@ fn check_id(id: &str) -> Result<()> {
     Err(Error::new(ErrorKind::Corrupt, "it has an invalid id"))
 }
 
-/// A description, if it is there.
+/// Reads a description file. `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match Disk::open_regular(path)? {
         Some(file) => {
@@ -397,9 +400,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// What the header of a database file says that the file is sealed under.
+/// Returns the seal in the header of a database file. `None` if the file is plain.
 fn header(data: &Path) -> Result<Option<Seal>> {
-    let gone = || Error::new(ErrorKind::NotFound, "data.db is not there");
+    let gone = || Error::new(ErrorKind::NotFound, "data.db does not exist");
     let file = Disk::open_regular(data)?.ok_or_else(gone)?;
     let mut head = [0; HEADER_LEN];
     if Disk::read_up_to(&file, data, &mut head, 0)? < HEADER_LEN {
@@ -408,7 +411,7 @@ fn header(data: &Path) -> Result<Option<Seal>> {
     Ok(Header::parse(&head)?.seal)
 }
 
-/// What can be said of a group without its description.
+/// Reconstructs the description of a group from its directory, and from the identity that its databases record, if known.
 fn guessed_group(dir: &GroupDir, known: Option<GroupIdentity>) -> Result<GroupDescription> {
     let now = Timestamp::now();
     let (name, uuid) =
@@ -431,7 +434,7 @@ fn guessed_group(dir: &GroupDir, known: Option<GroupIdentity>) -> Result<GroupDe
     })
 }
 
-/// What can be said of a database without its description, and whether its id is its own.
+/// Reconstructs the description of a database from its files. Returns whether its id comes from its history.
 fn guessed_database(
     data: &Path,
     name: DatabaseName,
@@ -448,7 +451,7 @@ fn guessed_database(
         group: GroupIdentity { id: group.id, name: group.name },
         size_limit: None,
         history_window: None,
-        // Nothing says that its history was never off.
+        // Whether its history was ever off is unknown, so assume that it was.
         history_paused: true,
         block_reads: false,
         block_writes: false,
@@ -459,7 +462,7 @@ fn guessed_database(
     (description, known.is_some())
 }
 
-/// The id in the stamps of a database's history, if one can be read.
+/// Returns the database id in the stamps of a history. `None` if no stamps can be read.
 fn history_id(data: &Path) -> Option<String> {
     let paths = ArchivePaths::of(data);
     let names = Disk::list(paths.dir()).unwrap_or_default();
