@@ -124,7 +124,7 @@ impl AttachOptions {
     }
 }
 
-/// The rules of one database, as the catalog has them.
+/// The policy of one database, read from the catalog.
 #[derive(Debug)]
 pub(crate) struct CatalogGovernor {
     catalog: Arc<Catalog>,
@@ -134,12 +134,15 @@ pub(crate) struct CatalogGovernor {
     read_only: bool,
     first: Option<(u64, Policy)>,
     sealing: Option<Sealing>,
-    /// `None` if nothing is ever written.
+    /// `None` if the connection writes nothing to the disk.
     history: Option<History>,
 }
 
 impl CatalogGovernor {
-    /// Of the database whose row was read after the stamp was taken, under its key if it is encrypted.
+    /// Returns the policy source of a database. `stamp` was read before the row `entry`.
+    ///
+    /// Fails with [`ErrorKind::KeyRequired`] if an encrypted database has no `key`, and with [`ErrorKind::Invalid`] if the key
+    /// has the wrong size or the database is plain.
     pub(crate) fn new(
         (disk, clock): (&Disk, &Clock),
         catalog: Arc<Catalog>,
@@ -235,9 +238,9 @@ impl PolicySource for CatalogGovernor {
     }
 }
 
-/// Opens the database file at `path` under the rules of `governor`.
+/// Opens the database file at `path` under the policy of `governor`.
 pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOptions) -> Result<Connection> {
-    // Never `CREATE`: a database that is not there was destroyed, and is not to come back empty.
+    // Never `CREATE`: a missing file belongs to a destroyed database, which must not reappear empty.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = open_as(path, flags, Arc::new(governor.read_only(options.read_only)), options)?;
     connection.busy_timeout(options.busy_timeout).map_err(|error| Error::from_sqlite(&connection, error))?;
@@ -273,12 +276,12 @@ fn open_as(
     opened.map_err(|not_opened| explain_open(path, not_opened))
 }
 
-/// Fences the SQL of a new connection. Last of all: the authorizer has every statement compiled anew that was compiled before.
+/// Fences the SQL of a new connection. Call it last: setting an authorizer expires every statement prepared before.
 fn fence(connection: &Connection, options: &ConnectOptions) -> rusqlite::Result<()> {
     if options.unfenced { Ok(()) } else { vfs::raise_fence(connection) }
 }
 
-/// Opens the database file at `path` of a fleet that is open for reading.
+/// Opens the database file at `path` of a read-only fleet.
 pub(crate) fn open_to_read(
     path: &Path,
     governor: CatalogGovernor,
@@ -296,7 +299,7 @@ pub(crate) fn open_to_read(
     let prepared = connection
         .busy_timeout(options.busy_timeout)
         .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys))
-        // The first page, and with it what a wrong key makes of that.
+        // Reads the first page, so that a wrong key fails here.
         .and_then(|_| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())))
         .and_then(|()| fence(&connection, options));
     match prepared {
@@ -305,7 +308,7 @@ pub(crate) fn open_to_read(
     }
 }
 
-/// Opens a database as it was at an instant, to be read.
+/// Opens a read-only connection to a database as of an instant.
 pub(crate) fn open_past(
     past: ResilientImage,
     sealing: Option<Sealing>,
@@ -316,7 +319,7 @@ pub(crate) fn open_past(
     let connection = open_as(&path, flags, Arc::new(NoPolicy::viewing(Arc::new(past), sealing)), options)?;
     let prepared = connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
-        // The first page, and with it what a wrong key makes of that.
+        // Reads the first page, so that a wrong key fails here.
         .and_then(|_| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())))
         .and_then(|()| fence(&connection, options));
     match prepared {
@@ -325,8 +328,8 @@ pub(crate) fn open_past(
     }
 }
 
-/// Puts a database into WAL mode, which another program may have taken it out of. Where none did, this reads and
-/// writes nothing. The policy is enforced in WAL mode only, so a database that stays in another mode is refused.
+/// Returns a database to WAL mode if another program has changed its journal mode, and otherwise writes nothing. The policy is
+/// enforced in WAL mode only. Fails with [`ErrorKind::Busy`] if the database stays in another mode.
 fn into_wal(connection: &Connection, schema: &str) -> Result<()> {
     let pragma = format!("PRAGMA \"{}\".journal_mode=WAL", schema.replace('"', "\"\""));
     let mode: String = connection
@@ -336,12 +339,12 @@ fn into_wal(connection: &Connection, schema: &str) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "another program took the database into journal mode {mode}, and it cannot be taken back now"
+        "another program set the database to journal mode {mode}, and it cannot return to WAL mode now; retry later"
     );
     Err(Error::new(ErrorKind::Busy, message))
 }
 
-/// Attaches the database file at `path` to a connection, under the rules of `governor`.
+/// Attaches the database file at `path` to a connection, under the policy of `governor`.
 pub(crate) fn attach(
     connection: &Connection,
     path: &Path,
@@ -357,7 +360,7 @@ pub(crate) fn attach(
     })
 }
 
-/// Attaches the database file at `path` of a fleet that is open for reading.
+/// Attaches the database file at `path` of a read-only fleet.
 pub(crate) fn attach_to_read(
     connection: &Connection,
     path: &Path,
@@ -367,7 +370,7 @@ pub(crate) fn attach_to_read(
     attach_as(connection, &sqlite::uri_to_read(path)?, path, governor.reading(), schema)
 }
 
-/// Attaches the database file at `path`, which SQLite is given as `name`.
+/// Attaches the database file at `path`. SQLite receives `name` as the file name, which may be a URI.
 fn attach_as(
     connection: &Connection,
     name: &str,
@@ -375,9 +378,9 @@ fn attach_as(
     governor: CatalogGovernor,
     schema: &str,
 ) -> Result<()> {
-    // On any other connection SQLite would open the file through another VFS, and without rules.
+    // A connection that this crate did not open would open the file through another VFS, without a policy.
     let Some(main) = vfs::main_database(connection) else {
-        let message = "a database can be attached to a connection that `connect` made, and to no other";
+        let message = "a database can be attached only to a connection that `connect` opened";
         return Err(Error::new(ErrorKind::Invalid, message));
     };
     // The connection may have files of temporary tables open already, which are not sealed.
@@ -394,7 +397,7 @@ fn attach_as(
     )
 }
 
-/// Detaches what is attached to a connection as `schema`.
+/// Detaches the database `schema` from a connection.
 pub(crate) fn detach(connection: &Connection, schema: &str) -> rusqlite::Result<()> {
     connection.execute("DETACH ?1", [schema]).map(|_| ())
 }
@@ -440,8 +443,8 @@ impl Error {
     }
 }
 
-/// Adds what frees space to the sentence of an error that a full disk caused. SQL cannot: deleting rows needs room in the log
-/// first.
+/// Adds the remedy to the message of an [`ErrorKind::DiskFull`] error. SQL cannot free space: deleting rows first appends to
+/// the WAL.
 pub(crate) fn with_remedy(error: Error) -> Error {
     const REMEDY: &str =
         "to free space, destroy a database or a group, or turn a history off and maintain its database";
@@ -451,7 +454,7 @@ pub(crate) fn with_remedy(error: Error) -> Error {
     error.map_message(|text| format!("{text}; {REMEDY}"))
 }
 
-/// Why a database was not opened.
+/// Converts the error of a failed open, with the reason of the VFS if the VFS refused it.
 pub(crate) fn explain_open(path: &Path, NotOpened { error, refusal }: NotOpened) -> Error {
     match refusal {
         None => with_remedy(sqlite::failed_to_open(path, error)),

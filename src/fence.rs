@@ -1,4 +1,4 @@
-//! What SQL on a connection may reach.
+//! The fence, which restricts the files and settings that SQL on a connection can access.
 //!
 //! SQL on a connection that [`connect`](crate::ControlPlane::connect) or [`connect_at`](crate::ControlPlane::connect_at)
 //! returns is fenced, unless it is opened with [`unfenced`](crate::ConnectOptions::unfenced). It reaches the databases that
@@ -11,19 +11,19 @@
 //! | `PRAGMA writable_schema` | stays off |
 //! | `PRAGMA temp_store_directory`, `data_store_directory`, `hard_heap_limit`, `soft_heap_limit` | cannot be set: they are settings of the whole process |
 //! | `load_extension()`, `fts3_tokenizer()` | refused |
-//! | writes to shadow tables, `PRAGMA schema_version=N`, and what else [defensive mode] disables | refused, or without effect |
+//! | writes to shadow tables, `PRAGMA schema_version=N`, and everything else that [defensive mode] disables | refused, or without effect |
 //!
 //! A refused statement fails with `SQLITE_AUTH`; [`Error::from_sqlite`](crate::Error::from_sqlite) gives the reason. `VACUUM INTO` is allowed on a
 //! read-only connection, as in SQLite: it changes no database. It writes to any other path that the process can write to, and
-//! is not bound by the size limit. An encrypted connection with databases under several keys cannot `VACUUM INTO` at all,
-//! since nothing says under which key the copy belongs.
+//! the size limit does not apply. `VACUUM INTO` is refused on an encrypted connection with databases under several keys,
+//! because the key of the copy would be ambiguous.
 //!
-//! The fence is for SQL, not for the code of the host: what the host does through the API of SQLite (backups, loading
-//! extensions, registering virtual tables that read files) is its own decision.
+//! The fence restricts SQL, not the host. Calls of the SQLite API by the host, such as backups, loading extensions and
+//! registering virtual tables that read files, are not restricted.
 //!
-//! # Hosts with an authorizer of their own
+//! # Custom authorizers
 //!
-//! A connection has one authorizer. One that the host sets takes the place of the fence's, and with it the host gives up:
+//! A connection has one authorizer. An authorizer that the host sets replaces that of the fence, and with it:
 //!
 //! - the refusal of URIs, and so of every other VFS, in `ATTACH` and `VACUUM INTO`;
 //! - the refusal of `ATTACH ?`, of the pragmas and of the functions above, except that `writable_schema` stays without effect.
@@ -61,15 +61,16 @@ use rusqlite::{
 
 use crate::vfs::{self, Action};
 
-/// The fence's own authorizer, for an authorizer of the host's to call.
+/// The authorizer of the fence, for use in the authorizer of a host.
 ///
-/// It answers [`Deny`](Authorization::Deny) for what the [fence](self) refuses, and [`Allow`](Authorization::Allow) otherwise:
-/// also for a plain path in `ATTACH`, which the VFS refuses later, because `VACUUM INTO` asks in the same way.
+/// Returns [`Deny`](Authorization::Deny) for an action that the [fence](self) refuses, and [`Allow`](Authorization::Allow)
+/// otherwise. It allows a plain path in `ATTACH`, because `VACUUM INTO` requests the authorization of `ATTACH` too; the VFS
+/// refuses such an `ATTACH` later.
 #[must_use]
 pub fn authorize(context: AuthContext<'_>) -> Authorization {
     let action = match context.action {
         AuthAction::Attach { filename } => Action::Attach(Some(filename.as_bytes())),
-        // A name that is not a literal.
+        // The file name is not a literal.
         AuthAction::Unknown { code: ffi::SQLITE_ATTACH, .. } => Action::Attach(None),
         AuthAction::Pragma { pragma_name, pragma_value } => {
             Action::Pragma { name: pragma_name.as_bytes(), value: pragma_value.map(str::as_bytes) }

@@ -125,7 +125,7 @@ impl Plane {
                     if let Some(key) = key {
                         options = options.encryption_key(key.clone());
                     }
-                    // The pages are copied by path. If the source still exists afterwards, they are its own.
+                    // The pages are copied by path. If the source still exists afterwards, they belong to it.
                     let data = staged.data();
                     let output = self.output_to(&data, target.as_ref(), limit);
                     let copied = self.fork(source, &options, at, output, watch);
@@ -143,7 +143,8 @@ impl Plane {
         Ok(CreateDatabaseOutput { reached, unchecked, ..self.output(&new) })
     }
 
-    /// Writes a source into a staged directory, as it is or as it was at an instant, and says what the instant came to.
+    /// Writes a source into a staged directory: its current state, or its state as of `at`. Returns the commit to which `at`
+    /// resolved.
     fn fork(
         &self,
         source: &Resolved,
@@ -253,7 +254,7 @@ impl Plane {
         Ok(source)
     }
 
-    /// Cannot fail: the database exists by now.
+    /// Returns the output of a successful create. It cannot fail, because the database already exists.
     fn output(&self, new: &NewDatabase) -> CreateDatabaseOutput {
         CreateDatabaseOutput {
             id: new.id.clone(),
@@ -351,7 +352,7 @@ impl Plane {
         let entry = self.catalog.write(Durability::Full, |rows| {
             let entry = rows.entry_by_id(&staged.id)?;
             let moved = rows.set_publishing(&staged.id, from, identity.as_ref())?;
-            // A group that is being destroyed takes its databases with it, whatever their own rows say.
+            // While a group is being destroyed, so are its databases, whatever state their rows have.
             entry.filter(|entry| moved && entry.state == from).ok_or_else(|| {
                 Error::new(ErrorKind::Destroyed, "the database was destroyed while it was being created")
             })
@@ -370,7 +371,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Makes the directory of a group, with the first database in it, and says whether it was not there.
+    /// Creates the directory of a group when its first database is published. Returns whether this call created it.
     pub(super) fn make_group_dir(&self, group: &GroupDir) -> Result<bool> {
         let is_new = self.disk.make_dir(&self.layout.group(group))?;
         if is_new {

@@ -98,7 +98,7 @@ impl Plane {
             let path = layout::description(&self.place(&entry));
             match Disk::read(&path)? {
                 Some(bytes) if !agrees(&bytes, &entry) => {
-                    let message = "it does not say what the catalog says; the next maintenance replaces it";
+                    let message = "it differs from the catalog; the next maintenance replaces it";
                     finding = Some(Finding::new(&path, message));
                 }
                 _ => return Ok(None),
@@ -109,7 +109,7 @@ impl Plane {
 
     fn replace_description(&self, rows: &Rows<'_>, uuid: &str) -> Result<()> {
         if let Some(entry) = rows.entry_by_id(uuid)? {
-            // Before it is ready, its directory is elsewhere; from then on this transaction keeps it in place.
+            // Only a ready database has its directory in place, and this transaction keeps it there.
             if entry.state != State::Ready {
                 return Ok(());
             }

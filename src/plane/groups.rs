@@ -68,7 +68,7 @@ impl ControlPlane {
     ///
     /// # Errors
     ///
-    /// As for [`get_database`](Self::get_database).
+    /// Fails as [`get_database`](Self::get_database) does.
     pub fn group_of_database<'a>(&self, database: impl Into<DatabaseRef<'a>>) -> Result<Group> {
         let database = self.0.resolve(&database.into().parse()?)?;
         // A database never leaves its group, and a group is destroyed together with its databases.
@@ -187,7 +187,7 @@ impl Plane {
     ) -> Result<T> {
         let mut begun = Vec::new();
         let result = self.catalog.write(Durability::Full, |rows| change(rows, &mut begun));
-        // Even after a rollback: an unfinished change makes every reader consult the catalog each time.
+        // Also after a rollback: while a change is unfinished, readers query the catalog in each transaction.
         for change in &begun {
             self.changes.finish(change);
         }

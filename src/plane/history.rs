@@ -87,7 +87,7 @@ impl<'p> MaintainOptions<'p> {
     }
 }
 
-/// Returns what the catalog requires of the history of a database.
+/// Returns the identity that the history of a database must have.
 pub(super) fn birth(entry: &Entry) -> Result<Birth> {
     Ok(Birth {
         database: id::number(&entry.database.id)?,
@@ -117,8 +117,8 @@ impl Plane {
         self.hold(database, view)
     }
 
-    /// Opens the source of a restore: the database itself or, if that is damaged or missing, a view of it as of the instant. An
-    /// error is that of the database.
+    /// Opens the source of a restore: the database itself or, if that cannot be opened, a view of it as of the instant. If
+    /// neither can be opened, returns the error of the database.
     pub(super) fn connect_to_restore(
         &self,
         database: &Resolved,
@@ -184,9 +184,9 @@ impl ControlPlane {
     /// Fails as [`database_path`](Self::database_path) does, and with [`ErrorKind::Busy`] if the history keeps changing.
     ///
     /// Damage is not an error. Damaged stamps leave a gap between two [ranges](Points::windows), as does a foreign writer;
-    /// without a valid header of the stamps, the gap extends to the next snapshot. A damaged or missing WAL or snapshot does
-    /// not show, because listing does not read them: a restore that needs it fails with [`ErrorKind::Corrupt`] and names the
-    /// file. [`verify_database`](Self::verify_database) finds both kinds of damage.
+    /// without a valid header of the stamps, the gap extends to the next snapshot. A damaged or missing WAL or snapshot is
+    /// not reported, because listing does not read it: a restore that needs it fails with [`ErrorKind::Corrupt`] and names
+    /// the file. [`verify_database`](Self::verify_database) finds both kinds of damage.
     pub fn points<'a>(
         &self,
         database: impl Into<DatabaseRef<'a>>,
@@ -343,7 +343,7 @@ impl ControlPlane {
         {
             maintained = maintenance.run(&window, progress.callback());
         }
-        // If the directory belongs to another database by now, this describes that one, as its row says.
+        // If the directory belongs to another database by now, this changes nothing: only existing rows are described.
         let described = self.0.keep_described(entry);
         self.0.reserve.refill();
         let done = maintained.and_then(|done| described.map(|()| done));

@@ -80,8 +80,8 @@ impl Partial {
     pub(super) fn publish(&self, disk: &Disk, target: &Path) -> Result<()> {
         let staged = self.data();
         let rename = || {
-            // From here to the end no connection can read the file or make a log of its own for it. What stands beside it on the
-            // second look was there before it, and until then it can be withdrawn.
+            // Until this closure returns, no connection can read the file or create a WAL for it. A companion that the second
+            // check finds therefore belongs to an earlier database, and the file can still be removed.
             let file = disk.open_to_write(&staged)?;
             Disk::keep_connections_out(&file);
             refuse(target)?;
@@ -94,7 +94,7 @@ impl Partial {
         isolated_fds::run(rename)?
     }
 
-    /// Removes the directory and its files. What cannot be removed now is left to the next export.
+    /// Removes the directory and its files. The next export removes those that cannot be removed now.
     pub(super) fn remove(self, disk: &Disk) {
         let Self { dir, lock } = self;
         drop(lock);
@@ -136,7 +136,7 @@ fn refuse_companions(target: &Path) -> Result<()> {
     }))
 }
 
-/// The directory of a file.
+/// Returns the directory that contains a file.
 fn directory(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),

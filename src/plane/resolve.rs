@@ -1,4 +1,4 @@
-//! Resolves the database or group of a call: a name once, and from then on the id.
+//! Resolves the database or group of a call. A name is resolved once; every later step uses the id.
 //!
 //! Files are opened by path, and a path follows from a name. A database can be destroyed at any time and its name reused.
 //! Therefore a call [checks](Plane::hold) each result obtained through a path against the row that it resolved: if the row
@@ -17,9 +17,9 @@ use crate::{
 
 /// The database or group that a call acts on, given by name or by id.
 ///
-/// A string or a parsed name selects what has that name when the call begins; the call fails with [`ErrorKind::NotFound`] if
-/// nothing has it. A [`Database`], a [`CreateDatabaseOutput`] or a [`Group`] selects by id, and never what has taken its name
-/// since.
+/// A string or a parsed name selects the database or group that has the name when the call begins; without one, the call fails
+/// with [`ErrorKind::NotFound`]. A [`Database`], a [`CreateDatabaseOutput`] or a [`Group`] selects by id, and never selects
+/// another database or group that has taken the name since.
 ///
 /// A call resolves its database once. If that database is destroyed before the call ends, the call fails with
 /// [`ErrorKind::Destroyed`].

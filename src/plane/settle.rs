@@ -40,9 +40,9 @@ impl Plane {
     /// Moves a staged directory into its place if it is complete, and into the trash otherwise.
     fn settle_staged(&self, id: &str) -> Result<()> {
         let dir = self.layout.staged(id);
-        let Some(_nobodys) = Disk::lock_dir(&dir)? else { return Ok(()) };
+        let Some(_lock) = Disk::lock_dir(&dir)? else { return Ok(()) };
         self.catalog.write(Durability::Full, |rows| match rows.entry_by_id(id)? {
-            // If its place is taken, the directory is left from another call.
+            // If the target directory exists, the staged one is left from another call.
             Some(entry)
                 if matches!(entry.state, State::Publishing | State::Ready)
                     && !Disk::exists(&self.place(&entry))? =>

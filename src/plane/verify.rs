@@ -98,7 +98,7 @@ impl Plane {
             let (page_size, codec) = layout_of(entry, &data, key)?;
             let lock_page = page::lock_page(page_size as usize);
             let is_authentic = |number: u32, page: &mut [u8]| match &codec {
-                // SQLite's lock bytes stand there, and nothing else.
+                // SQLite stores nothing in the page of its lock bytes, so that page is not sealed.
                 Some(codec) => number == lock_page || codec.open_page(number, page).is_ok(),
                 None => true,
             };
@@ -110,8 +110,8 @@ impl Plane {
     }
 }
 
-/// The size of a database's pages, and what opens them if there is a key. The header of the database file says so or, where
-/// that is damaged, the one of a snapshot.
+/// Returns the page size of a database and, with a key, its page codec. They are read from the header of the database file or,
+/// if that is damaged, of a snapshot.
 fn layout_of(entry: &Entry, data: &Path, key: Option<&EncryptionKey>) -> Result<(u32, Option<PageCodec>)> {
     let archive = ArchivePaths::of(data);
     let names = if Disk::exists(archive.dir())? { Disk::list(archive.dir())? } else { Vec::new() };
@@ -123,7 +123,7 @@ fn layout_of(entry: &Entry, data: &Path, key: Option<&EncryptionKey>) -> Result<
         let found = header(&path).and_then(|header| {
             let is_own = header.seal.map(|seal| seal.identity()) == entry.identity
                 && header.seal.map(|seal| seal.cipher) == entry.database.cipher;
-            let message = "no file of this database has the header that it was made with";
+            let message = "no file of this database has the header that the catalog records";
             let header = is_own.then_some(header).ok_or_else(|| Error::new(ErrorKind::Corrupt, message))?;
             let codec = key.zip(header.seal).map(|(key, seal)| PageCodec::new(seal, header.page_size, key));
             Ok((header.page_size, codec.transpose()?))
@@ -139,7 +139,7 @@ fn layout_of(entry: &Entry, data: &Path, key: Option<&EncryptionKey>) -> Result<
 
 fn header(path: &Path) -> Result<Header> {
     let file = Disk::open_regular(path)?
-        .ok_or_else(|| Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} is gone")))?;
+        .ok_or_else(|| Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} does not exist")))?;
     let mut head = [0; HEADER_LEN];
     if Disk::read_up_to(&file, path, &mut head, 0)? < HEADER_LEN {
         return Err(Error::naming(ErrorKind::Corrupt, path, |file| format!("{file}: shorter than a header")));
