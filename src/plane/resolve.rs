@@ -6,7 +6,7 @@
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 
-use super::Plane;
+use super::state::Plane;
 use crate::{
     api::{CreateDatabaseOutput, Database, Group},
     catalog::{Entry, Rows, State},
