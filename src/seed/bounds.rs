@@ -201,8 +201,7 @@ impl Bound {
                 )
             }
             Self::Call(function, product) => format!(
-                "a call of {function}() multiplies the lengths of its arguments to {product}, and {} is the bound",
-                PRODUCT_MAX
+                "a call of {function}() multiplies the lengths of its arguments to {product}, and {PRODUCT_MAX} is the bound"
             ),
         };
         let message = format!(

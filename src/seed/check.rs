@@ -149,13 +149,13 @@ impl Check<'_> {
     /// Checks the whole database by a pragma. Returns the bound on the length of a value.
     fn whole(&self, connection: &Connection, pragma: &str) -> Result<Option<i32>, Refused> {
         let length = self.bounds.measure(connection).map_err(Refused::Sql)?;
-        functions::limit(connection, &self.bounds, length).map_err(Refused::Sql)?;
+        functions::limit(connection, self.bounds, length).map_err(Refused::Sql)?;
         ask(connection, pragma).and_then(|finding| self.sound(finding))?;
         Ok(length)
     }
 
     fn impose(&self, connection: &Connection, length: Option<i32>) -> Result<()> {
-        functions::limit(connection, &self.bounds, length).map_err(|error| self.failed(connection, error))
+        functions::limit(connection, self.bounds, length).map_err(|error| self.failed(connection, error))
     }
 
     /// Fails with the finding of a check, if there is one.

@@ -144,7 +144,7 @@ fn import_failing_at_any_step_leaves_nothing() {
                 .map(drop)
         },
         |plane| {
-            assert_eq!(plane.connect("b", ConnectOptions::default()).unwrap_err().kind(), ErrorKind::Invalid)
+            assert_eq!(plane.connect("b", ConnectOptions::default()).unwrap_err().kind(), ErrorKind::Invalid);
         },
     );
     assert_eq!(contents(&fleet.connect("a")), contents(&fleet.connect("b")));

@@ -235,7 +235,7 @@ fn fork_as_of_an_instant_needs_a_source_first() {
     let fleet = Fleet::new();
     fleet.create("orders");
     fleet.run("orders", "CREATE TABLE t(a)");
-    let before = std::time::SystemTime::now();
+    let before: std::time::SystemTime = Timestamp::now().into();
     fleet.run("orders", "INSERT INTO t VALUES (1)");
     fleet.plane.create_database(CreateDatabaseInput::fork("then", "orders").at(before)).unwrap();
     assert_eq!(count(&fleet.connect("then"), "SELECT count(*) FROM t"), 0);

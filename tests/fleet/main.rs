@@ -1,7 +1,6 @@
 //! The control plane as a host program uses it, on real files.
 
 #![expect(clippy::unwrap_used, reason = "a failed test panics")]
-#![expect(clippy::default_trait_access, reason = "the call shows the type of its options")]
 
 mod bypass;
 mod crash;

@@ -191,6 +191,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// Runs every call while databases of one name are created and destroyed. Each fills its rows with its own number.
+#[expect(clippy::too_many_lines, reason = "one list of the calls of the library")]
 fn calls_among_databases_that_come_and_go(key: Option<&EncryptionKey>) {
     const ROUNDS: usize = 12;
     let fleet = Fleet::new();
