@@ -53,6 +53,10 @@ use crate::error::{Error, ErrorKind};
 
 /// The position of a lock in the lock order: a thread takes locks in increasing rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(
+    not(all(feature = "http", feature = "internals")),
+    expect(dead_code, reason = "some locks are in optional modules")
+)]
 pub(crate) enum Rank {
     /// The uploads in chunks of a server.
     Sessions,

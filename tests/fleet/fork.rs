@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use litefleet::{
-    CreateDatabaseInput, DatabaseChanges, ErrorKind, ListDatabases, Phase, Seed, SizeLimit,
+    CreateDatabaseInput, DatabaseChanges, ErrorKind, ListDatabases, Phase, Seed, SizeLimit, Timestamp,
     rusqlite::Connection,
 };
 

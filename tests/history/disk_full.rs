@@ -157,6 +157,7 @@ fn checkpoint(connection: &Connection, mode: &str) -> litefleet::rusqlite::Resul
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of the steps")]
 fn failed_capture_step_fails_the_statement_that_needed_it() {
     // The first commit, a commit that restarts the WAL, one that grows the stamp file, a WAL that is truncated, and a
     // commit with synchronous=FULL.
