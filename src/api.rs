@@ -34,7 +34,7 @@ pub struct CreateDatabaseInput {
     /// The name of the new database: 1 to 64 lowercase letters, digits and dashes, unique in the root.
     #[cfg_attr(feature = "http", schema(value_type = crate::name::DatabaseName))]
     pub name: String,
-    /// The group to create it in, which must exist. A fork may leave it out, and takes the group of its source.
+    /// The existing group to create it in. Optional for a fork, whose default is the group of its source.
     #[cfg_attr(feature = "http", schema(value_type = Option<crate::name::GroupName>))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -56,7 +56,7 @@ pub struct CreateDatabaseInput {
 }
 
 impl CreateDatabaseInput {
-    /// An empty database `name` in `group`.
+    /// Describes an empty database `name` in `group`.
     pub fn new(name: impl Into<String>, group: impl Into<String>) -> Self {
         Self { group: Some(group.into()), ..Self::named(name) }
     }
@@ -133,14 +133,14 @@ pub enum Seed {
     /// Another database, now or as of an instant.
     #[non_exhaustive]
     Database {
-        /// The source's name. Read from `name`, or from `value`, which is what Turso's command line sends.
+        /// The name of the source. It is also accepted as `value`, which Turso's command line sends.
         #[serde(alias = "value")]
         name: String,
         /// The instant to restore to. `None` for the current state.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timestamp: Option<Timestamp>,
     },
-    /// A SQLite file, which is uploaded to the database afterwards.
+    /// A SQLite file that is uploaded afterwards.
     DatabaseUpload,
 }
 
@@ -150,7 +150,7 @@ impl Seed {
         Self::Database { name: name.into(), timestamp: None }
     }
 
-    /// The database `name` as it was at an instant: with every commit that is stamped at or before that, and no other.
+    /// The database `name` as of an instant: with every commit stamped at or before it, and no other.
     pub fn database_at(name: impl Into<String>, timestamp: impl Into<Timestamp>) -> Self {
         Self::Database { name: name.into(), timestamp: Some(timestamp.into()) }
     }
@@ -158,7 +158,7 @@ impl Seed {
 
 /// The key and cipher of an encrypted database.
 ///
-/// It serializes as the API's body has it, **key included**: that is for sending a request, not for logs.
+/// It serializes as in a request body, **including the key**: serialize it to send a request, never to log it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteEncryption {
     key: EncryptionKey,
@@ -167,17 +167,17 @@ pub struct RemoteEncryption {
 }
 
 impl RemoteEncryption {
-    /// A key for `cipher`.
+    /// Combines a key with `cipher`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] if the key has not the size that the cipher takes.
+    /// Fails with [`ErrorKind::Invalid`] if the key does not have the size that the cipher requires.
     pub fn new(key: EncryptionKey, cipher: Cipher) -> Result<Self> {
         key.check_size(cipher)?;
         Ok(Self { key, cipher: Some(cipher), page_format: None })
     }
 
-    /// The key of a fork, which takes the cipher and the page format of its source.
+    /// Creates the encryption of a fork that inherits the cipher and the page format of its source.
     #[must_use]
     pub fn inherit_cipher(key: EncryptionKey) -> Self {
         Self { key, cipher: None, page_format: None }
@@ -189,20 +189,20 @@ impl RemoteEncryption {
         Self { page_format: Some(format), ..self }
     }
 
-    /// The key.
+    /// Returns the key.
     #[must_use]
     pub fn key(&self) -> &EncryptionKey {
         &self.key
     }
 
-    /// The cipher; a fork may leave it out, and takes the cipher of its source.
+    /// Returns the cipher. `None` if a fork inherits the cipher of its source.
     #[must_use]
     pub fn cipher(&self) -> Option<Cipher> {
         self.cipher
     }
 
-    /// The page format; a fork may leave it out, and takes that of its source. Otherwise it is
-    /// [`Native`](PageFormat::Native).
+    /// Returns the page format. `None` for the default: the format of the source of a fork, and [`Native`](PageFormat::Native)
+    /// otherwise.
     #[must_use]
     pub fn page_format(&self) -> Option<PageFormat> {
         self.page_format
@@ -233,10 +233,10 @@ impl<'de> Deserialize<'de> for RemoteEncryption {
             encryption_cipher: Option<String>,
             page_format: Option<String>,
         }
-        // What the format says of a wrong value repeats the value, which may be a key.
+        // The error of the format repeats an invalid value, which may be a key.
         let body = Body::deserialize(deserializer).map_err(|_| {
             de::Error::custom(
-                "remote_encryption must be an object with the texts encryption_key and encryption_cipher",
+                "remote_encryption must be an object with the strings encryption_key and encryption_cipher",
             )
         })?;
         let cipher =
@@ -253,7 +253,7 @@ impl<'de> Deserialize<'de> for RemoteEncryption {
     }
 }
 
-/// A key as base64, which may be absent.
+/// Serializes an optional key as base64.
 mod key_as_base64 {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -283,20 +283,20 @@ mod key_as_base64 {
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct CreateDatabaseOutput {
-    /// The database's id, a UUID.
+    /// The id of the database, a UUID.
     #[serde(rename = "DbId")]
     pub id: String,
     /// The host name under which the HTTP API serves it.
     #[serde(rename = "Hostname")]
     pub hostname: String,
-    /// The database's name.
+    /// The name of the database.
     #[serde(rename = "Name")]
     pub name: String,
     /// The commit to which the requested instant resolved. The body of the API does not contain it.
     #[serde(skip)]
     pub reached: Option<ResolvedInstant>,
-    /// The parts of an imported file that could not be checked, each with the reason: see [`Uploaded::unchecked`]. The API's
-    /// body does not have it.
+    /// The parts of an imported file that could not be checked, each with the reason: see [`Uploaded::unchecked`]. The body of
+    /// the API does not contain it.
     #[serde(skip)]
     pub unchecked: Vec<String>,
 }
@@ -333,7 +333,7 @@ impl CreateDatabaseInput {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] with what is wrong and where.
+    /// Fails with [`ErrorKind::Invalid`] if the body is invalid; the message states the fault and its position.
     ///
     /// ```
     /// let body = r#"{"name": "copy", "group": "default", "seed": {"type:": "database", "name": "orders"}}"#;
@@ -347,25 +347,25 @@ impl CreateDatabaseInput {
     }
 }
 
-/// A database, as the catalog knows it. It serializes as the API's database object, with `state`, `created_at`,
-/// `size_limit` and `history_window` added.
+/// A database and its configuration. It serializes as the database object of the API, with the additional fields `state`,
+/// `created_at`, `size_limit`, `history_window` and `inherits_history_window`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema), schema(description = "A database."))]
-#[expect(clippy::struct_excessive_bools, reason = "four switches, each of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "four independent switches")]
 #[non_exhaustive]
 pub struct Database {
-    /// Its name, unique in the root.
+    /// The name, unique in the root.
     #[serde(rename = "Name")]
     pub name: crate::name::DatabaseName,
-    /// Its id, a UUID, which no other database ever had or will have.
+    /// The id, a UUID that is never reused.
     #[serde(rename = "DbId")]
     pub id: String,
     /// The host name under which the HTTP API serves it.
     #[serde(rename = "Hostname")]
     pub hostname: String,
-    /// The group it belongs to.
+    /// The group that contains the database.
     pub group: crate::name::GroupName,
-    /// Whether it can be used yet.
+    /// Whether the database is ready for use or waits for its upload.
     pub state: DatabaseState,
     /// When it was created.
     pub created_at: Timestamp,
@@ -373,41 +373,41 @@ pub struct Database {
     pub size_limit: Option<SizeLimit>,
     /// The history window.
     pub history_window: Retention,
-    /// Whether that is the window of its group, and follows it.
+    /// Whether the history window is inherited from the group.
     pub inherits_history_window: bool,
     /// Whether reads are refused.
     pub block_reads: bool,
     /// Whether writes are refused.
     pub block_writes: bool,
-    /// Whether destroying it is refused.
+    /// Whether destroying the database is refused.
     pub delete_protection: bool,
-    /// The cipher that seals its pages, if it is encrypted. The key is not stored anywhere.
+    /// The cipher that seals the pages. `None` for a plain database. The key is not stored anywhere.
     #[serde(rename = "encryption_cipher", skip_serializing_if = "Option::is_none")]
     pub cipher: Option<Cipher>,
-    /// The database it was forked from.
+    /// The source of a fork. `None` for any other database.
     pub parent: Option<Parent>,
 }
 
-/// Whether a database can be used yet.
+/// The state of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DatabaseState {
-    /// It waits for the file that [`upload_database`](crate::ControlPlane::upload_database) brings.
+    /// The database waits for an upload by [`upload_database`](crate::ControlPlane::upload_database).
     Draft,
-    /// It can be connected to.
+    /// The database accepts connections.
     Ready,
 }
 
-/// Where a fork came from. The source may be gone by now.
+/// The source of a fork. It may have been destroyed since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Parent {
-    /// The source's id.
+    /// The id of the source.
     pub id: String,
-    /// The source's name at that time.
+    /// The name of the source at the time of the fork.
     pub name: crate::name::DatabaseName,
     /// The instant of the fork.
     pub branched_at: Timestamp,
@@ -418,15 +418,15 @@ pub struct Parent {
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Group {
-    /// Its name, unique in the root.
+    /// The name, unique in the root.
     pub name: crate::name::GroupName,
     /// The id of the group, a UUID that is never reused.
     #[serde(rename = "uuid")]
     pub id: String,
     /// When it was created.
     pub created_at: Timestamp,
-    /// Whether destroying it or any database in it is refused.
+    /// Whether destroying the group or any database in it is refused.
     pub delete_protection: bool,
-    /// The history window of its databases that have none of their own.
+    /// The history window of the databases in the group that do not set one.
     pub history_window: Retention,
 }

@@ -21,7 +21,7 @@ pub(crate) const FORMAT: u32 = 1;
 /// The maximum size of a description in bytes.
 pub(crate) const LEN_MAX: u64 = 64 << 10;
 
-/// A database.
+/// The description of a database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "the flags of a database's row")]
 pub(crate) struct DatabaseDescription {
@@ -65,7 +65,7 @@ pub(crate) struct ParentIdentity {
     pub(crate) branched_at: Timestamp,
 }
 
-/// A group.
+/// The description of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GroupDescription {
     pub(crate) format: u32,
@@ -84,7 +84,7 @@ impl Encryption {
         Self { cipher, page_format: identity.format().as_str().to_owned(), salt }
     }
 
-    /// The identity of the file. Fails with [`ErrorKind::Corrupt`] if it is invalid.
+    /// Returns the identity of the file. Fails with [`ErrorKind::Corrupt`] if it is invalid.
     pub(crate) fn identity(&self) -> Result<Identity> {
         let format: PageFormat = self.page_format.parse()?;
         let salt = self.salt.as_deref().map(|hex| {
@@ -130,7 +130,7 @@ fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(damaged)
 }
 
-/// Pretty JSON, with a newline at the end.
+/// Serializes a description as indented JSON with a final newline.
 fn to_json(description: &impl Serialize) -> Vec<u8> {
     // Strings, numbers and `None` cannot fail to serialize.
     let mut json = serde_json::to_vec_pretty(description).unwrap_or_default();

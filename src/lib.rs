@@ -2,10 +2,10 @@
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
-    "litefleet runs on Linux: copying a database that is in use needs descriptor tables of its own"
+    "litefleet supports only Linux: copying a database that is in use needs a separate file descriptor table"
 );
 
-// Lowest layer first; a file may name only those above it in this list (tests/tidy holds the table).
+// Lowest layer first. A module imports only modules above it in this list; tests/tidy has the exact table.
 mod error;
 mod finding;
 mod id;

@@ -1,4 +1,4 @@
-//! What SQLite's result codes mean as kinds of this crate's errors, and how it opens what cannot be written.
+//! Conversion of SQLite's result codes into errors of this crate, and URIs that open databases on read-only disks.
 
 use std::{
     ffi::c_int,
@@ -14,7 +14,7 @@ use crate::{
     result_codes,
 };
 
-/// The kind of a failure in one of SQLite's calls, on a database at `path` if that is known.
+/// Returns the kind of an error of SQLite. `path` is the database file, if known.
 fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
     if is_damage(error) {
         return ErrorKind::Corrupt;
@@ -36,15 +36,15 @@ fn kind(error: &SqlError, path: Option<&Path>) -> ErrorKind {
     }
 }
 
-/// The extended result code of an error, or `None` if SQLite did not report it.
+/// Returns the extended result code of an error. `None` if the error does not come from SQLite.
 ///
 /// rusqlite has `Error::sqlite_extended_error_code` only since 0.40.
 fn extended_code(error: &SqlError) -> Option<c_int> {
     error.sqlite_error().map(|error| error.extended_code)
 }
 
-/// Whether a VFS read what is not what had been written. The fleet's says more as long as the file is open; one that could
-/// not be attached is not.
+/// Returns whether a VFS read damaged data. The VFS of the fleet has the details while the file is open; after a failed
+/// `ATTACH` the file is closed.
 pub(crate) fn is_damage(error: &SqlError) -> bool {
     extended_code(error) == Some(ffi::SQLITE_IOERR_DATA)
 }
@@ -90,12 +90,12 @@ impl From<SqlError> for Error {
     }
 }
 
-/// Whether a full disk is behind an error. SQLite says `SQLITE_FULL` only where it writes pages: not where it makes
-/// the file of a log, and not where it makes the memory that is shared beside one.
+/// Returns whether a full disk caused an error. SQLite reports `SQLITE_FULL` only when it writes pages, not when it creates a
+/// WAL or its `-shm` file.
 fn lacks_room(error: &SqlError, path: Option<&Path>) -> bool {
     let is_full = || path.and_then(Path::parent).is_some_and(Disk::is_full);
     match extended_code(error) {
-        // It hardly fails for anything else.
+        // This call rarely has another cause of failure.
         Some(ffi::SQLITE_IOERR_SHMSIZE) => true,
         Some(
             ffi::SQLITE_CANTOPEN
@@ -110,21 +110,21 @@ fn lacks_room(error: &SqlError, path: Option<&Path>) -> bool {
     }
 }
 
-/// What an error of SQLite means that it met in a database at `path`.
+/// Converts an error of SQLite on the database at `path`.
 #[cold]
 pub(crate) fn explained(path: Option<&str>, error: SqlError) -> Error {
     let kind = kind(&error, path.map(Path::new));
     Error::with(kind, sentence(kind, &error)).caused_by(error)
 }
 
-/// An error of SQLite in the middle of `doing`.
+/// Converts an error of SQLite during the operation `doing`.
 #[cold]
 pub(crate) fn failed(doing: impl Display, error: SqlError) -> Error {
     let kind = kind(&error, None);
     Error::with(kind, sentence(kind, &error).map(|text| format!("{doing}: {text}"))).caused_by(error)
 }
 
-/// An error of SQLite in the middle of `doing` something to the database at `path`.
+/// Converts an error of SQLite during the operation `doing` on the database at `path`.
 #[cold]
 pub(crate) fn failed_at(path: Option<&str>, doing: impl Display, error: SqlError) -> Error {
     let explained = explained(path, error);
@@ -132,7 +132,7 @@ pub(crate) fn failed_at(path: Option<&str>, doing: impl Display, error: SqlError
     Error::with(explained.kind(), message).caused_by(explained)
 }
 
-/// An error of SQLite in the middle of opening the database at `path`.
+/// Converts an error of SQLite that failed to open the database at `path`.
 #[cold]
 pub(crate) fn failed_to_open(path: &Path, error: SqlError) -> Error {
     let kind = kind(&error, Some(path));
@@ -143,8 +143,10 @@ pub(crate) fn failed_to_open(path: &Path, error: SqlError) -> Error {
 
 fn sentence(kind: ErrorKind, error: &SqlError) -> Message {
     if is_damage(error) {
-        return format!("what was read is damaged or was tampered with: its tag does not fit ({error})")
-            .into();
+        return format!(
+            "the data is damaged or was tampered with: its authentication tag is invalid ({error})"
+        )
+        .into();
     }
     if let Some((_, sentence)) = refusal(error) {
         return sentence.into();
@@ -158,7 +160,7 @@ fn sentence(kind: ErrorKind, error: &SqlError) -> Message {
     }
 }
 
-/// What SQLite says. Where it cannot open a file, the path of the file follows a colon.
+/// Returns SQLite's message. If SQLite cannot open a file, the message ends with a colon and the path.
 fn message(error: &SqlError) -> Message {
     let text = error.to_string();
     match text.split_once(": ") {
@@ -169,7 +171,7 @@ fn message(error: &SqlError) -> Message {
     }
 }
 
-/// A URI by which SQLite opens the file in `path` with a parameter, such as `immutable=1`.
+/// Returns the URI that opens the file at `path` with a parameter, such as `immutable=1`.
 pub(crate) fn uri(path: &Path, parameter: impl Display) -> Result<String> {
     let text = path.to_str().ok_or_else(|| {
         Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: the path of this file must be UTF-8"))
@@ -187,12 +189,12 @@ pub(crate) fn uri(path: &Path, parameter: impl Display) -> Result<String> {
     Ok(format!("file:{uri}?{parameter}"))
 }
 
-/// The URI by which SQLite reads a database that this process must not write to, or cannot.
+/// Returns the URI that opens a database read-only.
 ///
-/// SQLite reads a database in WAL mode through `-wal` and `-shm`. If the directory cannot be written to and neither is there,
-/// SQLite refuses to open the database, unless it may take it for immutable. All that was committed is in the database file
-/// then. If there is a log, its rows are read through the `-shm` beside it. A database of which SQLite would read less than
-/// what was committed fails with [`ErrorKind::ReadOnly`].
+/// SQLite reads a database in WAL mode through its `-wal` and `-shm` files. If neither exists and the directory is not
+/// writable, SQLite opens the database only as immutable; every commit is then in the database file. Fails with
+/// [`ErrorKind::ReadOnly`] if SQLite would not read every commit, because the directory is not writable and a WAL without a
+/// `-shm` file or a rollback journal contains transactions.
 pub(crate) fn uri_to_read(path: &Path) -> Result<String> {
     let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -202,7 +204,7 @@ pub(crate) fn uri_to_read(path: &Path) -> Result<String> {
     let is_there = |path: &Path| Disk::len(path).map(|len| len.is_some_and(|len| len > 0));
     let can_be_written = path.parent().is_some_and(|dir| Disk::not_writable(dir).is_none());
     let (log, index, journal) = (beside("-wal"), beside("-shm"), beside("-journal"));
-    // Whoever writes has both, and an empty log after a checkpoint.
+    // A writer keeps both files open. Its WAL may be empty after a checkpoint.
     if can_be_written || Disk::exists(&log)? && is_there(&index)? {
         return uri(path, "mode=ro");
     }
@@ -210,8 +212,8 @@ pub(crate) fn uri_to_read(path: &Path) -> Result<String> {
         if is_there(left)? {
             return Err(Error::naming(ErrorKind::ReadOnly, left, |left| {
                 format!(
-                    "{left} holds transactions that cannot be read where nothing can be written; copy the directory of the \
-                     database to a disk that can be written to"
+                    "{left} contains transactions that cannot be read in a read-only directory; copy the directory of the \
+                     database to a writable disk"
                 )
             }));
         }

@@ -1,4 +1,4 @@
-//! The pages in `src/docs` name what the source has.
+//! The pages in `src/docs` agree with the source.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The names in backticks in the first cell of each row of the first table behind a heading.
+/// Returns the names in backticks in the first cell of each row of the first table after a heading.
 fn first_cells(page: &str, heading: &str) -> Vec<String> {
     let (_, section) = page.split_once(&format!("\n{heading}\n")).unwrap();
     let rows =

@@ -19,7 +19,7 @@ type Segments = Vec<String>;
 /// One source file as a module.
 #[derive(Debug, Default)]
 struct Module {
-    /// Names that other files can use through this one, and the paths that they stand for.
+    /// Names that other files can use through this one, and the path of each.
     exports: BTreeMap<String, Segments>,
     /// Names that only this file can use.
     imports: BTreeMap<String, Segments>,
@@ -77,7 +77,7 @@ impl Graph {
         self.0.iter()
     }
 
-    /// Sets of files that reach each other, each of two files or more.
+    /// Returns the sets of two or more files that import each other, directly or indirectly.
     pub(crate) fn cycles(&self) -> BTreeSet<BTreeSet<String>> {
         let reached: BTreeMap<_, _> = self.0.keys().map(|from| (from, self.reached(from))).collect();
         let mutual = |from: &String| {
@@ -170,7 +170,7 @@ impl Module {
     }
 }
 
-/// The module that defines what `path` names, or `None` if it belongs to another crate.
+/// Returns the module that defines `path`. `None` if another crate defines it.
 fn resolve(modules: &BTreeMap<Segments, Module>, path: &[String]) -> Option<Segments> {
     let len = (0..=path.len()).rev().find(|len| modules.contains_key(&path[..*len]))?;
     let module = &modules[&path[..len]];
@@ -182,7 +182,7 @@ fn resolve(modules: &BTreeMap<Segments, Module>, path: &[String]) -> Option<Segm
         }
         return resolve(modules, &[exported.as_slice(), &path[len + 1..]].concat());
     }
-    // A path that leaves the root by no module is a name of the root, or another crate's.
+    // A path without a module below the root is a name of the root or of another crate.
     (len > 0).then(|| path[..len].to_vec())
 }
 
@@ -204,7 +204,7 @@ fn absolute(of: &[String], path: &[String]) -> Segments {
     [base.as_slice(), rest].concat()
 }
 
-/// The names that a `use` tree brings into scope, and the path of each.
+/// Returns the names that a `use` tree brings into scope, and the path of each.
 fn leaves(tree: &UseTree) -> Vec<(String, Segments)> {
     let below = |ident: &syn::Ident, tree: &UseTree| {
         let with = |(name, path): (String, Segments)| {
@@ -227,7 +227,7 @@ fn segments(name: &str) -> Segments {
     name.split("::").filter(|segment| !segment.is_empty()).map(str::to_owned).collect()
 }
 
-/// The module that a file below `src` is: `a/b.rs` and `a/b/mod.rs` are `a::b`.
+/// Returns the module path of a file below `src`: `a::b` for `a/b.rs` and `a/b/mod.rs`.
 fn module_name(file: &Path) -> String {
     let name = file.with_extension("");
     let segments = name.iter().map(|segment| segment.to_str().unwrap());

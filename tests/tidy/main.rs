@@ -1,6 +1,6 @@
-//! The house rules that no linter knows: which file may name which, what stands where, how long files are.
+//! Rules of the code base that no linter checks: imports between layers, confined APIs, the length of files.
 
-#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod docs;
 mod graph;
@@ -13,7 +13,7 @@ use std::{
 
 use graph::Graph;
 
-/// The library's modules from the lowest up, and the modules that each may name.
+/// The modules of the library, lowest layer first, and the modules that each may import.
 const LAYERS: &[(&str, &[&str])] = &[
     // values
     ("error", &[]),
@@ -136,7 +136,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "vfs",
         ],
     ),
-    // the face
+    // the facade
     (
         "plane",
         &[
@@ -164,11 +164,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "retention",
         ],
     ),
-    // a host's own thread: it uses the face
+    // a thread for hosts, built on the facade
     ("maintainer", &["api", "error", "name", "plane", "point", "sync", "time"]),
 ];
 
-/// Where a thing may stand, by the text that gives it away.
+/// Confined APIs: a text that occurs where one is used, and the files that may contain it.
 const PLACES: &[(&str, &[&str])] = &[
     (
         "std::fs",
@@ -189,7 +189,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ),
     // Positioned reads and writes go through the storage, which tests replace.
     ("FileExt", &["src/disk/storage.rs"]),
-    // A path is data of an error, so that clients of a server are not told it: `Error::naming`, `Error::io_at`.
+    // A path is a field of an error, which a server omits from its responses: see `Error::naming` and `Error::io_at`.
     (
         ".display()",
         &[
@@ -243,10 +243,10 @@ const PLACES: &[(&str, &[&str])] = &[
     ("base64::", &["src/cipher/key.rs", "src/cli/output.rs"]),
 ];
 
-/// Files that still import each other. A cycle outside these sets fails the test.
+/// Known import cycles, as lists of files. Any other cycle fails the test.
 const KNOWN_CYCLES: [&str; 0] = [];
 
-/// No file grows past this without a reason to part it.
+/// The maximum number of lines of a file.
 const LINES_MAX: usize = 500;
 
 fn root() -> PathBuf {
@@ -267,7 +267,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A file's code: without its comments and without the tests at its end.
+/// Returns the code of a file without its comments and the unit tests at its end.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
@@ -276,7 +276,7 @@ fn code(path: &Path) -> String {
         .fold(String::new(), |all, line| all + line + "\n")
 }
 
-/// The modules of the crate that a piece of code names: after `crate::`, alone or in braces.
+/// Returns the modules that `code` names after `crate::`, alone or in braces.
 fn named(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
@@ -301,7 +301,7 @@ fn named(code: &str) -> BTreeSet<String> {
     names
 }
 
-/// The items between commas that stand in no inner braces.
+/// Splits a list at the commas outside inner braces.
 fn top_level_items(list: &str) -> Vec<String> {
     let mut depth = 0;
     let mut items = vec![String::new()];
@@ -321,7 +321,7 @@ fn shown(path: &Path) -> String {
 }
 
 #[test]
-fn a_lower_layer_never_names_a_higher_one() {
+fn layers_import_only_lower_layers() {
     for (at, (module, allowed)) in LAYERS.iter().enumerate() {
         let lower: BTreeSet<_> = LAYERS[..at].iter().map(|(name, _)| *name).collect();
         for name in *allowed {
@@ -349,7 +349,7 @@ fn a_lower_layer_never_names_a_higher_one() {
 }
 
 #[test]
-fn things_stand_where_they_belong() {
+fn confined_apis_are_used_only_in_their_files() {
     for path in sources(&root().join("src")) {
         let (shown, code) = (shown(&path), code(&path));
         for (text, places) in PLACES {
@@ -360,13 +360,13 @@ fn things_stand_where_they_belong() {
             );
         }
     }
-    // What is served uses the face that hosts have, and no module behind it but the mutex.
+    // The HTTP API uses the public API and, of the internal modules, only the mutex.
     for path in sources(&root().join("src/http")) {
         let modules = named(&code(&path));
         let inner = LAYERS.iter().find(|(module, _)| *module != "sync" && modules.contains(*module));
         assert!(inner.is_none(), "{} names crate::{}", shown(&path), inner.unwrap().0);
     }
-    // The command line is a host like any other.
+    // The command line uses the public API only.
     for path in sources(&root().join("src/cli")) {
         let code = code(&path);
         assert!(
@@ -391,15 +391,15 @@ fn files_are_short_and_tests_can_fail() {
                     !line.starts_with(concat!("#[", "allow")),
                     "{shown}:{at}: expect a lint, with a reason"
                 );
-                // One that needs a program from elsewhere says so, and the test run lists it with that.
+                // An ignored test names the external program that it needs; the test run prints it.
                 let is_ignored = line.starts_with(concat!("#[", "ignore"));
                 assert!(
                     !is_ignored || line.starts_with(concat!("#[", "ignore = \"needs ")),
-                    "{shown}:{at}: a test that is not run"
+                    "{shown}:{at}: an ignored test without the program that it needs"
                 );
                 assert!(
                     !(line.starts_with(concat!("matches", "!(")) && line.ends_with(';')),
-                    "{shown}:{at}: a check that nobody looks at"
+                    "{shown}:{at}: the result of matches! is unused"
                 );
                 assert!(!line.contains(concat!("todo", "!(")), "{shown}:{at}: unfinished");
             }
@@ -408,7 +408,7 @@ fn files_are_short_and_tests_can_fail() {
 }
 
 #[test]
-fn every_folder_of_fixtures_says_how_it_was_made() {
+fn readme_describes_every_directory_of_fixtures() {
     let readme = fs::read_to_string(root().join("fixtures/README.md")).unwrap();
     for entry in fs::read_dir(root().join("fixtures")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -417,14 +417,14 @@ fn every_folder_of_fixtures_says_how_it_was_made() {
 }
 
 #[test]
-fn the_table_reads_uses_as_rust_does() {
+fn named_modules_include_grouped_imports() {
     let code = "use crate::{a::{b, c}, d};\nuse crate::e;\nlet x = crate::f::g();";
     let expected: BTreeSet<_> = ["a", "d", "e", "f"].map(str::to_owned).into();
     assert_eq!(named(code), expected);
 }
 
 #[test]
-fn no_files_import_each_other_in_a_cycle() {
+fn imports_between_files_have_no_cycle() {
     let src = root().join("src");
     let files: Vec<_> = sources(&src).into_iter().filter(|file| !file.ends_with("src/main.rs")).collect();
     let known = KNOWN_CYCLES.map(|files| files.split(' ').map(str::to_owned).collect::<BTreeSet<_>>());
@@ -434,7 +434,7 @@ fn no_files_import_each_other_in_a_cycle() {
 }
 
 #[test]
-fn the_graph_follows_groups_and_reexports() {
+fn graph_follows_grouped_imports_and_reexports() {
     let files = [
         ("", "mod a; mod c;"),
         ("a", "mod b; pub(crate) use b::{B, Other as Renamed};"),
