@@ -139,10 +139,8 @@ pub(crate) struct CatalogGovernor {
 }
 
 impl CatalogGovernor {
-    /// Returns the policy source of a database. `stamp` was read before the row `entry`.
-    ///
-    /// Fails with [`ErrorKind::KeyRequired`] if an encrypted database has no `key`, and with [`ErrorKind::Invalid`] if the key
-    /// has the wrong size or the database is plain.
+    /// Returns the policy source of a database, whose row `entry` was read after `stamp`. Fails with
+    /// [`ErrorKind::KeyRequired`] or [`ErrorKind::Invalid`] if the key does not fit the cipher.
     pub(crate) fn new(
         (disk, clock): (&Disk, &Clock),
         catalog: Arc<Catalog>,
