@@ -93,7 +93,7 @@ impl fmt::Display for ErrorKind {
 
 /// An error of this crate: a [kind](ErrorKind), a message, and the underlying error if there is one.
 ///
-/// The message that [`Display`](fmt::Display) prints is complete: it contains the text of the underlying error where that
+/// The message that [`Display`](fmt::Display) prints is complete: it contains the text of the underlying error if that
 /// helps. [`source`](StdError::source) skips underlying errors whose text the message contains, so that a report of the whole
 /// chain repeats nothing. [`get_ref`](Self::get_ref) always returns the underlying error.
 ///
@@ -206,7 +206,7 @@ impl Error {
         Self::naming(io_kind(&source), path, |file| format!("{doing} {file}: {source}")).caused_by(source)
     }
 
-    /// The root of a fleet or its catalog, in `path`, is not what was opened.
+    /// The error of a root or catalog at `path` that was replaced since it was opened.
     #[cold]
     pub(crate) fn replaced(path: &Path) -> Self {
         Self::naming(ErrorKind::Replaced, path, |file| {
@@ -281,14 +281,14 @@ impl StdError for Error {
         let mut next = self.get_ref().map(|source| source as &(dyn StdError + 'static));
         while let Some(error) = next {
             let text = error.to_string();
-            // Some errors of other crates only repeat the one beneath.
+            // Some errors of other crates only repeat their source.
             let is_repeated = error.source().is_some_and(|beneath| beneath.to_string() == text);
-            // Its parts may stand in another order: SQLite puts the path of a file last.
+            // The parts may be in another order: SQLite puts the path of a file last.
             let is_shown = text.split(": ").all(|part| self.0.message.text.contains(part));
             if !is_repeated && !is_shown {
                 break;
             }
-            // The source of an SQLite error is the description of its result code, which adds nothing.
+            // The source of an SQLite error is the description of its result code, which is redundant.
             next = error.source().filter(|_| !(is_shown && error.is::<rusqlite::Error>()));
         }
         next

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-/// A difference between what was written and what is on the disk.
+/// Damage or an inconsistency in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Finding {

@@ -7,7 +7,7 @@
 //!    committed version is in the WAL.
 //! 3. Read the committed frames of the WAL, and write the newest version of each page over the copy. This replaces every page
 //!    that a checkpoint wrote or tore, because its frame is among them.
-//! 4. Read the header of the WAL again. If it changed, the WAL was restarted meanwhile: begin again at 1.
+//! 4. Read the header of the WAL again. If it changed, the WAL was restarted: begin again at 1.
 //!
 //! Without a WAL (a database in rollback mode, or a checkpointed one), the copy is valid if there was no hot journal and neither
 //! the change counter nor the length nor the time of the file changed.
@@ -123,7 +123,7 @@ impl SourceState {
 }
 
 impl Journal {
-    /// The size of the database before the transaction, to which a rollback cuts it. 0 if the journal does not tell.
+    /// The size of the database before the transaction, to which a rollback truncates it. 0 if the journal does not record it.
     fn database_len(&self) -> u64 {
         if !self.head.starts_with(&page::JOURNAL_MAGIC) {
             return 0;

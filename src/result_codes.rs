@@ -2,7 +2,7 @@
 //!
 //! SQLite passes the result code of a VFS through to the caller of the statement, with the extended bits that it does not know.
 //! The reason of a refusal is therefore part of every SQLite error that it causes: it survives further statements on the
-//! connection, a conversion into another error type, and libraries that know nothing of this crate. A caller that looks at the
+//! connection, a conversion into another error type, and libraries that do not know this crate. A caller that looks at the
 //! primary code alone, in the lowest 8 bits, sees an ordinary SQLite error.
 
 use std::ffi::c_int;

@@ -2,7 +2,7 @@
 //!
 //! A commit is visible once it is in the wal-index. A commit that is complete in the WAL but missing from the wal-index was
 //! never visible: its process was killed or failed, and the next commit overwrites it. While no connection is open the
-//! wal-index says nothing, because the first connection to open the database rebuilds it from the WAL.
+//! wal-index has no meaning, because the first connection to open the database rebuilds it from the WAL.
 
 use std::path::Path;
 
@@ -20,8 +20,8 @@ const OPEN_BYTE: u64 = 128;
 /// Maximum number of attempts to read a header that is being written.
 const ATTEMPTS: u32 = 100;
 
-/// How much of the WAL with these salts is committed, according to the connections to the database in the file `data`. Call
-/// it after reading the WAL, or after reading what the WAL is applied to.
+/// Returns how much of the WAL with these salts is committed, according to the wal-index of the database in the file `data`.
+/// Call it after reading the WAL or the pages that the WAL is applied to.
 ///
 /// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the file.
 pub(crate) fn seen(data: &Path, salts: Salts) -> Result<SeenFrames> {

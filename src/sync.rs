@@ -3,7 +3,7 @@
 //! # Lock order
 //!
 //! A thread takes locks in increasing [`Rank`]. Debug builds assert this with a stack for each thread: [`Mutex::lock`] panics
-//! if the thread holds a lock of the same or a higher rank, and the message names both. Release builds check nothing.
+//! if the thread holds a lock of an equal or higher rank, and the message names both. Release builds do not check.
 //!
 //! The nestings that exist, outermost first:
 //!
@@ -13,13 +13,13 @@
 //! | [`CatalogWriter`](Rank::CatalogWriter) | [`Changes`](Rank::Changes), the ranks of the VFS, [`CatalogReaders`](Rank::CatalogReaders) | a catalog transaction acts on files |
 //! | [`OpenDatabases`](Rank::OpenDatabases) | [`OpenViews`](Rank::OpenViews), [`Peers`](Rank::Peers) | a database file opens |
 //! | [`Wal`](Rank::Wal) | [`Capture`](Rank::Capture), [`Seal`](Rank::Seal), [`Limits`](Rank::Limits), [`WalIndex`](Rank::WalIndex) | a frame is written |
-//! //! | [`Capture`](Rank::Capture) | [`Peers`](Rank::Peers), [`Unsynced`](Rank::Unsynced), [`Connection`](Rank::Connection), the ranks of an image | a generation begins or ends |
+//! | [`Capture`](Rank::Capture) | [`Peers`](Rank::Peers), [`Unsynced`](Rank::Unsynced), [`Connection`](Rank::Connection), the ranks of an image | a generation begins or ends |
 //! | [`Peers`](Rank::Peers) | [`Connection`](Rank::Connection), [`WalIndex`](Rank::WalIndex), SQLite's inode mutex | a lock of the database file changes |
 //! | [`Wal`](Rank::Wal), [`Journal`](Rank::Journal) | [`Seal`](Rank::Seal) | a page is sealed |
 //! | [`Seal`](Rank::Seal) | [`Move`](Rank::Move) | a checkpoint writes a page |
 //!
 //! SQLite's own mutexes rank below all of these when SQLite calls the VFS (it holds the connection's), and above all of them
-//! when the VFS calls the VFS beneath (which takes its inode mutex and calls nothing back). A progress callback runs under no
+//! when the VFS calls the VFS below (which takes its inode mutex and makes no callbacks). A progress callback runs under no
 //! lock. A [`FaultHook`](crate::FaultHook) and a [`ClockFn`](crate::ClockFn) run under any lock, and therefore must not use the
 //! fleet.
 //!

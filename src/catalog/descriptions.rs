@@ -88,8 +88,8 @@ impl Rows<'_> {
             .map_err(failed)
     }
 
-    /// The ids of at most `limit` databases and groups with stale descriptions. Databases that are not ready, which have no
-    /// description yet, are left out.
+    /// Returns the ids of at most `limit` databases and groups with stale descriptions. Databases that are not ready are omitted,
+    /// because they have no description yet.
     pub(crate) fn stale(&self, limit: u32) -> Result<Vec<String>> {
         let mut select = self
             .connection

@@ -141,7 +141,8 @@ fn open_dir(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The directory that this process has just made, or `None` if it is gone or the owner of the parent directory has replaced it.
+/// Returns the directory that this process has just created. `None` if it was removed, or replaced by the owner of the parent
+/// directory.
 fn created_dir(place: &Place<'_>) -> io::Result<Option<File>> {
     let storage = storage::at(place.path);
     let dir = match storage.open(place.entry(), Open::Dir) {

@@ -168,7 +168,7 @@ impl Disk {
             if storage.allocate(file, path, len)? {
                 return Ok(());
             }
-            // Zeros reserve the space where the file system cannot.
+            // Zeros reserve the space if the file system cannot.
             let from = storage.metadata_of(file, path)?.len.min(len);
             let zeros = vec![0; usize::try_from(len - from).unwrap_or(0)];
             storage.write_at(file, path, &zeros, from)

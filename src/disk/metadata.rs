@@ -81,8 +81,8 @@ impl Disk {
         unix::statvfs(dir).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) >= bytes)
     }
 
-    /// Why a file or a directory cannot be written to, as far as its mode and its file system tell. `None` if it can be, or does
-    /// not exist.
+    /// Returns why a file or a directory is not writable according to its mode and its file system. `None` if it is writable or
+    /// does not exist.
     pub(crate) fn not_writable(path: &Path) -> Option<io::Error> {
         let asked = unix::accessat(unix::CWD, path, Access::WRITE_OK, AtFlags::EACCESS);
         asked

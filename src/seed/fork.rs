@@ -1,4 +1,4 @@
-//! Forks: a database as another one is now, at one commit, while that one may be written.
+//! Forks: copies of the current state of a database, at one commit, while it may be written.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ pub(super) struct SealedFile<'a> {
     pub(super) key: &'a EncryptionKey,
 }
 
-/// How the pages of a source become those of a copy.
+/// The conversion of the pages of a source.
 pub(super) enum Conversion<'a> {
     /// The pages are copied as they are stored.
     Copy,
@@ -81,7 +81,7 @@ impl<'a> Conversion<'a> {
     }
 }
 
-/// Writes the source as it is now to the output, and flushes it.
+/// Writes the current state of the source to the output, and flushes it.
 pub(crate) fn write(source: Source<'_>, output: Output<'_>, watch: &mut ProgressFn<'_>) -> Result<()> {
     match Conversion::of(&source, output.target)? {
         Conversion::Copy => copy(&source, output, watch, |size, watch| sync(output, size, watch)),
@@ -125,7 +125,7 @@ pub(super) fn reseal_file(
     output.disk.remove(path)
 }
 
-/// Writes the stored pages of a database as it is now to the output, and flushes it.
+/// Writes the stored pages of the current state of a database to the output, and flushes it.
 pub(crate) fn write_stored(stored: Stored<'_>, output: Output<'_>, watch: &mut ProgressFn<'_>) -> Result<()> {
     let Stored { data, identity } = stored;
     let inspect = |bytes: &[u8], _| header(bytes, data);

@@ -180,8 +180,8 @@ pub(crate) fn empty(disk: &Disk, data: &Path, target: Option<&Target>) -> Result
 /// The interval between two calls of the progress callback while a statement runs.
 const STATEMENT_TICK: Duration = Duration::from_millis(100);
 
-/// Runs `run` on another thread, and calls the progress callback on this one meanwhile. If the callback cancels, the statements under
-/// `bounds` are interrupted.
+/// Runs `run` on another thread, and calls the progress callback on this one until it ends. If the callback cancels, the
+/// statements under `bounds` are interrupted.
 fn watched<T: Send>(
     phase: Phase,
     bounds: &Bounds,

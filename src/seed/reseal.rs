@@ -1,6 +1,6 @@
-//! Changing the encryption of a database: another key, cipher or page format, none, or a first one.
+//! Changes of the encryption of a database: to another key, cipher or page format, from plain to sealed, or back.
 //!
-//! If the number of reserved bytes stays the same, pages are sealed one by one. Otherwise `VACUUM INTO` rebuilds the database.
+//! If the number of reserved bytes does not change, pages are sealed one by one. Otherwise `VACUUM INTO` rebuilds the database.
 //! Neither writes plaintext to the disk on the way to a sealed file.
 
 use std::{ffi::c_int, fs::File, path::Path, sync::Arc};

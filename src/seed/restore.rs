@@ -1,4 +1,4 @@
-//! Restores: a database as another one was at an instant.
+//! Restores: copies of a database as of an instant.
 
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
@@ -50,13 +50,13 @@ enum Materialized {
         size: u64,
         resolved: ResolvedInstant,
     },
-    /// The database has no history and is as it was created. No file is written.
+    /// The database has no history and is pristine. No file is written.
     Pristine,
-    /// The WAL of the source changed meanwhile.
+    /// The WAL of the source changed during the attempt.
     Changed,
 }
 
-/// Writes the source as it was at an instant to the output, and flushes it. Returns the position of the instant.
+/// Writes the source as of an instant to the output, and flushes it. Returns the position of the instant.
 pub(crate) fn write(
     source: Source<'_>,
     instant: Instant,
@@ -106,7 +106,7 @@ pub(crate) fn write(
     Err(keeps_changing(source.data))
 }
 
-/// Writes the stored pages of a database as it was at an instant to the output, and flushes it.
+/// Writes the stored pages of a database as of an instant to the output, and flushes it.
 pub(crate) fn write_stored(
     stored: Stored<'_>,
     instant: Instant,
@@ -133,7 +133,7 @@ pub(crate) fn write_stored(
 /// The number of pages that are written between two calls of the progress callback.
 const PAGES_A_TICK: i32 = 4096;
 
-/// Replaces the contents of a database by those of a view of it, in one transaction.
+/// Replaces the contents of a database with those of a view of it, in one transaction.
 ///
 /// Writes all pages, including those that do not differ. SQLite writes single pages only through the virtual table
 /// `sqlite_dbpage`, which usual builds omit. Appending frames without SQLite would mean to maintain its wal-index under its locks,
@@ -199,7 +199,7 @@ pub(crate) fn view(disk: &Disk, data: &Path, instant: Instant) -> Result<Resilie
     Err(keeps_changing(data))
 }
 
-/// Fails with [`ErrorKind::Busy`] if a database that was copied has a history by now.
+/// Fails with [`ErrorKind::Busy`] if a history of the database began after it was copied.
 fn check_pristine(disk: &Disk, data: &Path, instant: Instant) -> Result<()> {
     match find(disk, data, instant, None)? {
         None => Ok(()),

@@ -41,7 +41,7 @@ const MVCC_HEADER_LEN: u64 = 56;
 
 /// A SQLite file to create a database from.
 ///
-/// A reference to anything that is a path, and a mutable reference to any reader, convert into it.
+/// A reference to a path and a mutable reference to a reader convert into it.
 pub enum Upload<'a> {
     /// A file on this machine, which may be in use.
     ///
@@ -73,7 +73,7 @@ impl<'a, R: Read> From<&'a mut R> for Upload<'a> {
     }
 }
 
-/// Writes the database that `upload` has to the output, and flushes it. Returns the parts that could not be checked.
+/// Writes the database in `upload` to the output, and flushes it. Returns the parts that could not be checked.
 ///
 /// `file_key` is the key of an encrypted upload. `None` uses the key of the output.
 pub(crate) fn write(
