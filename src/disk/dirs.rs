@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self as unix, Mode},
+    fs::{self as unix, FlockOperation, Mode},
     io::Errno,
     process::geteuid,
 };
@@ -23,7 +23,14 @@ use crate::error::{Error, ErrorKind, Result};
 /// An exclusive or shared lock of a directory, released when this is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct DirLock {
-    _dir: File,
+    dir: File,
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing the descriptor is not enough: a child process of the host has a copy until it calls exec.
+        let _released_on_close = unix::flock(&self.dir, FlockOperation::Unlock);
+    }
 }
 
 impl Disk {
@@ -107,7 +114,7 @@ impl Disk {
             }
             // It may have been moved or removed before it was locked.
             let is_same = identity(path)? == Some(storage.metadata_of(&dir, path)?.inode);
-            Ok(is_same.then_some(DirLock { _dir: dir }))
+            Ok(is_same.then_some(DirLock { dir }))
         };
         locked().map_err(|error| failed("locking the directory", path, error))
     }
@@ -117,7 +124,7 @@ impl Disk {
         let locked = || {
             let dir = open_dir(path)?;
             storage::at(path).lock(&dir, path, Lock::Exclusive)?;
-            Ok(DirLock { _dir: dir })
+            Ok(DirLock { dir })
         };
         locked().map_err(|error| failed("locking the directory", path, error))
     }
@@ -127,7 +134,7 @@ impl Disk {
         let locked = || {
             let Some(dir) = if_exists(open_dir(path))? else { return Ok(None) };
             storage::at(path).lock(&dir, path, Lock::Shared)?;
-            Ok(Some(DirLock { _dir: dir }))
+            Ok(Some(DirLock { dir }))
         };
         locked().map_err(|error| failed("locking the directory", path, error))
     }
@@ -165,5 +172,21 @@ fn not_made(path: &Path, error: io::Error) -> Error {
             Error::naming(ErrorKind::Io, path, sentence).caused_by(error)
         }
         _ => failed("making the directory", path, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_lock_is_free_while_a_forked_process_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Disk::lock_dir(dir.path()).unwrap().unwrap();
+        let inherited = lock.dir.try_clone().unwrap();
+        assert!(Disk::lock_dir(dir.path()).unwrap().is_none());
+        drop(lock);
+        assert!(Disk::lock_dir(dir.path()).unwrap().is_some());
+        drop(inherited);
     }
 }
