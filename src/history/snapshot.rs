@@ -148,7 +148,12 @@ impl Staged<'_> {
         }
         ended.put_whole(number, ArchiveFile::Snapshot, &self.path)?;
         let sums = layout::beside(&self.path, "-sum");
-        checksummed::create(disk, &sums, &words, &paths.data())?;
-        ended.put_whole(number, ArchiveFile::Sum, &sums)
+        let published = checksummed::create(disk, &sums, &words, &paths.data())
+            .and_then(|_| ended.put_whole(number, ArchiveFile::Sum, &sums));
+        if published.is_err() {
+            // Without its checksums, the snapshot would be reported as damaged.
+            let _replaced_by_the_next = ended.delete(number, ArchiveFile::Snapshot);
+        }
+        published
     }
 }
