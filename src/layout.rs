@@ -23,7 +23,7 @@ use crate::{
 ///
 /// `<group>` is the [`GroupDir`] in the group's row, which equals the group's name unless the group was renamed.
 ///
-/// Names contain no dot, and no group's directory is `control.` followed by a suffix of that file. So names never collide
+/// Names contain no dot, and no group's directory is `control.` followed by a suffix of that file. Therefore no name collides
 /// with the plane's files.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -197,7 +197,7 @@ impl ArchivePaths {
     pub(crate) fn parse(name: &str) -> Option<(GenerationNumber, ArchiveFile)> {
         let (number, extension) = name.split_once('.')?;
         let file = ArchiveFile::ALL.into_iter().find(|file| file.extension() == extension)?;
-        // 15 digits are more than any history reaches.
+        // A generation number never has more than 15 digits.
         let digits = (12..=15).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
         Some((number.parse().ok().map(GenerationNumber::new).filter(|_| digits)?, file))
     }

@@ -42,6 +42,6 @@ pub(crate) fn seen(data: &Path, salts: Salts) -> Result<SeenFrames> {
         }
         std::thread::yield_now();
     }
-    // The process that was writing the header was killed: it will be rebuilt from the WAL.
+    // The process that was writing the header was killed. The next connection rebuilds the wal-index from the WAL.
     Ok(SeenFrames::Unknown)
 }

@@ -1,6 +1,6 @@
 //! Numbers with a unit: pages, frames, generations, salts, checksums and instants.
 //!
-//! None of them converts into another one, or to and from a plain number, without saying so.
+//! A conversion between two of these types, or between one of them and an integer, is always explicit.
 
 use std::{fmt, num::NonZero};
 
@@ -114,7 +114,7 @@ impl FrameNumber {
         self.0.get() as usize - 1
     }
 
-    /// The number of frames up to and including `last`.
+    /// The number of frames up to and including `last`: 0 if it is `None`.
     pub(crate) const fn count(last: Option<Self>) -> u32 {
         match last {
             Some(last) => last.get(),
@@ -180,7 +180,7 @@ impl GenerationNumber {
 }
 
 impl Salts {
-    /// The salts in a wal-index that was never of a WAL.
+    /// The salts in a wal-index that has never described a WAL.
     pub(crate) const ZERO: Self = Self([0; 8]);
 
     pub(crate) const fn new(bytes: [u8; 8]) -> Self {

@@ -52,7 +52,7 @@ impl Words {
     }
 }
 
-/// The format version in an otherwise valid header if SQLite refuses to open a database because of it.
+/// The format version of a header that is valid except for its version. SQLite refuses to open such a database.
 ///
 /// Returns `None` for the version that SQLite reads, and for an invalid header, with which SQLite ignores the WAL.
 pub(crate) fn unknown_version(header: &[u8; HEADER_LEN]) -> Option<u32> {
@@ -113,7 +113,7 @@ impl Header {
     }
 }
 
-/// What the header of a frame says about its page.
+/// The fields of a frame header that describe its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) page_number: PageNumber,
@@ -148,8 +148,7 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Takes the next frame. Returns `None` if the WAL ends before it, because the frame is short, torn or of an older
-    /// generation.
+    /// Checks the next frame. Returns `None` if the WAL ends before it: the frame is short, torn or of an older generation.
     pub(crate) fn follow(&mut self, frame: &[u8]) -> Option<Frame> {
         if frame.len() != self.header.frame_len() || !self.header.has_salts(frame) {
             return None;
@@ -198,12 +197,12 @@ pub(crate) fn header_checksum(header: &[u8; HEADER_LEN]) -> WalChecksum {
     Words::LittleEndian.checksum(WalChecksum::ZERO, &header[..24])
 }
 
-/// The size of a region of the wal-index in bytes, and of the header in the first region in words
+/// The size of a region of the wal-index in bytes, and the size in words of the header in the first region
 /// (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
 pub(crate) const INDEX_REGION_LEN: usize = 32 << 10;
 const INDEX_HEADER_WORDS: u32 = 34;
 
-/// The number of page numbers in a region of the wal-index without a header.
+/// The number of page numbers in every region of the wal-index but the first, which also has the header.
 const INDEX_REGION_FRAMES: u32 = 4096;
 
 /// The word in the header of the wal-index with the size of the database after the last commit.
@@ -235,7 +234,8 @@ impl LastCommit {
 /// Reads the last commit from both copies of a wal-index header. Returns `None` while the header is being written.
 pub(crate) fn last_commit(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<LastCommit> {
     let (first, second) = copies.split_at(INDEX_HEADER_LEN);
-    // A byte says whether the header was initialized. Words are in native byte order, salts in that of the WAL.
+    // The byte `isInit` is nonzero once the header is initialized. Words are in native byte order, salts in the byte order of the
+    // WAL.
     let is_valid = first[12] != 0 && first == second;
     let frame = first[INDEX_LAST_FRAME * 4..].first_chunk().copied().filter(|_| is_valid)?;
     let mut salts = [0; 8];
@@ -254,14 +254,14 @@ pub(crate) enum SeenFrames {
     Unknown,
 }
 
-/// Upper bound on WAL restarts that began but did not complete.
+/// Maximum number of WAL restarts that began but did not complete.
 const RESTARTS_MAX: u32 = 1 << 24;
 
 /// How much of the WAL with the salts `log` is committed according to a wal-index with this last commit.
 ///
-/// When SQLite restarts a WAL, it increments the first salt, in the wal-index before the WAL. A wal-index without frames that
-/// belongs to no WAL or to an unrelated one proves that no commit of this WAL was ever visible: the process that restarted it
-/// failed before it updated the wal-index.
+/// When SQLite restarts a WAL, it increments the first salt, first in the wal-index and then in the WAL. If a wal-index has no
+/// frames and the salts of no WAL or of an unrelated WAL, no commit of this WAL was ever visible: the process that restarted the
+/// WAL failed before it updated the wal-index.
 pub(crate) fn seen_frames(last: LastCommit, log: Salts) -> SeenFrames {
     let restarts = last.salts.counter().wrapping_sub(log.counter());
     let is_ahead = last.salts != Salts::ZERO && (1..=RESTARTS_MAX).contains(&restarts);
@@ -274,7 +274,7 @@ pub(crate) fn seen_frames(last: LastCommit, log: Salts) -> SeenFrames {
 
 /// The region of the wal-index that has the page number of a frame, and the word in that region.
 pub(crate) fn index_slot(frame: u32) -> (usize, usize) {
-    // In the first region, the header replaces as many page numbers.
+    // In the first region, the header takes the place of page numbers.
     let word = frame - 1 + INDEX_HEADER_WORDS;
     ((word / INDEX_REGION_FRAMES) as usize, (word % INDEX_REGION_FRAMES) as usize)
 }

@@ -1,4 +1,4 @@
-//! The snapshot with which a history begins: the database as it is, while no other connection can write to it.
+//! The first snapshot of a history: a copy of the current database, taken while no other connection can write to it.
 
 use std::{fs::File, path::Path};
 
@@ -13,8 +13,8 @@ use crate::{
     wal,
 };
 
-/// Takes the snapshot before the first commit of a generation: the database file with the frames applied that were in its WAL
-/// before the generation began.
+/// Takes the snapshot before the first commit of a generation. The snapshot is the database file with the frames applied that the
+/// WAL had before the generation began.
 ///
 /// The caller prevents concurrent commits. Must run [with isolated descriptors](crate::sys::isolated_fds).
 pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &Generation) -> Result<()> {
@@ -68,8 +68,8 @@ fn apply_wal(
     disk.set_len(target.file, &target.path, overlay.page_count().len(page_size))
 }
 
-/// The size in bytes of the database in a file, without its WAL: see [`Header::database_len`]. With a damaged header, the whole
-/// file counts.
+/// The size in bytes of the database in a file, without its WAL: see [`Header::database_len`]. If the header is damaged, this is
+/// the length of the file.
 pub(super) fn database_len(file: &File, path: &Path) -> Result<u64> {
     let file_len = Disk::len(path)?.unwrap_or(0);
     let mut head = [0; HEADER_LEN];

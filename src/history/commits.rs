@@ -1,7 +1,7 @@
 //! The commits of a generation, and which stamps belong to them.
 //!
-//! A stamp is written before its commit. If the commit fails, a foreign writer may commit as many frames later. The checksum of
-//! the commit frame's page then shows that the stamp does not belong to that commit.
+//! A stamp is written before its commit. If the commit fails, a foreign writer may later commit the same number of frames. The
+//! checksum of the commit frame's page then shows that the stamp does not belong to that commit.
 
 use super::{
     checksummed::page_checksum,
@@ -23,8 +23,8 @@ use crate::{
 
 /// The commits of a generation in order. `next` is the next generation, if it is known.
 ///
-/// If the next generation continues other stamps than these, because some were lost with the power, or because they are damaged
-/// or foreign, all commits count as unstamped.
+/// All commits count as unstamped if the next generation continues stamps with another digest. This happens if stamps were lost
+/// in a power failure, are damaged or are foreign.
 pub(super) fn commits(
     timeline: &Timeline,
     stamps: &Stamps,
@@ -37,7 +37,7 @@ pub(super) fn commits(
             end.frame.map(|frame| CommitRecord::Unstamped { frame }).into_iter().collect()
         });
     }
-    // If the log is gone, the stamps say what it contained. That cannot be restored, but earlier commits can.
+    // If the log is missing, the stamps list its commits. These cannot be restored, but earlier commits can.
     if let Some(end) = fixed_end(timeline, stamps)? {
         return Ok(stamps.commits_up_to(end.frame));
     }
@@ -48,7 +48,7 @@ pub(super) fn commits(
     };
     let generation = &stamps.generation;
     if timeline.live.as_ref().is_some_and(|live| live.generation == *generation) {
-        // Commits may have been added since the stamps were read. By now the stamps of all commits in the log exist.
+        // Commits may have been added since the stamps were read. Every captured commit in the log now has its stamp in the file.
         let live = read_stamps(&timeline.origin.paths.live_stamps())?;
         if let Some(now) = live.filter(|now| now.generation == *generation) {
             return Ok(merged(&now));
@@ -61,8 +61,8 @@ pub(super) fn commits(
     Ok(merged(stamps))
 }
 
-/// The commits of a generation in order, as [`commits`] returns them, of which the last one that is stamped at or before an
-/// instant is known to match its stamp.
+/// The commits of a generation in order, as [`commits`] returns them. The last commit that is stamped at or before an instant has
+/// been verified against its stamp.
 pub(super) fn checked_commits(
     timeline: &Timeline,
     stamps: &Stamps,
@@ -81,8 +81,8 @@ pub(super) fn checked_commits(
     Ok(commits)
 }
 
-/// Whether the commit frame is the one that its stamp was written for. A log that cannot be read is no mismatch: readers that
-/// need it report it.
+/// Whether the commit frame is the one for which its stamp was written. A log that cannot be read counts as a match: the code
+/// that reads it reports the error.
 fn matches_stamp(timeline: &Timeline, generation: &Generation, commit: &Commit) -> bool {
     let Some(expected) = commit.checksum else { return true };
     let found = last_page_checksum(timeline, generation, commit).ok().flatten();
@@ -116,7 +116,7 @@ fn last_page_checksum(
     Ok((count == page.len()).then(|| page_checksum(&page)))
 }
 
-/// Whether a generation, which is the one at `index`, continues one that ends with unstamped commits.
+/// Whether the generation at `index` continues one that ends with unstamped commits.
 pub(super) fn follows_unstamped(timeline: &Timeline, index: usize, generation: &Generation) -> Result<bool> {
     if generation.begins() || timeline.retained_from == Some(generation.number) {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! Whether the database is what its history ends with.
+//! Whether the current database equals the end of its history.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use crate::{
     sys::isolated_fds,
 };
 
-/// Whether the newest generation ends in what the database is now.
+/// Whether the newest generation ends in the current state of the database.
 pub(super) fn ends_in_database(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
     let wal = timeline.origin.wal();
     match salts_of(&wal)? {
@@ -35,22 +35,22 @@ pub(super) fn ends_in_database(timeline: &Timeline, stamps: &Stamps) -> Result<b
             return is_at_end(timeline, stamps);
         }
         None if stamps.commits().is_empty() => stamps.generation.data,
-        // A process was killed after it had archived the WAL to begin another one.
+        // A process archived the WAL in order to begin another one, and was killed.
         None if stamps.end().is_some() => return is_at_end(timeline, stamps),
         None => return Ok(false),
     };
     Ok(state_of(&timeline.origin.data)? == Some(expected) || is_at_end(timeline, stamps)?)
 }
 
-/// Whether the pages of the database file are those with which a generation ended. The file's modification time does not tell:
-/// it changes when a fleet is copied.
+/// Whether the pages of the database file are those with which a generation ended. The modification time of the file cannot
+/// decide this, because it changes when a fleet is copied.
 pub(crate) fn is_at_end(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
-    // The image is read in there too: an open file must not cross into isolated descriptors.
+    // The image is also read in that closure: an open file must not cross into isolated descriptors.
     let same = isolated_fds::run(|| {
         plan::image_at_end(timeline, stamps).and_then(|image| has_pages(&timeline.origin.data, &image))
     })?;
     match same {
-        // The history cannot be continued from what is damaged or missing.
+        // A generation cannot continue a damaged or missing one.
         Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::OutsideWindow) => Ok(false),
         same => same,
     }

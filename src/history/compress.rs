@@ -1,11 +1,12 @@
-//! Compression of logs that only restores to older instants need.
+//! Compression of the logs that only restores to older instants read.
 //!
-//! A log is *cold* if no restore to an instant of the last day reads it, because there is a newer snapshot that is older than
-//! that. No writer reads a cold log either. Only the logs of plain databases are compressed: sealed pages do not compress. Most
-//! restores are to an instant shortly before a mistake was noticed, and their logs are not compressed.
+//! A log is *cold* if no restore to an instant of the last day reads it, because such a restore starts from a newer snapshot. No
+//! writer reads a cold log. Only the logs of unencrypted databases are compressed, because encrypted pages do not compress. Most
+//! restores are to a recent instant, shortly before a mistake was noticed. The logs that they read are not compressed.
 //!
-//! The compressed file is complete, durable and was read back before the log is deleted. The deletion is done under the exclusive
-//! lock of the archive, as pruning is: a reader of the history holds a shared lock, and finds the file that it found first.
+//! The log is deleted only after its compressed file is complete, durable and verified by reading it back. The deletion holds the
+//! exclusive lock of the archive, as pruning does. A reader of the history holds the shared lock, so no file that it uses is
+//! deleted.
 
 use std::path::Path;
 
@@ -92,7 +93,8 @@ impl Compression<'_> {
                 frame_index::note_does_not_shrink(ended, writer, generation, *end, &plain)?;
                 continue;
             }
-            // While the history is being read, the log could not be deleted, and there would be two files instead of one.
+            // While a reader holds the shared lock, the log cannot be deleted, and compression would leave two files instead of
+            // one.
             if exclusive(paths)?.is_none() {
                 report.deferred = true;
                 break;
@@ -112,7 +114,7 @@ impl Compression<'_> {
         Ok(())
     }
 
-    /// Stores the compressed file of a log durably. Returns `false` for a damaged log, which is left as it is.
+    /// Stores the compressed file of a log durably. Returns `false` for a damaged log, which is not changed.
     fn write_compressed(&self, plain: &LogFile, cold: &ColdLog, watch: &mut ProgressFn<'_>) -> Result<bool> {
         let generation = &cold.generation;
         let log = Log::read_from(|into, at| plain.read_up_to(into, at))?;
@@ -193,7 +195,7 @@ fn cold_logs(timeline: &Timeline, cutoff: Micros) -> Result<Vec<ColdLog>> {
         if !timeline.ended().exists(*number, ArchiveFile::Segment)? {
             continue;
         }
-        // Damaged generations are left as they are.
+        // Damaged generations are not compressed.
         let (stamps, next) = match (timeline.stamps(*number), timeline.next(*number)) {
             (Ok(stamps), Ok(next)) => (stamps, next),
             (Err(error), _) | (_, Err(error)) if error.kind() != ErrorKind::Corrupt => return Err(error),

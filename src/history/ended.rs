@@ -1,8 +1,8 @@
-//! The files of ended generations: immutable, numbered, and replaced or deleted only as a whole.
+//! The files of ended generations: numbered, immutable, and replaced or deleted only as whole files.
 //!
-//! Everything that reads, writes or deletes a numbered file of a history does so through [`Ended`]. The stamps of the current
-//! generation and the WAL are not numbered files: they are local and change in place. When a generation ends, capture moves
-//! its WAL and its stamps into the local archive by renaming them.
+//! All code that reads, writes or deletes a numbered file of a history uses [`Ended`]. The stamps of the current generation and
+//! the WAL are not numbered files: they are local and are modified in place. When a generation ends, capture renames its WAL and
+//! its stamps into the local archive.
 
 use std::{
     collections::BTreeSet,
@@ -35,18 +35,18 @@ pub(crate) trait Ended: fmt::Debug + Send + Sync {
     /// The contents of the opened file do not change, even if the file is replaced or deleted.
     fn open(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<Box<dyn EndedFile>>>;
 
-    /// Atomically makes the contents of the local file `staged` those of a numbered file, and removes `staged`.
+    /// Atomically replaces the contents of a numbered file with those of the local file `staged`, and removes `staged`.
     ///
     /// The caller has flushed `staged` if the contents must survive a power loss, and calls [`flush`](Self::flush) next.
     fn put_whole(&self, number: GenerationNumber, file: ArchiveFile, staged: &Path) -> Result<()>;
 
-    /// Deletes a file. A file that does not exist is no error.
+    /// Deletes a file. Succeeds if the file does not exist.
     fn delete(&self, number: GenerationNumber, file: ArchiveFile) -> Result<()>;
 
     /// Makes all completed calls of [`put_whole`](Self::put_whole) and [`delete`](Self::delete) durable.
     fn flush(&self) -> Result<()>;
 
-    /// Makes the files durable that capture has added since an instant. The default is for stores that capture does not add to.
+    /// Makes durable the files that capture has added since an instant. The default is for stores to which capture adds no files.
     fn flush_added_since(&self, since: Nanos) -> Result<()> {
         let _ = since;
         Ok(())
@@ -70,7 +70,7 @@ pub(crate) trait EndedFile: fmt::Debug + Send + Sync {
     /// Fills `into` from an offset up to the end of the file, and returns the number of bytes read.
     fn read_at(&self, into: &mut [u8], offset: u64) -> Result<usize>;
 
-    /// Fills `into` from an offset if that does not wait for a device or a network. Returns whether it did.
+    /// Fills `into` from an offset if that does not block on a device or a network. Returns whether it filled `into`.
     fn read_cached(&self, into: &mut [u8], offset: u64) -> bool {
         let _ = (into, offset);
         false

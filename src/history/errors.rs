@@ -12,7 +12,7 @@ use crate::{
 pub(super) const FOREIGN: &str =
     "the files in it are the history of another database; put the directory of this database there";
 
-/// A file does not contain what was written to it.
+/// The contents of a file are damaged.
 #[cold]
 pub(super) fn damaged(path: &Path, fault: impl fmt::Display) -> Error {
     Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} is damaged: {fault}"))
@@ -46,7 +46,7 @@ pub(super) fn keeps_changing(data: &Path) -> Error {
     Error::naming(ErrorKind::Busy, data, |data| format!("the history of {data} keeps changing; retry"))
 }
 
-/// The instant as errors show it.
+/// Formats an instant for an error message.
 pub(super) fn shown(at: Micros) -> String {
     at.timestamp().map_or_else(|_| at.get().to_string(), |at| at.to_string())
 }
@@ -120,7 +120,7 @@ pub(super) fn not_archived(segment: &Path) -> Error {
     })
 }
 
-/// The database has neither a history nor a mark that it is unchanged.
+/// The database has neither a history nor the mark of an unchanged database.
 #[cold]
 pub(super) fn lost(at: Timestamp, archive: &Path) -> Error {
     Error::naming(ErrorKind::OutsideWindow, archive, |archive| {

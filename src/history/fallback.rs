@@ -1,4 +1,4 @@
-//! Images that survive damage of their snapshot: an older snapshot may lead to the same commit.
+//! Images that tolerate a damaged snapshot: they read its damaged pages through an older snapshot.
 
 use std::{path::Path, sync::OnceLock};
 
@@ -55,8 +55,8 @@ impl ResilientImage {
         Ok(Self { image: HistoricalImage::pristine(data)?, fallback: None })
     }
 
-    /// Reads the pages in the current WAL into memory. Returns `false` if the WAL was restarted before that was done: make the
-    /// image again.
+    /// Reads the pages in the current WAL into memory. Returns `false` if the WAL was restarted during the read. The caller then
+    /// makes a new image.
     pub(crate) fn hold_live_pages(&mut self) -> Result<bool> {
         let held = self.image.hold_live_pages();
         if !self.image.is_current()? {
@@ -96,7 +96,7 @@ impl ResilientImage {
         let Some(fallback) = self.fallback.as_ref().map(Fallback::image).transpose()?.flatten() else {
             return Err(error);
         };
-        // If no snapshot leads to the page, the newest one is the file to put back.
+        // If no snapshot has a valid version of the page, the error names the newest snapshot, which is the file to repair.
         fallback.read_page(page, into).map_err(|other| match other.kind() {
             ErrorKind::Corrupt => error,
             _ => other,
@@ -125,7 +125,7 @@ impl Fallback {
 
     fn find(&self) -> Result<ResilientImage> {
         for _ in 0..ATTEMPTS {
-            // Logs may have been archived since the image was made. None was deleted.
+            // Logs may have been archived since the image was made. No log was deleted.
             let mut image =
                 self.origin.ask(|timeline| ResilientImage::new(timeline, &self.target, Some(self.below)))?;
             if image.hold_live_pages()? {

@@ -1,4 +1,4 @@
-//! The frames of a segment in a file of their own, so that a restore need not read the segment to find them.
+//! A file that lists the frames of a segment, so that a restore need not read the segment to find them.
 //!
 //! An index is derived from its segment. The first reader of a whole segment writes it, and an index that does not match is
 //! ignored.
@@ -25,7 +25,7 @@ const MAGIC: Word = Word::from_le_bytes(*b"LFindex1");
 /// Words before those of the frames.
 const HEADER_WORDS: usize = 5;
 
-/// The word that says whether compression was found not to pay.
+/// The word that records whether compression does not shrink the log.
 const SHRINKS_AT: usize = 4;
 const DOES_NOT_SHRINK: Word = 1;
 
@@ -46,16 +46,15 @@ impl IndexWriter<'_> {
 
     /// The name of an index while it is written, which no concurrent reader uses.
     fn staged(&self, generation: &Generation) -> PathBuf {
-        // Without random bytes two readers may collide: the checksum exposes what they write.
+        // Without random bytes, two readers may use one name. The checksum of the index detects that.
         let random = getrandom::u64().unwrap_or_default();
         self.paths.dir().join(format!("index-{}-{random:016x}.new", generation.number))
     }
 }
 
-/// The log of an archived generation, with the end `end` if that is known. Returns `None` if the segment has an invalid
-/// header.
+/// The log of an archived generation. `end` is its end, if known. Returns `None` if the segment has an invalid header.
 ///
-/// The frames are read from the index, or from the segment if the index does not match. In that case `writer` stores an index.
+/// Reads the frames from the index, or from the segment if the index does not match. In the latter case `writer` stores an index.
 pub(super) fn log(
     ended: &dyn Ended,
     writer: Option<IndexWriter<'_>>,
@@ -68,7 +67,7 @@ pub(super) fn log(
         Some(end) => end == log.end() && log.len() <= segment.len(),
         None => log.len() == segment.len(),
     };
-    // Any fault of an index is ignored in favour of the segment.
+    // If an index has a fault, read the segment instead.
     let indexed = read(ended, generation).ok().flatten().and_then(|words| decode(&words, generation));
     if let Some(log) = indexed.filter(matches) {
         return Ok(Some(log));
@@ -104,8 +103,8 @@ pub(super) fn note_does_not_shrink(
     Ok(())
 }
 
-/// The fault of the index of a generation with this log, or `None` if it has none. An index of fewer frames than the log has is
-/// ignored by readers, and not faulty.
+/// The fault of the index of a generation with this log, or `None` if it has none. An index with fewer frames than the log is not
+/// a fault: readers ignore it.
 pub(super) fn fault(ended: &dyn Ended, generation: &Generation, log: &Log) -> Result<Option<&'static str>> {
     let words = match read(ended, generation) {
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Some("it is damaged")),

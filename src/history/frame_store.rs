@@ -144,7 +144,7 @@ impl FrameStore {
         self.check(frame, &into[..count])
     }
 
-    /// Fills `into` with the page of a frame if that does not wait. Returns whether it did.
+    /// Fills `into` with the page of a frame if that does not block. Returns whether it filled `into`.
     pub(super) fn read_cached(&self, frame: FrameRef, into: &mut [u8]) -> Result<bool> {
         if self.is_live(frame) || self.is_packed(frame) {
             return Ok(false);
@@ -159,7 +159,7 @@ impl FrameStore {
     pub(super) fn prefetch(&self, mut frames: Vec<FrameRef>) -> Result<()> {
         frames.sort_unstable();
         let frame_len = u64::from(self.page_size) + FRAME_HEADER_LEN as u64;
-        // Frames that follow each other, or nearly so, are read at once.
+        // Frames that are adjacent, or nearly adjacent, are read together.
         let is_near =
             |one: &FrameRef, next: &FrameRef| one.log == next.log && next.frame.get() - one.frame.get() <= 2;
         for run in frames.chunk_by(is_near) {

@@ -1,9 +1,10 @@
 //! The log of a generation, live or archived, and how it ended.
 //!
-//! An end record says how a log ended, and that its segment is complete. The log may continue nevertheless: it was copied while
-//! another program had the database open. A later stamped commit supersedes the end record. An unstamped commit does not, and
-//! neither does a commit that was copied by a process that was killed before it wrote the next end record. So while the log may
-//! be longer, its frames decide where it ends, and the record is a lower bound.
+//! An end record states how a log ended, and that its segment is complete. If the log was archived while another program had the
+//! database open, that program may append frames after the end record. A later stamped commit supersedes the end record. An
+//! unstamped commit does not supersede it. A commit does not supersede it either if the process that archived it was killed
+//! before it wrote the next end record. As long as the log may be longer than its end record, the frames of the log determine its
+//! end, and the record is a lower bound.
 
 use std::{fs::File, path::PathBuf};
 
@@ -34,20 +35,20 @@ pub(super) struct GenerationLog {
 }
 
 impl GenerationLog {
-    /// Opens the log of a generation, with the end `end` if that is known. Returns `None` if it does not exist.
+    /// Opens the log of a generation. `end` is its end, if known. Returns `None` if the log does not exist.
     pub(super) fn open(
         timeline: &Timeline,
         generation: &Generation,
         end: Option<LogEnd>,
     ) -> Result<Option<Self>> {
-        // The WAL first: if it is archived meanwhile, it is found in the archive. If a crash left it in both places, the WAL may
-        // have continued.
+        // Open the WAL first: if it is archived concurrently, the archive has it. If a crash left the log in both places, the WAL
+        // may have more frames.
         let path = timeline.origin.wal();
         let is_live = timeline.live.as_ref().is_some_and(|live| live.generation == *generation);
         if is_live
             && let Some((file, log)) = Log::open_live(&timeline.origin.data, &path, generation.salts)?
-            // A WAL that was restarted while it was read lost frames that are in the archive. So did a WAL whose next header was
-            // lost with the power.
+            // A WAL that was restarted during the read has lost frames that are in the archive. The same holds for a WAL whose
+            // next header was lost in a power failure.
             && log.is_current(&file, &path)?
             && (!log.frames.is_empty() || !timeline.ended().exists(generation.number, ArchiveFile::Segment)?)
         {
@@ -66,14 +67,14 @@ impl GenerationLog {
     }
 }
 
-/// The end of the log of a generation according to its stamps. Returns `None` if they do not say, or if the log may have
-/// continued.
+/// The end of the log of a generation according to its stamps. Returns `None` if the stamps do not record it, or if the log may
+/// have later frames.
 pub(super) fn fixed_end(timeline: &Timeline, stamps: &Stamps) -> Result<Option<LogEnd>> {
     let Some(end) = stamps.end() else { return Ok(None) };
     Ok((!may_continue(timeline, stamps, &end)?).then_some(end))
 }
 
-/// The end of the log of a generation according to its stamps or its frames. Returns `None` if there are neither.
+/// The end of the log of a generation according to its stamps or its frames. Returns `None` if neither exists.
 pub(super) fn known_end(timeline: &Timeline, stamps: &Stamps) -> Result<Option<LogEnd>> {
     let recorded = stamps.end();
     if let Some(end) = fixed_end(timeline, stamps)? {
@@ -101,16 +102,16 @@ fn is_newest(timeline: &Timeline, stamps: &Stamps) -> bool {
     timeline.live.as_ref().is_some_and(|live| live.generation == stamps.generation)
 }
 
-/// Whether the current WAL of the database belongs to a generation, which is the newest one.
+/// Whether the current WAL of the database belongs to a generation. Only the newest generation can have it.
 fn is_current_wal(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
     Ok(is_newest(timeline, stamps) && salts_of(&timeline.origin.wal())? == Some(stamps.generation.salts))
 }
 
-/// Whether the log of a generation without a successor was not archived, so that its commits are a gap.
+/// Whether the log of a generation without a successor was not archived. Its commits are then a gap.
 ///
-/// A segment that was removed later is damage and not a gap. While the database file is in the state of the checkpoint record, no
-/// program has written to it since the log was archived, and a missing segment is damage. Otherwise that is not known until the
-/// next generation begins and records whether the segment exists.
+/// A segment that was archived and then removed is damage, not a gap. While the database file is in the state of the checkpoint
+/// record, no program has written to it since the log was archived, and a missing segment is damage. Otherwise the two cases
+/// cannot be distinguished until the next generation begins and records whether the segment exists.
 pub(super) fn was_not_archived(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
     if has_segment(timeline, stamps)? || is_current_wal(timeline, stamps)? {
         return Ok(false);

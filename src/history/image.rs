@@ -65,7 +65,7 @@ pub(super) enum PageSource<'a> {
     Held(&'a [u8]),
     Frame(&'a FrameStore, FrameRef),
     Snapshot(&'a Snapshot),
-    /// Nowhere: all bytes are zero.
+    /// In no file: all bytes are zero.
     Zero,
 }
 
@@ -142,12 +142,12 @@ impl HistoricalImage {
         self.page_count.len(self.page_size)
     }
 
-    /// Whether the WAL was not restarted since the image was made, so that what was read from the WAL belongs to the image.
+    /// Whether the WAL has not been restarted since the image was made. If so, the pages read from the WAL belong to the image.
     pub(crate) fn is_current(&self) -> Result<bool> {
         self.frames().map_or(Ok(true), FrameStore::is_current)
     }
 
-    /// Reads the pages in the current WAL into memory, so that a restart of the WAL does not matter.
+    /// Reads the pages in the current WAL into memory. A later restart of the WAL then does not affect the image.
     pub(super) fn hold_live_pages(&mut self) -> Result<()> {
         let Base::History(history) = &self.base else { return Ok(()) };
         let mut held = HashMap::new();

@@ -20,14 +20,14 @@ pub(super) enum Location {
     Empty,
     /// At or after a commit, and before the next one.
     Known(Target),
-    /// After the last commit of the history. That is known only if the database is what the generation with these stamps ended
-    /// with; otherwise it was changed after the instant `changed_after`.
+    /// After the last commit of the history. The target is valid only if the current database equals the end of the generation
+    /// with these stamps. Otherwise the database was changed after the instant `changed_after`.
     PastEnd { target: Target, stamps: Box<Stamps>, changed_after: Micros },
 }
 
 /// The commits of one generation around an instant.
 struct Neighbours {
-    /// The last frame of the last commit at or before the instant, or the generation's first frame.
+    /// The last frame of the last commit at or before the instant, or the generation's `first_frame` if there is no such commit.
     frame: Option<FrameNumber>,
     /// The last commit at or before the instant.
     commit: Option<Micros>,
@@ -82,20 +82,20 @@ pub(super) fn locate(timeline: &Timeline, asked: Timestamp, now: Timestamp) -> R
     let Some(first) = timeline.numbers.first() else { return Ok(Location::Empty) };
     let Some(index) = index_of(timeline, at)? else {
         let first = timeline.stamps(*first)?.generation;
-        // Fails if stamps are missing before it, which would say more.
+        // Missing stamps before the first generation are the more specific error.
         follows_unstamped(timeline, 0, &first)?;
         return Err(outside(asked, timeline.starts_at(&first)));
     };
     let number = timeline.numbers[index];
     let stamps = timeline.stamps(number)?;
     let generation = stamps.generation;
-    // Damage of the next generation is reported where it matters.
+    // Damage of the next generation is reported only if the result depends on it.
     let next = timeline.next(number);
     let known_next = next.as_ref().ok().and_then(Option::as_ref);
     let commits = checked_commits(timeline, &stamps, known_next, at)?;
     let mut found = Neighbours::find(&generation, &commits, at);
     let is_exact = found.commit == Some(at);
-    // Every commit is made after its generation began.
+    // Every commit of a generation is made after the generation began.
     let is_before_unstamped = found.unstamped.is_some() && at < generation.begun_at;
     if let Some(last) = found.unstamped.filter(|_| !is_exact && !is_before_unstamped) {
         let next_begun_at = || known_next.map(|next| next.begun_at);
@@ -116,7 +116,7 @@ pub(super) fn locate(timeline: &Timeline, asked: Timestamp, now: Timestamp) -> R
         }
         let last = found.commit.unwrap_or(generation.begun_at);
         match next {
-            // A stamped commit is known, whatever follows it.
+            // A stamped commit is known, even if its successor is missing or damaged.
             Err(_) | Ok(None) if is_exact => {}
             Err(error) => return Err(error),
             Ok(Some(next)) if next.begins() && !is_exact => {
@@ -135,8 +135,8 @@ pub(super) fn locate(timeline: &Timeline, asked: Timestamp, now: Timestamp) -> R
 
 /// The index of the generation that an instant belongs to. Returns `None` if it is before the first one.
 ///
-/// An instant before a generation began belongs to the one before if that ends with unstamped commits: they may have been made
-/// before or after the instant.
+/// An instant before the begin of a generation belongs to the preceding generation if that ends with unstamped commits. These
+/// commits may have been made before or after the instant.
 fn index_of(timeline: &Timeline, at: Micros) -> Result<Option<usize>> {
     let Some(mut index) = last_started(timeline, at)? else { return Ok(None) };
     loop {
@@ -167,7 +167,7 @@ fn last_started(timeline: &Timeline, at: Micros) -> Result<Option<usize>> {
         Ok(low.checked_sub(1))
     };
     match search() {
-        // The damaged generation that the search met may be far from the instant.
+        // The binary search met a damaged generation, which may be far from the instant. Search linearly instead.
         Err(error) if Error::kind(&error) == ErrorKind::Corrupt => {
             let mut indexes = (0..timeline.numbers.len()).rev();
             let found = indexes.find(|index| is_started(*index).is_ok_and(|is_started| is_started));

@@ -116,8 +116,8 @@ impl Log {
         Ok(self)
     }
 
-    /// Whether the WAL was not restarted since its header was read. SQLite writes the header before the first frame, so
-    /// everything that was read in between belongs to this log.
+    /// Whether the WAL has not been restarted since its header was read. SQLite writes the header before the first frame. If the
+    /// header is unchanged, all frames read in between belong to this log.
     pub(super) fn is_current(&self, file: &File, path: &Path) -> Result<bool> {
         let mut now = [0; HEADER_LEN];
         Disk::read_up_to(file, path, &mut now, 0)?;
@@ -153,8 +153,8 @@ pub(super) fn salts_of(wal: &Path) -> Result<Option<Salts>> {
     Ok(Header::parse(&start).filter(|_| count == HEADER_LEN).map(|header| header.salts()))
 }
 
-/// The end of a WAL that ends with a commit of `pages` pages in the frame `last`. Returns `None` if it does not, or if only
-/// reading the whole WAL could tell.
+/// The end of a WAL that ends with a commit of `pages` pages in the frame `last`. Returns `None` if the WAL does not end there,
+/// or if only reading the whole WAL can decide that.
 pub(crate) fn ends_with(
     file: &File,
     path: &Path,

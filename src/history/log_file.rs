@@ -108,7 +108,7 @@ impl LogFile {
         Ok(count)
     }
 
-    /// Fills `into` from an offset of a segment that is not compressed if that does not wait. Returns whether it did.
+    /// Fills `into` from an offset of an uncompressed segment if that does not block. Returns whether it filled `into`.
     pub(super) fn read_cached(&self, into: &mut [u8], at: u64) -> bool {
         self.table.is_none() && self.file.read_cached(into, at)
     }

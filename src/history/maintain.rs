@@ -1,12 +1,13 @@
-//! Maintenance of a history: new snapshots, so that a restore is bounded; pruning of what the retention window does not need; and
-//! [compression](super::compress) of logs that few restores need.
+//! Maintenance of a history. It takes new snapshots, which bound the cost of a restore. It prunes what the retention window does
+//! not need. It [compresses](super::compress) logs that few restores read.
 //!
 //! # Concurrency
 //!
 //! Connections of any process write to the database, and begin and end generations. Readers (restores, views, lists of recovery
-//! points) and processes that add to the archive hold a shared lock of its directory. Maintenance holds the exclusive lock of the
-//! database's directory, so that there is one at a time. It prunes, and deletes logs that were compressed, under the exclusive
-//! lock of the archive. If it cannot get that lock soon, it leaves these steps for the next time.
+//! points) and processes that add to the archive hold a shared lock of the archive directory. Maintenance holds the exclusive
+//! lock of the database's directory, so that only one process maintains a database at a time. It prunes, and deletes the logs
+//! that it has compressed, under the exclusive lock of the archive. If it cannot get that lock soon, the next maintenance does
+//! these steps.
 //!
 //! # Crashes
 //!
@@ -21,11 +22,11 @@
 //! | after the compressed log was renamed into its place | both files, of which readers use the log; the next maintenance compares them and deletes the log, or replaces the compressed file | unchanged |
 //! | after the log was deleted | the compressed log, which is durable and was read back | unchanged |
 //!
-//! If the logs do not lead to where a snapshot is due because one of them is damaged, a file `wanted` requests a snapshot of the
-//! database itself when the next generation begins. That has everything that the logs would have led to.
+//! If a damaged log prevents a due snapshot, a file `wanted` requests a snapshot of the database itself when the next generation
+//! begins. That snapshot contains all commits of the logs.
 //!
-//! Only generations that have ended get a snapshot or become the first retained one, because their headers do not change. The
-//! header of a generation without commits is written again if its WAL is restarted; a requested snapshot before it is then taken
+//! Only an ended generation gets a snapshot or becomes the first retained one, because its header does not change. The header of
+//! a generation without commits is rewritten if its WAL is restarted. A requested snapshot before that generation is then taken
 //! again.
 
 use std::{collections::BTreeSet, ops::Bound, path::Path};
@@ -56,10 +57,10 @@ use crate::{
     units::{GenerationNumber, Micros, Nanos},
 };
 
-/// Total length of logs that never makes a snapshot due, however small the database is.
+/// Maximum total length of the logs for which no snapshot is due, however small the database is.
 const LOGS_MIN: u64 = 1 << 20;
 
-/// Age in nanoseconds of a change that the system has written to the disk: an hour. By default it writes within half a minute.
+/// Age in nanoseconds (one hour) after which the operating system has written a change to the disk. The default is half a minute.
 const WRITTEN_AFTER: i64 = 60 * 60 * 1_000_000_000;
 
 /// The maintenance of one database's history.
@@ -90,7 +91,8 @@ struct DueSnapshot {
 }
 
 impl Maintenance<'_> {
-    /// Does what is due. `window` returns the retention window; it is called again while no other process can begin a history.
+    /// Runs the maintenance that is due. `window` returns the retention window. It is called again while no other process can
+    /// begin a history.
     pub(crate) fn run(
         &self,
         window: &dyn Fn() -> Result<Retention>,
@@ -99,7 +101,7 @@ impl Maintenance<'_> {
         self.run_on(Origin::local(Some(self.disk), self.data, self.birth), window, watch)
     }
 
-    /// Does what is due in the history that `origin` describes.
+    /// Runs the maintenance that is due in the history that `origin` describes.
     pub(super) fn run_on(
         &self,
         origin: Origin,
@@ -131,7 +133,7 @@ impl Run<'_> {
         report: &mut MaintenanceReport,
         watch: &mut ProgressFn<'_>,
     ) -> Result<()> {
-        // Fails for the history of another database, of which nothing may be deleted.
+        // Fails for the history of another database. Nothing in it may be deleted.
         self.origin.ask(|_| Ok(()))?;
         let at_first = window()?;
         let mut from = None;
@@ -151,7 +153,7 @@ impl Run<'_> {
             from = self.origin.ask(|timeline| oldest_needed(timeline, cutoff))?;
         }
         match exclusive(&self.origin.paths)? {
-            // If the window was changed meanwhile, something else may be due.
+            // If the window was changed concurrently, different maintenance may be due.
             Some(_lock) if window()? == at_first => {
                 self.prune(from, at_first.is_off())?;
                 self.remove_leftovers(report)?;
@@ -179,7 +181,7 @@ impl Run<'_> {
         match written {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let from = self.origin.ask(|timeline| first_damaged(timeline, newest, &generation, watch))?;
-                // The database itself has what the logs do not lead to, whenever a log has ended.
+                // Once a log has ended, the database itself contains the commits that the damaged logs cannot reproduce.
                 if !Disk::exists(&request)? {
                     self.disk.create_like(&request, &self.origin.data)?;
                 }
@@ -212,7 +214,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let generation = timeline.stamps(last)?.generation;
-        // Logs do not lead to a generation with which the history begins again.
+        // If the history begins again at a generation, the logs before it do not reproduce the database at that generation.
         let continues = !generation.begins() && generation.number == before.next();
         Ok(continues.then_some(DueSnapshot { generation, newest }))
     }
@@ -236,7 +238,7 @@ impl Run<'_> {
         Staged { path: beside, file: &file }.publish(self.disk, paths, &**ended, generation)
     }
 
-    /// Makes durable what was added to the history.
+    /// Makes durable the files that were added to the history.
     fn flush(&self) -> Result<()> {
         let now = Timestamp::now().as_micros().saturating_mul(1000);
         let since = Nanos::new(now.saturating_sub(WRITTEN_AFTER));
@@ -269,7 +271,7 @@ impl Run<'_> {
         RetentionMark { from, database }.write(self.disk, paths)
     }
 
-    /// Deletes files of calls that did not complete. The caller holds the exclusive lock of the archive.
+    /// Deletes the files that incomplete calls have left. The caller holds the exclusive lock of the archive.
     fn remove_leftovers(&self, report: &mut MaintenanceReport) -> Result<()> {
         let Origin { paths, birth, ended, .. } = &self.origin;
         for name in Disk::list(paths.dir())? {
@@ -281,7 +283,7 @@ impl Run<'_> {
         }
         let files = ended.list()?;
         for (number, file) in &files {
-            // The snapshot with which a history begins is not left over: its checksums are missing.
+            // The first snapshot of a history is not a leftover: if its checksums are missing, it is damaged.
             if *file == ArchiveFile::Snapshot
                 && !files.contains(&(*number, ArchiveFile::Sum))
                 && let Some(stamps) = read_ended(&**ended, *number)?
@@ -328,7 +330,7 @@ fn newest_numbered(ended: &dyn Ended) -> Result<Option<Stamps>> {
 }
 
 /// The first generation that is needed to restore instants at or after `cutoff`. Returns `None` if that is the oldest one. The
-/// snapshot before the generation was read and is complete.
+/// snapshot before the generation is complete, and was verified by reading it.
 fn oldest_needed(timeline: &Timeline, cutoff: Micros) -> Result<Option<GenerationNumber>> {
     let Some((first, _)) = timeline.numbers.split_first() else { return Ok(None) };
     for number in timeline.snapshots.iter().rev().copied().filter(|number| number > first) {
@@ -356,8 +358,8 @@ fn oldest_needed(timeline: &Timeline, cutoff: Micros) -> Result<Option<Generatio
     Ok(None)
 }
 
-/// The earliest instant that may be refused: the begin of the first generation, from the one after the snapshot `newest` on, whose
-/// end cannot be read. The end of the generation before `generation` cannot be read.
+/// The earliest instant whose restore may be refused. The end of the generation before `generation` cannot be read. The result is
+/// the begin of the first generation, from `newest` on, whose end cannot be read. `newest` has the newest snapshot.
 fn first_damaged(
     timeline: &Timeline,
     newest: GenerationNumber,
@@ -383,13 +385,13 @@ fn first_damaged(
             low = middle + 1;
         }
     }
-    // If the stamps of that generation are damaged, the end of the one before it is not known either.
+    // If the stamps of that generation are damaged, the end of the preceding generation is not known either.
     let known =
         (newest.get()..=low).rev().find_map(|number| timeline.stamps(GenerationNumber::new(number)).ok());
     Ok(known.map_or(generation.begun_at, |stamps| timeline.starts_at(&stamps.generation)))
 }
 
-/// The logs do not lead to where the next snapshot is due.
+/// The logs cannot reproduce the database at the point at which the next snapshot is due.
 #[cold]
 fn no_snapshot(error: &Error, from: Timestamp) -> Error {
     let message = error.message().map(|error| {

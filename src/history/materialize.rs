@@ -1,7 +1,7 @@
-//! Writing out all pages of an image.
+//! Writes all pages of an image.
 //!
-//! Pages in compressed logs come last, in the order of the logs. So each part of a compressed log is decompressed once, by
-//! several threads that take batches of pages in turn.
+//! Pages in compressed logs are written last, in the order of the logs. Each part of a compressed log is therefore decompressed
+//! once. Several threads take batches of pages in turn and decompress them.
 
 use std::{
     num::NonZero,
@@ -150,7 +150,7 @@ fn unpack_all<'a>(
             receiver.into_iter().try_for_each(|batch| write(batch?))
         })?;
     }
-    // The work that is left if no thread could be started.
+    // Do the remaining work in this thread if no thread was started.
     while let Some(batch) = unpack() {
         write(batch?)?;
     }

@@ -1,8 +1,8 @@
-//! A database's history: snapshots, segments and stamps, from which the database is rebuilt as of an instant.
+//! The history of a database: snapshots, segments and stamps. They reconstruct the database at an instant.
 //!
-//! Each generation of the WAL leaves a *segment*, which is that WAL as SQLite wrote it, and the stamps of its commits. A
-//! *snapshot* is the database before the first commit of a generation. The image of the database at an instant is a snapshot with
-//! the frames of later segments applied, up to the last commit stamped at or before that instant.
+//! Each generation of the WAL leaves a *segment* and the stamps of its commits. The segment is the WAL as SQLite wrote it. A
+//! *snapshot* is a copy of the database before the first commit of a generation. The image of the database at an instant is a
+//! snapshot with the frames of later segments applied, up to the last commit stamped at or before that instant.
 //!
 //! | files | contents |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | `base_snapshot`, `maintain`, `compress` | writers |
 //! | `verify` | verification |
 //!
-//! This module knows no key: pages are copied as they are stored.
+//! This module has no encryption keys: it copies pages as they are stored.
 
 pub(crate) mod base_snapshot;
 mod checksummed;

@@ -40,8 +40,8 @@ impl<F: Copy> Overlay<F> {
             let number = FrameNumber::from_index(index);
             uncommitted.push((frame.page_number, reference(number)));
             let Some(pages) = frame.commit else { continue };
-            // A page without a frame is free, and a page of the freelist names it in four bytes. The memory for the map is
-            // therefore bounded by the length of the log, whatever its frames claim.
+            // A page that a transaction adds without a frame is a leaf of the freelist, which a trunk page lists in four bytes.
+            // The memory for the map is therefore bounded by the length of the log, whatever sizes its frames claim.
             let named_by_each = u64::from(self.page_size / 4);
             let most = u64::from(self.page_count.get()) + uncommitted.len() as u64 * named_by_each;
             if u64::from(pages.get()) > most {

@@ -1,4 +1,4 @@
-//! The way from a snapshot to a commit: which frame of which log has the newest version of each page.
+//! The frames to apply to a snapshot to reach a commit: for each page, the log and the frame with its newest version.
 
 use std::{
     iter,
@@ -43,7 +43,7 @@ struct Step {
     generation: Generation,
     /// How its log ended, if that is known.
     end: Option<LogEnd>,
-    /// The last frame to apply if this is the target's generation. All frames are applied of the others.
+    /// The last frame to apply if this is the target's generation. All frames of the other generations are applied.
     up_to: Option<FrameNumber>,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn image(
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 first_error.get_or_insert(error);
             }
-            // An older snapshot does not lead to the commit. The damage of the newer one is the error to report.
+            // No older snapshot leads to the commit. Report the damage of the newer one.
             Err(error) if error.kind() == ErrorKind::OutsideWindow && first_error.is_some() => break,
             Err(error) => return Err(error),
         }
@@ -72,7 +72,7 @@ pub(super) fn image(
 
 /// The image at the end of the newest generation, which has ended.
 pub(super) fn image_at_end(timeline: &Timeline, stamps: &Stamps) -> Result<HistoricalImage> {
-    // A generation without commits ends as it began.
+    // A generation without commits ends at the frame at which it began.
     let end = known_end(timeline, stamps)?;
     let frame = end.map_or(stamps.generation.first_frame, |end| end.frame);
     image(timeline, &Target::after_frame(stamps.generation.number, frame), None)
@@ -122,7 +122,7 @@ fn steps(timeline: &Timeline, first: GenerationNumber, target: &Target) -> Resul
         let stamps = timeline.stamps(number)?;
         let generation = stamps.generation;
         if number > first && generation.begins() {
-            // The snapshot does not lead past this generation.
+            // The history begins again at this generation, so the snapshot cannot be used.
             return Err(missing(&timeline.path(number, ArchiveFile::Snapshot)));
         }
         if *page_size.get_or_insert(generation.page_size) != generation.page_size {
@@ -130,7 +130,8 @@ fn steps(timeline: &Timeline, first: GenerationNumber, target: &Target) -> Resul
             return Err(damaged(&path, "its page size differs from that of earlier generations"));
         }
         let is_last = number == target.number;
-        // The next generation records how this log ended. If it is damaged, a stamped commit is still known.
+        // The next generation records how this log ended. If the next generation is damaged, a stamped commit can still be
+        // restored.
         let next = match timeline.next(number) {
             Err(error) if is_last && error.kind() == ErrorKind::Corrupt => None,
             next => next?,
@@ -139,7 +140,7 @@ fn steps(timeline: &Timeline, first: GenerationNumber, target: &Target) -> Resul
             Some(end) => Some(end),
             None => fixed_end(timeline, &stamps)?,
         };
-        // Before its first commit, nothing of the target's generation is applied.
+        // Before the first commit of the target's generation, none of its frames is applied.
         if !is_last || target.frame != generation.first_frame {
             steps.push(Step { generation, end, up_to: target.frame.filter(|_| is_last) });
         }

@@ -24,7 +24,7 @@ type Span = (Bound<Timestamp>, Bound<Timestamp>);
 
 /// The commits in a span of time in order, and all restorable ranges.
 pub(crate) fn points(timeline: &Timeline, span: Span) -> Result<Points> {
-    // The end of the history is compared first: archived files do not change, but a new commit makes the end look like a gap.
+    // Compare the end of the history first. Archived files do not change, but a concurrent commit makes the end look like a gap.
     let newest = timeline.numbers.last().and_then(|newest| timeline.stamps(*newest).ok());
     let is_current = newest.is_none_or(|newest| ends_in_database(timeline, &newest).unwrap_or(false));
     if !is_current && timeline.has_changed()? {
@@ -44,11 +44,11 @@ pub(crate) fn points(timeline: &Timeline, span: Span) -> Result<Points> {
     Ok(Points { points, windows: ranges.0 })
 }
 
-/// The result for the generations so far.
+/// The result of the generations scanned so far.
 struct Scan {
     ranges: Ranges,
     points: Vec<Point>,
-    /// The first instant after everything that is known.
+    /// The first instant after the last known commit.
     ended_at: Option<Micros>,
     /// Whether a snapshot leads to the end of the last generation.
     is_restorable: bool,
@@ -59,7 +59,7 @@ impl Scan {
     fn generation(&mut self, timeline: &Timeline, index: usize, span: Span) -> Result<()> {
         let number = timeline.numbers[index];
         let stamps = match timeline.stamps(number) {
-            // Its commits are a gap, and so is everything up to the next snapshot.
+            // Its commits are a gap, as are all commits before the next snapshot.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 self.is_restorable = false;
                 return Ok(());
@@ -134,7 +134,7 @@ impl Scan {
 
 /// The first instant after the last stamped commit of a generation.
 fn end_of(timeline: &Timeline, generation: &Generation, commits: &[CommitRecord]) -> Micros {
-    // The stamp of a failed commit does not count.
+    // Unlike `Stamps::last_instant`, `commits` excludes the stamp of a failed commit that the log shows.
     let last = commits.iter().rev().find_map(|record| match record {
         CommitRecord::Commit(commit) => Some(commit.at.next()),
         CommitRecord::Unstamped { .. } => None,
@@ -144,7 +144,7 @@ fn end_of(timeline: &Timeline, generation: &Generation, commits: &[CommitRecord]
     })
 }
 
-/// The first instant that can be restored from the snapshot before a generation, whatever precedes it.
+/// The first instant that can be restored from the snapshot before a generation without the generations before it.
 fn known_from(timeline: &Timeline, index: usize, generation: &Generation) -> Result<Micros> {
     match follows_unstamped(timeline, index, generation) {
         Ok(false) => Ok(timeline.starts_at(generation)),

@@ -1,8 +1,9 @@
-//! Databases without a commit: they have no history, and are unchanged since their creation unless a foreign writer wrote to
+//! Databases without a commit. They have no history. They are unchanged since their creation unless a foreign writer wrote to
 //! them.
 //!
-//! A mark beside the database records its length and modification time at its creation, by which a write is noticed. The time
-//! also changes when a fleet is copied. A short database is then recognized by its contents; a longer one counts as changed.
+//! A mark beside the database records the length, the modification time and the checksum of the database file at its creation. A
+//! difference shows a write. The modification time also changes when a fleet is copied. A short database is then recognized by
+//! its checksum, and a longer one counts as changed.
 
 use std::path::Path;
 
@@ -81,7 +82,7 @@ pub(super) fn is_born(timeline: &Timeline) -> Result<bool> {
         && is_unchanged(&origin.data)? == Some(true))
 }
 
-/// Fails unless a database without a history was at an instant what it is now.
+/// Fails unless a database without a history had its current contents at an instant.
 pub(super) fn check_instant(timeline: &Timeline, at: Timestamp) -> Result<()> {
     let birth = timeline.origin.birth;
     let is_pruned = timeline.retained_from.is_some();

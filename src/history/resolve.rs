@@ -1,5 +1,5 @@
-//! From an instant to the image of the database at that instant: locate the commit, check that the end of the history is what
-//! the database is now, and make the image.
+//! From an instant to the image of the database at that instant: locate the commit, check that the current database equals the
+//! end of the history, and make the image.
 
 use super::{
     compare::ends_in_database,

@@ -1,8 +1,8 @@
 //! The first generation that a history retains.
 //!
-//! Earlier generations are pruned: no reader sees them, whether or not their files are deleted yet. A history is therefore
-//! pruned by the one rename that puts this file in its place. The deletion of the files afterwards, in any order and with any
-//! crash in between, changes no answer.
+//! Earlier generations are pruned: readers ignore them, whether or not their files have been deleted. The rename of this file
+//! into its place is the commit point of pruning. The files are deleted afterwards. Neither the order of the deletions nor a
+//! crash between them affects the result of a read.
 
 use super::{checksummed, errors::damaged};
 use crate::{

@@ -31,8 +31,8 @@ pub(super) struct Snapshot {
     checksums: Vec<PageChecksum>,
 }
 
-/// Whether a file of `len` bytes can be a snapshot of this many pages. Less than a page may follow the last one: snapshots of
-/// files with bytes beyond the last page used to have these bytes.
+/// Whether a file of `len` bytes can be a snapshot of this many pages. The last page may be followed by less than a page of other
+/// bytes: older versions copied such bytes from the end of the database file.
 pub(super) fn is_len_of(len: u64, pages: usize, page_size: u32) -> bool {
     len / u64::from(page_size) == pages as u64
 }
@@ -106,7 +106,7 @@ pub(super) fn page_checksums(
     let [MAGIC, seed, ref checksums @ ..] = words[..] else {
         return Err(damaged(&path, "invalid header"));
     };
-    // Checksums of another generation are left over from a process that got no further.
+    // Checksums of another generation are a leftover of a process that was killed before it replaced them.
     let checksums = checksums.iter().copied().map(PageChecksum::new);
     Ok((seed == generation.seed()).then(|| checksums.collect()))
 }
@@ -118,7 +118,8 @@ pub(super) struct Staged<'a> {
 }
 
 impl Staged<'_> {
-    /// Publishes the snapshot before a generation, with its checksums. It replaces a snapshot of a process that got no further.
+    /// Publishes the snapshot before a generation, with its checksums. Replaces an incomplete snapshot that a killed process
+    /// left.
     pub(super) fn publish(
         &self,
         disk: &Disk,

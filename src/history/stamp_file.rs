@@ -19,8 +19,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct CurrentStamps {
     pub(crate) stamps: Stamps,
-    /// Whether the live stamps belong to a newer WAL whose header was not written, because the process was killed or the power
-    /// failed. They are void, and `stamps` are those of the generation before.
+    /// Whether the live stamps belong to a newer WAL whose header was never written, because of a crash or a power failure. These
+    /// stamps are void, and `stamps` are those of the preceding generation.
     pub(crate) newer_are_void: bool,
 }
 

@@ -5,11 +5,11 @@ use crate::{
     units::{FrameNumber, GenerationNumber},
 };
 
-/// A commit, and how the instant that resolved to it lies to the commits.
+/// A commit, and the position among the commits of the instant that resolved to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub(super) number: GenerationNumber,
-    /// The last frame of that generation to apply. If it is the generation's first frame, no commit of it is applied.
+    /// The last frame of that generation to apply. If it is the generation's `first_frame`, none of its commits is applied.
     pub(super) frame: Option<FrameNumber>,
     pub(super) resolved: ResolvedInstant,
 }

@@ -32,7 +32,7 @@ pub(crate) struct Birth {
     pub(crate) database: u128,
     /// When the database was created.
     pub(crate) at: Timestamp,
-    /// Whether its history was never off since then.
+    /// Whether its history has been on without interruption since then.
     pub(crate) is_kept_since: bool,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Timeline {
     pub(super) retained_from: Option<GenerationNumber>,
     /// The stamps of the newest generation.
     pub(super) live: Option<Stamps>,
-    /// The state of the history, to notice that it changes.
+    /// The state of the history, by which a change is detected.
     pub(super) observed: Option<Observed>,
     /// The generations that have stamps, in order.
     pub(super) numbers: Vec<GenerationNumber>,
@@ -99,7 +99,7 @@ impl Origin {
 
     /// Observes the history. None of its files is deleted while the result lives.
     pub(crate) fn read(&self) -> Result<Timeline> {
-        // The mark is removed after the first stamps are written, so it is looked for before these.
+        // Check for the mark before reading stamps, because the mark is removed after the first stamps are written.
         let has_pristine_mark = Disk::exists(&layout::unwritten(&self.data))?;
         let held = Disk::share_dir(self.paths.dir())?.map(Arc::new);
         let retained = RetentionMark::read(&self.paths, self.birth.database)?;
@@ -118,7 +118,8 @@ impl Origin {
                     .map(|(number, _)| *number)
             };
             let mut numbers: Vec<GenerationNumber> = of(ArchiveFile::Stamps).collect();
-            // The live stamps may get their number meanwhile. If newer ones are void, they have it already.
+            // The live stamps may be renamed to a numbered file concurrently. If newer live stamps are void, the current stamps
+            // are already in a numbered file.
             let has_changed = match &current {
                 Some(current) => {
                     let number = current.stamps.generation.number;
@@ -174,7 +175,7 @@ impl Origin {
         Err(keeps_changing(&self.data))
     }
 
-    /// Observes the history and asks `question` about it, repeatedly while the history changes and the question fails.
+    /// Observes the history and calls `question` with it. Repeats both as long as `question` fails and the history changes.
     pub(crate) fn ask<T>(&self, mut question: impl FnMut(&Timeline) -> Result<T>) -> Result<T> {
         for _ in 0..ATTEMPTS {
             let timeline = self.read()?;
@@ -260,7 +261,7 @@ impl Timeline {
     /// The earliest instant that can belong to a generation.
     pub(super) fn starts_at(&self, generation: &Generation) -> Micros {
         match generation.lineage {
-            // The generation before it, which says when its last commit was made, is pruned.
+            // The generation before it, which records the instant of its last commit, is pruned.
             _ if self.retained_from == Some(generation.number) => generation.begun_at,
             Lineage::Born if generation.number == GenerationNumber::FIRST => self.origin.birth.at.into(),
             Lineage::Born | Lineage::AfterGap => generation.begun_at,
@@ -268,7 +269,8 @@ impl Timeline {
         }
     }
 
-    /// Whether a generation has begun or ended since the observation. An inconsistency may then be gone at the next one.
+    /// Whether a generation has begun or ended since the observation. An inconsistency may then be absent from the next
+    /// observation.
     pub(crate) fn has_changed(&self) -> Result<bool> {
         Ok(self.origin.current_stamps()?.as_ref().map(Observed::new) != self.observed)
     }

@@ -60,8 +60,8 @@ impl Stamps {
         })
     }
 
-    /// Whether the WAL had ended but was gone when the next generation began: its end record is repeated without a commit in
-    /// between.
+    /// Whether the WAL had ended but did not exist when the next generation began. The end record is then repeated without a
+    /// commit in between.
     pub(crate) fn is_log_lost(&self) -> bool {
         let mut records = self.slots.iter().rev().filter_map(|slot| match slot {
             Slot::Record(record @ (Record::End(_) | Record::Commit(_))) => Some(record),
@@ -84,8 +84,8 @@ impl Stamps {
 
     /// The commits in order of a WAL whose last committed frame is `end`.
     ///
-    /// A stamp is written before its commit. If the commit fails or is lost with the power, a later record shows it: a later
-    /// stamp or the end names an earlier frame as the last one. An unstamped commit is found in the same way.
+    /// A stamp is written before its commit. If the commit fails or is lost in a power failure, a later record shows this: its
+    /// last frame is before that of the stamp. A later record reveals an unstamped commit in the same way.
     pub(crate) fn commits_up_to(&self, end: Option<FrameNumber>) -> Vec<CommitRecord> {
         let mut merge = self.merge();
         merge.ends_at(end);
@@ -140,7 +140,7 @@ struct UnstampedAt {
 }
 
 impl Merge {
-    /// Takes into account that the last committed frame was `last` at this point.
+    /// Applies the fact that the last committed frame was `last` at this point.
     fn ends_at(&mut self, last: Option<FrameNumber>) {
         while self.commits.pop_if(|commit| Some(commit.frame) > last).is_some() {}
         let position = self.commits.len();

@@ -1,11 +1,11 @@
 //! The stamps of one generation of a WAL: when each of its commits was made.
 //!
-//! A WAL lives from one header write to the next, and has its own salts for that time: a *generation*. The stamps of a
-//! generation are in a file of 8-byte little-endian words: a header followed by records, which are only ever appended. The
-//! crate's [format](crate::format) document describes both.
+//! A generation is the use of the WAL from one header write to the next. Each generation has its own salts. The stamps of a
+//! generation are in a file of 8-byte little-endian words: a header followed by records, which are only appended. The crate's
+//! [format](crate::format) document describes both.
 //!
-//! Every record carries a checksum over its contents, its position and the header, so that a record that is torn, moved or of
-//! another generation is invalid. The header carries a digest of the previous generation, so that generations form a chain.
+//! Every record has a checksum over its contents, its position and the header. A record that is torn, moved or of another
+//! generation is therefore invalid. The header has a digest of the previous generation, so that generations form a chain.
 
 mod file;
 
@@ -40,7 +40,7 @@ const AFTER_GAP: Word = 1 << 33;
 const END: Word = 1 << 63;
 const CHECKPOINTED: Word = (1 << 63) + 1;
 
-/// The length and the modification time of a database file, by which a write to it is noticed.
+/// The length and the modification time of a database file, by which a write to the file is detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileState {
     pub(crate) len: u64,
@@ -69,7 +69,7 @@ pub(crate) struct Generation {
     pub(crate) not_before: Micros,
     /// When the generation began.
     pub(crate) begun_at: Micros,
-    /// The database file before the first write of this generation.
+    /// The state of the database file before the first write of this generation.
     pub(crate) data: FileState,
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct Commit {
     pub(crate) checksum: Option<ShortChecksum>,
 }
 
-/// A commit in a WAL, as far as the stamps tell.
+/// A commit in a WAL according to the stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CommitRecord {
     Commit(Commit),
@@ -140,11 +140,11 @@ pub(crate) enum Record {
     Checkpointed(FileState),
 }
 
-/// What is at the position of a record.
+/// The contents of the position of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
     Record(Record),
-    /// No record was written completely, or it was lost with the power.
+    /// No complete record: it was never written, or it was lost in a power failure.
     Empty,
     /// Anything else.
     Damaged,
@@ -164,7 +164,7 @@ impl Lineage {
         }
     }
 
-    /// Whether the generation continues another one than that of the stamps with this digest.
+    /// Whether the generation continues stamps with a digest other than this one.
     pub(crate) fn contradicts(&self, stamps: u64) -> bool {
         matches!(self, Self::Continues { digest, .. } if *digest != stamps)
     }
@@ -257,7 +257,8 @@ impl Generation {
         self.encode()[HEADER_WORDS - 1]
     }
 
-    /// The earliest instant by which every commit before this generation, stamped or not, is included.
+    /// The earliest instant that is after every stamped commit, and not before any unstamped commit, of the preceding
+    /// generations.
     pub(crate) fn includes_all_before(&self) -> Micros {
         self.not_before.next().max(self.begun_at)
     }
@@ -304,7 +305,7 @@ impl Slot {
     /// Reads what is at a position.
     pub(crate) fn decode(words: [Word; RECORD_WORDS], seed: u64, position: usize) -> Self {
         let [first, second, third, found] = words;
-        // The checksum is written last: without it, the process was killed before it completed the record.
+        // The checksum is written last. If it is absent, the process was killed before it completed the record.
         if found == 0 {
             return Self::Empty;
         }

@@ -61,7 +61,7 @@ fn stamps_round_trip() {
     assert_eq!(stamps.end(), Some(end(9, 2)));
     assert_eq!(stamps.checkpointed(), Some(FileState { len: 8192, changed_at: Nanos::new(-1) }));
     assert_eq!(stamps.last_instant(), Micros::MAX);
-    // Unused space at the end does not count.
+    // Unused space at the end of the file is ignored.
     assert_eq!(Stamps::parse(&file()[..HEADER_LEN + 4 * RECORD_LEN]).unwrap().digest, stamps.digest);
 }
 
@@ -188,7 +188,7 @@ fn later_stamps_reveal_failed_and_unstamped_commits() {
     assert_eq!(commits(&[(2, 0), (7, 5)], None), [2, -5, 7]);
     assert_eq!([commits(&[(2, 0)], Some(5)), commits(&[], Some(5))], [vec![2, -5], vec![-5]]);
     assert_eq!(commits(&[(2, 0), (7, 5), (9, 8)], Some(10)), [2, -5, 7, -8, 9, -10]);
-    // Unstamped commits were lost with the power, and others replaced them.
+    // Unstamped commits were lost in a power failure, and others replaced them.
     assert_eq!(commits(&[(2, 0), (7, 5), (4, 2)], None), [2, 4]);
     assert_eq!(commits(&[(2, 0), (7, 5), (9, 6)], None), [2, -5, -6, 9]);
 }
@@ -201,7 +201,7 @@ fn decode_refuses_headers_that_are_never_written() {
     let numbers =
         [0, u64::MAX].map(|number| Generation { number: GenerationNumber::new(number), ..generation() });
     assert!([&sizes[..], &numbers].concat().into_iter().all(|of| decode(of).is_none()));
-    // Only a generation that continues another one has that one's digest and end.
+    // Only a generation that continues another one has the digest and the end of its predecessor.
     for (flags, digest, end) in
         [(AFTER_GAP, 0, LogEnd::EMPTY), (BEGINS, 1, LogEnd::EMPTY), (BEGINS | AFTER_GAP, 0, end(5, 6))]
     {

@@ -29,7 +29,7 @@ pub(super) fn of(stamps: &Stamps, committed: Option<Committed>) -> Vec<CommitRec
 pub(super) fn check(run: &mut Run<'_>, path: &Path, stamps: &Stamps, log: &Log, last: Option<FrameNumber>) {
     for record in stamps.commits_up_to(last) {
         let CommitRecord::Commit(commit) = record else { continue };
-        // Frames after a damaged one were reported.
+        // The log has no frames after a damaged one. The damaged frame has its own finding.
         let Some(frame) = log.frame(commit.frame) else { continue };
         if frame.commit != Some(commit.pages) {
             let message = format!("it does not end the commit of {}", shown(commit.at));

@@ -1,8 +1,8 @@
 //! The database file, page by page, against the end of the history.
 //!
-//! A checkpoint may write to the file while it is read, in any order. But it writes what is in a log that was written before. So
-//! every page of the file is that of the beginning of the last generation, or is in a later frame. A page that is neither is
-//! read again, because it may have been read while it was written.
+//! A checkpoint may write pages to the file, in any order, while the file is read. It copies only pages that are already in a
+//! log. Every page of the file is therefore that of the beginning of the last generation, or is in a later frame. Any other page
+//! is read again, because it may have been read during a write.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ use crate::{
     wal,
 };
 
-/// The pages of the database file that are not as expected.
+/// The pages of the database file whose contents are not as expected.
 #[derive(Default)]
 struct Suspects {
     /// Pages with other contents than expected, with the checksum of the expected contents, or `None` for a page that should not
@@ -84,7 +84,7 @@ pub(super) fn check(
                 generation = Some(of);
                 break;
             }
-            // An older snapshot may lead there too.
+            // The image may also be reached from an older snapshot.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 run.found_if_unexplained(&error, path);
                 suspects.different.clear();
@@ -133,8 +133,8 @@ fn open(run: &mut Run<'_>) -> Result<Option<File>> {
     Ok(file)
 }
 
-/// The image that the database file had when the newest generation began or, if that has ended, has now. Returns `None` if there
-/// is no history or it does not lead there.
+/// The image that the database file had when the newest generation began, or has now if that generation has ended. Returns `None`
+/// if there is no history, or if the history does not lead to that image.
 fn expected(
     run: &mut Run<'_>,
     timeline: &Timeline,
@@ -147,7 +147,7 @@ fn expected(
     let end = if has_wal { None } else { unless_damaged(known_end(timeline, &stamps))?.flatten() };
     let frame = match end {
         Some(end) => end.frame,
-        // Its log is gone, which was reported.
+        // The missing log has its own finding.
         None if !has_wal && !stamps.commits().is_empty() => return Ok(None),
         _ => generation.first_frame,
     };
@@ -219,7 +219,7 @@ fn read_tags(run: &mut Run<'_>, file: &File, suspects: &mut Suspects) -> Result<
     }
 }
 
-/// Reads the suspects again until they are as expected, or nothing changes any more that could explain one.
+/// Reads the suspects again until they are as expected, or until no concurrent change can explain the remaining ones.
 fn settle(
     run: &mut Run<'_>,
     file: &File,
@@ -238,8 +238,8 @@ fn settle(
     Ok(())
 }
 
-/// Reads the suspects again, and keeps those that are still not as expected. Returns whether nothing changed meanwhile that could
-/// explain one.
+/// Reads the suspects again, and keeps those that are still not as expected. Returns whether no concurrent change can explain
+/// them.
 fn read_again(
     run: &mut Run<'_>,
     file: &File,
@@ -259,7 +259,7 @@ fn read_again(
             suspects.untagged.insert(page);
         }
     }
-    // What is in the file by now was in a log before.
+    // Read the logs after the file: a checkpoint copies only pages that are already in a log.
     let versions = match generation {
         Some(generation) => versions(run, &generation, suspects)?,
         None => Versions::default(),
@@ -292,7 +292,7 @@ fn versions(run: &Run<'_>, generation: &Generation, suspects: &Suspects) -> Resu
             versions.add(&log, generation, suspects, read)?;
         }
     }
-    // A WAL that was archived meanwhile is found there the next time.
+    // A WAL that is archived concurrently is in the archive at the next attempt.
     let path = run.origin.wal();
     if let Some((file, log)) = Log::open(&path)? {
         versions.add(&log, generation, suspects, |into, at| Disk::read_up_to(&file, &path, into, at))?;

@@ -24,7 +24,7 @@ pub(super) fn check(
     let last = FrameNumber::count(last);
     let frame_len = header.frame_len();
     let mut buffer = vec![0; (READ_LEN / frame_len).max(1) * frame_len];
-    // After a damaged frame, the chain continues with the checksum that the frame has, or with the one that it should have.
+    // After a damaged frame, the checksum chain continues with either the checksum in the frame or the computed one.
     let mut chains = vec![header.chain()];
     let mut listed = Listed::default();
     let mut number = 0;

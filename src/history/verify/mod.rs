@@ -1,8 +1,8 @@
-//! Verification: whether every file of a history, and the database itself, is what was written.
+//! Verification: whether every file of a history, and the database itself, has the contents that were written to it.
 //!
-//! Verification reads everything, changes nothing, and does not open a file through SQLite. Archived files do not change and are
-//! checked once. Files that SQLite writes to may change meanwhile: then a finding in them is looked for again. What was never
-//! captured, because a foreign writer wrote it or the power failed, is a gap and not a finding.
+//! Verification reads all files, writes none, and opens no file through SQLite. Archived files do not change and are checked
+//! once. Files that SQLite writes to may change during the verification: a finding in such a file is checked again. A commit that
+//! was never captured, because of a foreign writer or a power failure, is a gap and not a finding.
 
 mod commits;
 mod data;
@@ -65,7 +65,7 @@ pub(crate) fn verify(subject: &Subject<'_>, watch: &mut ProgressFn<'_>) -> Resul
 fn check_all(run: &mut Run<'_>, observation: &Observation) -> Result<()> {
     let paths = &run.origin.paths;
     if observation.is_foreign {
-        // The history says nothing about this database.
+        // The history belongs to another database.
         run.found(Finding::new(paths.dir(), FOREIGN));
         return data::check_tags(run);
     }
@@ -99,7 +99,7 @@ fn check_all(run: &mut Run<'_>, observation: &Observation) -> Result<()> {
             Some(committed) => Some(committed),
             None => segment::check(run, &timeline, stamps, next)?,
         };
-        // Stamps that the history does not continue do not count, which was reported.
+        // Stamps that the history does not continue are ignored. They have their own finding.
         if next.is_none_or(|next| !next.lineage.contradicts(stamps.digest)) {
             let commits = commits::of(stamps, committed);
             let stamped = commits.iter().filter(|record| matches!(record, CommitRecord::Commit(_)));

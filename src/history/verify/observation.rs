@@ -1,4 +1,4 @@
-//! The state of what may change while a database is verified.
+//! The state of the files that may change while a database is verified.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -46,7 +46,7 @@ impl Observation {
     pub(super) fn take(origin: &Origin) -> Result<Self> {
         let Origin { data, paths, birth, ended, .. } = origin;
         let database = birth.database;
-        // The live stamps first: if they get their number meanwhile, they are found under that.
+        // Read the live stamps first: if they are renamed concurrently, the numbered file is listed.
         let live = Disk::read(&paths.live_stamps())?;
         check_version(&paths.live_stamps(), live.as_deref().unwrap_or_default())?;
         let files = ended.list()?;
@@ -71,12 +71,12 @@ impl Observation {
             Err(error) if error.kind() == ErrorKind::Corrupt => (None, true),
             retained => (retained?, false),
         };
-        // Earlier files are being deleted.
+        // The files of earlier generations are pruned.
         let retained_from = retained.map(|retained| retained.from);
         let from = retained_from.unwrap_or(GenerationNumber::new(0));
-        // Pruning leaves the live stamps, in which the next writer finds the instant of the last commit.
+        // Pruning keeps the live stamps, from which the next writer reads the instant of the last commit.
         let current = current.filter(|current| current.stamps.generation.number >= from);
-        // A list is not atomic: it may have some of the files that are added while it is made.
+        // Listing a directory is not atomic: the list may have some of the files that are added concurrently.
         let newest = current.as_ref().map(|current| current.stamps.generation.number);
         let files: BTreeSet<_> = files
             .into_iter()

@@ -29,7 +29,7 @@ const LISTED_MAX: usize = 20;
 /// Opens a page in place. Returns whether its tag matches.
 pub(crate) type Tag<'a> = dyn Fn(u32, &mut [u8]) -> bool + Sync + 'a;
 
-/// What is verified.
+/// The input of a verification.
 pub(crate) struct Subject<'a> {
     /// The database file.
     pub(crate) data: &'a Path,
@@ -70,7 +70,7 @@ impl<'a> Run<'a> {
         self.report.findings.push(finding);
     }
 
-    /// Reports a file that makes a restore fail, unless a finding explains it.
+    /// Reports a file that makes a restore fail, unless another finding explains the failure.
     pub(super) fn found_if_unexplained(&mut self, error: &Error, path: &Path) {
         if self.report.findings.is_empty() {
             self.found(Finding::new(path, error.without_path()));

@@ -87,7 +87,7 @@ fn check_pages(run: &mut Run<'_>, generation: &Generation, checksums: &[PageChec
         let pages = buffer[..count].chunks_exact_mut(generation.page_size as usize);
         for (contents, (page, checksum)) in pages.zip(&mut expected) {
             let is_whole = page_checksum(contents) == *checksum;
-            // A wrong tag says more than a wrong checksum.
+            // A wrong tag is the more specific finding.
             if !run.subject.is_authentic(page, contents) {
                 listed.add(run, tag_finding(path, page));
             } else if !is_whole {
@@ -105,7 +105,7 @@ fn check_pages(run: &mut Run<'_>, generation: &Generation, checksums: &[PageChec
     Ok(())
 }
 
-/// Checks every snapshot that an older one leads to against that one and the logs in between.
+/// Applies the logs between two consecutive snapshots to the older one, and compares the result with the newer one.
 pub(super) fn check_chain(run: &mut Run<'_>, timeline: &Timeline, known: &KnownStamps) -> Result<()> {
     let mut from = None;
     for (number, stamps) in known {
@@ -121,7 +121,7 @@ pub(super) fn check_chain(run: &mut Run<'_>, timeline: &Timeline, known: &KnownS
         let target = Target::after_frame(previous, end.frame);
         let checked =
             plan::image_from(timeline, first, &target).and_then(|image| check_same(run, &image, *number));
-        // Damage was reported where it is.
+        // The damage of an input has its own finding.
         match checked {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Corrupt => {

@@ -41,7 +41,7 @@ pub(super) fn check_all(run: &mut Run<'_>, observation: &Observation) -> Result<
         if current.is_some_and(|current| current.path == path) {
             continue;
         }
-        // If the file was pruned or renamed meanwhile, the next observation shows it.
+        // If the file is pruned or renamed concurrently, the next observation shows it.
         let bytes = ended::read(run.ended(), number, ArchiveFile::Stamps)?;
         check_version(&path, bytes.as_deref().unwrap_or_default())?;
         match bytes.as_deref().map(Stamps::parse) {
@@ -90,11 +90,11 @@ pub(super) fn check_missing(run: &mut Run<'_>, observation: &Observation, known:
             continue;
         }
         let is_after_newest = newest.is_none_or(|newest| *number > newest);
-        // A process takes a snapshot before it writes the stamps of its generation, and may be killed in between.
+        // A process takes the snapshot before it writes the stamps of its generation. It may be killed in between.
         let is_begun = is_after_newest
             && matches!(file, ArchiveFile::Snapshot | ArchiveFile::Sum)
             && (newest.is_some() || observation.wal.is_empty());
-        // Damaged live stamps were reported.
+        // Damaged live stamps have their own finding.
         let is_live_damaged = observation.live.is_some() && current.is_none();
         if is_begun || is_live_damaged || !reported.insert(*number) {
             continue;
@@ -122,7 +122,7 @@ pub(super) fn check_links(run: &mut Run<'_>, observation: &Observation, known: &
         let mut missing = previous.generation.number.next();
         while missing < *number {
             let path = path_of(run, missing);
-            // A damaged file was reported.
+            // A damaged file has its own finding.
             if !Disk::exists(&path).unwrap_or(true) {
                 run.found(Finding::new(path, "it is missing: the history has a hole"));
             }

@@ -17,8 +17,8 @@ use crate::{
     wal::{self, Header},
 };
 
-/// Checks the WAL of the generation of these stamps, and returns its committed frames. Returns `None` if the WAL does not exist or
-/// belongs to another generation.
+/// Checks the WAL of the generation of these stamps, and returns its committed frames. Returns `None` if the WAL does not exist,
+/// or belongs to another generation.
 pub(super) fn check(
     run: &mut Run<'_>,
     observation: &Observation,
@@ -50,7 +50,7 @@ pub(super) fn check(
     Ok(Some(Committed { last }))
 }
 
-/// Reports the WAL of the generation of these stamps as missing if it has commits that are nowhere else. `known` is the last
+/// Reports the WAL of the generation of these stamps as missing if it had commits that no other file has. `known` is the last
 /// frame that is known to be committed, and `found` the log that replaces the WAL.
 fn check_replaced(
     run: &mut Run<'_>,
@@ -76,7 +76,7 @@ fn check_replaced(
         };
         run.found(Finding::new(&path, message));
     } else if found.is_some_and(|log| !log.frames.is_empty())
-        // A connection that keeps no history may have restarted it.
+        // A connection may have restarted the WAL while the history was off.
         && run.subject.birth.is_kept_since
     {
         let message = "another program restarted it: its commits are not part of the history yet";
@@ -111,7 +111,8 @@ fn last_indexed(run: &Run<'_>, salts: Salts) -> Result<Option<FrameNumber>> {
     Ok(wal::last_commit(&head).filter(|last| last.salts == salts).and_then(|last| last.frame))
 }
 
-/// Whether the database file may have been written to while its history was off, since it was in a state. That is not damage.
+/// Whether the database file may have been written to while its history was off, after it was in a state. Such a write is not
+/// damage.
 pub(super) fn was_changed_unseen(run: &Run<'_>, since: FileState) -> Result<bool> {
     Ok(!run.subject.birth.is_kept_since && state_of(run.subject.data)? != Some(since))
 }
