@@ -231,7 +231,8 @@ impl LastCommit {
     }
 }
 
-/// Reads the last commit from both copies of a wal-index header. Returns `None` while the header is being written.
+/// Reads the last commit from both copies of a wal-index header. Returns `None` if the header is not initialized or is being
+/// written. Does not check the checksum of the header.
 pub(crate) fn last_commit(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<LastCommit> {
     let (first, second) = copies.split_at(INDEX_HEADER_LEN);
     // The byte `isInit` is nonzero once the header is initialized. Words are in native byte order, salts in the byte order of the

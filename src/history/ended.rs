@@ -1,8 +1,9 @@
 //! The files of ended generations: numbered, immutable, and replaced or deleted only as whole files.
 //!
-//! All code that reads, writes or deletes a numbered file of a history uses [`Ended`]. The stamps of the current generation and
-//! the WAL are not numbered files: they are local and are modified in place. When a generation ends, capture renames its WAL and
-//! its stamps into the local archive.
+//! The code in this module's parent reads, writes and deletes the numbered files of a history only through [`Ended`]. Capture and
+//! recovery also access them by their paths in the local archive. The stamps of the current generation and the WAL are not
+//! numbered files: they are local and are modified in place. When a generation ends, capture renames its WAL and its stamps into
+//! the local archive.
 
 use std::{
     collections::BTreeSet,
