@@ -14,8 +14,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// Locks the archive exclusively. Returns `None` while it is in use.
 ///
-/// A process that lists recovery points or begins a generation holds a shared lock for a moment, and so does a program that this
-/// process is starting. This function waits for these, but not for a restore.
+/// A process holds a shared lock briefly while it lists recovery points or begins a generation. A child process briefly holds the
+/// locks of this process, between fork and exec. This function waits for these locks, but not for that of a restore.
 pub(super) fn exclusive(paths: &ArchivePaths) -> Result<Option<DirLock>> {
     for attempt in 0..ATTEMPTS {
         thread::sleep(PAUSE * attempt);
