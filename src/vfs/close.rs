@@ -1,4 +1,4 @@
-//! What a connection archives when it closes and leaves the WAL behind.
+//! Archives the WAL when a connection closes without deleting it.
 
 use rusqlite::ffi::SQLITE_IOERR;
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::sys::sqlite_log;
 
-/// Copies the committed frames of the WAL into the archive, if no peer will do so later and a foreign process has the database open:
-/// that process may delete the WAL.
+/// Copies the committed frames of the WAL into the archive, if no peer will do so later and a foreign process has the database
+/// open: that process may delete the WAL.
 ///
 /// A close cannot fail, so an error is logged.
 pub(super) fn keep_log(connection: &DbConnection) {

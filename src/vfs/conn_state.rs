@@ -19,7 +19,7 @@ pub(super) struct ConnState {
     /// The read locks of the shared memory that the connection holds, one bit each.
     pub(super) read_locks: u8,
     pub(super) activity: Activity,
-    /// Counts how often the write lock was taken or released. What is known of the WAL holds for one count.
+    /// Counts how often the write lock was taken or released. Cached state of the WAL is valid for one value of this counter.
     pub(super) transaction: u64,
     /// The last commit before the wal-index changed, and the transaction in which it did.
     pub(super) ending: Option<(u64, LastCommit)>,
@@ -31,18 +31,18 @@ pub(super) struct ConnState {
     pub(super) is_refusal_current: bool,
 }
 
-/// The lock of the database file that SQLite believes to hold.
+/// The lock of the database file that SQLite's pager has recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileLock {
     None,
     Shared,
-    /// The shared lock, which was released for a peer and could not be taken again.
+    /// SQLite has recorded the shared lock, but it was released for a peer and could not be taken again.
     LostShared,
     /// A higher lock.
     Writer,
 }
 
-/// What the connection does.
+/// The current activity of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activity {
     /// It reads, or does nothing.
@@ -59,11 +59,11 @@ pub(super) enum Closing {
     Open,
     /// It asked for the exclusive lock of the file, as the last connection that closes does, and was refused.
     RefusedExclusive,
-    /// It is about to unmap the shared memory and leave the WAL behind.
+    /// It is about to unmap the shared memory without deleting the WAL.
     LeavesWal,
 }
 
-/// What happens to writes to a file that is new.
+/// Whether writes to a new file are permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NewFile {
     Permitted,

@@ -105,7 +105,7 @@ impl DbConnection {
     }
 
     fn state(&self) -> Guard<'_, ConnState> {
-        // Each field changes by itself.
+        // The fields are independent, so a panic leaves no inconsistent state.
         self.state.lock_or_recover()
     }
 
@@ -158,7 +158,7 @@ impl DbConnection {
         self.state().connection
     }
 
-    /// The connection is SQLite's at this address. `own` is the encryption of its other databases.
+    /// Sets the address of the `sqlite3` handle that this connection belongs to.
     pub(super) fn belongs_to(&self, connection: usize) {
         self.state().connection = connection;
     }
@@ -166,8 +166,8 @@ impl DbConnection {
     /// Encrypts a file that SQL opened by its path on a connection to encrypted databases. A new file becomes encrypted under
     /// their key, so that `VACUUM INTO` writes no plaintext. A file that is encrypted under that key can be read.
     ///
-    /// If the databases have several keys, it is unknown whose rows the file will hold. A new file that cannot be encrypted, and
-    /// such a target of `VACUUM INTO`, are not written.
+    /// If the databases have several keys, the right key for the file is unknown. Writes to a new file or to a target of
+    /// `VACUUM INTO` that cannot be encrypted are refused.
     pub(super) fn adopt(&self, own: &[&Sealed], raw: &dyn RawFile) {
         let Some(first) = own.first() else { return };
         if self.limits.is_some() {
@@ -186,22 +186,22 @@ impl DbConnection {
         }
     }
 
-    /// Whether the file should be encrypted and cannot be.
+    /// Whether writes are refused because the file must be encrypted and cannot be.
     pub(super) fn refuses_writes(&self) -> bool {
         self.state().new_file == NewFile::Refused
     }
 
-    /// Discards what is known of the database file, to which others may write from now on.
+    /// Discards the cached state of the database file, because other connections may write to the file from now on.
     pub(super) fn forget(&self) {
         if let Some(sealed) = self.sealed() {
             sealed.forget();
         }
     }
 
-    /// Whether the file must have a page that SQLite reads from it.
+    /// Whether a page that SQLite reads must exist in the database file.
     ///
-    /// In WAL mode every page that a commit left is in the database file or in the WAL. SQLite may read a page that its own
-    /// transaction has added when it rolls back. Outside of WAL mode SQLite itself compares the size of the file with page 1.
+    /// In WAL mode every page up to the page count is in the database file or in the WAL. During a rollback SQLite may read a
+    /// page that the transaction has added. Outside of WAL mode SQLite itself compares the size of the file with page 1.
     pub(super) fn must_have(&self, page: u32) -> bool {
         self.wal_index.page_count().is_some_and(|count| !self.is_writing() || page <= count)
     }
@@ -250,8 +250,8 @@ impl DbConnection {
         code
     }
 
-    /// Why the call that returned `code` was refused. A code other than those of [`result_codes`] explains one error before the next
-    /// transaction.
+    /// Why the call that returned `code` was refused. A code other than those of [`result_codes`] explains one error before the
+    /// next transaction.
     pub(super) fn take_refusal(&self, code: c_int) -> Option<VfsError> {
         let mut state = self.state();
         if result_codes::is_own(code) {
@@ -277,15 +277,15 @@ impl DbConnection {
 
     /// Runs before a lock of the database file is taken.
     ///
-    /// In WAL mode the higher locks are those of the last connection that closes. Outside of WAL mode they are for the switch into
-    /// it, which every connection makes first of all, even if writes are blocked.
+    /// In WAL mode only the last connection to close takes a lock above SHARED. Outside of WAL mode a connection takes one to
+    /// switch to WAL mode. Every connection does that first, even if writes are blocked.
     pub(super) fn before_lock(&self, level: c_int) -> Result<(), VfsError> {
         self.forget();
         if level == SQLITE_LOCK_SHARED { self.begin_read() } else { Ok(()) }
     }
 
-    /// Runs after a lock of the database file was taken. In WAL mode only the last connection that closes takes the exclusive
-    /// lock, for its checkpoint, in which it takes no lock of the shared memory.
+    /// Runs after a lock of the database file was taken. In WAL mode only the last connection to close takes the EXCLUSIVE lock.
+    /// It holds that lock for its checkpoint and takes no lock of the shared memory.
     pub(super) fn after_lock(&self, level: c_int) {
         let is_wal = self.wal_index.page_count().is_some();
         let mut state = self.state();
@@ -329,12 +329,12 @@ impl DbConnection {
 
     /// Runs before a lock of the shared memory is taken or released.
     ///
-    /// The write lock begins a write transaction only if a read transaction is open and no checkpoint runs. Recovery and checkpoints
-    /// take the lock too, and a database whose writes are blocked needs them. Within a write transaction, read locks change when the
-    /// WAL restarts; the transaction was admitted before.
+    /// The write lock begins a write transaction only if a read transaction is open and no checkpoint runs. Recovery and
+    /// checkpoints take the lock too, and a database whose writes are blocked needs them. Within a write transaction, read locks
+    /// change when the WAL restarts; the transaction was admitted before.
     pub(super) fn before_shm_lock(&self, lock: ShmLock) -> Result<(), VfsError> {
         match lock {
-            // While it holds this lock and those behind it, nobody reads from the WAL, and SQLite restarts it.
+            // SQLite restarts the WAL while it holds this read lock and all later ones, so that no reader uses the WAL.
             ShmLock { take: true, shared: false, offset } if offset == FIRST_READ_LOCK + 1 => {
                 self.note_ending();
                 Ok(())
@@ -421,7 +421,7 @@ impl DbConnection {
         self.peers.get_or_init(|| peers).lock().push(Arc::clone(self) as Arc<dyn Peer>);
     }
 
-    /// Leaves the peers: the file is about to be closed.
+    /// Removes this connection from its peers before the file is closed.
     pub(super) fn leave(&self) {
         self.peers().remove(self);
         self.state().locks = None;
@@ -432,13 +432,13 @@ impl DbConnection {
         self.wal_was_moved.load(Acquire)
     }
 
-    /// The open WAL is the file at its path.
+    /// Records that the open WAL is the file at its path.
     pub(super) fn has_wal(&self) {
         self.wal_was_moved.store(false, Release);
     }
 
-    /// Notes that this connection closes and leaves the WAL behind. Returns its locks, and whether the exclusive lock was refused to it.
-    /// `None` if it does not hold the shared lock alone. The list of peers is locked.
+    /// Records that this connection closes without deleting the WAL. Returns its locks, and whether the EXCLUSIVE lock was
+    /// refused. `None` if its lock is not SHARED. The caller holds the lock on the list of peers.
     pub(super) fn leaves_wal(&self) -> Option<(Arc<dyn FileLocks>, bool)> {
         let mut state = self.state();
         if state.file_lock != FileLock::Shared {
@@ -449,7 +449,7 @@ impl DbConnection {
         Some((state.locks.clone()?, was_refused))
     }
 
-    /// The last commit before SQLite restarted the WAL or unmapped the wal-index in this write transaction. `None` if it did neither.
+    /// The last commit before SQLite restarted the WAL or unmapped the wal-index in this write transaction, if it did either.
     pub(super) fn last_commit_before_restart(&self) -> Option<LastCommit> {
         let ending = self.state().ending;
         ending.filter(|(of, _)| *of == self.transaction()).map(|(_, last)| last)

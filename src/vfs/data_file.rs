@@ -43,7 +43,7 @@ impl DataFile {
         }
     }
 
-    /// Whether the file may be empty. SQLite takes an empty file for a new database. An encrypted database of a fleet has its
+    /// Whether the file may be empty. SQLite treats an empty file as a new database. An encrypted database of a fleet has its
     /// first page from the start.
     fn check_len(&self, len: u64) -> Result<c_int, VfsError> {
         match self.connection.sealed() {
@@ -121,7 +121,7 @@ impl VfsFile for DataFile {
             return admitted;
         }
         let code = raw();
-        // SQLite ignores the result of a release, and takes the lock for released.
+        // SQLite ignores the result of a release, and treats the lock as released.
         if code == SQLITE_OK || !lock.take {
             self.connection.after_shm_lock(lock);
         }

@@ -77,7 +77,7 @@ impl VfsError {
 
     /// A call of the default VFS that reads failed with `code`.
     ///
-    /// SQLite takes `SQLITE_IOERR_SHORT_READ` for the end of a file, so another code replaces it.
+    /// SQLite treats `SQLITE_IOERR_SHORT_READ` as the end of a file, so another code replaces it.
     pub(super) fn unreadable(code: c_int) -> Self {
         match code {
             ffi::SQLITE_IOERR_SHORT_READ => Self::Failed(ffi::SQLITE_IOERR_READ),

@@ -1,4 +1,4 @@
-//! What SQL on a fenced connection may not do: name another VFS, open a file by its path, load code, or write to the schema
+//! The actions that the fence refuses to SQL: name another VFS, open a file by its path, load code, or write to the schema
 //! table.
 //!
 //! Two layers enforce it. SQLite's authorizer refuses a statement while it is compiled. The VFS refuses a file when SQLite
@@ -127,7 +127,7 @@ mod tests {
             let action = Action::Attach(refused.map(str::as_bytes));
             assert!(judge(action, false).is_err(), "{refused:?}");
         }
-        // The VFS judges a path.
+        // The VFS checks a path.
         for passed in ["", ":memory:", "/tmp/x", "files", "file"] {
             assert_eq!(judge(Action::Attach(Some(passed.as_bytes())), false), Ok(()), "{passed:?}");
         }

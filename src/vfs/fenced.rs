@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) enum Fenced {
     /// `ATTACH` of a path, or of a name that is not a literal.
     Attach,
-    /// A file name that SQLite may take for a URI, in `ATTACH` or `VACUUM INTO`.
+    /// A file name that SQLite may parse as a URI, in `ATTACH` or `VACUUM INTO`.
     Uri,
     /// A file in the directory of a fleet.
     FleetFile,

@@ -57,7 +57,7 @@ pub(super) trait VfsFile: Send + Sync {
     /// Runs before the shared memory is unmapped, and deleted if `deletes`.
     fn before_shm_unmap(&self, _deletes: bool) {}
 
-    /// The wal-index of the file, which is told of mapped regions.
+    /// The wal-index of the file, in which the shim registers mapped regions.
     fn wal_index(&self) -> Option<&WalIndex> {
         None
     }
@@ -67,7 +67,7 @@ pub(super) trait VfsFile: Send + Sync {
         raw
     }
 
-    /// Runs when SQLite names the connection of the file, by the address of its handle.
+    /// Runs on `SQLITE_FCNTL_PDB`, with the address of the `sqlite3` handle that the file belongs to.
     fn set_connection(&self, _connection: usize, _raw: &dyn RawFile) {}
 
     /// Why a pragma is refused. `None` if it is permitted.
@@ -93,7 +93,7 @@ pub(super) trait VfsFile: Send + Sync {
     fn close(&self) {}
 }
 
-/// What a main database file says of itself.
+/// The description of a main database file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileInfo {
     /// Why the last refused call was refused, if it was refused with the code in question.
@@ -128,7 +128,7 @@ const PARTIAL_IO: c_int = {
         | ffi::SQLITE_IOCAP_ATOMIC64K
 };
 
-/// The device characteristics of an encrypted file: SQLite reads and writes whole pages, and never splits a frame.
+/// The device characteristics of an encrypted file, under which SQLite reads and writes whole pages and never splits a frame.
 pub(super) fn whole_pages(raw: c_int) -> c_int {
     raw & !PARTIAL_IO | rusqlite::ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
 }

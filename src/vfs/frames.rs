@@ -10,7 +10,7 @@
 //! - Without `POWERSAFE_OVERWRITE`, it pads a commit to a sector by repeating the last frame. It flushes the WAL within such a
 //!   repeated frame, and writes that frame in pieces.
 //!
-//! A frame header is held back until its page follows. It is valid without the page in no case.
+//! A frame header is buffered until its page is written. A frame header without its page is never valid.
 
 use super::frame_offset::{FrameOffset, FramePosition, frame_len};
 use crate::wal::{self, FRAME_HEADER_LEN, Header};

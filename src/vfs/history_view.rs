@@ -1,6 +1,6 @@
 //! Historical views: a database as of an instant, read from its history without being written out.
 //!
-//! SQLite takes a view for an immutable file, so it uses no locks, no WAL and no shared memory.
+//! SQLite treats a view as an immutable file, so it uses no locks, no WAL and no shared memory.
 
 use std::{
     ffi::c_int,
@@ -86,7 +86,7 @@ impl View {
         self.connection.load(Relaxed)
     }
 
-    /// The connection is SQLite's at this address.
+    /// Sets the address of the `sqlite3` handle that this view belongs to.
     pub(super) fn belongs_to(&self, connection: usize) {
         self.connection.store(connection, Relaxed);
     }

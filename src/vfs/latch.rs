@@ -2,7 +2,7 @@
 //!
 //! After a failed flush the system may have dropped the data that it could not write, and a later flush may report success
 //! nevertheless. After a panic the state in memory is not known to be consistent. In both cases every later write and flush of
-//! the connection fails. A new connection starts from what is in the files.
+//! the connection fails. A new connection starts from the contents of the files.
 
 use std::sync::OnceLock;
 

@@ -68,7 +68,7 @@ impl Limits {
 
     /// Reads the policy again if it may have changed.
     pub(super) fn refresh(&self) -> Result<(), VfsError> {
-        // The stamp is read before the policy, so that a change in between is seen the next time.
+        // The stamp is read before the policy, so that the next call detects a change between the two reads.
         let stamp = self.source.stamp();
         if stamp.is_some() && stamp == self.known().stamp {
             return Ok(());
@@ -80,7 +80,7 @@ impl Limits {
                 known.is_destroyed = true;
                 known.stamp = stamp;
             }
-            // Without its policy the database may be blocked, so nothing is permitted.
+            // The unreadable policy may block the database, so every transaction is refused.
             Err(error) => return Err(VfsError::NoRules(error.message())),
         }
         Ok(())
@@ -99,7 +99,7 @@ impl Limits {
         Ok(())
     }
 
-    /// A write transaction begins or ends.
+    /// Runs when a write transaction begins or ends.
     pub(super) fn write_lock_changed(&self) {
         self.known().committed = None;
     }
@@ -124,7 +124,7 @@ impl Limits {
         if let WalEvent::Header { .. } = event {
             return Ok(());
         }
-        // An SQLite that takes the write lock first of all begins its transactions without asking for admission.
+        // With `SQLITE_ENABLE_SETLK_TIMEOUT`, SQLite may take the write lock before a read lock. The lock is then not checked.
         known.policy.admit_write()?;
         let (Some(limit), WalEvent::Frame { head, page, .. }) = (known.policy.size_limit, event) else {
             return Ok(());
@@ -157,7 +157,7 @@ impl Limits {
         Some(HistoryPolicy { version: known.version, since_birth })
     }
 
-    /// Why a pragma is refused, if it would undo what the fleet relies on. `None` if it is permitted.
+    /// Why a pragma is refused because it would change a setting that the fleet requires. `None` if it is permitted.
     ///
     /// A file that SQL opened by its path keeps its journal mode and page size, but must share its locks like any other.
     pub(super) fn refused_pragma(name: &str, value: Option<&str>, is_governed: bool) -> Option<&'static str> {

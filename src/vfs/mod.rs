@@ -27,9 +27,10 @@
 //! database file that is opened on this thread gets the [`PolicySource`] that waits for it.
 //!
 //! The VFS is registered under two names. Through `litefleet`, which hosts' connections use, SQL opens no file by its path except
-//! the target of `VACUUM INTO` (see [`fence`]). Through `litefleet-unfenced`, a file that SQL attaches by its path gets the policy of the
-//! open database at that path, is refused if it lies in a fleet's directory, and is passed on otherwise. Under both names, a new
-//! file of a connection to an encrypted database is encrypted like that database, and no file is created in a fleet's directory.
+//! the target of `VACUUM INTO` (see [`fence`]). Through `litefleet-unfenced`, a file that SQL attaches by its path gets the
+//! policy of the open database at that path, is refused if it lies in a fleet's directory, and is passed on otherwise. Under both
+//! names, a new file of a connection to an encrypted database is encrypted like that database, and no file is created in a
+//! fleet's directory.
 //!
 //! # Locks
 //!
@@ -97,8 +98,8 @@ pub(crate) fn open(
 
 /// Opens a database of the fleet for SQL that is fenced. [`raise_fence`] completes the fence.
 ///
-/// `flags` must not have `SQLITE_OPEN_CREATE`: SQLite then creates files for `VACUUM INTO` only, which distinguishes its target from
-/// a file that SQL attaches.
+/// `flags` must not have `SQLITE_OPEN_CREATE`. SQLite then creates files for `VACUUM INTO` only, so the flag distinguishes its
+/// target from a file that SQL attaches.
 pub(crate) fn open_fenced(
     path: &Path,
     flags: OpenFlags,

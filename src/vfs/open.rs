@@ -44,7 +44,7 @@ pub(super) struct Request<'a> {
     pub(super) is_fenced: bool,
 }
 
-/// What a file is to this VFS.
+/// The kind of a file, which selects its layers.
 pub(super) enum Kind {
     /// A file of the default VFS.
     PassedOn,
@@ -169,8 +169,8 @@ impl Kind {
     }
 }
 
-/// Runs before a file is deleted. A WAL with a history is moved into the archive, which deletes it here. Returns the result code of
-/// the call, or `None` if the file is to be deleted.
+/// Runs before a file is deleted. A WAL with a history is moved into the archive, which deletes it here. Returns the result code
+/// of the call, or `None` if the file is to be deleted.
 pub(super) fn before_delete(path: &Path) -> Option<c_int> {
     let data = path.as_os_str().as_bytes().strip_suffix(b"-wal")?;
     // The connections are used without the table locked: reading their policy may open a database.

@@ -1,12 +1,12 @@
 //! The connections of this process, through this VFS, to one database file.
 //!
 //! SQLite's exclusive lock on a database file proves that no other connection has it open, of this process or of another one.
-//! Peers can do better among themselves: while one of them asks for that lock, the others release the shared lock by which they
-//! keep the file open. Any lock that still conflicts is held by a foreign process. Nobody else gets the exclusive lock
-//! meanwhile, since the connection that asks keeps its shared lock.
+//! Peers exclude each other from this test: while one of them requests that lock, the others release their shared locks. Any lock
+//! that still conflicts is held by a foreign process. No other connection gets the exclusive lock during the test, because the
+//! connection that requests it keeps its shared lock.
 //!
-//! When a WAL was moved away under that lock, the others continue with the new file at their next call to it. None of them is
-//! within such a call at that time: SQLite restarts a WAL only while nobody reads from it, and nobody does before its next commit.
+//! After a WAL is moved under that lock, each peer opens the new file at its next call to the WAL. No peer is within such a call
+//! during the move: SQLite restarts a WAL only while no connection reads from it, and none reads from it before its next commit.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -28,7 +28,7 @@ use crate::sync::{Guard, Mutex, Rank};
 const ATTEMPTS: u32 = 1_000;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A connection to a database file that knows of its peers. Its methods are called with the list of peers locked.
+/// A connection to a database file, as its peers see it. Its methods are called with the list of peers locked.
 pub(super) trait Peer: Send + Sync {
     /// The locks of the open file. `None` if the file is closed.
     fn locks(&self) -> Option<Arc<dyn FileLocks>>;
@@ -36,15 +36,15 @@ pub(super) trait Peer: Send + Sync {
     /// Whether the connection holds the shared lock of the file and no higher one.
     fn is_shared(&self) -> bool;
 
-    /// The shared lock could not be taken again.
+    /// Records that the shared lock could not be taken again.
     fn lose_lock(&self);
 
     fn has_lost_lock(&self) -> bool;
 
-    /// The shared lock was taken again.
+    /// Records that the shared lock was taken again.
     fn regain_lock(&self);
 
-    /// The WAL was moved away; a new file is at its path.
+    /// Records that the WAL was moved into the archive and that a new file is at its path.
     fn wal_moves(&self);
 
     /// Whether the connection will copy committed frames into the archive when it closes.
@@ -56,7 +56,7 @@ pub(super) trait Peer: Send + Sync {
 pub(super) enum Exclusive {
     No,
     Yes,
-    /// It has peers, and nobody else has it open.
+    /// Only this connection and its peers have it open.
     WithPeers,
 }
 
@@ -93,7 +93,7 @@ impl Peers {
 
     /// Runs `run`, which moves the WAL away, if no foreign process has the database open. `own` is in a write transaction.
     ///
-    /// `run` returns whether it moved the WAL, which the peers are then told of.
+    /// `run` returns whether it moved the WAL. If so, the peers are notified.
     pub(super) fn exclusively(&self, own: &dyn Peer, run: &mut dyn FnMut() -> bool) -> Exclusive {
         let Some(own_locks) = own.locks() else { return Exclusive::No };
         let open = self.lock();
@@ -137,7 +137,7 @@ impl Peers {
             thread::sleep(PAUSE);
             let open = self.lock();
             lost.retain(|other| {
-                // A closed connection has no file, and one that released its lock wants none.
+                // A closed connection has no file. One that has released its lock no longer needs it.
                 let is_open = open.iter().any(|open| Arc::ptr_eq(open, other));
                 if !is_open || !other.has_lost_lock() {
                     return false;
@@ -152,7 +152,7 @@ impl Peers {
     }
 }
 
-/// Whether anybody else holds a lock of a database file, of which the caller holds the shared lock. The list of peers is locked.
+/// Whether another connection has locked a database file. The caller holds its shared lock, and the lock on the list of peers.
 pub(super) fn has_foreign_process(locks: &dyn FileLocks) -> bool {
     let is_exclusive = locks.lock(SQLITE_LOCK_EXCLUSIVE) == SQLITE_OK;
     if is_exclusive {
@@ -161,7 +161,8 @@ pub(super) fn has_foreign_process(locks: &dyn FileLocks) -> bool {
     !is_exclusive
 }
 
-/// Runs `run` while nobody restarts the WAL, and passes whether nobody writes to it either.
+/// Runs `run` under a lock that prevents restarts of the WAL, or without the lock if it stays busy. The argument of `run` is
+/// whether writes to the WAL are prevented too.
 pub(super) fn without_restarts(locks: &dyn FileLocks, run: &mut dyn FnMut(bool)) {
     const ATTEMPTS: u32 = 50;
     let takes = |lock, kind| {
@@ -172,7 +173,7 @@ pub(super) fn without_restarts(locks: &dyn FileLocks, run: &mut dyn FnMut(bool))
             locks.shm_lock(lock, SQLITE_SHM_LOCK | kind) == SQLITE_OK
         })
     };
-    // SQLite restarts a WAL under the write lock, and while nobody holds the read lock behind the first one.
+    // SQLite restarts a WAL under the write lock, and only while no connection holds `WAL_READ_LOCK(1)`.
     let (lock, kind) = if takes(WRITE_LOCK, SQLITE_SHM_EXCLUSIVE) {
         (WRITE_LOCK, SQLITE_SHM_EXCLUSIVE)
     } else if takes(FIRST_READ_LOCK + 1, SQLITE_SHM_SHARED) {

@@ -1,4 +1,4 @@
-//! What may be done to a database, and what the VFS needs to open it.
+//! The policy of a database, and the data that the VFS needs to open it.
 
 use std::{fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     time::Clock,
 };
 
-/// What may be done to a database.
+/// The transactions that a database permits, and whether its commits are captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// The size that the database may grow to.

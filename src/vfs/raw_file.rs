@@ -1,4 +1,4 @@
-//! The files of the default VFS, as the layers above see them; and buffers for what they hold.
+//! The files of the default VFS, as the layers above see them; and buffers for their contents.
 
 use std::{ffi::c_int, fmt};
 

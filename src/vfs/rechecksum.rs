@@ -6,7 +6,7 @@
 //! not fill them in. A recovery of the log ends at such a frame and loses the commit; an archived log ends there as well. The
 //! bundled SQLite has no such fault. A host may link one that has.
 //!
-//! Such a frame is recognized by its number, which is not behind an overwritten frame. The VFS fills in its salts and checksum.
+//! Such a frame is recognized by its number, which is not after an overwritten frame. The VFS fills in its salts and checksum.
 
 use super::{
     error::VfsError,
@@ -86,7 +86,7 @@ pub(super) fn lacks_checksum(head: &FrameHeader) -> bool {
     head[8..] == [0; 16]
 }
 
-/// The header that is stored at the start of a WAL. `None` if SQLite would not accept it.
+/// The header that is stored at the start of a WAL. `None` if SQLite would reject the header.
 pub(super) fn stored_header(raw: &dyn RawFile) -> Result<Option<Header>, VfsError> {
     let mut bytes = [0; wal::HEADER_LEN];
     match raw.read(&mut bytes, 0) {
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn checksums_that_sqlite_forgets_after_rollback_to_are_filled_in() {
         for wal in [plain, sealed] {
-            // The transaction ends before the overwritten frame, at it, and behind it.
+            // The transaction ends before the overwritten frame, at it, and after it.
             for appended in 1..=5 {
                 assert_eq!(forgetful(&wal(), appended), 3 + appended + 1, "{appended}");
             }

@@ -25,8 +25,8 @@ fn databases() -> Guard<'static, Databases> {
     DATABASES.lock_or_recover()
 }
 
-/// Adds a database file that SQLite has opened under the name at this address. `locks` are used until the connection leaves its
-/// peers.
+/// Adds a database file that SQLite has opened under the name at this address. `locks` are used until the connection is removed
+/// from its peers.
 pub(super) fn add_database(name: usize, connection: &Arc<DbConnection>, locks: Arc<dyn FileLocks>) {
     let mut open = databases();
     connection.join(open.values(), locks);
@@ -74,7 +74,7 @@ fn address(view: &Arc<View>) -> usize {
     Arc::as_ptr(view).addr()
 }
 
-/// Encrypts a file that SQL has opened by its path like the databases of its connection, which is SQLite's at this address.
+/// Encrypts a file that SQL has opened by its path like the databases of its connection, whose `sqlite3` handle has this address.
 pub(super) fn adopt(file: &DbConnection, connection: usize, raw: &dyn RawFile) {
     let open = databases();
     let views = VIEWS.lock_or_recover();

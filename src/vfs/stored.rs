@@ -15,7 +15,7 @@ use crate::wal::FRAME_HEADER_LEN;
 #[derive(Debug)]
 pub(super) struct StoredWrite<'a> {
     at: u64,
-    /// The frame header, if it is written by itself first.
+    /// The frame header, if it is written first in a separate write.
     head: &'a [u8],
     bytes: &'a [u8],
     /// Where the page of a frame starts in `bytes`.

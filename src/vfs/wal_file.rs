@@ -50,7 +50,7 @@ struct State {
 }
 
 impl State {
-    /// Forgets what other connections may have changed since the last write transaction.
+    /// Discards cached state that other connections may have changed since the last write transaction.
     fn begin_transaction(&mut self, transaction: u64) {
         if self.transaction != transaction {
             self.transaction = transaction;
@@ -85,7 +85,7 @@ impl WalFile {
         Ok(state)
     }
 
-    /// Writes what SQLite writes at `at`.
+    /// Writes the bytes that SQLite passes at `at`.
     pub(super) fn put(&self, bytes: &[u8], at: u64, raw: &dyn RawFile) -> Result<c_int, VfsError> {
         self.connection.latch().check()?;
         let mut state = self.state()?;
@@ -175,7 +175,7 @@ impl WalFile {
         Disk::len(self.connection.path()).ok().flatten().unwrap_or(0) / u64::from(page_size)
     }
 
-    /// Turns what was read at `at` with the result `code` into what SQLite is given.
+    /// Converts the bytes that were read at `at` with the result `code` into those that SQLite receives.
     pub(super) fn after_read(
         &self,
         bytes: &mut [u8],
@@ -309,8 +309,8 @@ impl WalFile {
         Ok(code)
     }
 
-    /// Invalidates the frames of a write transaction whose flush failed. SQLite rolls the transaction back and overwrites its frames
-    /// with the next one, which a latched connection never writes. Without this, a recovery would commit the transaction.
+    /// Invalidates the frames of a write transaction whose flush failed. SQLite rolls the transaction back and overwrites its
+    /// frames with the next one, which a latched connection never writes. Without this, a recovery would commit the transaction.
     #[cold]
     fn discard_uncommitted(&self, state: &mut State, raw: &dyn RawFile) {
         if self.connection.is_writing()

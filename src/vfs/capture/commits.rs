@@ -12,7 +12,7 @@ use crate::{
 
 use rusqlite::ffi::SQLITE_OK;
 
-/// What is known of the commits of a WAL.
+/// The cached state of the commits of a WAL.
 #[derive(Debug, Default)]
 pub(in crate::vfs) struct Commits {
     /// Whether only a header was written, to a new file.
@@ -87,9 +87,9 @@ impl Commits {
         Ok(())
     }
 
-    /// Runs before the WAL is flushed: flushes what must be on disk first. Returns whether the WAL needs the flush.
+    /// Runs before the WAL is flushed, and flushes the files that must be on disk first. Returns whether the WAL needs the flush.
     ///
-    /// SQLite flushes a header before the first frame behind it, so that a power loss leaves no old frames behind a new header.
+    /// SQLite flushes a header before the first frame after it, so that a power loss leaves no old frames after a new header.
     /// A new file has no old frames.
     pub(in crate::vfs) fn before_sync(&self, capture: Option<&Capture>) -> Result<bool, VfsError> {
         if self.is_bare {

@@ -1,12 +1,12 @@
 //! Copies of a WAL that cannot be moved, because a foreign process has it open.
 //!
 //! When the last connection of this process closes while a foreign process has the database open, the WAL stays. That process may
-//! close last: its SQLite then checkpoints and deletes the WAL without this VFS. So all committed frames are copied into the archive
-//! before this process leaves the WAL.
+//! close last: its SQLite then checkpoints and deletes the WAL without this VFS. So all committed frames are copied into the
+//! archive before this process closes the WAL.
 //!
-//! Only the frames behind the last copy are copied, to the end of the segment. An end record is written after they are flushed. So
-//! the segment is intact up to its newest end record after a power loss, and what is behind that is copied again. Committed frames
-//! do not change until the WAL restarts, which the caller prevents meanwhile.
+//! Only the frames after the last copy are appended to the segment. The end record is written after they are flushed. So after a
+//! power loss the segment is intact up to its newest end record, and the frames after that are copied again. Committed frames do
+//! not change until the WAL restarts. The caller prevents a restart if it gets the lock; otherwise [`Capture::keep`] detects one.
 
 use std::{fs::File, path::Path};
 
@@ -23,20 +23,20 @@ use crate::{
 /// The number of bytes that are copied at a time.
 const STEP: usize = 1 << 20;
 
-/// Whether other processes may write to the same segment meanwhile.
+/// Whether other processes may write to the same segment during the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place<'a> {
-    /// No: the caller holds the write lock of the WAL.
+    /// They cannot, because the caller holds the write lock of the WAL.
     Exclusive,
-    /// They may write equal frames to equal offsets. A new copy gets this name first.
+    /// They may write identical frames at identical offsets. A new copy is written under this name and then renamed.
     Shared(&'a str),
 }
 
 impl Capture {
-    /// Copies what was committed to the WAL since the last copy into the archive.
+    /// Copies the frames that were committed to the WAL since the last copy into the archive.
     ///
-    /// The WAL must not restart meanwhile. An end record is written only if `is_exclusive`: if nobody else writes to the WAL and its
-    /// stamps.
+    /// A restart of the WAL during the copy is an error. An end record is written only if `is_exclusive`, which means that no
+    /// other connection writes to the WAL and its stamps.
     pub(in crate::vfs) fn keep(&self, wal: &dyn LiveWal, is_exclusive: bool) -> Result<()> {
         if !self.is_in_place() {
             return Ok(());
@@ -44,7 +44,7 @@ impl Capture {
         *self.live.lock()? = None;
         let held = self.hold()?;
         let current = match history::current_stamps(&self.paths, &self.data) {
-            // The next writer begins a new history behind the damage.
+            // The next writer begins a new history after the damage.
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
             current => current?,
         };
@@ -65,7 +65,7 @@ impl Capture {
         if copied == Some(end) && stamps.end().is_some() && Disk::exists(&segment)? {
             return Ok(());
         }
-        // Without random bytes, two processes may choose equal names. The published copy is compared with the log.
+        // If no random bytes are available, two processes may choose equal names. The segment is verified before it is used.
         let beside = format!("segment-{:016x}.new", getrandom::u64().unwrap_or_default());
         let place = if is_exclusive { Place::Exclusive } else { Place::Shared(&beside) };
         let len = wal::len_up_to(end.frame, header.page_size());
@@ -87,7 +87,7 @@ impl Capture {
     }
 
     /// Copies the first `len` bytes of a WAL to its segment. If the segment has the frames up to the end record `copied`, only
-    /// those that follow are copied; otherwise all of them are, under another name first.
+    /// the frames after it are copied. Otherwise all frames are copied to a temporary file, which is then renamed.
     pub(super) fn copy_log(
         &self,
         file: &File,
@@ -112,7 +112,7 @@ impl Capture {
                 self.disk().write_at(&copy, &segment, &buffer, at)?;
                 at += buffer.len() as u64;
             }
-            // A torn copy may be longer.
+            // An interrupted copy may have left a longer segment.
             if place == Place::Exclusive && Disk::len(&segment)?.is_some_and(|found| found > len.max(from)) {
                 self.disk().set_len(&copy, &segment, len.max(from))?;
             }
@@ -120,7 +120,7 @@ impl Capture {
         }
         let beside = match place {
             Place::Exclusive => "segment.new",
-            // Another process may have created it since, with an end record that must stay valid.
+            // Another process may have created the segment and written an end record, which must stay valid.
             Place::Shared(_) if Disk::exists(&segment)? => return Err(in_use()),
             Place::Shared(beside) => beside,
         };
@@ -134,7 +134,7 @@ impl Capture {
             }
             match place {
                 Place::Exclusive => self.disk().rename(&beside, &segment),
-                // It is never replaced once it has its name, so it is flushed before.
+                // A shared segment is never replaced after the rename, so it is flushed before the rename.
                 Place::Shared(_) => {
                     self.disk().sync_file(&copy, &beside)?;
                     self.disk().rename_new(&beside, &segment)
@@ -148,13 +148,13 @@ impl Capture {
         })
     }
 
-    /// The number of bytes of a WAL that its segment has. `None` if there is no valid segment.
+    /// The length of the prefix of a WAL that its segment contains. `None` if no valid segment exists.
     ///
-    /// They are flushed up to the end record `copied`. Without such a record a segment is replaced, unless others may write to it;
-    /// then its frames show where it ends.
+    /// The segment is flushed up to the end record `copied`. Without such a record an exclusive caller replaces the segment. In a
+    /// shared segment, the frames show where it ends.
     ///
-    /// The WAL and the segment must both have the frame that `copied` names, whose checksum covers all frames before it. A WAL that
-    /// lost its end in a power loss may have other frames there.
+    /// The WAL and the segment must both contain the frame of `copied`. The checksum of that frame covers all frames before it. A
+    /// WAL that lost its end in a power loss may contain other frames at these offsets.
     fn copied_len(
         &self,
         file: &File,

@@ -1,4 +1,4 @@
-//! What must be on disk before the WAL is.
+//! Flushes the files that must be on disk before the WAL.
 
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Runs before the WAL is flushed: flushes what must be on disk first.
+    /// Runs before the WAL is flushed, and flushes the files that must be on disk first.
     pub(in crate::vfs) fn flush(&self) -> Result<()> {
         self.flushes.store(true, Relaxed);
         self.flush_unsynced()

@@ -1,4 +1,4 @@
-//! What capture needs to know of the WAL that a connection writes to.
+//! The interface of capture to the WAL that a connection writes to.
 
 use crate::{
     units::Salts,
@@ -16,12 +16,12 @@ pub(in crate::vfs) trait LiveWal {
 
     /// The last committed frame of the WAL with these salts, which ends now.
     ///
-    /// Only the wal-index tells which commit was the last one. A process that was killed before it wrote there leaves a commit in
-    /// the WAL that no reader has seen, and none will unless the WAL is recovered.
+    /// Only the wal-index shows which commit is the last one. A process that is killed before it updates the wal-index leaves a
+    /// commit in the WAL that no reader sees unless the WAL is recovered.
     fn last_frame(&self, salts: Salts) -> SeenFrames;
 
     /// Runs `run`, which moves the WAL away, if no foreign process has the database open. Must be called in a write transaction.
     ///
-    /// `run` returns whether it moved the WAL, which the peers are then told of.
+    /// `run` returns whether it moved the WAL. If so, the peers are notified.
     fn exclusively(&self, run: &mut dyn FnMut() -> bool) -> Exclusive;
 }

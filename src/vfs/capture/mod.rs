@@ -1,11 +1,11 @@
 //! Capture: makes every commit of a database a point in its history.
 //!
-//! The WAL is the log, and nothing is written twice. Capture adds a stamp for each commit, in a file that is mapped into memory, and
-//! archives each WAL before SQLite overwrites, truncates or deletes it. SQLite holds the write lock meanwhile, so no other process
-//! writes to the WAL or its stamps.
+//! The WAL is the log, so no page is written twice. Capture writes a stamp for each commit to a memory-mapped file. It archives
+//! each WAL before SQLite overwrites, truncates or deletes it. SQLite holds the write lock during these calls, so no other
+//! process writes to the WAL or its stamps.
 //!
-//! A stamp is written before its commit frame. So no visible commit lacks its stamp, whenever the process is killed. A stamp whose
-//! commit failed is recognized by the records that follow it (see [`Stamps::commits_up_to`]).
+//! A stamp is written before its commit frame. So every visible commit has its stamp, even if the process is killed. The records
+//! after a stamp show whether its commit failed (see [`Stamps::commits_up_to`]).
 
 mod commits;
 mod copy_log;
@@ -42,33 +42,33 @@ use crate::{
 };
 use stamp_log::StampLog;
 
-/// The size of a new file of stamps: room for 124.
+/// The size in bytes of a new file of stamps, which has space for 124 records.
 const FILE_LEN: u64 = 4096;
 
 /// The maximum preallocation of a new WAL in bytes. SQLite restarts a WAL at about 1000 frames.
 const ROOM_MAX: u64 = 8 << 20;
 
-/// The number of newest segments that stay in the page cache of the system: about 64 MB, from which the last minutes are restored.
-/// Older segments are dropped from it. They would displace pages that are read again, and make writers wait for memory.
+/// The number of newest segments that stay in the page cache of the operating system: about 64 MB. Restores to a recent instant
+/// read them. Older segments are dropped from the cache, where they would evict pages in use and make writers wait for memory.
 const IN_MEMORY: u64 = 16;
 
-/// One connection's part in capturing one database.
+/// The capture of one database by one connection.
 #[derive(Debug)]
 pub(super) struct Capture {
     history: History,
     data: PathBuf,
-    /// The open database file. Another file may be at its path by now.
+    /// The device and inode of the open database file. Its path may refer to another file since.
     inode: Option<(u64, u64)>,
     wal: PathBuf,
     paths: ArchivePaths,
     live: Mutex<Option<StampLog>>,
-    /// The instant of the last stamp of this connection.
+    /// The instant of the last stamp of this connection; `i64::MIN` before the first one.
     stamped_at: AtomicI64,
     /// The version of the policy that was applied last.
     version: AtomicU64,
-    /// Whether the history was never turned off.
+    /// Whether the history covers every commit since the database was created.
     since_birth: AtomicBool,
-    /// The files that must be flushed before the WAL is.
+    /// The files that must be flushed before the WAL is flushed.
     unsynced: Mutex<Vec<PathBuf>>,
     latch: Arc<Latch>,
     /// The [seed](Generation::seed) of the generation that this connection began last, and of the one that it flushed last.
@@ -86,7 +86,7 @@ pub(super) struct Frame {
     pub(super) pages: PageCount,
     /// The size of a page in bytes.
     pub(super) page_size: u32,
-    /// The checksum of its stored page. `None` if that is zero.
+    /// The checksum of the stored page of the frame. `None` if the checksum is zero.
     pub(super) checksum: Option<ShortChecksum>,
 }
 
@@ -99,7 +99,7 @@ struct Successor {
 
 /// How a WAL ends.
 enum End<'a> {
-    /// SQLite restarts it. It is moved into the archive if no foreign process has it open, which `moved` then says.
+    /// SQLite restarts it. It is moved into the archive if no foreign process has it open. `moved` receives the outcome.
     Restarted { raw: &'a dyn RawFile, moved: &'a mut Exclusive },
     /// SQLite truncates it.
     Truncated,
@@ -147,8 +147,8 @@ impl Capture {
         &self.history.disk
     }
 
-    /// Whether the open database file is still at its path. If the database was destroyed during a transaction, another one may be
-    /// there, with another history.
+    /// Whether the open database file is still at its path. If the database was destroyed during a transaction, the path may
+    /// refer to another database with another history.
     fn is_in_place(&self) -> bool {
         Disk::is_at(&self.data, self.inode)
     }
@@ -161,8 +161,8 @@ impl Capture {
         Err(Error::new(ErrorKind::Destroyed, message))
     }
 
-    /// Applies the current policy. After a change the stamps are read again: in between, the history may have been turned off and
-    /// pruned.
+    /// Applies the current policy. After a change the stamps are read again, because the history may have been turned off and
+    /// pruned since the last read.
     pub(super) fn obey(&self, policy: HistoryPolicy) {
         if self.version.swap(policy.version, Relaxed) != policy.version {
             self.since_birth.store(policy.since_birth, Relaxed);
@@ -170,7 +170,8 @@ impl Capture {
         }
     }
 
-    /// Stamps a commit that is about to be written to the WAL with these salts. `before` is the last frame of the previous commit.
+    /// Stamps a commit that is about to be written to the WAL with these salts. `before` is the last frame of the previous
+    /// commit.
     pub(super) fn stamp(&self, salts: Salts, frame: &Frame, before: Option<FrameNumber>) -> Result<()> {
         let mut live = self.live.lock()?;
         let known = live.as_ref().is_some_and(|live| live.generation().salts == salts);
@@ -196,8 +197,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Runs before a WAL with this header replaces the one with the header `old`. Returns whether the old WAL was moved away, so
-    /// that a new file is open.
+    /// Runs before a WAL with this header replaces the one with the header `old`. Returns whether the old WAL was moved into
+    /// the archive, in which case a new file is open.
     pub(super) fn begin(
         &self,
         header: &Header,
@@ -239,14 +240,15 @@ impl Capture {
             }
         };
         *live = Some(self.create(&follows, header.salts(), header.page_size(), None)?);
-        // A peer may be the first to flush the new WAL, and does not know what must be flushed before.
+        // A peer may be the first to flush the new WAL, and its list of unflushed files does not include those of this
+        // connection.
         if moved == Exclusive::WithPeers && self.flushes.load(Relaxed) {
             self.flush()?;
         }
         Ok(moved != Exclusive::No)
     }
 
-    /// Drops the segment that is no longer among the newest from the page cache of the system.
+    /// Drops the segment that left the [`IN_MEMORY`] newest ones from the page cache of the operating system.
     fn forget_behind(&self, number: GenerationNumber) {
         if let Some(old) = number.get().checked_sub(IN_MEMORY).map(GenerationNumber::new)
             && let Ok(Some(file)) = Disk::open(&self.paths.file(old, ArchiveFile::Segment))
@@ -255,8 +257,8 @@ impl Capture {
         }
     }
 
-    /// Whether this header was written before, for a transaction that was rolled back. Its stamps must then be kept: other
-    /// connections have them open, recognize them by the salts, and would append to a file that was replaced.
+    /// Whether this header was written before, by a transaction that was rolled back. The stamps must then stay in place: other
+    /// connections have mapped them, identify them by the salts, and would append to a file that was replaced.
     fn is_begun_again(&self, before: &StampLog, header: &Header) -> Result<bool> {
         let generation = before.generation();
         let is_same = (generation.salts, generation.page_size, generation.first_frame)
@@ -264,15 +266,15 @@ impl Capture {
         Ok(is_same && self.is_as(&before.stamps()?, Some(generation.data))?)
     }
 
-    /// Whether a generation has ended although the WAL has its header and no frame: a power loss may have undone the header of the
-    /// next generation.
+    /// Whether a generation has ended although the WAL has its header and no commit. A power loss may have reverted the header of
+    /// the next generation.
     fn was_kept(&self, before: &mut StampLog) -> Result<bool> {
         self.recover_end(before)?;
         let stamps = before.stamps()?;
         Ok(stamps.end().is_some() && self.is_at_rest(&stamps)?)
     }
 
-    /// How the next generation follows `before`: continues it, replaces it, or begins a history behind a gap.
+    /// How the next generation follows `before`: it continues `before`, replaces it, or begins a new history after a gap.
     fn follow(&self, before: &mut StampLog, was: Was) -> Result<Successor> {
         if was == Was::Unstamped {
             self.note_lost_log(before)?;
@@ -283,7 +285,7 @@ impl Capture {
             let Generation { number, lineage, not_before, .. } = generation;
             return Ok(Successor { number, lineage, not_before });
         }
-        // Another connection began the generation and may not have flushed it. Without its header the chain ends here.
+        // Another connection began the generation and may not have flushed it. If its header is lost, the chain ends before it.
         if self.flushed.load(Relaxed) != generation.seed() {
             let begun =
                 [ArchiveFile::Snapshot, ArchiveFile::Sum].map(|of| self.paths.file(generation.number, of));
@@ -317,8 +319,8 @@ impl Capture {
         // The snapshot contains the frames of the WAL, and must not reach the disk without them.
         self.flush_files([self.wal.clone()])?;
         let live = self.create(&follows, salts, page_size, first_frame)?;
-        // No header is written that SQLite would flush before the first frame. After a power loss the frame could exist without the
-        // snapshot.
+        // SQLite flushes a new WAL header before the first frame, but this WAL already has its header. Without this flush, a
+        // power loss could leave the frame without the snapshot.
         self.flush_unsynced()?;
         Ok(live)
     }
@@ -332,7 +334,7 @@ impl Capture {
         first_frame: Option<FrameNumber>,
     ) -> Result<StampLog> {
         let data = history::state_of(&self.data)?.unwrap_or(FileState::MISSING);
-        // A history that begins anew begins after every earlier stamp.
+        // A new history begins after every earlier stamp.
         let earliest = if follows.lineage.begins() { follows.not_before.next() } else { follows.not_before };
         let generation = Generation {
             database: self.history.database,
@@ -348,7 +350,7 @@ impl Capture {
         if generation.begins() {
             self.take_snapshot(&generation)?;
         }
-        // A failed snapshot that was only requested is no error, for example on a full disk.
+        // The failure of a requested snapshot is not an error. The disk may be full, for example.
         let is_taken = self.is_snapshot_wanted(&generation)? && self.take_snapshot(&generation).is_ok();
         let beside = self.paths.dir().join("live.new");
         self.disk().remove(&beside)?;
@@ -356,7 +358,7 @@ impl Capture {
         self.disk().allocate(&file, &beside, FILE_LEN)?;
         self.disk().write_at(&file, &beside, &crate::stamps::bytes(&generation.encode()), 0)?;
         self.disk().rename(&beside, &self.paths.live_stamps())?;
-        // In this order: without either file the history would count as lost.
+        // The new stamps are in place before the marker is removed: if neither existed, the history would count as lost.
         self.disk().remove(&layout::unwritten(&self.data))?;
         if is_taken {
             self.disk().remove(&self.paths.snapshot_request())?;
@@ -365,8 +367,8 @@ impl Capture {
         StampLog::map(&generation, &file, &self.paths.live_stamps())
     }
 
-    /// Whether maintenance has requested a snapshot, or a snapshot was taken before this generation was begun and rolled back. The
-    /// database file must be at the end of the previous generation.
+    /// Whether maintenance has requested a snapshot, or a snapshot was taken before this generation was begun and rolled back.
+    /// The database file must be at the end of the previous generation.
     fn is_snapshot_wanted(&self, generation: &Generation) -> Result<bool> {
         let Some(end) = generation.lineage.end_before() else { return Ok(false) };
         let of_this = self.paths.file(generation.number, ArchiveFile::Sum);
@@ -432,8 +434,8 @@ impl Capture {
         self.is_as(stamps, stamps.checkpointed())
     }
 
-    /// Whether the database file is at the end of a generation, after which it had this state. If its length or time differ, its
-    /// pages are compared: a copy of a fleet changes the time, and so does a checkpoint that is repeated after a crash.
+    /// Whether the database file has the contents that it had at the end of a generation. `state` is its recorded length and
+    /// time. If they differ, its pages are compared: copying a fleet or repeating a checkpoint after a crash changes the time.
     fn is_as(&self, stamps: &Stamps, state: Option<FileState>) -> Result<bool> {
         if state.is_some() && history::state_of(&self.data)? == state {
             return Ok(true);
@@ -447,7 +449,7 @@ impl Capture {
         }
     }
 
-    /// Creates the directory of the archive, if there is none.
+    /// Creates the directory of the archive if it does not exist.
     fn make_dir(&self) -> Result<()> {
         if self.disk().make_dir_like(self.paths.dir(), &self.data)?
             && let Some(dir) = self.data.parent()

@@ -19,7 +19,7 @@ enum Newest {
 }
 
 impl Capture {
-    /// Locks the history against pruning, and returns the newest stamps. `None` if there are none.
+    /// Locks the history against pruning, and returns the newest stamps. `None` if no stamps exist.
     ///
     /// The archive of another database is set aside first, so that a new history begins.
     pub(super) fn open(&self) -> Result<(Option<DirLock>, Option<StampLog>)> {
@@ -105,7 +105,7 @@ impl Capture {
         self.make_dir().map(|()| true)
     }
 
-    /// The newest numbered stamps. `None` if there are none or they are damaged.
+    /// The newest numbered stamps. `None` if none exist or the newest are damaged.
     fn newest_numbered(&self) -> Result<Option<(GenerationNumber, Stamps)>> {
         if !Disk::exists(self.paths.dir())? {
             return Ok(None);
@@ -117,7 +117,7 @@ impl Capture {
         }
     }
 
-    /// Gives damaged live stamps the next number, under which they are reported. A new history begins behind them, so that damage
+    /// Gives damaged live stamps the next number, under which they are reported. A new history begins after them, so that damage
     /// does not prevent writes.
     fn set_aside(&self) -> Result<()> {
         let number = self.next_number()?;
@@ -142,7 +142,7 @@ impl Capture {
         Ok(self.newest()?.map_or(GenerationNumber::FIRST, GenerationNumber::next).max(retained))
     }
 
-    /// The retention mark of the history. `None` if there is none or it is damaged, which does not prevent writes.
+    /// The retention mark of the history. `None` if it does not exist or is damaged, which does not prevent writes.
     fn retained(&self) -> Result<Option<RetentionMark>> {
         match RetentionMark::read(&self.paths, self.history.database) {
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
@@ -160,7 +160,7 @@ impl Capture {
         Disk::share_dir(self.paths.dir())
     }
 
-    /// How a history begins if there are no live stamps: for the first time, or behind damage.
+    /// How a history begins if no live stamps exist: for the first time, or after damage.
     pub(super) fn begins(&self, after_gap: bool) -> Result<Successor> {
         let newest = self.newest()?;
         let mut not_before = Micros::new(self.history.born_at);

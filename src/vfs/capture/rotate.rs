@@ -33,7 +33,7 @@ impl Capture {
         let Some((file, header)) = self.wal_of(live.generation())? else { return Ok(None) };
         let len = |end: &LogEnd| wal::len_up_to(end.frame, header.page_size());
         if let SeenFrames::UpTo(frame) = wal.last_frame(live.generation().salts) {
-            // No commit behind it is visible.
+            // Readers see no commit after this frame.
             let Some(frame) = frame else { return Ok(None) };
             let end = history::commit_at(&file, &self.wal, &header, frame)?;
             return Ok(end.map(|end| (file, len(&end), Record::End(end))));
@@ -44,7 +44,7 @@ impl Capture {
         {
             return Ok(Some((file, len(&end), Record::End(end))));
         }
-        // Behind the last stamp is a transaction that was rolled back, or a commit of a foreign process.
+        // The frames after the last stamped commit belong to a transaction that was rolled back, or to a foreign process.
         let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
             return Ok(None);
         };
@@ -56,8 +56,8 @@ impl Capture {
     /// The WAL is moved if no foreign process has it open, and copied otherwise: a foreign process would continue to write to the
     /// moved file.
     ///
-    /// The end record is written after the segment has its name. A process that is killed in between leaves a segment whose frames
-    /// show its end, and never an end record without a segment.
+    /// The end record is written after the segment is renamed to its final name. So a process that is killed between the two
+    /// leaves a segment without an end record, never the reverse. The frames of the segment show where it ends.
     pub(super) fn archive(&self, live: &mut StampLog, how: End<'_>, wal: &dyn LiveWal) -> Result<bool> {
         let Some((file, len, end)) = self.end_of(live, wal)? else { return Ok(false) };
         let segment = self.paths.file(live.generation().number, ArchiveFile::Segment);
@@ -87,8 +87,8 @@ impl Capture {
         }
         self.copy_log(&file, len, live.generation(), live.stamps()?.last_end(), Place::Exclusive)?;
         self.flush_later(segment);
-        // The WAL is the only other copy. A connection that flushes nothing (`synchronous=OFF`) does not flush the segment either. No
-        // flush precedes a truncation, which may be the first call of a connection.
+        // SQLite destroys the WAL next, so the segment must be durable. With `synchronous=OFF` the segment is not flushed either.
+        // A truncation always flushes, because it may be the first call of a connection, before any flush shows its setting.
         if is_truncated || self.flushes.load(Relaxed) {
             self.flush()?;
         }
@@ -96,7 +96,7 @@ impl Capture {
         Ok(true)
     }
 
-    /// Appends an end record, unless it is the last record: a repeated end record marks a lost log.
+    /// Appends an end record, unless the last record equals it. A repeated end record marks a lost WAL.
     fn append_end(&self, live: &mut StampLog, end: Record) -> Result<()> {
         if live.stamps()?.end().map(Record::End) == Some(end) {
             return Ok(());
@@ -119,8 +119,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Appends the missing end record of an archived log. The process was killed before it wrote the record, or a power loss undid
-    /// it.
+    /// Appends the missing end record of an archived WAL. The process was killed before it wrote the record, or a power loss
+    /// reverted the write.
     pub(super) fn recover_end(&self, live: &mut StampLog) -> Result<()> {
         let generation = *live.generation();
         let segment = self.paths.file(generation.number, ArchiveFile::Segment);
@@ -137,8 +137,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Marks a log as lost whose end record exists and whose segment does not, by repeating the end record. A power loss undid the
-    /// move of the log into the archive, and a foreign process has deleted it since.
+    /// Marks a WAL as lost by repeating its end record, if the end record exists and the segment does not. A power loss reverted
+    /// the rename of the WAL into the archive, and a foreign process then deleted the WAL.
     pub(super) fn note_lost_log(&self, live: &mut StampLog) -> Result<()> {
         let sequence = live.generation().number;
         let is_there = |file| Disk::exists(&self.paths.file(sequence, file));
@@ -151,7 +151,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Removes what is behind the last commit of a WAL: rolled back frames, or preallocated zeros.
+    /// Truncates a WAL after its last commit, which removes rolled-back frames and preallocated zeros.
     fn cut_off_rest(&self, file: &File, len: u64) -> Result<()> {
         if Disk::len(&self.wal)?.is_some_and(|found| found > len) {
             self.disk().set_len(file, &self.wal, len)?;
@@ -159,7 +159,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Moves the WAL, of which `len` bytes are committed, into the archive, and opens a new file in its place.
+    /// Truncates the WAL to its `len` committed bytes, renames it to `segment`, and opens a new file in its place.
     fn move_away(&self, file: &File, len: u64, segment: &Path, raw: &dyn RawFile) -> Result<()> {
         self.cut_off_rest(file, len)?;
         self.disk().rename(&self.wal, segment)?;
@@ -175,7 +175,7 @@ impl Capture {
         Err(failed.caused_by(error))
     }
 
-    /// Records the state of the database file, into which the whole WAL was checkpointed.
+    /// Records the state of the database file after the whole WAL was checkpointed.
     pub(super) fn rest(&self, live: &mut StampLog) -> Result<()> {
         match history::state_of(&self.data)? {
             Some(data) => self.append(live, Record::Checkpointed(data)),
@@ -184,11 +184,11 @@ impl Capture {
     }
 }
 
-/// Preallocates a new WAL of about the length of the previous one. Commits then overwrite zeros, which takes less time than extending
-/// a file.
+/// Preallocates a new WAL of about the length of the previous one. Commits then overwrite zeros, which takes less time than
+/// extending a file.
 fn preallocate(len: u64, raw: &dyn RawFile) {
     let zeros = vec![0; 64 << 10];
-    // Slightly less, so that a slightly shorter log need not be truncated.
+    // One sixteenth less than `len`, so that a slightly shorter WAL need not be truncated.
     let room = (len - len / 16).min(ROOM_MAX);
     for at in (0..room).step_by(zeros.len()) {
         let count = usize::try_from(room - at).unwrap_or(usize::MAX).min(zeros.len());

@@ -25,7 +25,7 @@ pub(super) struct StampLog {
     generation: Generation,
     seed: u64,
     map: SharedWords,
-    /// The number of used places, as far as they are known.
+    /// The number of used places that this connection has read.
     used: usize,
     /// The instant of the newest stamp.
     last: Micros,
@@ -55,7 +55,8 @@ impl StampLog {
         &self.generation
     }
 
-    /// Stamps a commit with the time `now`, or with the next microsecond after the last stamp if that is later. Returns the stamp.
+    /// Stamps a commit with the time `now`, or with the next microsecond after the last stamp if that is later. Returns the
+    /// stamp.
     pub(super) fn stamp(&mut self, disk: &Disk, path: &Path, now: Micros, commit: Commit) -> Result<Micros> {
         self.look();
         let at = now.max(self.last.next());
@@ -70,7 +71,7 @@ impl StampLog {
             let file = disk.open_to_write(path)?;
             let mut header = [0; HEADER_LEN];
             Disk::read_up_to(&file, path, &mut header, 0)?;
-            // If the database was destroyed, another one may be at its path.
+            // If the database was destroyed, the path may refer to another database.
             if Stamps::parse(&header).is_some_and(|there| there.generation != self.generation) {
                 let message = "the database was destroyed while this connection had it open";
                 return Err(Error::new(ErrorKind::Destroyed, message));
@@ -87,7 +88,7 @@ impl StampLog {
         Ok(())
     }
 
-    /// Reads the records that others have appended.
+    /// Reads the records that other connections have appended.
     fn look(&mut self) {
         while self.take_in(self.used) {}
     }

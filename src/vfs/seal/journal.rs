@@ -1,8 +1,8 @@
 //! The rollback journal of an encrypted database. Its pages are encrypted as in the database file. Its checksums are sums of
 //! plaintext, and are masked.
 //!
-//! A database in WAL mode has none. SQLite creates one when it writes a database before that: in `VACUUM INTO`, and when it
-//! switches a database into WAL mode.
+//! A database in WAL mode has no rollback journal. SQLite creates one when it writes a database that is not in WAL mode: in
+//! `VACUUM INTO`, and when it switches a database to WAL mode.
 
 use std::{ffi::c_int, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The record count of a header that means "up to the end of the file". Nothing behind such a header was flushed, so records may
+/// The record count of a header that means "up to the end of the file". No record after such a header was flushed, so records may
 /// be torn.
 const UNCOUNTED: u32 = u32::MAX;
 
@@ -41,7 +41,7 @@ struct State {
     page: Buffer,
 }
 
-/// The part of a record that was read or written last, and where it ended. SQLite reads and writes a record in order: page
+/// The part of a record that was read or written last, and its end offset. SQLite reads and writes a record in order: page
 /// number, page, checksum.
 #[derive(Clone, Copy, Debug, Default)]
 enum Before {
@@ -65,12 +65,12 @@ impl Journal {
         Self { connection, state: Mutex::new(Rank::Journal, State::default()) }
     }
 
-    /// Writes what SQLite writes at `at`.
+    /// Writes the bytes that SQLite passes at `at`.
     fn put(&self, bytes: &[u8], at: u64, raw: &dyn RawFile) -> Result<c_int, VfsError> {
         self.connection.latch().check()?;
         let mut state = self.state.lock()?;
         let before = std::mem::take(&mut state.before);
-        // It ends the record of a super-journal, too. What precedes it there is a checksum and no page number.
+        // The magic number also ends the record of a super-journal. There, a checksum precedes it and not a page number.
         if *bytes == page::JOURNAL_MAGIC {
             return Ok(raw.write(bytes, at));
         }
@@ -113,7 +113,7 @@ impl Journal {
         if is_name || is_header { Ok(raw.write(bytes, at)) } else { Err(VfsError::Layout) }
     }
 
-    /// Turns what was read at `at` with the result `code` into what SQLite is given.
+    /// Converts the bytes that were read at `at` with the result `code` into those that SQLite receives.
     fn after_read(&self, bytes: &mut [u8], at: u64, code: c_int) -> Result<c_int, VfsError> {
         let mut state = self.state.lock()?;
         let before = std::mem::take(&mut state.before);
@@ -145,7 +145,7 @@ impl Journal {
             let mask = codec.journal_mask(bytes);
             state.before = Before::Page { end, mask };
             match sealed.open_page(codec, number, bytes, "-journal") {
-                // A record that was not flushed may be torn. SQLite takes a short read for the end of the journal.
+                // A record that was not flushed may be torn. SQLite treats a short read as the end of the journal.
                 Err(VfsError::Damaged { .. }) if state.torn => return Ok(SQLITE_IOERR_SHORT_READ),
                 opened => opened?,
             }

@@ -70,7 +70,7 @@ pub(in crate::vfs) struct Sealed {
     _counted: Counted,
 }
 
-/// What encrypting a page takes.
+/// The state that is needed to encrypt a page.
 #[derive(Debug)]
 pub(in crate::vfs) struct Writer {
     pub(in crate::vfs) nonces: Nonces,
@@ -166,12 +166,12 @@ impl Sealed {
         Ok(self.codec.get_or_init(|| codec))
     }
 
-    /// Locks what encrypting a page takes.
+    /// Locks the state that is needed to encrypt a page.
     pub(in crate::vfs) fn writer(&self) -> Result<Guard<'_, Writer>, Latched> {
         self.writer.lock()
     }
 
-    /// Discards what is known of the file, to which others may write from now on.
+    /// Discards the cached state of the file, because other connections may write to the file from now on.
     pub(in crate::vfs) fn forget(&self) {
         self.known_len.store(0, Relaxed);
         self.readahead().forget();
@@ -190,15 +190,15 @@ impl Sealed {
         self.readahead().page(at, page_size, raw).map(|page| into.copy_from(page)).is_some()
     }
 
-    /// A checkpoint has read a page from the WAL. The tag of the page does not depend on the file, so the page is written to the
-    /// database file as it is stored.
+    /// Records a page that a checkpoint has read from the WAL. The tag of the page does not depend on the file, so the page is
+    /// written to the database file as it is stored.
     pub(in crate::vfs) fn begin_move(&self, page: u32, sealed: &[u8]) {
         let mut moving = self.moving.lock_or_clear();
         moving.sealed.of(sealed.len()).copy_from_slice(sealed);
         moving.page = page;
     }
 
-    /// The page that a checkpoint has read last is not written as it is stored.
+    /// Discards the page that a checkpoint has read last, so that it is not written as it is stored.
     pub(in crate::vfs) fn end_move(&self) {
         self.moving.lock_or_clear().page = 0;
     }
@@ -236,8 +236,8 @@ impl Sealed {
         VfsError::Unfit { path: self.path.clone(), place, why }
     }
 
-    /// Turns what was read at `at` of the database file with the result `code` into what SQLite is given. `must_have` says
-    /// whether the file must have a page.
+    /// Converts the bytes that were read at `at` of the database file with the result `code` into those that SQLite receives.
+    /// `must_have` returns whether a page must exist in the file.
     pub(in crate::vfs) fn after_read(
         &self,
         bytes: &mut [u8],
@@ -251,7 +251,8 @@ impl Sealed {
             let number = u32::try_from(at / page_size + 1).unwrap_or(u32::MAX);
             return match code {
                 SQLITE_OK => self.open_page(codec, number, bytes, "").map(|()| SQLITE_OK),
-                // SQLite takes a page beyond the end of the file for zeros. A page that must exist, or exists in part, was cut off.
+                // SQLite reads a page beyond the end of the file as zeros. The file was truncated if the page must exist or
+                // exists in part.
                 SQLITE_IOERR_SHORT_READ if bytes.iter().any(|byte| *byte != 0) || must_have(number) => {
                     bytes.fill(0);
                     Err(VfsError::Damaged { path: self.path.clone(), place: "", page: number })
@@ -312,7 +313,7 @@ impl Sealed {
             moving.page = 0;
             raw.write(moving.sealed.of(codec.page_size()), at)
         } else if is_checkpoint {
-            // The wal-index was changed in between. Encrypted under another number, the page would authenticate there.
+            // The wal-index changed between the read and the write. The page would authenticate under the wrong number.
             return Err(self.unfit("-shm", "it does not say any more which page a frame of the log holds"));
         } else {
             Self::write_page(codec, &mut writer, bytes, at, raw)?

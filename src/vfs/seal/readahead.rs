@@ -3,7 +3,7 @@
 //! Decrypting a page takes a fraction of the time of a system call, so a scan of an encrypted database is as fast as one of a
 //! plain database.
 //!
-//! The pages are used within one read transaction only. Until it ends, nobody writes a page to the database file that SQLite
+//! The pages are used within one read transaction only. Until it ends, no connection writes a page to the file that SQLite
 //! would read from there: a checkpoint writes only pages that this transaction reads from the WAL, and none if the transaction
 //! reads nothing from the WAL (<https://www.sqlite.org/walformat.html#reader_marks>). Outside of WAL mode the shared lock keeps
 //! writers out.
@@ -25,7 +25,7 @@ const RUN_MIN: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Readahead {
-    /// The offset behind the page that was read last.
+    /// The offset after the page that was read last.
     next: u64,
     /// The number of pages that were read in a row.
     run: u32,

@@ -1,9 +1,9 @@
 //! Unnamed files, in which SQLite sorts and keeps temporary tables and statement journals. They are encrypted under a key that
 //! exists only in memory, while the file is open.
 //!
-//! Such a file belongs to one handle and is deleted with it. Tags, and the counters that nonces are made of, are in memory too: old
-//! content cannot be replayed, and no byte is added on disk. The file is encrypted in blocks of 4096 bytes. SQLite writes to it
-//! at any offset and in any length, so the block that was written last stays decrypted in memory.
+//! Such a file belongs to one handle and is deleted with it. Tags, and the counters that nonces are made of, are in memory too:
+//! old content cannot be replayed, and no byte is added on disk. The file is encrypted in blocks of 4096 bytes. SQLite writes to
+//! it at any offset and in any length, so the block that was written last stays decrypted in memory.
 
 use std::{ffi::c_int, sync::Arc};
 
@@ -313,7 +313,7 @@ mod tests {
         raw.0.borrow_mut()[5] ^= 1;
         assert_eq!((temp.read(&mut into, 0, &raw), into), (SQLITE_IOERR_DATA, [0; BLOCK_LEN]));
         raw.0.borrow_mut()[5] ^= 1;
-        // Written again, and the old version put back.
+        // The block is written again, and its old version is restored.
         assert_eq!(temp.write(b"y", 0, &raw), SQLITE_OK);
         assert_eq!(temp.read(&mut into, BLOCK_LEN as u64, &raw), SQLITE_OK);
         raw.0.borrow_mut()[..BLOCK_LEN].copy_from_slice(&old);

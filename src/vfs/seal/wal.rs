@@ -25,12 +25,12 @@ use crate::{
 const FRAME_START: usize = PAGE_START - FRAME_HEADER_LEN;
 const PAGE_START: usize = 64;
 
-/// What is known of an encrypted WAL within one write transaction, in which nobody else writes to it, or within one recovery.
-/// The header stays known for longer: its salts show whether it is still the right one.
+/// The cached state of an encrypted WAL. It is valid within one write transaction, in which no other connection writes to the
+/// WAL, or within one recovery. The header stays cached for longer, because its salts show whether it is current.
 #[derive(Debug, Default)]
 pub(in crate::vfs) struct SealedWal {
     header: Option<Header>,
-    /// The frame that was written last, and the running checksum behind it.
+    /// The frame that was written last, and the running checksum after it.
     last: Option<(FramePosition, Chain)>,
     /// The value of `last` once the current write succeeds.
     next: Option<(FramePosition, Chain)>,
@@ -43,9 +43,9 @@ pub(in crate::vfs) struct SealedWal {
 struct Recovery {
     /// The start of the frame that follows.
     next: u64,
-    /// The running checksum of what is stored.
+    /// The running checksum of the stored frames.
     stored: Chain,
-    /// The running checksum of what SQLite is given.
+    /// The running checksum of the plaintext frames that SQLite receives.
     plain: Chain,
 }
 
@@ -58,7 +58,7 @@ pub(in crate::vfs) struct Encryption<'a> {
 }
 
 impl SealedWal {
-    /// Forgets all but the header: another connection may have written to the WAL.
+    /// Discards all cached state but the header, because another connection may have written to the WAL.
     pub(in crate::vfs) fn begin_transaction(&mut self) {
         (self.last, self.next, self.recovery) = (None, None, None);
     }
@@ -102,7 +102,7 @@ impl SealedWal {
         }
     }
 
-    /// The write that [`store`](Self::store) has prepared succeeded.
+    /// Runs after the write that [`store`](Self::store) has prepared succeeded.
     pub(in crate::vfs) fn written(&mut self) {
         self.last = self.next.take();
     }
@@ -117,7 +117,7 @@ impl SealedWal {
         with: Encryption<'_>,
         raw: &dyn RawFile,
     ) -> Result<StoredWrite<'_>, VfsError> {
-        // Behind an overwritten frame, the checksum follows at the commit.
+        // After an overwritten frame, SQLite writes the checksum at the commit.
         let chain = if lacks_checksum(&head) {
             None
         } else {
@@ -171,7 +171,7 @@ impl SealedWal {
         let known = self.header.filter(|header| header.has_salts(head));
         let header = match known {
             Some(header) => header,
-            // SQLite knows the log from a valid header.
+            // SQLite accepts a WAL only with a valid header.
             None => stored_header(raw)?
                 .filter(|header| header.page_size() as usize == page_size && header.has_salts(head))
                 .ok_or_else(|| {
@@ -207,7 +207,7 @@ impl SealedWal {
         let recovery = self.recovery.as_mut().filter(|recovery| recovery.next == at);
         let followed = recovery.and_then(|recovery| Some((recovery.stored.follow(bytes)?, recovery)));
         let Some((frame, recovery)) = followed else {
-            // SQLite looks at the page number first, and takes page 0 for the end of the log.
+            // SQLite checks the page number first, and treats page 0 as the end of the WAL.
             bytes.fill(0);
             self.recovery = None;
             return Ok(());
@@ -222,7 +222,7 @@ impl SealedWal {
     }
 }
 
-/// What SQLite reads of an encrypted WAL.
+/// The kinds of reads that SQLite makes of an encrypted WAL.
 pub(in crate::vfs) enum WalRead {
     /// The header of the WAL, or a part of a frame header. Both are stored as SQLite reads them.
     Header,

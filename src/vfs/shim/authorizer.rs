@@ -12,9 +12,9 @@ use crate::vfs::fence::{self, Action};
 
 /// Makes SQLite ask [`authorize`] about every statement of a connection, and disables the loading of extensions on it.
 pub(in crate::vfs) fn set_authorizer(connection: &Connection) -> rusqlite::Result<()> {
-    // SAFETY: `connection` is borrowed, so its handle stays open. The configuration takes an integer and a pointer that may be null;
-    // an SQLite without extensions returns an error, and loads none. `authorize` gets the address of the connection, which it only
-    // compares.
+    // SAFETY: `connection` is borrowed, so its handle stays open. The configuration takes an integer and a pointer that may be
+    // null; an SQLite without extensions returns an error, and loads none. `authorize` gets the address of the connection, which
+    // it only compares.
     let code = unsafe {
         let db = connection.handle();
         let none: *mut c_int = ptr::null_mut();

@@ -15,7 +15,7 @@ pub(super) fn guard(run: impl FnOnce() -> c_int) -> c_int {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or(ffi::SQLITE_IOERR)
 }
 
-/// Runs a call of SQLite to an open file. If it panics, the file is told, and the result is `SQLITE_IOERR`.
+/// Runs a call of SQLite to an open file. If it panics, [`VfsFile::panicked`] runs, and the result is `SQLITE_IOERR`.
 ///
 /// # Safety
 ///
@@ -24,8 +24,9 @@ pub(super) unsafe fn with_file(
     file: *mut sqlite3_file,
     call: impl FnOnce(&dyn VfsFile, &Real) -> c_int,
 ) -> c_int {
-    // SAFETY: SQLite calls these functions with files that `open::open` has opened, whose memory starts with an initialized `File`
-    // until `close::close`. SQLite does not close a file during another call to it, and nothing changes `layers` in between.
+    // SAFETY: SQLite calls these functions with files that `open::open` has opened, whose memory starts with an initialized
+    // `File` until `close::close`. SQLite does not close a file during another call to it, and nothing changes `layers` in
+    // between.
     let (layers, real) = unsafe { (&(*file.cast::<File>()).layers, Real::new(file)) };
     let Some(layers) = layers.as_deref() else { return ffi::SQLITE_IOERR };
     catch_unwind(AssertUnwindSafe(|| call(layers, &real))).unwrap_or_else(|_| {

@@ -7,7 +7,7 @@ use rusqlite::ffi::{self, sqlite3_file};
 use super::{call::guard, file::File};
 
 pub(super) unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
-    // SAFETY: SQLite passes an open file, once, and does not use it afterwards. The layers give up the locks of the file in
+    // SAFETY: SQLite passes an open file, once, and does not use it afterwards. The layers release the locks of the file in
     // `VfsFile::close`, so that no peer uses the file below when it is closed.
     unsafe {
         let ours = file.cast::<File>();

@@ -19,13 +19,13 @@ struct Description {
     info: Option<FileInfo>,
 }
 
-/// Describes the file of a schema of a connection. `code` is the result code of the call whose refusal is wanted. `None` if the file
-/// is not opened through this VFS.
+/// Describes the file of a schema of a connection. `code` is the result code of the call whose refusal is wanted. `None` if the
+/// file is not opened through this VFS.
 pub(in crate::vfs) fn describe(connection: &Connection, schema: &str, code: c_int) -> Option<FileInfo> {
     let schema = CString::new(schema).ok()?;
     let mut description = Description { code, info: None };
-    // SAFETY: `connection` is borrowed, so its handle stays open. `file_control` takes a `Description` for this operation, which no
-    // other VFS knows.
+    // SAFETY: `connection` is borrowed, so its handle stays open. `file_control` takes a `Description` for this operation, which
+    // no other VFS knows.
     unsafe {
         ffi::sqlite3_file_control(
             connection.handle(),
@@ -37,15 +37,15 @@ pub(in crate::vfs) fn describe(connection: &Connection, schema: &str, code: c_in
     description.info
 }
 
-/// Makes `VACUUM INTO` reserve `bytes` at the end of each page that it writes. Returns how many it will reserve, which are never fewer
-/// than the main database has.
+/// Makes `VACUUM INTO` reserve `bytes` at the end of each page that it writes. Returns how many it will reserve, which are never
+/// fewer than the main database has.
 pub(crate) fn reserve_in_vacuum(connection: &Connection, bytes: u8) -> c_int {
     // A negative number changes nothing, and is replaced by the number in force.
     let (mut wanted, mut in_force) = (c_int::from(bytes), -1);
     for argument in [&raw mut wanted, &raw mut in_force] {
         let op = ffi::SQLITE_FCNTL_RESERVE_BYTES;
-        // SAFETY: `connection` is borrowed, so its handle stays open. The operation reads and writes one `int`, which outlives the
-        // call.
+        // SAFETY: `connection` is borrowed, so its handle stays open. The operation reads and writes one `int`, which outlives
+        // the call.
         unsafe { ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), op, argument.cast()) };
     }
     in_force
@@ -56,8 +56,8 @@ pub(super) unsafe extern "C" fn file_control(
     op: c_int,
     argument: *mut c_void,
 ) -> c_int {
-    // SAFETY: SQLite passes an open file, and for each operation the argument that it documents; for `DESCRIBE`, `describe` passes a
-    // `Description`. Nothing else uses the argument during the call.
+    // SAFETY: SQLite passes an open file, and for each operation the argument that it documents; for `DESCRIBE`, `describe`
+    // passes a `Description`. Nothing else uses the argument during the call.
     unsafe {
         with_file(file, |layers, real| {
             match op {

@@ -1,9 +1,9 @@
 //! The shim: SQLite's tables of functions. All unsafe code of the VFS is here.
 //!
-//! Each function turns the arguments of C into those of Rust, calls the [`VfsFile`](super::file::VfsFile), and turns a panic into an
-//! I/O error: a panic must not cross into C. After a panic, the file is told, so that its connection latches.
+//! Each function turns the arguments of C into those of Rust, calls the [`VfsFile`](super::file::VfsFile), and turns a panic into
+//! an I/O error: a panic must not cross into C. After a panic, the connection of the file latches.
 //!
-//! SQLite allocates `szOsFile` bytes for an open file. They hold a [`file::File`], and the file of the default VFS behind it.
+//! SQLite allocates `szOsFile` bytes for an open file. They hold a [`file::File`], and after it the file of the default VFS.
 
 #[macro_use]
 mod real;

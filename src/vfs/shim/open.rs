@@ -22,7 +22,7 @@ use crate::vfs::{
     open::{self, Kind, Opened, Request},
 };
 
-/// The path that a file name is.
+/// Converts a file name to a path.
 ///
 /// # Safety
 ///
@@ -39,8 +39,9 @@ pub(super) unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite passes a VFS of `register`, a name that is null or lives as long as the file, and `szOsFile` bytes of writable
-    // memory. With the flags of a WAL or a journal, the name comes from a pager and leads back to the name of its database.
+    // SAFETY: SQLite passes a VFS of `register`, a name that is null or lives as long as the file, and `szOsFile` bytes of
+    // writable memory. With the flags of a WAL or a journal, the name comes from a pager and leads back to the name of its
+    // database.
     unsafe {
         let real_vfs = real_vfs(vfs);
         let Some(real_open) = (*real_vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
@@ -84,7 +85,7 @@ pub(super) unsafe extern "C" fn open(
         (&raw mut (*ours).name).write(name);
         if code == ffi::SQLITE_OK {
             code = guard(|| {
-                // The file below stays open until `close`, before which the layers give up their locks.
+                // The file below stays open until `close`, before which the layers release their locks.
                 let real = Real::new(file);
                 let has_shared_memory = real.has_shared_memory();
                 let locks = Arc::new(Real::new(file));

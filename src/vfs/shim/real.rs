@@ -37,8 +37,8 @@ impl Real {
 
     /// The current file of the default VFS, and its functions.
     pub(super) fn parts(&self) -> (*mut sqlite3_file, *const sqlite3_io_methods) {
-        // SAFETY: the contract of `new` says that `ours` is initialized and `real` is open. No reference to `real` is kept, so that
-        // `reopen` can replace it.
+        // SAFETY: the contract of `new` says that `ours` is initialized and `real` is open. No reference to `real` is kept, so
+        // that `reopen` can replace it.
         unsafe {
             let file = (*self.ours).real;
             (file, (*file).pMethods)
@@ -48,8 +48,8 @@ impl Real {
     /// Whether the file has shared memory. Without it SQLite does not use WAL mode.
     pub(super) fn has_shared_memory(&self) -> bool {
         let (_, methods) = self.parts();
-        // SAFETY: an open file has functions, which live as long as its VFS. A structure of version 1 ends before those for shared
-        // memory, which are read from version 2 on only.
+        // SAFETY: an open file has functions, which live as long as its VFS. A structure of version 1 ends before those for
+        // shared memory, which are read from version 2 on only.
         unsafe {
             (*methods).iVersion >= 2
                 && (*methods).xShmMap.is_some()
@@ -85,7 +85,7 @@ impl RawFile for Real {
     fn read_buf(&self, into: &mut ReadBuf<'_>, at: u64) -> c_int {
         let Some((len, at)) = c_range(into.len(), at) else { return ffi::SQLITE_IOERR };
         // SAFETY: the file is open by the contract of `new`, and `into` has `len` writable bytes. With these results, `xRead` has
-        // written all of them: SQLite requires zeros behind the end of the file.
+        // written all of them: SQLite requires zeros after the end of the file.
         unsafe {
             let code = call!(self, xRead(into.as_mut_ptr().cast(), len, at));
             if let ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ = code {
@@ -123,9 +123,9 @@ impl RawFile for Real {
         const FLAGS: c_int = ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
         let (before, methods) = self.parts();
         // SAFETY: `ours` is initialized by the contract of `new`. Only a WAL is reopened, during a call of SQLite to it, and its
-        // calls run on one thread at a time, so nothing else uses `real` or `memory`. `vfs` is the default VFS, and `name` lives as
-        // long as SQLite's pager. The new memory has the size that the VFS asks for, is aligned to 8 bytes, and does not move with
-        // the vector. The old file is closed once, after `real` has left it; its memory is released after that.
+        // calls run on one thread at a time, so nothing else uses `real` or `memory`. `vfs` is the default VFS, and `name` lives
+        // as long as SQLite's pager. The new memory has the size that the VFS asks for, is aligned to 8 bytes, and does not move
+        // with the vector. The old file is closed once, after `real` has left it; its memory is released after that.
         unsafe {
             let (vfs, name) = ((*self.ours).vfs, (*self.ours).name);
             let (Some(open), Ok(len)) = ((*vfs).xOpen, usize::try_from((*vfs).szOsFile)) else {
@@ -163,7 +163,8 @@ impl FileLocks for Real {
 
     fn shm_lock(&self, lock: u32, flags: c_int) -> c_int {
         let Ok(lock) = c_int::try_from(lock) else { return ffi::SQLITE_IOERR };
-        // SAFETY: the file is open by the contract of `new`. Its functions have this one: the shared memory of the file is mapped.
+        // SAFETY: the file is open by the contract of `new`. Its functions have this one: the shared memory of the file is
+        // mapped.
         unsafe { call!(self, xShmLock(lock, 1, flags)) }
     }
 }

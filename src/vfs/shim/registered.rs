@@ -1,8 +1,8 @@
-//! What a VFS of this crate was registered with.
+//! The data that a VFS of this crate was registered with.
 
 use rusqlite::ffi::sqlite3_vfs;
 
-/// What `pAppData` of a VFS points to.
+/// The data that `pAppData` of a VFS points to.
 pub(super) struct Registered {
     /// The default VFS.
     pub(super) real: *mut sqlite3_vfs,
@@ -10,7 +10,7 @@ pub(super) struct Registered {
     pub(super) is_fenced: bool,
 }
 
-/// What a VFS was registered with.
+/// The data that a VFS was registered with.
 ///
 /// # Safety
 ///

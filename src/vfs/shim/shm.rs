@@ -14,9 +14,9 @@ pub(super) unsafe extern "C" fn map(
     extend: c_int,
     memory: *mut *mut c_void,
 ) -> c_int {
-    // SAFETY: SQLite passes an open file, and a writable pointer, which the file below sets to null or to a region of `size` bytes
-    // that is aligned to a page. SQLite accesses the wal-index word by word. It unmaps regions in `xShmUnmap` only, and `unmap`
-    // below makes the connection forget them before that.
+    // SAFETY: SQLite passes an open file, and a writable pointer, which the file below sets to null or to a region of `size`
+    // bytes that is aligned to a page. SQLite accesses the wal-index word by word. It unmaps regions in `xShmUnmap` only, and
+    // `unmap` below makes the connection forget them before that.
     unsafe {
         with_file(file, |layers, real| {
             let code = call!(real, xShmMap(region, size, extend, memory));
