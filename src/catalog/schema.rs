@@ -165,7 +165,7 @@ fn foreign() -> Error {
     Error::new(ErrorKind::Invalid, "control.db is not a catalog of litefleet; choose another root")
 }
 
-/// Upgrades the tables within a transaction. Does nothing if another process has done so, or the database is not a catalog.
+/// Upgrades the tables within a transaction. Changes no table if another process has upgraded them, or if the database is not a catalog.
 fn upgrade(connection: &Connection) -> Result<()> {
     let version = known_version(connection)?;
     if version == 0 && has_objects(connection)? {

@@ -297,8 +297,8 @@ impl ControlPlane {
     /// database that no restore to the last 24 hours needs, and flushes unflushed files.
     ///
     /// Only maintenance bounds the disk space of a history; a host calls it regularly, for example every hour, or runs a
-    /// [`Maintainer`](crate::Maintainer). It runs while any number of processes use the database, and does nothing if nothing
-    /// is due. It never changes the result of a restore to an instant of the window. It needs no key.
+    /// [`Maintainer`](crate::Maintainer). It runs while any number of processes use the database, and changes no file
+    /// if no work is due. It never changes the result of a restore to an instant of the window. It needs no key.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
