@@ -120,7 +120,7 @@ pub use api::{
 };
 pub use chrono;
 pub use cipher::{Cipher, EncryptionKey};
-pub use connect::{AttachOptions, ConnectOptions, Synchronous};
+pub use connect::{AttachOptions, ConnectOptions, Lease, Synchronous};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, VerifyReport};
 pub use maintainer::{FleetFigures, Maintainer, MaintainerOptions};

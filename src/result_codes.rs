@@ -36,6 +36,9 @@ pub(crate) const HISTORY_FAILED: c_int = code(12, ffi::SQLITE_IOERR);
 pub(crate) const HISTORY_DAMAGED: c_int = code(13, ffi::SQLITE_IOERR);
 pub(crate) const HISTORY_DISK_FULL: c_int = code(14, ffi::SQLITE_FULL);
 pub(crate) const LATCHED: c_int = code(15, ffi::SQLITE_IOERR);
+pub(crate) const LEASE_ENDED: c_int = code(16, ffi::SQLITE_CANTOPEN);
+pub(crate) const LEASE_ALTERED: c_int = code(17, ffi::SQLITE_CANTOPEN);
+pub(crate) const LEASE_ATTACHED: c_int = code(18, ffi::SQLITE_AUTH);
 
 /// Returns whether a result code is one of this crate.
 pub(crate) const fn is_own(code: c_int) -> bool {
@@ -78,6 +81,15 @@ pub(crate) const fn describe(code: c_int) -> Option<(ErrorKind, &'static str)> {
             ErrorKind::Io,
             "an earlier flush or call to the database failed; close every connection to the database and open it again",
         ),
+        LEASE_ENDED => (
+            ErrorKind::NotFound,
+            "the lease in the URI has ended; request another one with ControlPlane::lease",
+        ),
+        LEASE_ALTERED => (ErrorKind::Invalid, "the URI is not the one that Lease::uri returns"),
+        LEASE_ATTACHED => (
+            ErrorKind::Invalid,
+            "a lease opens the main database of a connection only; attach a database of the fleet with ControlPlane::attach",
+        ),
         _ => return None,
     })
 }
@@ -88,11 +100,11 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_keep_their_primary_code() {
-        let codes: Vec<_> = (1..=15)
+        let codes: Vec<_> = (1..=18)
             .flat_map(|reason| (0..=0xff).map(move |primary| code(reason, primary)))
             .filter(|code| describe(*code).is_some())
             .collect();
-        assert_eq!(codes.len(), 15);
+        assert_eq!(codes.len(), 18);
         assert!(codes.iter().all(|code| is_own(*code) && *code > 0));
         assert_eq!((WRITES_BLOCKED & 0xff, OVER_LIMIT & 0xff), (ffi::SQLITE_READONLY, ffi::SQLITE_FULL));
         for other in [ffi::SQLITE_READONLY, ffi::SQLITE_IOERR_DATA, ffi::SQLITE_OK, -1] {

@@ -189,6 +189,9 @@ pub(crate) fn uri(path: &Path, parameter: impl Display) -> Result<String> {
     Ok(format!("file:{uri}?{parameter}"))
 }
 
+/// The parameter of a URI that opens a database as immutable, without locks.
+pub(crate) const IMMUTABLE: &str = "immutable=1";
+
 /// Returns the URI that opens a database read-only.
 ///
 /// SQLite reads a database in WAL mode through its `-wal` and `-shm` files. If neither exists and the directory is not
@@ -218,7 +221,7 @@ pub(crate) fn uri_to_read(path: &Path) -> Result<String> {
             }));
         }
     }
-    uri(path, "immutable=1")
+    uri(path, IMMUTABLE)
 }
 
 #[cfg(test)]

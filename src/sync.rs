@@ -74,6 +74,8 @@ pub(crate) enum Rank {
     CatalogWriter,
     /// The counters of finished changes.
     Changes,
+    /// The table of granted leases.
+    Leases,
     /// The table of the open database files.
     OpenDatabases,
     /// The table of the open historical views.
@@ -128,6 +130,7 @@ impl Rank {
             Self::Maintainer => "the state of the maintenance thread",
             Self::CatalogWriter => "the catalog's writer",
             Self::Changes => "the counters of changes",
+            Self::Leases => "the table of leases",
             Self::OpenDatabases => "the table of open databases",
             Self::OpenViews => "the table of open views",
             Self::Wal => "the state of the WAL",

@@ -42,7 +42,7 @@ use crate::{
     catalog::{Durability, Entry},
     changes::Pair,
     cipher::EncryptionKey,
-    connect::{self, AttachOptions, CatalogGovernor, ConnectOptions},
+    connect::{self, AttachOptions, CatalogGovernor, ConnectOptions, Lease},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout,
@@ -258,6 +258,38 @@ impl ControlPlane {
         self.0.connect(&self.0.ready(database.into())?, &options)
     }
 
+    /// Leases a database to libraries that open a database by a file name, such as sqlx, diesel, sea-orm and most pools.
+    ///
+    /// [`Lease::uri`] is a name that SQLite opens in this process, through the library's own calls, as often as the library
+    /// likes, until the lease is dropped. It must reach SQLite unchanged. The connections are [fenced](crate::fence) and obey the
+    /// configuration of the database, and its history and encryption, as those of [`connect`](Self::connect) do. They begin with
+    /// the settings of `options`, which the library may change.
+    ///
+    /// What the fleet refuses is an SQLite error; [`ErrorKind::from_sqlite_code`] returns its kind. A shared cache is refused.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let plane = litefleet::ControlPlane::open(dir.path())?;
+    /// # plane.create_group("default")?;
+    /// # plane.create_database(litefleet::CreateDatabaseInput::new("orders", "default"))?;
+    /// use litefleet::{ConnectOptions, rusqlite::Connection};
+    ///
+    /// let lease = plane.lease("orders", ConnectOptions::default())?;
+    /// // A library does this:
+    /// let connection = Connection::open(lease.uri()).unwrap();
+    /// connection.execute_batch("CREATE TABLE t(a)").unwrap();
+    /// drop(lease);
+    /// connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+    /// # Ok::<(), litefleet::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`connect`](Self::connect) does, and with [`ErrorKind::Unsupported`] if SQLite is older than 3.49.
+    pub fn lease<'a>(&self, database: impl Into<DatabaseRef<'a>>, options: ConnectOptions) -> Result<Lease> {
+        self.0.lease(&self.0.ready(database.into())?, &options)
+    }
+
     /// Writes a database, as of one commit, to a new file. The database may be in use.
     ///
     /// An encrypted database stays encrypted unless [`ExportOptions::decrypt`] is set. Without a key, its pages are copied as
@@ -360,6 +392,14 @@ impl Plane {
         }
         let open = if self.read_only { connect::open_to_read } else { connect::open };
         self.hold(database, open(&self.data(&database.entry), governor, options))
+    }
+
+    fn lease(&self, database: &Resolved, options: &ConnectOptions) -> Result<Lease> {
+        // A wrong key fails here, and not in each connection.
+        let _checked = self.connect(database, options)?;
+        let governor = self.governor(database, options.key())?;
+        let lease = if self.read_only { connect::lease_to_read } else { connect::lease };
+        self.hold(database, lease(&self.data(&database.entry), governor, options))
     }
 
     /// Fails with [`ErrorKind::ReadOnly`] if nothing in the root may be changed.

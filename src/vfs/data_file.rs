@@ -11,6 +11,7 @@ use super::{
     connection::DbConnection,
     error::VfsError,
     file::{FileInfo, VfsFile, whole_pages},
+    lease::Leased,
     limits::Limits,
     raw_file::{RawFile, ShmLock},
     registry,
@@ -27,11 +28,18 @@ pub(super) struct DataFile {
     connection: Arc<DbConnection>,
     /// The address of the name that SQLite opened the file under.
     name: usize,
+    lease: Option<Leased>,
 }
 
 impl DataFile {
-    pub(super) fn new(connection: Arc<DbConnection>, name: usize) -> Self {
-        Self { connection, name }
+    pub(super) fn new(connection: Arc<DbConnection>, name: usize, lease: Option<Leased>) -> Self {
+        Self { connection, name, lease }
+    }
+
+    /// Admits a lock of the file. No transaction begins without one.
+    fn admit_lock(&self, level: c_int) -> Result<(), VfsError> {
+        self.lease.as_ref().map_or(Ok(()), Leased::check)?;
+        self.connection.before_lock(level)
     }
 
     fn put(&self, bytes: &[u8], at: u64, raw: &dyn RawFile) -> Result<c_int, VfsError> {
@@ -92,7 +100,7 @@ impl VfsFile for DataFile {
     }
 
     fn lock(&self, level: c_int, raw: &mut dyn FnMut() -> c_int) -> c_int {
-        let admitted = self.answer(self.connection.before_lock(level));
+        let admitted = self.answer(self.admit_lock(level));
         if admitted != SQLITE_OK {
             return admitted;
         }
@@ -171,6 +179,10 @@ impl VfsFile for DataFile {
             seal: connection.sealed().and_then(Sealed::codec).map(PageCodec::seal).copied(),
             stamped_at: connection.stamped_at(),
         })
+    }
+
+    fn lease(&self) -> Option<&Leased> {
+        self.lease.as_ref()
     }
 
     fn panicked(&self) {

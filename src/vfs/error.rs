@@ -64,6 +64,12 @@ pub(crate) enum VfsError {
     },
     /// The fence refused a statement.
     Fenced(Fenced),
+    /// The lease in a URI was dropped, or never granted.
+    LeaseEnded,
+    /// The URI of a lease was changed.
+    LeaseAltered,
+    /// A leased file is not the main database of its connection.
+    LeaseAttached,
 }
 
 /// Why a connection is latched after a panic.
@@ -145,6 +151,9 @@ impl VfsError {
             Self::NoRules(_) => result_codes::NO_RULES,
             Self::Layout => result_codes::LAYOUT,
             Self::Unreadable(_) => result_codes::UNREADABLE,
+            Self::LeaseEnded => result_codes::LEASE_ENDED,
+            Self::LeaseAltered => result_codes::LEASE_ALTERED,
+            Self::LeaseAttached => result_codes::LEASE_ATTACHED,
         }
     }
 }
@@ -187,6 +196,13 @@ impl fmt::Display for VfsError {
                  control plane",
             ),
             Self::Fenced(fenced) => fenced.fmt(f),
+            Self::LeaseEnded => f.write_str("the lease in the URI has ended; request another one with ControlPlane::lease"),
+            Self::LeaseAltered => f.write_str(
+                "the URI is not that of its lease: use the URI that Lease::uri returns, with a file, VFS and locks unchanged",
+            ),
+            Self::LeaseAttached => f.write_str(
+                "a lease opens the main database of a connection only; attach a database of the fleet with ControlPlane::attach",
+            ),
         }
     }
 }

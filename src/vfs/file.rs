@@ -4,6 +4,7 @@ use std::ffi::c_int;
 
 use super::{
     error::VfsError,
+    lease::Leased,
     raw_file::{RawFile, ShmLock},
 };
 use crate::{
@@ -83,6 +84,11 @@ pub(super) trait VfsFile: Send + Sync {
     /// Describes the file. `code` is the result code of the call whose refusal is wanted. `None` if the file is not the main
     /// file of a database.
     fn describe(&self, _code: c_int) -> Option<FileInfo> {
+        None
+    }
+
+    /// The lease that the file was opened under. `None` if it was opened under none.
+    fn lease(&self) -> Option<&Leased> {
         None
     }
 

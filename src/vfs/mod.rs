@@ -24,7 +24,8 @@
 //! # Opening
 //!
 //! A database is handed over by [`open`], [`open_fenced`] or [`hand_over`](hand_over()), not by its file name: the next main
-//! database file that is opened on this thread gets the [`PolicySource`] that waits for it.
+//! database file that is opened on this thread gets the [`PolicySource`] that waits for it. Libraries that open a database by a
+//! URI name a [`lease`] in it.
 //!
 //! The VFS is registered under two names. Through `litefleet`, which hosts' connections use, SQL opens no file by its path except
 //! the target of `VACUUM INTO` (see [`fence`]). Through `litefleet-unfenced`, a file that SQL attaches by its path gets the
@@ -55,9 +56,11 @@ mod fenced;
 mod file;
 mod frame_offset;
 mod frames;
+mod grant;
 mod hand_over;
 mod history_view;
 mod latch;
+mod lease;
 mod limits;
 mod live_wal;
 mod open;
@@ -75,11 +78,13 @@ mod wal_file;
 
 use std::{ffi::c_int, path::Path, sync::Arc};
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig, ffi::SQLITE_OK};
+use rusqlite::{Connection, OpenFlags, ffi::SQLITE_OK};
 
 pub(crate) use error::VfsError;
 pub(crate) use fence::Action;
+pub(crate) use grant::Grant;
 pub(crate) use hand_over::NotOpened;
+pub(crate) use lease::{Fencing, Terms};
 pub(crate) use policy::{History, Keeping, NoPolicy, Policy, PolicySource, Sealing};
 pub(crate) use seal::scratch::{Scratch, ScratchFile};
 pub(crate) use shim::{drop_modules, reserve_in_vacuum};
@@ -114,9 +119,7 @@ pub(crate) fn open_fenced(
 
 /// Fences the SQL of a connection that [`open_fenced`] opened, from its next statement on.
 pub(crate) fn raise_fence(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false)?;
-    shim::set_authorizer(connection)
+    shim::raise_fence(connection)
 }
 
 /// Whether the fence admits an action that a host's own authorizer was asked about.

@@ -18,6 +18,7 @@ use super::{
     file::VfsFile,
     hand_over,
     history_view::View,
+    lease::{self, Claim, Fencing, Leased, Terms},
     peers::Peer,
     policy::PolicySource,
     raw_file::{FileLocks, RawFile},
@@ -40,6 +41,8 @@ pub(super) struct Request<'a> {
     /// The address of the name that the database file was opened under, for a WAL and a journal.
     pub(super) database: usize,
     pub(super) flags: c_int,
+    /// The lease that a URI names for a main database file.
+    pub(super) claim: Option<Claim<'a>>,
     /// Whether SQL opens no file by its path.
     pub(super) is_fenced: bool,
 }
@@ -49,6 +52,8 @@ pub(super) enum Kind {
     /// A file of the default VFS.
     PassedOn,
     Database(PathBuf, Option<Arc<dyn PolicySource>>),
+    /// A database that another library opens.
+    Leased(Arc<Terms>),
     /// The target of `VACUUM INTO` on a fenced connection.
     VacuumTarget(PathBuf),
     Wal(Arc<DbConnection>),
@@ -72,9 +77,10 @@ pub(super) fn kind_of(request: Request<'_>) -> Result<Kind, c_int> {
         return Ok(if is_any_sealed() { Kind::Temp } else { Kind::PassedOn });
     };
     if flags & SQLITE_OPEN_MAIN_DB != 0 {
-        return match hand_over::take() {
-            Some(source) => Ok(Kind::Database(path.to_owned(), Some(source))),
-            None => kind_by_path(path, request),
+        return match (hand_over::take(), request.claim) {
+            (Some(source), _) => Ok(Kind::Database(path.to_owned(), Some(source))),
+            (None, Some(claim)) => kind_by_lease(claim, path, request),
+            (None, None) => kind_by_path(path, request),
         };
     }
     if flags & (SQLITE_OPEN_WAL | SQLITE_OPEN_MAIN_JOURNAL) == 0 {
@@ -87,6 +93,16 @@ pub(super) fn kind_of(request: Request<'_>) -> Result<Kind, c_int> {
             Kind::Journal(connection)
         }
         _ => Kind::PassedOn,
+    })
+}
+
+/// Determines what a main database file is that another library opens under a lease.
+fn kind_by_lease(claim: Claim<'_>, path: &Path, request: Request<'_>) -> Result<Kind, c_int> {
+    let fence = if request.is_fenced { Fencing::Fenced } else { Fencing::Unfenced };
+    lease::claim(claim, path, fence).map(Kind::Leased).map_err(|refusal| {
+        let code = refusal.result();
+        hand_over::note_refusal(refusal);
+        code
     })
 }
 
@@ -127,6 +143,15 @@ impl Kind {
         matches!(self, Self::PassedOn)
     }
 
+    /// The flags with which the default VFS opens the file.
+    pub(super) fn flags(&self, flags: c_int) -> c_int {
+        match self {
+            // A missing file belongs to a destroyed database, which must not reappear empty.
+            Self::Leased(_) => flags & !SQLITE_OPEN_CREATE,
+            _ => flags,
+        }
+    }
+
     /// Keeps peers from moving a WAL away while it is opened.
     pub(super) fn hold(&self) -> Option<Guard<'_, Vec<Arc<dyn Peer>>>> {
         if let Self::Wal(connection) = self { Some(connection.peers().lock()) } else { None }
@@ -135,10 +160,10 @@ impl Kind {
     /// Opens the layers of the file over its raw file.
     pub(super) fn open(&self, opened: Opened<'_>) -> Result<Box<dyn VfsFile>, VfsError> {
         let Opened { raw, locks, name, has_shared_memory } = opened;
-        let database = |connection| {
+        let database = |connection, lease| {
             let connection = Arc::new(connection);
             registry::add_database(name, &connection, locks);
-            Ok(Box::new(DataFile::new(connection, name)) as Box<dyn VfsFile>)
+            Ok(Box::new(DataFile::new(connection, name, lease)) as Box<dyn VfsFile>)
         };
         match self {
             Self::Database(path, source) => {
@@ -153,9 +178,16 @@ impl Kind {
                         return Err(VfsError::NoSharedMemory);
                     }
                 }
-                database(DbConnection::open(path, source.clone(), raw)?)
+                database(DbConnection::open(path, source.clone(), raw)?, None)
             }
-            Self::VacuumTarget(path) => database(DbConnection::open_vacuum_target(path, raw)?),
+            Self::Leased(terms) => {
+                if terms.source.history().is_some() && !has_shared_memory {
+                    return Err(VfsError::NoSharedMemory);
+                }
+                let connection = DbConnection::open(&terms.path, Some(Arc::clone(&terms.source)), raw)?;
+                database(connection, Some(Leased::new(Arc::clone(terms))))
+            }
+            Self::VacuumTarget(path) => database(DbConnection::open_vacuum_target(path, raw)?, None),
             Self::Wal(connection) => {
                 connection.has_wal();
                 Ok(Box::new(WalFile::new(Arc::clone(connection))))

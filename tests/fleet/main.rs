@@ -12,6 +12,7 @@ mod filesystem;
 mod foreign_files;
 mod fork;
 mod import;
+mod lease;
 mod limits;
 mod lists;
 mod maintainer;

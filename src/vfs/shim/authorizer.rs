@@ -1,4 +1,4 @@
-//! Calls to a connection of SQLite: its authorizer, its modules and its address.
+//! Calls to a connection of SQLite: its fence, its modules and its address.
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -6,19 +6,27 @@ use std::{
     ptr,
 };
 
-use rusqlite::{Connection, ffi};
+use rusqlite::{Connection, config::DbConfig, ffi};
 
 use crate::vfs::fence::{self, Action};
 
-/// Makes SQLite ask [`authorize`] about every statement of a connection, and disables the loading of extensions on it.
-pub(in crate::vfs) fn set_authorizer(connection: &Connection) -> rusqlite::Result<()> {
-    // SAFETY: `connection` is borrowed, so its handle stays open. The configuration takes an integer and a pointer that may be
-    // null; an SQLite without extensions returns an error, and loads none. `authorize` gets the address of the connection, which
-    // it only compares.
+/// `SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE`, which older headers do not name.
+const ENABLE_ATTACH_CREATE: c_int = 1020;
+
+/// Fences the SQL of a connection from its next statement on: makes SQLite ask [`authorize`] about every statement, and disables
+/// the loading of extensions and everything that defensive mode covers.
+pub(in crate::vfs) fn raise_fence(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false)?;
+    // SAFETY: `connection` is borrowed, so its handle stays open. The configurations take an integer and a pointer that may be
+    // null. An SQLite without extensions returns an error, and loads none. An SQLite that cannot keep `ATTACH` from creating files
+    // returns an error; connections to it are opened without the right to create files, and leases are refused. `authorize` gets
+    // the address of the connection, which it only compares.
     let code = unsafe {
         let db = connection.handle();
         let none: *mut c_int = ptr::null_mut();
         ffi::sqlite3_db_config(db, ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0 as c_int, none);
+        ffi::sqlite3_db_config(db, ENABLE_ATTACH_CREATE, 0 as c_int, none);
         ffi::sqlite3_set_authorizer(db, Some(authorize), db.cast())
     };
     match code {

@@ -8,10 +8,16 @@ use rusqlite::{
 };
 
 use super::call::with_file;
-use crate::vfs::file::{FileInfo, VfsFile};
+use crate::vfs::{
+    file::{FileInfo, VfsFile},
+    lease::Leased,
+};
 
 /// The file control of [`describe`]. SQLite passes unknown operations on to the VFS, and reserves numbers below 100.
 const DESCRIBE: c_int = 0x4c46_0001;
+
+/// The file control that returns the lease of a file: its argument is a pointer to a pointer to a `Leased`.
+pub(super) const LEASE: c_int = 0x4c46_0002;
 
 /// The argument of [`DESCRIBE`].
 struct Description {
@@ -56,8 +62,9 @@ pub(super) unsafe extern "C" fn file_control(
     op: c_int,
     argument: *mut c_void,
 ) -> c_int {
-    // SAFETY: SQLite passes an open file, and for each operation the argument that it documents; for `DESCRIBE`, `describe`
-    // passes a `Description`. Nothing else uses the argument during the call.
+    // SAFETY: SQLite passes an open file, and for each operation the argument that it documents. For `DESCRIBE`, `describe`
+    // passes a `Description`; for `LEASE`, the automatic extension passes a pointer to a pointer. Nothing else uses the argument
+    // during the call.
     unsafe {
         with_file(file, |layers, real| {
             match op {
@@ -65,6 +72,12 @@ pub(super) unsafe extern "C" fn file_control(
                     let description = &mut *argument.cast::<Description>();
                     description.info = layers.describe(description.code);
                     if description.info.is_some() {
+                        return ffi::SQLITE_OK;
+                    }
+                }
+                LEASE => {
+                    if let Some(leased) = layers.lease() {
+                        *argument.cast::<*const Leased>() = leased;
                         return ffi::SQLITE_OK;
                     }
                 }

@@ -9,6 +9,7 @@
 mod real;
 
 mod authorizer;
+mod auto_extension;
 mod call;
 mod close;
 mod control;
@@ -21,7 +22,8 @@ mod registered;
 mod shm;
 
 pub(crate) use authorizer::drop_modules;
-pub(super) use authorizer::{address, set_authorizer};
+pub(super) use authorizer::{address, raise_fence};
+pub(super) use auto_extension::prepare_leased_connections;
 pub(super) use control::describe;
 pub(crate) use control::reserve_in_vacuum;
 pub(super) use register::{NAME, UNFENCED, register};

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::vfs::{
     hand_over,
+    lease::Claim,
     open::{self, Kind, Opened, Request},
 };
 
@@ -32,6 +33,24 @@ unsafe fn path<'a>(name: *const c_char) -> Option<&'a Path> {
     (!name.is_null()).then(|| Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes())))
 }
 
+/// Reads the lease in the parameters of a URI.
+///
+/// # Safety
+///
+/// `name` is null, or the name of a main database file as SQLite passes it to `xOpen`, with its parameters behind it. It lives
+/// during `'a`.
+unsafe fn claim<'a>(name: *const c_char) -> Option<Claim<'a>> {
+    // SAFETY: the caller upholds the contract. A parameter is part of the name.
+    unsafe {
+        let number = ffi::sqlite3_uri_parameter(name, c"lease".as_ptr());
+        (!number.is_null()).then(|| Claim {
+            number: CStr::from_ptr(number).to_bytes(),
+            has_no_locks: ffi::sqlite3_uri_boolean(name, c"nolock".as_ptr(), 0) != 0,
+            is_immutable: ffi::sqlite3_uri_boolean(name, c"immutable".as_ptr(), 0) != 0,
+        })
+    }
+}
+
 pub(super) unsafe extern "C" fn open(
     vfs: *mut sqlite3_vfs,
     name: *const c_char,
@@ -41,7 +60,7 @@ pub(super) unsafe extern "C" fn open(
 ) -> c_int {
     // SAFETY: SQLite passes a VFS of `register`, a name that is null or lives as long as the file, and `szOsFile` bytes of
     // writable memory. With the flags of a WAL or a journal, the name comes from a pager and leads back to the name of its
-    // database.
+    // database. With the flag of a main database file, its parameters are behind it.
     unsafe {
         let real_vfs = real_vfs(vfs);
         let Some(real_open) = (*real_vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
@@ -56,6 +75,7 @@ pub(super) unsafe extern "C" fn open(
                 0
             },
             flags,
+            claim: if flags & ffi::SQLITE_OPEN_MAIN_DB == 0 { None } else { claim(name) },
             is_fenced: registered(vfs).is_fenced,
         };
         let mut kind = Kind::PassedOn;
@@ -77,7 +97,7 @@ pub(super) unsafe extern "C" fn open(
         let beneath: *mut sqlite3_file = ours.add(1).cast();
         (*beneath).pMethods = ptr::null();
         let _held = kind.hold();
-        let mut code = real_open(real_vfs, name, beneath, flags, out_flags);
+        let mut code = real_open(real_vfs, name, beneath, kind.flags(flags), out_flags);
         (&raw mut (*ours).layers).write(None);
         (&raw mut (*ours).real).write(beneath);
         (&raw mut (*ours).memory).write(Vec::new());

@@ -1,7 +1,13 @@
 //! Connections for the host: plain `rusqlite` connections, opened through the fleet's VFS.
 
-use std::{path::Path, sync::Arc, time::Duration};
+mod lease;
+mod options;
 
+use std::{path::Path, sync::Arc};
+
+pub use lease::Lease;
+pub(crate) use lease::{lease, lease_to_read};
+pub use options::{AttachOptions, ConnectOptions, Synchronous};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
@@ -16,113 +22,6 @@ use crate::{
     time::Clock,
     vfs::{self, History, Keeping, NoPolicy, NotOpened, Policy, PolicySource, Sealing, VfsError},
 };
-
-/// The durability of a committed transaction, as in `PRAGMA synchronous`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Synchronous {
-    /// Never flushes. A power failure may damage the database.
-    Off,
-    /// Flushes at checkpoints. A power failure may undo the last transactions, but damages nothing.
-    Normal,
-    /// Flushes before each commit returns.
-    Full,
-}
-
-/// Options of [`connect`](crate::ControlPlane::connect) and [`connect_at`](crate::ControlPlane::connect_at).
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ConnectOptions {
-    read_only: bool,
-    busy_timeout: Duration,
-    foreign_keys: bool,
-    synchronous: Synchronous,
-    encryption_key: Option<EncryptionKey>,
-    unfenced: bool,
-}
-
-impl Default for ConnectOptions {
-    /// Reads and writes, a busy timeout of 5 seconds, foreign keys on, `synchronous=NORMAL`, SQL [fenced](crate::fence).
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            busy_timeout: Duration::from_secs(5),
-            foreign_keys: true,
-            synchronous: Synchronous::Normal,
-            encryption_key: None,
-            unfenced: false,
-        }
-    }
-}
-
-impl ConnectOptions {
-    /// Sets whether writes on this connection are refused. The default is `false`.
-    #[must_use]
-    pub fn read_only(self, read_only: bool) -> Self {
-        Self { read_only, ..self }
-    }
-
-    /// Sets how long a statement waits for the transaction of another connection. The default is 5 seconds.
-    #[must_use]
-    pub fn busy_timeout(self, busy_timeout: Duration) -> Self {
-        Self { busy_timeout, ..self }
-    }
-
-    /// Sets whether foreign keys are enforced. The default is `true`.
-    #[must_use]
-    pub fn foreign_keys(self, foreign_keys: bool) -> Self {
-        Self { foreign_keys, ..self }
-    }
-
-    /// Sets the durability of committed transactions. The default is [`Synchronous::Normal`].
-    #[must_use]
-    pub fn synchronous(self, synchronous: Synchronous) -> Self {
-        Self { synchronous, ..self }
-    }
-
-    /// Sets the key of an encrypted database. It stays in memory as long as the connection.
-    #[must_use]
-    pub fn encryption_key(self, encryption_key: EncryptionKey) -> Self {
-        Self { encryption_key: Some(encryption_key), ..self }
-    }
-
-    /// Lifts the [fence](crate::fence): SQL on the connection may do what SQLite allows.
-    ///
-    /// Such SQL can attach and write any file that the process can, and name another VFS in a URI. It can therefore read
-    /// databases whose reads are blocked, write past size limits, change the catalog, and copy an encrypted database as
-    /// plaintext. Use it only for trusted SQL.
-    #[must_use]
-    pub fn unfenced(self) -> Self {
-        Self { unfenced: true, ..self }
-    }
-
-    pub(crate) fn waits(&self) -> Duration {
-        self.busy_timeout
-    }
-
-    pub(crate) fn key(&self) -> Option<&EncryptionKey> {
-        self.encryption_key.as_ref()
-    }
-}
-
-/// Options of [`attach`](crate::ControlPlane::attach).
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct AttachOptions {
-    encryption_key: Option<EncryptionKey>,
-}
-
-impl AttachOptions {
-    /// Sets the key of an encrypted database. It stays in memory as long as the database is attached.
-    #[must_use]
-    pub fn encryption_key(self, key: EncryptionKey) -> Self {
-        Self { encryption_key: Some(key) }
-    }
-
-    pub(crate) fn key(&self) -> Option<&EncryptionKey> {
-        self.encryption_key.as_ref()
-    }
-}
 
 /// The policy of one database, read from the catalog.
 #[derive(Debug)]
@@ -236,27 +135,34 @@ impl PolicySource for CatalogGovernor {
     }
 }
 
+/// No mutex: `Connection` is not shared by threads. No shared cache, even if the host has made that the default: a connection
+/// that joins one opens no file, so `ATTACH` could reach a database of the fleet by its path.
+const PRIVATE: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX.union(OpenFlags::SQLITE_OPEN_PRIVATE_CACHE);
+
 /// Opens the database file at `path` under the policy of `governor`.
 pub(crate) fn open(path: &Path, governor: CatalogGovernor, options: &ConnectOptions) -> Result<Connection> {
     // Never `CREATE`: a missing file belongs to a destroyed database, which must not reappear empty.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | PRIVATE;
     let connection = open_as(path, flags, Arc::new(governor.read_only(options.read_only)), options)?;
-    connection.busy_timeout(options.busy_timeout).map_err(|error| Error::from_sqlite(&connection, error))?;
-    into_wal(&connection, "main")?;
-    let prepared = connection
+    prepare(&connection, options)?;
+    fence(&connection, options).map_err(|error| Error::from_sqlite(&connection, error))?;
+    Ok(connection)
+}
+
+/// Prepares a new connection that may write.
+fn prepare(connection: &Connection, options: &ConnectOptions) -> Result<()> {
+    let explained = |error| Error::from_sqlite(connection, error);
+    connection.busy_timeout(options.busy_timeout).map_err(explained)?;
+    into_wal(connection, "main")?;
+    let synchronous = match options.synchronous {
+        Synchronous::Off => "PRAGMA synchronous=OFF",
+        Synchronous::Normal => "PRAGMA synchronous=NORMAL",
+        Synchronous::Full => "PRAGMA synchronous=FULL",
+    };
+    connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
-        .and_then(|_| {
-            connection.execute_batch(match options.synchronous {
-                Synchronous::Off => "PRAGMA synchronous=OFF",
-                Synchronous::Normal => "PRAGMA synchronous=NORMAL",
-                Synchronous::Full => "PRAGMA synchronous=FULL",
-            })
-        })
-        .and_then(|()| fence(&connection, options));
-    match prepared {
-        Ok(()) => Ok(connection),
-        Err(error) => Err(Error::from_sqlite(&connection, error)),
-    }
+        .and_then(|_| connection.execute_batch(synchronous))
+        .map_err(explained)
 }
 
 /// Opens a file under `governor`, through the VFS that the fence of the connection needs.
@@ -285,8 +191,7 @@ pub(crate) fn open_to_read(
     governor: CatalogGovernor,
     options: &ConnectOptions,
 ) -> Result<Connection> {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | PRIVATE | OpenFlags::SQLITE_OPEN_URI;
     let (name, governor) = (sqlite::uri_to_read(path)?, Arc::new(governor.reading()));
     let opened = if options.unfenced {
         vfs::open(name.as_ref(), flags, governor)
@@ -294,16 +199,18 @@ pub(crate) fn open_to_read(
         vfs::open_fenced(name.as_ref(), flags, governor)
     };
     let connection = opened.map_err(|not_opened| explain_open(path, not_opened))?;
-    let prepared = connection
-        .busy_timeout(options.busy_timeout)
-        .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys))
-        // Reads the first page, so that a wrong key fails here.
-        .and_then(|_| connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())))
-        .and_then(|()| fence(&connection, options));
-    match prepared {
-        Ok(()) => Ok(connection),
-        Err(error) => Err(Error::from_sqlite(&connection, error)),
-    }
+    prepare_to_read(&connection, options)
+        .and_then(|()| fence(&connection, options))
+        .map_err(|error| Error::from_sqlite(&connection, error))?;
+    Ok(connection)
+}
+
+/// Prepares a new connection that writes nothing to the disk.
+fn prepare_to_read(connection: &Connection, options: &ConnectOptions) -> rusqlite::Result<()> {
+    connection.busy_timeout(options.busy_timeout)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)?;
+    // Reads the first page, so that a wrong key fails here.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
 }
 
 /// Opens a read-only connection to a database as of an instant.
@@ -313,7 +220,7 @@ pub(crate) fn open_past(
     options: &ConnectOptions,
 ) -> Result<Connection> {
     let path = past.path().to_owned();
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | PRIVATE;
     let connection = open_as(&path, flags, Arc::new(NoPolicy::viewing(Arc::new(past), sealing)), options)?;
     let prepared = connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
@@ -468,6 +375,8 @@ fn kind(refusal: &VfsError) -> ErrorKind {
     match refusal {
         VfsError::ReadsBlocked | VfsError::WritesBlocked => ErrorKind::Blocked,
         VfsError::ReadOnly | VfsError::Fenced(_) => ErrorKind::Sql,
+        VfsError::LeaseEnded => ErrorKind::NotFound,
+        VfsError::LeaseAltered | VfsError::LeaseAttached => ErrorKind::Invalid,
         VfsError::OverLimit(_) => ErrorKind::TooLarge,
         VfsError::Destroyed => ErrorKind::Destroyed,
         VfsError::WrongKey => ErrorKind::WrongKey,
