@@ -1,7 +1,7 @@
 //! The fence, which restricts the files and settings that SQL on a connection can access.
 //!
 //! SQL on a connection that [`connect`](crate::ControlPlane::connect) or [`connect_at`](crate::ControlPlane::connect_at)
-//! returns is fenced, unless it is opened with [`unfenced`](crate::ConnectOptions::unfenced). It reaches the databases that
+//! returns, or that is opened under a [`lease`](crate::ControlPlane::lease), is fenced, unless it is opened with [`unfenced`](crate::ConnectOptions::unfenced). It reaches the databases that
 //! the host opened and attached, and no other file:
 //!
 //! | statement | fenced |

@@ -12,6 +12,7 @@ use super::{
     error::VfsError,
     file::{FileInfo, VfsFile, whole_pages},
     lease::Leased,
+    leased::LeasedFile,
     limits::Limits,
     raw_file::{RawFile, ShmLock},
     registry,
@@ -28,17 +29,17 @@ pub(super) struct DataFile {
     connection: Arc<DbConnection>,
     /// The address of the name that SQLite opened the file under.
     name: usize,
-    lease: Option<Leased>,
+    lease: Option<Arc<Leased>>,
 }
 
 impl DataFile {
-    pub(super) fn new(connection: Arc<DbConnection>, name: usize, lease: Option<Leased>) -> Self {
+    pub(super) fn new(connection: Arc<DbConnection>, name: usize, lease: Option<Arc<Leased>>) -> Self {
         Self { connection, name, lease }
     }
 
     /// Admits a lock of the file. No transaction begins without one.
     fn admit_lock(&self, level: c_int) -> Result<(), VfsError> {
-        self.lease.as_ref().map_or(Ok(()), Leased::check)?;
+        self.lease.as_ref().map_or(Ok(()), |lease| lease.check())?;
         self.connection.before_lock(level)
     }
 
@@ -181,8 +182,8 @@ impl VfsFile for DataFile {
         })
     }
 
-    fn lease(&self) -> Option<&Leased> {
-        self.lease.as_ref()
+    fn lease(&self) -> Option<Arc<dyn LeasedFile>> {
+        self.lease.clone().map(|lease| lease as Arc<dyn LeasedFile>)
     }
 
     fn panicked(&self) {

@@ -1,10 +1,10 @@
 //! An open file of this VFS, as SQLite calls it.
 
-use std::ffi::c_int;
+use std::{ffi::c_int, sync::Arc};
 
 use super::{
     error::VfsError,
-    lease::Leased,
+    leased::LeasedFile,
     raw_file::{RawFile, ShmLock},
 };
 use crate::{
@@ -88,7 +88,7 @@ pub(super) trait VfsFile: Send + Sync {
     }
 
     /// The lease that the file was opened under. `None` if it was opened under none.
-    fn lease(&self) -> Option<&Leased> {
+    fn lease(&self) -> Option<Arc<dyn LeasedFile>> {
         None
     }
 

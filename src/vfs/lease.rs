@@ -9,7 +9,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::c_int,
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -21,9 +20,9 @@ use std::{
     },
 };
 
-use rusqlite::{Connection, ffi};
+use rusqlite::Connection;
 
-use super::{error::VfsError, policy::PolicySource};
+use super::{error::VfsError, leased::LeasedFile, policy::PolicySource};
 use crate::{
     error::{Error, ErrorKind, Result},
     sync::{Mutex, Rank},
@@ -95,8 +94,8 @@ impl Number {
 
     /// Parses 32 hexadecimal digits.
     fn parse(digits: &[u8]) -> Option<u128> {
-        let digits = str::from_utf8(digits).ok().filter(|digits| digits.len() == 32)?;
-        u128::from_str_radix(digits, 16).ok()
+        let is_whole = digits.len() == 32 && digits.iter().all(u8::is_ascii_hexdigit);
+        u128::from_str_radix(str::from_utf8(digits).ok().filter(|_| is_whole)?, 16).ok()
     }
 }
 
@@ -144,34 +143,19 @@ impl Leased {
     pub(super) fn check(&self) -> Result<(), VfsError> {
         if self.is_prepared.load(Acquire) { Ok(()) } else { Err(VfsError::LeaseAttached) }
     }
+}
 
-    /// Whether the SQL of the connection is to be fenced.
-    pub(super) fn is_fenced(&self) -> bool {
+impl LeasedFile for Leased {
+    fn is_fenced(&self) -> bool {
         self.terms.fence == Fencing::Fenced
     }
 
-    /// Prepares a new connection whose main database is this file, and whose fence is raised.
-    pub(super) fn prepare(&self, connection: &Connection) -> Result<(), NotPrepared> {
+    fn prepare(&self, connection: &Connection) -> Result<()> {
         self.is_prepared.store(true, Release);
-        (self.terms.prepare)(connection).and_then(|()| check_private_cache(connection)).map_err(|error| {
-            self.is_prepared.store(false, Release);
-            NotPrepared { code: code_of(&error), message: error.to_string() }
-        })
-    }
-}
-
-/// Why a new connection could not be prepared.
-#[derive(Debug)]
-pub(super) struct NotPrepared {
-    /// SQLite's extended result code.
-    pub(super) code: c_int,
-    pub(super) message: String,
-}
-
-impl From<rusqlite::Error> for NotPrepared {
-    fn from(error: rusqlite::Error) -> Self {
-        let error = Error::from(error);
-        Self { code: code_of(&error), message: error.to_string() }
+        // The terms set the busy timeout, which reading the schema needs.
+        let prepared = (self.terms.prepare)(connection).and_then(|()| check_private_cache(connection));
+        self.is_prepared.store(prepared.is_ok(), Release);
+        prepared
     }
 }
 
@@ -189,12 +173,17 @@ fn check_private_cache(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// The result code of a failed preparation.
-fn code_of(error: &Error) -> c_int {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rusqlite::Error>());
-    match cause.and_then(rusqlite::Error::sqlite_error) {
-        Some(error) => error.extended_code,
-        None if error.kind() == ErrorKind::Busy => ffi::SQLITE_BUSY,
-        None => ffi::SQLITE_ERROR,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_has_32_hexadecimal_digits() {
+        // Dropping a number that was not granted changes nothing.
+        let digits = Number(0xf).to_hex();
+        assert_eq!(Number::parse(digits.as_bytes()), Some(0xf));
+        for invalid in [&digits[1..], &format!("+{}", &digits[1..]), &format!("0{digits}"), ""] {
+            assert_eq!(Number::parse(invalid.as_bytes()), None, "{invalid}");
+        }
     }
 }

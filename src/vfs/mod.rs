@@ -61,6 +61,7 @@ mod hand_over;
 mod history_view;
 mod latch;
 mod lease;
+mod leased;
 mod limits;
 mod live_wal;
 mod open;

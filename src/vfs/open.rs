@@ -185,7 +185,7 @@ impl Kind {
                     return Err(VfsError::NoSharedMemory);
                 }
                 let connection = DbConnection::open(&terms.path, Some(Arc::clone(&terms.source)), raw)?;
-                database(connection, Some(Leased::new(Arc::clone(terms))))
+                database(connection, Some(Arc::new(Leased::new(Arc::clone(terms)))))
             }
             Self::VacuumTarget(path) => database(DbConnection::open_vacuum_target(path, raw)?, None),
             Self::Wal(connection) => {

@@ -5,8 +5,8 @@
 use std::{fs, path::Path};
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey, Error,
-    ErrorKind, Lease, RemoteEncryption,
+    AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey,
+    Error, ErrorKind, Lease, RemoteEncryption,
     rusqlite::{self, Connection, OpenFlags, auto_extension},
 };
 
@@ -126,7 +126,7 @@ fn leased_connection_is_fenced() {
         .unwrap();
     assert_eq!(count(&Connection::open(&new).unwrap(), "SELECT count(*) FROM t"), 1);
     // The host attaches databases of the fleet by their names.
-    fleet.plane.attach(&connection, "other", "other", Default::default()).unwrap();
+    fleet.plane.attach(&connection, "other", "other", AttachOptions::default()).unwrap();
     assert_eq!(count(&connection, "SELECT count(*) FROM other.t"), 1);
 
     let options = ConnectOptions::default().unfenced();
@@ -190,6 +190,12 @@ fn altered_uri_and_plain_path_are_refused() {
             open(&format!("file:{}?vfs={vfs}&cache=shared", path.display())).unwrap_err();
         }
     }
+    assert_eq!(files(fleet.plane.root()), before);
+    // A library that creates files does not put an empty one in the place of a lost one.
+    let aside = path.with_file_name("aside.db");
+    fs::rename(&path, &aside).unwrap();
+    open(uri).unwrap_err();
+    fs::rename(&aside, &path).unwrap();
     assert_eq!(files(fleet.plane.root()), before);
     open(uri).unwrap();
 }

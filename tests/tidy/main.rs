@@ -212,6 +212,7 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/sys/sqlite_log.rs",
             "src/sys/wal_index.rs",
             "src/vfs/shim/authorizer.rs",
+            "src/vfs/shim/auto_extension.rs",
             "src/vfs/shim/call.rs",
             "src/vfs/shim/close.rs",
             "src/vfs/shim/control.rs",

@@ -1,8 +1,8 @@
 //! The automatic extension, which prepares connections that other libraries open under a lease.
 
 use std::{
-    ffi::{CString, c_char, c_int, c_void},
-    ptr,
+    ffi::{CString, c_char, c_int},
+    sync::Arc,
 };
 
 use rusqlite::{
@@ -10,8 +10,15 @@ use rusqlite::{
     ffi::{self, sqlite3, sqlite3_api_routines},
 };
 
-use super::{authorizer::raise_fence, call::guard, control::LEASE};
-use crate::vfs::lease::{Leased, NotPrepared};
+use super::{
+    authorizer::raise_fence,
+    call::guard,
+    control::{LEASE, Lease},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    vfs::leased::LeasedFile,
+};
 
 /// Makes SQLite prepare each new connection under a lease. Has no effect if it does so already.
 pub(in crate::vfs) fn prepare_leased_connections() -> rusqlite::Result<()> {
@@ -22,28 +29,45 @@ pub(in crate::vfs) fn prepare_leased_connections() -> rusqlite::Result<()> {
 /// Runs in every new connection of the process, and acts if its main database is leased.
 unsafe extern "C" fn prepare(
     db: *mut sqlite3,
-    error: *mut *mut c_char,
+    message: *mut *mut c_char,
     _: *const sqlite3_api_routines,
 ) -> c_int {
-    let mut leased: *const Leased = ptr::null();
-    let argument: *mut c_void = (&raw mut leased).cast();
-    // SAFETY: SQLite passes an open connection, and frees the message. A file of this VFS writes a pointer into itself for this
-    // operation; no other VFS knows it. The file stays open as long as the connection, whose handle this function borrows.
+    // SAFETY: SQLite passes an open connection. A file of this VFS writes a `Lease` for this operation, and no other VFS knows it.
+    // SQLite frees the message.
     unsafe {
-        ffi::sqlite3_file_control(db, c"main".as_ptr(), LEASE, argument);
-        let Some(leased) = leased.as_ref() else { return ffi::SQLITE_OK };
+        let mut leased: Lease = None;
+        ffi::sqlite3_file_control(db, c"main".as_ptr(), LEASE, (&raw mut leased).cast());
+        let Some(leased) = leased else { return ffi::SQLITE_OK };
         guard(|| {
-            let prepared = Connection::from_handle(db).map_err(NotPrepared::from).and_then(|connection| {
-                if leased.is_fenced() {
-                    raise_fence(&connection)?;
-                }
-                leased.prepare(&connection)
-            });
-            let Err(NotPrepared { code, message }) = prepared else { return ffi::SQLITE_OK };
-            if let Ok(message) = CString::new(message) {
-                *error = ffi::sqlite3_mprintf(c"%s".as_ptr(), message.as_ptr());
+            let Err(error) = prepare_leased(db, &leased) else { return ffi::SQLITE_OK };
+            if let Ok(text) = CString::new(error.to_string()) {
+                *message = ffi::sqlite3_mprintf(c"%s".as_ptr(), text.as_ptr());
             }
-            code
+            code_of(&error)
         })
+    }
+}
+
+/// Prepares a connection whose main database is `leased`.
+///
+/// # Safety
+///
+/// `db` is an open connection.
+unsafe fn prepare_leased(db: *mut sqlite3, leased: &Arc<dyn LeasedFile>) -> Result<()> {
+    // SAFETY: the caller upholds the contract. Dropping the value does not close the connection.
+    let connection = unsafe { Connection::from_handle(db) }?;
+    if leased.is_fenced() {
+        raise_fence(&connection)?;
+    }
+    leased.prepare(&connection)
+}
+
+/// The result code of a failed preparation.
+fn code_of(error: &Error) -> c_int {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rusqlite::Error>());
+    match cause.and_then(rusqlite::Error::sqlite_error) {
+        Some(error) => error.extended_code,
+        None if error.kind() == ErrorKind::Busy => ffi::SQLITE_BUSY,
+        None => ffi::SQLITE_ERROR,
     }
 }

@@ -1,6 +1,9 @@
 //! File controls.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    sync::Arc,
+};
 
 use rusqlite::{
     Connection,
@@ -10,14 +13,17 @@ use rusqlite::{
 use super::call::with_file;
 use crate::vfs::{
     file::{FileInfo, VfsFile},
-    lease::Leased,
+    leased::LeasedFile,
 };
 
 /// The file control of [`describe`]. SQLite passes unknown operations on to the VFS, and reserves numbers below 100.
 const DESCRIBE: c_int = 0x4c46_0001;
 
-/// The file control that returns the lease of a file: its argument is a pointer to a pointer to a `Leased`.
+/// The file control that returns the lease of a file: its argument is a [`Lease`].
 pub(super) const LEASE: c_int = 0x4c46_0002;
+
+/// The argument of [`LEASE`].
+pub(super) type Lease = Option<Arc<dyn LeasedFile>>;
 
 /// The argument of [`DESCRIBE`].
 struct Description {
@@ -63,7 +69,7 @@ pub(super) unsafe extern "C" fn file_control(
     argument: *mut c_void,
 ) -> c_int {
     // SAFETY: SQLite passes an open file, and for each operation the argument that it documents. For `DESCRIBE`, `describe`
-    // passes a `Description`; for `LEASE`, the automatic extension passes a pointer to a pointer. Nothing else uses the argument
+    // passes a `Description`; for `LEASE`, the automatic extension passes a `Lease`. Nothing else uses the argument
     // during the call.
     unsafe {
         with_file(file, |layers, real| {
@@ -76,10 +82,8 @@ pub(super) unsafe extern "C" fn file_control(
                     }
                 }
                 LEASE => {
-                    if let Some(leased) = layers.lease() {
-                        *argument.cast::<*const Leased>() = leased;
-                        return ffi::SQLITE_OK;
-                    }
+                    *argument.cast::<Lease>() = layers.lease();
+                    return ffi::SQLITE_OK;
                 }
                 // The argument points to the address of SQLite's connection.
                 ffi::SQLITE_FCNTL_PDB => layers.set_connection(*argument.cast::<usize>(), real),
