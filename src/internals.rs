@@ -4,6 +4,9 @@ use std::fmt;
 
 pub use crate::disk::storage::{Entry, Lock, Metadata, Mount, Open, Os, Storage, mount};
 
+#[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+pub use crate::sys::sqlite_file::{Access, SqliteFile};
+
 use crate::{
     api::RemoteEncryption,
     cipher::Nonces,

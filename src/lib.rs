@@ -1,9 +1,7 @@
 #![doc = include_str!("../README.md")]
 
-#[cfg(not(target_os = "linux"))]
-compile_error!(
-    "litefleet supports only Linux: copying a database that is in use needs a separate file descriptor table"
-);
+#[cfg(not(unix))]
+compile_error!("litefleet supports only Unix systems: it relies on POSIX locks, as SQLite does there");
 
 // Lowest layer first. A module imports only modules above it in this list; tests/tidy has the exact table.
 mod error;

@@ -17,7 +17,7 @@
 use std::{collections::BTreeMap, fs::File, ops::Range, path::Path, thread, time::Duration};
 
 use crate::{
-    disk::Disk,
+    disk::{DatabaseFile, Disk},
     error::{Error, ErrorKind, Result},
     layout, page,
     progress::{self, Phase, ProgressFn},
@@ -29,9 +29,6 @@ use crate::{
 
 /// How much longer each attempt waits than the one before.
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// The bytes of a database that SQLite locks to write to it (<https://www.sqlite.org/src/file/src/os.h>).
-const SHARED_LOCKS: (u64, u64) = (page::PENDING_BYTE + 2, 510);
 
 /// The number of bytes that are sealed between two calls of the progress callback.
 const SEALED_STEP: usize = 1 << 20;
@@ -135,7 +132,7 @@ impl Journal {
 impl LiveCopy<'_> {
     /// Makes the copy, which is not flushed, and returns its size in bytes.
     ///
-    /// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the source.
+    /// Must run within [`open_databases`](crate::disk::open_databases).
     pub(crate) fn run(&self, watch: &mut ProgressFn<'_>) -> Result<u64> {
         let target = self.disk.create(self.target)?;
         let mut is_locked = false;
@@ -160,7 +157,7 @@ impl LiveCopy<'_> {
     }
 
     fn attempt(&self, target: &File, watch: &mut ProgressFn<'_>) -> Result<Attempt> {
-        let source = Disk::open_regular(self.source)?.ok_or_else(|| {
+        let source = DatabaseFile::open(self.source)?.ok_or_else(|| {
             Error::naming(ErrorKind::NotFound, self.source, |source| format!("{source}: no such file"))
         })?;
         let (before, header) = self.state(&source)?;
@@ -261,17 +258,17 @@ impl LiveCopy<'_> {
     }
 
     /// The state and the header of the source.
-    fn state(&self, source: &File) -> Result<(SourceState, page::Header)> {
-        let found = Disk::metadata_of(source, self.source)?;
+    fn state(&self, source: &DatabaseFile) -> Result<(SourceState, page::Header)> {
+        let found = source.metadata()?;
         let mut bytes = [0; page::HEADER_LEN];
-        let count = Disk::read_up_to(source, self.source, &mut bytes, 0)?;
+        let count = source.read_up_to(&mut bytes, 0)?;
         let header = (self.inspect)(&bytes[..count], found.len)?;
-        let (start, len) = SHARED_LOCKS;
+        let wal = wal_header(&layout::beside(self.source, "-wal"))?;
         let state = SourceState {
-            wal: wal_header(&layout::beside(self.source, "-wal"))?,
             journal: hot_journal(&layout::beside(self.source, "-journal"))?,
-            is_write_locked: Disk::is_write_locked(source, start, len)
-                .map_err(|error| Error::io_at("reading the locks of", self.source, error))?,
+            // In WAL mode a copy depends on no lock of the database file.
+            is_write_locked: wal.is_none() && source.is_write_locked()?,
+            wal,
             data: DataState {
                 len: found.len,
                 change_counter: header.change_counter,
@@ -298,7 +295,7 @@ impl LiveCopy<'_> {
     /// with the bytes copied so far.
     fn copy(
         &self,
-        source: &File,
+        source: &DatabaseFile,
         target: &File,
         len: u64,
         go_on: &mut dyn FnMut(u64) -> Result<()>,
@@ -308,7 +305,7 @@ impl LiveCopy<'_> {
             let mut done = 0;
             while done < len {
                 go_on(done)?;
-                let count = Disk::read_up_to(source, self.source, &mut buffer, done)?;
+                let count = source.read_up_to(&mut buffer, done)?;
                 let count = count.min(usize::try_from(len - done).unwrap_or(usize::MAX));
                 if count == 0 {
                     break;
@@ -318,11 +315,11 @@ impl LiveCopy<'_> {
             }
             return Ok(done);
         }
-        if self.disk.clone_file(source, target, self.target)? {
+        if source.clone_to(self.disk, target, self.target)? {
             return Ok(len);
         }
         let mut stopped = Ok(());
-        let copied = self.disk.copy(source, target, self.target, len, |done| {
+        let copied = source.copy_to(self.disk, target, self.target, len, |done| {
             stopped = go_on(done);
             stopped.is_ok()
         })?;

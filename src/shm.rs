@@ -7,15 +7,12 @@
 use std::path::Path;
 
 use crate::{
-    disk::Disk,
-    error::{Error, Result},
+    disk::WalIndexFile,
+    error::Result,
     layout,
     units::Salts,
     wal::{self, INDEX_HEADER_LEN, SeenFrames},
 };
-
-/// The byte that every open connection locks (`UNIX_SHM_DMS` of SQLite).
-const OPEN_BYTE: u64 = 128;
 
 /// Maximum number of attempts to read a header that is being written.
 const ATTEMPTS: u32 = 100;
@@ -23,18 +20,16 @@ const ATTEMPTS: u32 = 100;
 /// Returns how much of the WAL with these salts is committed, according to the wal-index of the database in the file `data`.
 /// Call it after reading the WAL or the pages that the WAL is applied to.
 ///
-/// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the file.
+/// Must run within [`open_databases`](crate::disk::open_databases).
 pub(crate) fn seen(data: &Path, salts: Salts) -> Result<SeenFrames> {
     let path = layout::beside(data, "-shm");
-    let Some(file) = Disk::open_regular(&path)? else { return Ok(SeenFrames::Unknown) };
-    let is_open =
-        Disk::is_locked(&file, OPEN_BYTE, 1).map_err(|error| Error::io_at("looking at", &path, error))?;
-    if !is_open {
+    let Some(index) = WalIndexFile::open(data, &path)? else { return Ok(SeenFrames::Unknown) };
+    if !index.is_in_use()? {
         return Ok(SeenFrames::Unknown);
     }
     for _ in 0..ATTEMPTS {
         let mut head = [0; 2 * INDEX_HEADER_LEN];
-        if Disk::read_up_to(&file, &path, &mut head, 0)? < head.len() {
+        if index.read_start(&mut head)? < head.len() {
             break;
         }
         if let Some(last) = wal::last_commit(&head) {

@@ -17,6 +17,7 @@
 //! | [`Peers`](Rank::Peers) | [`Connection`](Rank::Connection), [`WalIndex`](Rank::WalIndex), SQLite's inode mutex | a lock of the database file changes |
 //! | [`Wal`](Rank::Wal), [`Journal`](Rank::Journal) | [`Seal`](Rank::Seal) | a page is sealed |
 //! | [`Seal`](Rank::Seal) | [`Move`](Rank::Move) | a checkpoint writes a page |
+//! | [`Wal`](Rank::Wal), [`Capture`](Rank::Capture) | `WalIndexFile`, where SQLite's VFS reads wal-indexes | a generation is read up to the last visible commit |
 //!
 //! SQLite's own mutexes rank below all of these when SQLite calls the VFS (it holds the connection's), and above all of them
 //! when the VFS calls the VFS below (which takes its inode mutex and makes no callbacks). A progress callback runs under no
@@ -104,6 +105,9 @@ pub(crate) enum Rank {
     Connection,
     /// The mapped regions of one wal-index.
     WalIndex,
+    /// The right to open a wal-index.
+    #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+    WalIndexFile,
     /// The reason of the last refusal of one file handle.
     Refusal,
     /// The segments that a historical image has open.
@@ -145,6 +149,8 @@ impl Rank {
             Self::Limits => "the policy of the database",
             Self::Connection => "the state of the connection",
             Self::WalIndex => "the wal-index",
+            #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+            Self::WalIndexFile => "the wal-index file",
             Self::Refusal => "the reason of a refusal",
             Self::ImageFiles => "the open segments of a view",
             Self::ImagePages => "the page cache of a view",

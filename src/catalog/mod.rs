@@ -30,7 +30,7 @@ use crate::{
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The mode of a new catalog, less the umask. SQLite uses the same.
-const FILE_MODE: u32 = 0o644;
+const FILE_MODE: u16 = 0o644;
 
 /// The maximum number of idle connections for reading.
 const READERS_MAX: usize = 8;

@@ -89,7 +89,7 @@ pub(crate) fn terminate_if_cancelled(error: &Error) {
     }
 }
 
-/// Whether the process inherited an ignored signal.
+/// Whether the process inherited an ignored signal. `false` where `/proc` does not show it.
 fn is_ignored(signal: c_int) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::{
-    Disk, DiskOp, Entry, Lock, Open, failed, identity, if_exists, is_any, owner,
+    Disk, DiskOp, Entry, Lock, NOT_A_DIRECTORY, Open, failed, identity, if_exists, is_any, owner,
     root::{Place, not_a_directory},
     storage,
 };
@@ -143,7 +143,7 @@ impl Disk {
 /// Opens a directory for reading or locking. A symbolic link is not followed.
 fn open_dir(path: &Path) -> io::Result<File> {
     match storage::at(path).open(Entry::path(path).itself(), Open::Dir) {
-        Err(error) if is_any(&error, &[Errno::NOTDIR, Errno::LOOP]) => Err(not_a_directory(path)),
+        Err(error) if is_any(&error, NOT_A_DIRECTORY) => Err(not_a_directory(path)),
         opened => opened,
     }
 }
@@ -154,7 +154,7 @@ fn created_dir(place: &Place<'_>) -> io::Result<Option<File>> {
     let storage = storage::at(place.path);
     let dir = match storage.open(place.entry(), Open::Dir) {
         // A sweep removes a staging directory that is not locked yet.
-        Err(error) if is_any(&error, &[Errno::NOENT, Errno::NOTDIR, Errno::LOOP]) => return Ok(None),
+        Err(error) if is_any(&error, &[Errno::NOENT]) || is_any(&error, NOT_A_DIRECTORY) => return Ok(None),
         opened => opened?,
     };
     let (owner, _) = storage.metadata_of(&dir, place.path)?.owner;

@@ -2,12 +2,11 @@
 
 use std::{fs::File, io, path::Path};
 
-use rustix::{
-    fs::{self as unix, FlockOperation},
-    io::Errno,
-};
+use rustix::fs::{self as unix, FlockOperation};
 
-use super::{Disk, DiskOp, Entry, Lock, Open, failed, if_exists, is_any, owner, root::link, storage};
+use super::{
+    Disk, DiskOp, Entry, LINK_REFUSED, Lock, Open, failed, if_exists, is_any, owner, root::link, storage,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A lock of a file, released when this is dropped.
@@ -27,7 +26,7 @@ impl Disk {
     }
 
     /// Creates a file as [`create`](Self::create) does, with this mode, less the umask.
-    pub(crate) fn create_with(&self, path: &Path, mode: u32) -> Result<File> {
+    pub(crate) fn create_with(&self, path: &Path, mode: u16) -> Result<File> {
         self.step(DiskOp::Create, path, || {
             let place = self.place(path)?;
             let file = storage::at(path).open(place.entry(), Open::Create(mode))?;
@@ -68,16 +67,9 @@ impl Disk {
     }
 
     /// Opens a regular file for reading. Returns `None` if it does not exist, and fails with [`ErrorKind::Invalid`] for anything
-    /// else, such as a pipe, which would block.
+    /// else.
     pub(crate) fn open_regular(path: &Path) -> Result<Option<File>> {
-        let found = if_exists(storage::at(path).metadata(Entry::path(path)));
-        match found.map_err(|error| failed("reading the metadata of", path, error))? {
-            None => Ok(None),
-            Some(found) if found.is_file => Self::open(path),
-            Some(_) => {
-                Err(Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: not a regular file")))
-            }
-        }
+        if Self::is_regular(path)? { Self::open(path) } else { Ok(None) }
     }
 
     /// Opens a file of the fleet that other processes write to as well.
@@ -94,7 +86,7 @@ impl Disk {
     fn open_own(&self, path: &Path, how: Open) -> io::Result<File> {
         let place = self.place(path)?;
         match storage::at(path).open(place.entry(), how) {
-            Err(error) if !place.is_outside() && is_any(&error, &[Errno::LOOP]) => Err(link(path)),
+            Err(error) if !place.is_outside() && is_any(&error, LINK_REFUSED) => Err(link(path)),
             opened => opened,
         }
     }

@@ -9,11 +9,10 @@ use std::{
 use rustix::{
     fs::{self as unix, Access, AtFlags},
     io::Errno,
-    process::{Flock, FlockType, fcntl_getlk},
 };
 
 use super::{Disk, Entry, Metadata, failed, if_exists, storage};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The largest file that SQLite creates beside a database without a write of the application: the `-shm` file.
 const SHM_LEN: u64 = 32 << 10;
@@ -50,6 +49,18 @@ impl Disk {
 
     pub(crate) fn exists(path: &Path) -> Result<bool> {
         Ok(Self::metadata(path)?.is_some())
+    }
+
+    /// Whether a regular file is at a path. Fails with [`ErrorKind::Invalid`] for anything else, such as a pipe, which would block
+    /// when it is opened.
+    pub(super) fn is_regular(path: &Path) -> Result<bool> {
+        match Self::metadata(path)? {
+            None => Ok(false),
+            Some(found) if found.is_file => Ok(true),
+            Some(_) => {
+                Err(Error::naming(ErrorKind::Invalid, path, |file| format!("{file}: not a regular file")))
+            }
+        }
     }
 
     /// Whether a path is a directory. A symbolic link is not followed.
@@ -89,21 +100,6 @@ impl Disk {
             .err()
             .filter(|error| matches!(*error, Errno::ACCESS | Errno::PERM | Errno::ROFS))
             .map(Into::into)
-    }
-
-    /// Whether another process holds a POSIX write lock on `len` bytes of a file from `start` on.
-    pub(crate) fn is_write_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
-        // Only a write lock conflicts with a read lock.
-        let mut probe = Flock::from(FlockType::ReadLock);
-        (probe.start, probe.length) = (start, len);
-        Ok(fcntl_getlk(file, &probe)?.is_some())
-    }
-
-    /// Whether another process holds a POSIX lock on `len` bytes of a file from `start` on.
-    pub(crate) fn is_locked(file: &File, start: u64, len: u64) -> io::Result<bool> {
-        let mut probe = Flock::from(FlockType::WriteLock);
-        (probe.start, probe.length) = (start, len);
-        Ok(fcntl_getlk(file, &probe)?.is_some())
     }
 
     /// The path with every symbolic link resolved, as SQLite sees it.

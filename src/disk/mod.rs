@@ -6,6 +6,7 @@
 
 mod confined;
 mod copy;
+mod database_file;
 mod dirs;
 mod files;
 mod metadata;
@@ -19,12 +20,21 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use rustix::io::Errno;
 
+pub(crate) use database_file::{
+    DatabaseFile, ExclusiveLock, WalIndexFile, run as open_databases, run_while as open_databases_while,
+};
 pub(crate) use dirs::DirLock;
 pub(crate) use metadata::identity;
 use root::Root;
 use storage::{Entry, Lock, Metadata, Open};
 
 use crate::error::Error;
+
+/// The errors of a system that does not follow a symbolic link. FreeBSD returns `EMLINK`.
+const LINK_REFUSED: &[Errno] = &[Errno::LOOP, Errno::MLINK];
+
+/// The errors of a system that opens something other than a directory as a directory.
+const NOT_A_DIRECTORY: &[Errno] = &[Errno::NOTDIR, Errno::LOOP, Errno::MLINK];
 
 /// A step that changes what is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,14 +1,8 @@
 //! Publishing a database file outside of a root, where other programs and other users may use the same directory.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use rustix::{
-    fs::{self as unix, FlockOperation},
-    io::Errno,
-};
+use rustix::io::Errno;
 
 use super::{Disk, DiskOp, Entry, Lock, Open, failed, if_exists, storage};
 use crate::error::Result;
@@ -23,14 +17,6 @@ impl Disk {
             }
         }
         Ok(None)
-    }
-
-    /// Locks a database file as a writer does, so that SQLite's connections find it busy until the file is closed.
-    ///
-    /// Call it [with isolated descriptors](crate::sys::isolated_fds), which also keeps out the connections of this process. If
-    /// the file system has no such locks, SQLite has none there either.
-    pub(crate) fn keep_connections_out(file: &File) {
-        let _unsupported = unix::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive);
     }
 
     /// Removes `files` from a directory and then the directory, unless its lock is held. A symbolic link is not followed. A

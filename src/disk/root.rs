@@ -100,7 +100,7 @@ impl Root {
         let Ok(inside) = path.strip_prefix(&self.path) else { return Ok(None) };
         let Some(name) = inside.file_name() else { return Ok(None) };
         let mut dir = match unix::open(&self.path, DIRECTORY, Mode::empty()) {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::MLINK) => {
                 return Err(io::Error::other(Error::replaced(&self.path)));
             }
             opened => opened?,
@@ -114,7 +114,7 @@ impl Root {
             let Component::Normal(part) = part else { return Err(Errno::INVAL.into()) };
             at.push(part);
             dir = match unix::openat(&dir, part, DIRECTORY, Mode::empty()) {
-                Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_a_directory(&at)),
+                Err(Errno::NOTDIR | Errno::LOOP | Errno::MLINK) => return Err(not_a_directory(&at)),
                 opened => opened?,
             };
         }

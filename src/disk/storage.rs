@@ -26,11 +26,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{self as unix, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat},
+    fs::{self as unix, AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawMode, Stat},
     io::Errno,
 };
 
 use crate::sys;
+#[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+use crate::sys::sqlite_file::{Access, SqliteFile};
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +76,7 @@ pub enum Open {
     /// An existing file, for reading and writing.
     Write,
     /// A new file with this mode, less the umask, for reading and writing.
-    Create(u32),
+    Create(u16),
     /// An existing directory, for reading, locking or flushing.
     Dir,
 }
@@ -108,7 +110,7 @@ pub struct Metadata {
     pub is_dir: bool,
     /// Whether it is a symbolic link.
     pub is_link: bool,
-    pub(super) mode: u32,
+    pub(super) mode: RawMode,
     pub(super) owner: (u32, u32),
 }
 
@@ -147,12 +149,30 @@ pub trait Storage: fmt::Debug + Send + Sync {
             Open::Dir => (OFlags::RDONLY | OFlags::DIRECTORY, 0),
         };
         let link = if entry.follows_link { OFlags::empty() } else { OFlags::NOFOLLOW };
-        let mode = Mode::from_raw_mode(mode);
+        let mode = Mode::from_raw_mode(mode.into());
         Ok(unix::openat(entry.dir, entry.name, flags | link | OFlags::CLOEXEC, mode)?.into())
     }
 
     /// Reads bytes at an offset. Returns how many, which is 0 at the end of the file.
     fn read_at(&self, file: &File, path: &Path, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(into, offset)
+    }
+
+    /// Opens a database file through SQLite's VFS. `resolved` is the path of the entry without symbolic links.
+    #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+    fn open_database(&self, entry: Entry<'_>, resolved: &Path, access: Access) -> io::Result<SqliteFile> {
+        SqliteFile::open(resolved, access)
+    }
+
+    /// Reads bytes of a database file at an offset. Returns how many, which is 0 at the end of the file.
+    #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+    fn read_database(
+        &self,
+        file: &SqliteFile,
+        path: &Path,
+        into: &mut [u8],
+        offset: u64,
+    ) -> io::Result<usize> {
         file.read_at(into, offset)
     }
 
@@ -281,7 +301,7 @@ fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let inner = unix::openat(dir, name, flags, Mode::empty()).map_err(|error| match error {
-        Errno::NOTDIR | Errno::LOOP => refused,
+        Errno::NOTDIR | Errno::LOOP | Errno::MLINK => refused,
         error => error,
     })?;
     for entry in unix::Dir::read_from(&inner)? {

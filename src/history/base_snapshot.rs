@@ -1,10 +1,10 @@
 //! The first snapshot of a history: a copy of the current database, taken while no other connection can write to it.
 
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 use super::{ended::LocalArchive, errors::damaged, log::Log, overlay::Overlay, snapshot::Staged};
 use crate::{
-    disk::Disk,
+    disk::{DatabaseFile, Disk},
     error::{Error, ErrorKind, Result},
     layout::{self, ArchivePaths},
     page::{HEADER_LEN, Header},
@@ -16,7 +16,7 @@ use crate::{
 /// Takes the snapshot before the first commit of a generation. The snapshot is the database file with the frames applied that the
 /// WAL had before the generation began.
 ///
-/// The caller prevents concurrent commits. Must run [with isolated descriptors](crate::sys::isolated_fds).
+/// The caller prevents concurrent commits. Must run within [`open_databases`](crate::disk::open_databases).
 pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &Generation) -> Result<()> {
     let beside = paths.dir().join("snapshot.new");
     disk.remove(&beside)?;
@@ -25,8 +25,8 @@ pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &
     let file_len = Disk::len(data)?.unwrap_or(0);
     let len = database_len(&source, data)?;
     let copied = len.min(file_len);
-    if !disk.clone_file(&source, &target, &beside)?
-        && disk.copy(&source, &target, &beside, copied, |_| true)? < copied
+    if !source.clone_to(disk, &target, &beside)?
+        && source.copy_to(disk, &target, &beside, copied, |_| true)? < copied
     {
         return Err(damaged(data, "it was truncated while it was copied"));
     }
@@ -70,16 +70,16 @@ fn apply_wal(
 
 /// The size in bytes of the database in a file, without its WAL: see [`Header::database_len`]. If the header is damaged, this is
 /// the length of the file.
-pub(super) fn database_len(file: &File, path: &Path) -> Result<u64> {
+pub(super) fn database_len(file: &DatabaseFile, path: &Path) -> Result<u64> {
     let file_len = Disk::len(path)?.unwrap_or(0);
     let mut head = [0; HEADER_LEN];
-    let is_whole = Disk::read_up_to(file, path, &mut head, 0)? == head.len();
+    let is_whole = file.read_up_to(&mut head, 0)? == head.len();
     let header = Header::parse(&head).ok().filter(|_| is_whole);
     Ok(header.map_or(file_len, |header| header.database_len(file_len)))
 }
 
 /// Opens the database file.
-pub(super) fn open(data: &Path) -> Result<File> {
+pub(super) fn open(data: &Path) -> Result<DatabaseFile> {
     let missing = || Error::naming(ErrorKind::NotFound, data, |data| format!("{data}: no such file"));
-    Disk::open_regular(data)?.ok_or_else(missing)
+    DatabaseFile::open(data)?.ok_or_else(missing)
 }

@@ -13,11 +13,10 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, open_databases},
     error::{ErrorKind, Result},
     progress::no_progress,
     stamps::Stamps,
-    sys::isolated_fds,
 };
 
 /// Whether the newest generation ends in the current state of the database.
@@ -45,8 +44,8 @@ pub(super) fn ends_in_database(timeline: &Timeline, stamps: &Stamps) -> Result<b
 /// Whether the pages of the database file are those with which a generation ended. The modification time of the file cannot
 /// decide this, because it changes when a fleet is copied.
 pub(crate) fn is_at_end(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
-    // The image is also read in that closure: an open file must not cross into isolated descriptors.
-    let same = isolated_fds::run(|| {
+    // The image is also read in that closure, which on Linux has its own descriptors.
+    let same = open_databases(|| {
         plan::image_at_end(timeline, stamps).and_then(|image| has_pages(&timeline.origin.data, &image))
     })?;
     match same {
@@ -58,7 +57,7 @@ pub(crate) fn is_at_end(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
 
 /// Whether a database file consists of the pages of an image.
 ///
-/// Must run [with isolated descriptors](crate::sys::isolated_fds).
+/// Must run within [`open_databases`].
 fn has_pages(data: &Path, image: &HistoricalImage) -> Result<bool> {
     let file = open(data)?;
     if database_len(&file, data)? != image.len() || Disk::len(data)?.is_none_or(|len| len < image.len()) {
@@ -68,7 +67,7 @@ fn has_pages(data: &Path, image: &HistoricalImage) -> Result<bool> {
     let mut found = Vec::new();
     write_pages(image, &mut no_progress, |bytes, at| {
         found.resize(bytes.len(), 0);
-        Disk::read_at(&file, data, &mut found, at)?;
+        file.read_at(&mut found, at)?;
         same &= found == bytes;
         Ok(())
     })?;

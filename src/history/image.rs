@@ -15,11 +15,10 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    disk::{DirLock, Disk},
+    disk::{DatabaseFile, DirLock, Disk, open_databases},
     error::{Error, ErrorKind, Result},
     page,
     point::{InstantPosition, ResolvedInstant},
-    sys::isolated_fds,
     units::{GenerationNumber, PageCount, PageNumber},
 };
 
@@ -91,7 +90,7 @@ impl HistoricalImage {
 
     /// The pages in memory of a database that is unchanged since its creation.
     pub(super) fn pristine(data: &Path) -> Result<Self> {
-        let (page_size, bytes) = isolated_fds::run(|| read_all(data))??;
+        let (page_size, bytes) = open_databases(|| read_all(data))??;
         let pages = bytes.chunks_exact(page_size as usize).map(<[u8]>::to_vec);
         let held: HashMap<_, _> = PageNumber::FIRST.and_following().zip(pages).collect();
         Ok(Self {
@@ -204,9 +203,9 @@ impl HistoricalImage {
 
 /// The page size and the pages of a database file.
 fn read_all(data: &Path) -> Result<(u32, Vec<u8>)> {
-    let file = Disk::open_regular(data)?.ok_or_else(|| missing(data))?;
+    let file = DatabaseFile::open(data)?.ok_or_else(|| missing(data))?;
     let mut head = [0; page::HEADER_LEN];
-    if Disk::read_up_to(&file, data, &mut head, 0)? < head.len() {
+    if file.read_up_to(&mut head, 0)? < head.len() {
         return Err(damaged(data, "it is truncated"));
     }
     let header = page::Header::parse(&head)?;
@@ -220,7 +219,7 @@ fn read_all(data: &Path) -> Result<(u32, Vec<u8>)> {
         }));
     }
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-    let count = Disk::read_up_to(&file, data, &mut bytes, 0)?;
+    let count = file.read_up_to(&mut bytes, 0)?;
     bytes.truncate(count);
     Ok((header.page_size, bytes))
 }

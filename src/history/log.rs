@@ -4,11 +4,10 @@ use std::{fs::File, path::Path};
 
 use super::checksummed::page_checksum;
 use crate::{
-    disk::Disk,
+    disk::{Disk, open_databases},
     error::Result,
     shm,
     stamps::LogEnd,
-    sys::isolated_fds,
     units::{FrameNumber, PageChecksum, PageCount, Salts, WalChecksum},
     wal::{self, FRAME_HEADER_LEN, Frame, HEADER_LEN, Header, SeenFrames},
 };
@@ -91,7 +90,7 @@ impl Log {
         let Some((file, log)) = Self::open(path)?.filter(|(_, log)| log.salts == salts) else {
             return Ok(None);
         };
-        match isolated_fds::run(|| shm::seen(data, salts))?? {
+        match open_databases(|| shm::seen(data, salts))?? {
             SeenFrames::UpTo(last) => log.up_to(last, &file, path).map(|log| Some((file, log))),
             SeenFrames::Unknown => Ok(Some((file, log))),
         }

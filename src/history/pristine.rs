@@ -15,11 +15,10 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
-    disk::Disk,
+    disk::{DatabaseFile, Disk, open_databases},
     error::{ErrorKind, Result},
     layout,
     stamps::{FileState, Word},
-    sys::isolated_fds,
     time::Timestamp,
     units::Nanos,
 };
@@ -66,12 +65,18 @@ pub(crate) fn is_unchanged(data: &Path) -> Result<Option<bool>> {
     if state == Some(marked) || state.is_none_or(|state| state.len != len) || len > READ_MAX {
         return Ok(Some(state == Some(marked)));
     }
-    Ok(Some(isolated_fds::run(|| checksum_of(data, len))?? == checksum))
+    Ok(Some(open_databases(|| checksum_of(data, len))?? == checksum))
 }
 
 /// The checksum of a database file of this length, or 0 if it is too long.
 fn checksum_of(data: &Path, len: u64) -> Result<Word> {
-    Ok(if len > READ_MAX { 0 } else { page_checksum(&Disk::read(data)?.unwrap_or_default()).get() })
+    if len > READ_MAX {
+        return Ok(0);
+    }
+    // One more byte shows that the file has grown.
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0) + 1];
+    let count = DatabaseFile::open(data)?.map_or(Ok(0), |file| file.read_up_to(&mut bytes, 0))?;
+    Ok(page_checksum(&bytes[..count]).get())
 }
 
 /// Whether a database without a history is unchanged since its creation.

@@ -49,7 +49,7 @@ impl PrivateDir {
             created => created.map(|()| true).map_err(|error| failed(error.into()))?,
         };
         let file = match unix::openat(&self.file, name, FLAGS, Mode::empty()) {
-            Err(Errno::NOTDIR | Errno::LOOP) => {
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::MLINK) => {
                 return Err(Error::naming(ErrorKind::Io, &path, |dir| {
                     format!("{dir} is not a directory (symbolic links are not followed); remove it")
                 }));

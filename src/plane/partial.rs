@@ -13,10 +13,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    disk::{DirLock, Disk},
+    disk::{DirLock, Disk, ExclusiveLock, open_databases},
     error::{Error, ErrorKind, Result},
     id, layout,
-    sys::isolated_fds,
     time::Timestamp,
 };
 
@@ -82,8 +81,7 @@ impl Partial {
         let rename = || {
             // Until this closure returns, no connection can read the file or create a WAL for it. A companion that the second
             // check finds therefore belongs to an earlier database, and the file can still be removed.
-            let file = disk.open_to_write(&staged)?;
-            Disk::keep_connections_out(&file);
+            let _lock = ExclusiveLock::take(disk, &staged)?;
             refuse(target)?;
             disk.rename_new(&staged, target)?;
             refuse_companions(target).and_then(|()| disk.sync_dir(&directory(target))).or_else(|error| {
@@ -91,7 +89,7 @@ impl Partial {
                 Err(error)
             })
         };
-        isolated_fds::run(rename)?
+        open_databases(rename)?
     }
 
     /// Removes the directory and its files. The next export removes those that cannot be removed now.

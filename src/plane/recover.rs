@@ -9,7 +9,7 @@ use super::{ControlPlane, ControlPlaneBuilder};
 use crate::{
     catalog::Catalog,
     description::{self, DatabaseDescription, Encryption, GroupDescription, GroupIdentity},
-    disk::Disk,
+    disk::{DatabaseFile, Disk, open_databases},
     error::{Error, ErrorKind, Result},
     finding::Finding,
     history, id,
@@ -246,7 +246,7 @@ impl Rebuilt {
     ) -> Result<Option<FoundDatabase>> {
         let file = layout::description(place);
         let data = layout::data(place);
-        let seal = header(&data);
+        let seal = open_databases(|| header(&data)).flatten();
         let described = read(&file).and_then(|bytes| bytes.map(|bytes| database_from(&bytes)).transpose());
         let described = match described {
             Ok(Some(described)) if described.name == name => Some(described),
@@ -403,9 +403,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 /// Returns the seal in the header of a database file. `None` if the file is plain.
 fn header(data: &Path) -> Result<Option<Seal>> {
     let gone = || Error::new(ErrorKind::NotFound, "data.db does not exist");
-    let file = Disk::open_regular(data)?.ok_or_else(gone)?;
+    let file = DatabaseFile::open(data)?.ok_or_else(gone)?;
     let mut head = [0; HEADER_LEN];
-    if Disk::read_up_to(&file, data, &mut head, 0)? < HEADER_LEN {
+    if file.read_up_to(&mut head, 0)? < HEADER_LEN {
         return Err(Error::new(ErrorKind::Corrupt, "data.db is shorter than a header"));
     }
     Ok(Header::parse(&head)?.seal)

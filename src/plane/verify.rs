@@ -6,14 +6,13 @@ use super::{ControlPlane, DatabaseRef, Plane, history};
 use crate::{
     catalog::Entry,
     cipher::EncryptionKey,
-    disk::Disk,
+    disk::{DatabaseFile, Disk, open_databases_while},
     error::{Error, ErrorKind, Result},
     finding::VerifyReport,
     history::verify::{self, Subject},
     layout::{ArchiveFile, ArchivePaths},
     page::{self, HEADER_LEN, Header, PageCodec},
     progress::{self, OnProgress, Progress, ProgressFn},
-    sys::isolated_fds,
 };
 
 /// Options of [`verify_database`](crate::ControlPlane::verify_database).
@@ -106,7 +105,7 @@ impl Plane {
             let subject = Subject { data: &data, birth, page_size, tag };
             verify::verify(&subject, &mut |progress| teller.tell(progress))
         };
-        isolated_fds::run_while(run, || listener.listen(watch))?
+        open_databases_while(run, || listener.listen(watch))?
     }
 }
 
@@ -138,10 +137,10 @@ fn layout_of(entry: &Entry, data: &Path, key: Option<&EncryptionKey>) -> Result<
 }
 
 fn header(path: &Path) -> Result<Header> {
-    let file = Disk::open_regular(path)?
+    let file = DatabaseFile::open(path)?
         .ok_or_else(|| Error::naming(ErrorKind::Corrupt, path, |file| format!("{file} does not exist")))?;
     let mut head = [0; HEADER_LEN];
-    if Disk::read_up_to(&file, path, &mut head, 0)? < HEADER_LEN {
+    if file.read_up_to(&mut head, 0)? < HEADER_LEN {
         return Err(Error::naming(ErrorKind::Corrupt, path, |file| format!("{file}: shorter than a header")));
     }
     Header::parse(&head)

@@ -22,7 +22,7 @@ use bounds::Bounds;
 use crate::{
     api::RemoteEncryption,
     cipher::{Cipher, EncryptionKey, Nonces},
-    disk::{DirLock, Disk},
+    disk::{DirLock, Disk, open_databases_while},
     error::{Error, ErrorKind, Result},
     history::pristine,
     layout::{self, Layout},
@@ -30,7 +30,6 @@ use crate::{
     page::{self, Header, Identity, PageCodec, PageFormat, Seal},
     progress::{self, Phase, ProgressFn},
     size::SizeLimit,
-    sys::isolated_fds,
 };
 
 /// The maximum number of attempts to make a staging directory that a sweep removes before it is locked.
@@ -214,7 +213,7 @@ fn watched<T: Send>(
     }
 }
 
-/// Makes a copy with isolated descriptors, and then calls `then` with its size in bytes.
+/// Makes a copy, and then calls `then` with its size in bytes.
 fn copy_and<T: Send>(
     copy: &LiveCopy<'_>,
     watch: &mut ProgressFn<'_>,
@@ -226,5 +225,5 @@ fn copy_and<T: Send>(
         let size = copy.run(&mut watch)?;
         then(size, &mut watch)
     };
-    isolated_fds::run_while(run, || listener.listen(watch))?
+    open_databases_while(run, || listener.listen(watch))?
 }

@@ -181,6 +181,7 @@ fn fork_refuses_a_damaged_wal() {
 
 /// A signal handler of the host that writes to a descriptor, like those of `tokio` and `ctrlc`, would write to
 /// whatever file has that number in the copying thread, such as the new database.
+#[cfg_attr(not(all(target_os = "linux", not(litefleet_posix))), ignore = "no descriptors are isolated there")]
 #[test]
 fn signals_are_blocked_on_threads_with_isolated_descriptors() {
     let fleet = Fleet::new();

@@ -30,6 +30,7 @@ mod lost_database;
 mod maintain;
 mod manual_restore;
 mod model;
+mod own_locks;
 mod peers;
 mod power;
 mod pristine;

@@ -16,6 +16,8 @@ use std::{
     },
 };
 
+#[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+use litefleet::internals::{Access, SqliteFile};
 use litefleet::{
     ControlPlane, CreateDatabaseInput, Error, ErrorKind, MaintainOptions, Seed, VerifyOptions,
     internals::{Entry, Lock, Metadata, Open, Os, Storage, mount},
@@ -90,6 +92,28 @@ impl Storage for Faulty {
     fn read_at(&self, file: &File, path: &Path, into: &mut [u8], offset: u64) -> io::Result<usize> {
         self.pass("read_at", path)?;
         let count = Os.read_at(file, path, into, offset)?;
+        if count > 0 && self.is_hit(Fault::ReadFlips, "read_at", path) {
+            into[count / 2] ^= 1;
+        }
+        Ok(count)
+    }
+
+    #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+    fn open_database(&self, entry: Entry<'_>, resolved: &Path, access: Access) -> io::Result<SqliteFile> {
+        self.pass("open", entry.full_path())?;
+        Os.open_database(entry, resolved, access)
+    }
+
+    #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+    fn read_database(
+        &self,
+        file: &SqliteFile,
+        path: &Path,
+        into: &mut [u8],
+        offset: u64,
+    ) -> io::Result<usize> {
+        self.pass("read_at", path)?;
+        let count = Os.read_database(file, path, into, offset)?;
         if count > 0 && self.is_hit(Fault::ReadFlips, "read_at", path) {
             into[count / 2] ^= 1;
         }

@@ -6,8 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    path::Path,
     thread,
 };
 
@@ -17,7 +15,7 @@ use super::{
     wal::was_changed_unseen,
 };
 use crate::{
-    disk::Disk,
+    disk::{DatabaseFile, Disk},
     error::{ErrorKind, Result},
     finding::Finding,
     history::{
@@ -125,8 +123,8 @@ pub(super) fn check(
 }
 
 /// Opens the database file, or reports that it is missing.
-fn open(run: &mut Run<'_>) -> Result<Option<File>> {
-    let file = Disk::open_regular(run.subject.data)?;
+fn open(run: &mut Run<'_>) -> Result<Option<DatabaseFile>> {
+    let file = DatabaseFile::open(run.subject.data)?;
     if file.is_none() {
         run.found(Finding::new(run.subject.data, "it is missing"));
     }
@@ -164,13 +162,17 @@ fn expected(
 }
 
 /// Compares every page of the file with that of an image.
-fn compare(run: &mut Run<'_>, image: &HistoricalImage, file: &File, suspects: &mut Suspects) -> Result<()> {
-    let path = run.subject.data;
+fn compare(
+    run: &mut Run<'_>,
+    image: &HistoricalImage,
+    file: &DatabaseFile,
+    suspects: &mut Suspects,
+) -> Result<()> {
     let page_size = image.page_size as usize;
     let mut found = Vec::new();
     write_pages(image, run.watch, |bytes, at| {
         found.resize(bytes.len(), 0);
-        let count = Disk::read_up_to(file, path, &mut found, at)?;
+        let count = file.read_up_to(&mut found, at)?;
         let pages = PageNumber::at_offset(at, image.page_size).and_following();
         for ((index, contents), page) in bytes.chunks_exact(page_size).enumerate().zip(pages) {
             let start = index * page_size;
@@ -180,7 +182,7 @@ fn compare(run: &mut Run<'_>, image: &HistoricalImage, file: &File, suspects: &m
         }
         Ok(())
     })?;
-    let len = len_of(path, file)?;
+    let len = len_of(run, file)?;
     let pages = u32::try_from(len.div_ceil(u64::from(image.page_size))).unwrap_or(u32::MAX);
     let surplus = (image.page_count().get() + 1..=pages).filter_map(PageNumber::new);
     suspects.different.extend(surplus.map(|page| (page, None)));
@@ -188,23 +190,24 @@ fn compare(run: &mut Run<'_>, image: &HistoricalImage, file: &File, suspects: &m
 }
 
 /// The bytes of the database file that belong to the database.
-fn len_of(path: &Path, file: &File) -> Result<u64> {
+fn len_of(run: &Run<'_>, file: &DatabaseFile) -> Result<u64> {
+    let path = run.subject.data;
     let file_len = Disk::len(path)?.unwrap_or(0);
     Ok(database_len(file, path)?.min(file_len))
 }
 
 /// Checks the tags of all pages.
-fn read_tags(run: &mut Run<'_>, file: &File, suspects: &mut Suspects) -> Result<()> {
+fn read_tags(run: &mut Run<'_>, file: &DatabaseFile, suspects: &mut Suspects) -> Result<()> {
     if run.subject.tag.is_none() {
         return Ok(());
     }
-    let (path, page_size) = (run.subject.data, run.subject.page_size);
+    let page_size = run.subject.page_size;
     let mut buffer = vec![0; step_of(page_size)];
     let mut at = 0;
-    let len = len_of(path, file)?;
+    let len = len_of(run, file)?;
     loop {
         let left = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
-        let count = Disk::read_up_to(file, path, &mut buffer, at)?.min(left);
+        let count = file.read_up_to(&mut buffer, at)?.min(left);
         let pages = PageNumber::at_offset(at, page_size).and_following();
         for (page, contents) in pages.zip(buffer[..count].chunks_mut(page_size as usize)) {
             if !run.subject.is_authentic(page, contents) {
@@ -222,7 +225,7 @@ fn read_tags(run: &mut Run<'_>, file: &File, suspects: &mut Suspects) -> Result<
 /// Reads the suspects again until they are as expected, or until no concurrent change can explain the remaining ones.
 fn settle(
     run: &mut Run<'_>,
-    file: &File,
+    file: &DatabaseFile,
     generation: Option<Generation>,
     suspects: &mut Suspects,
 ) -> Result<()> {
@@ -242,17 +245,17 @@ fn settle(
 /// them.
 fn read_again(
     run: &mut Run<'_>,
-    file: &File,
+    file: &DatabaseFile,
     generation: Option<Generation>,
     suspects: &mut Suspects,
 ) -> Result<bool> {
-    let (path, page_size) = (run.subject.data, run.subject.page_size);
+    let page_size = run.subject.page_size;
     let before = Observation::take(run.origin)?;
     let mut contents = vec![0; page_size as usize];
     let mut now: BTreeMap<PageNumber, Option<PageChecksum>> = BTreeMap::new();
     let untagged = std::mem::take(&mut suspects.untagged);
     for page in suspects.different.keys().copied().chain(untagged) {
-        let count = Disk::read_up_to(file, path, &mut contents, page.offset(page_size))?;
+        let count = file.read_up_to(&mut contents, page.offset(page_size))?;
         let is_whole = count == contents.len();
         now.insert(page, is_whole.then(|| page_checksum(&contents)));
         if count > 0 && !(is_whole && run.subject.is_authentic(page, &mut contents)) {

@@ -37,7 +37,7 @@ use crate::{
 
 /// Verifies a database and its history.
 ///
-/// Must run [with isolated descriptors](crate::sys::isolated_fds): it opens and closes the database file and its shared memory.
+/// Must run within [`open_databases`](crate::disk::open_databases).
 pub(crate) fn verify(subject: &Subject<'_>, watch: &mut ProgressFn<'_>) -> Result<VerifyReport> {
     let birth = Birth { is_kept_since: true, ..subject.birth };
     let origin = Origin::local(None, subject.data, birth);

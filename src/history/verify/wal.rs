@@ -7,7 +7,7 @@ use super::{
     run::{KnownStamps, Run, file_name},
 };
 use crate::{
-    disk::Disk,
+    disk::{DatabaseFile, Disk, WalIndexFile},
     error::Result,
     finding::Finding,
     history::{checksummed::page_checksum, log::Log, stamp_file::state_of},
@@ -103,9 +103,9 @@ pub(super) fn check_unstamped(run: &mut Run<'_>, known: &KnownStamps) -> Result<
 /// The last committed frame of the WAL with these salts, according to the wal-index.
 fn last_indexed(run: &Run<'_>, salts: Salts) -> Result<Option<FrameNumber>> {
     let path = layout::beside(run.subject.data, "-shm");
-    let Some(file) = Disk::open_regular(&path)? else { return Ok(None) };
+    let Some(index) = WalIndexFile::open(run.subject.data, &path)? else { return Ok(None) };
     let mut head = [0; 2 * wal::INDEX_HEADER_LEN];
-    if Disk::read_up_to(&file, &path, &mut head, 0)? < head.len() {
+    if index.read_start(&mut head)? < head.len() {
         return Ok(None);
     }
     Ok(wal::last_commit(&head).filter(|last| last.salts == salts).and_then(|last| last.frame))
@@ -126,10 +126,10 @@ fn is_checkpointed(run: &mut Run<'_>, stamps: &Stamps) -> Result<bool> {
         CommitRecord::Unstamped { .. } => None,
     });
     let Some(checksum) = last.and_then(|commit| commit.checksum) else { return Ok(false) };
-    let Some(file) = Disk::open_regular(data)? else { return Ok(false) };
+    let Some(file) = DatabaseFile::open(data)? else { return Ok(false) };
     let mut page = vec![0; stamps.generation.page_size as usize];
     let mut at = 0;
-    while Disk::read_up_to(&file, data, &mut page, at)? == page.len() {
+    while file.read_up_to(&mut page, at)? == page.len() {
         if page_checksum(&page).short() == Some(checksum) {
             return Ok(true);
         }

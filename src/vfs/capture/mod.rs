@@ -28,14 +28,13 @@ pub(super) use live_wal::LiveWal;
 
 use super::{latch::Latch, limits::HistoryPolicy, peers::Exclusive, policy::History, raw_file::RawFile};
 use crate::{
-    disk::Disk,
+    disk::{Disk, open_databases},
     error::{Error, ErrorKind, Result},
     history::{self, Birth, Origin, base_snapshot},
     layout::{self, ArchiveFile, ArchivePaths},
     os_cache,
     stamps::{Commit, FileState, Generation, Lineage, LogEnd, Stamps},
     sync::{Mutex, Rank},
-    sys::isolated_fds,
     time::Timestamp,
     units::{FrameNumber, GenerationNumber, Micros, PageCount, Salts, ShortChecksum},
     wal::Header,
@@ -378,8 +377,7 @@ impl Capture {
 
     /// Takes a snapshot before a generation.
     fn take_snapshot(&self, generation: &Generation) -> Result<()> {
-        let taken =
-            isolated_fds::run(|| base_snapshot::take(self.disk(), &self.paths, &self.data, generation))?;
+        let taken = open_databases(|| base_snapshot::take(self.disk(), &self.paths, &self.data, generation))?;
         if taken.is_err() {
             let _removed_by_the_next = self.disk().remove(&self.paths.dir().join("snapshot.new"));
         }

@@ -19,7 +19,11 @@ pub(super) unsafe extern "C" fn map(
     // `unmap` below makes the connection forget them before that.
     unsafe {
         with_file(file, |layers, real| {
-            let code = call!(real, xShmMap(region, size, extend, memory));
+            let code = {
+                #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
+                let _turn = crate::sys::sqlite_file::mapping_turn();
+                call!(real, xShmMap(region, size, extend, memory))
+            };
             if code == ffi::SQLITE_OK
                 && let Some(wal_index) = layers.wal_index()
                 && let (Ok(region), Ok(size)) = (usize::try_from(region), usize::try_from(size))
