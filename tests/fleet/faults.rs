@@ -175,7 +175,8 @@ fn export_failing_at_any_step_is_cleaned_up_by_the_next() {
             fs::remove_file(&other).unwrap();
         },
     );
-    assert!(steps >= 7, "{steps}");
+    // Without reflinks there is one step fewer.
+    assert!(steps >= 6, "{steps}");
 }
 
 #[test]
