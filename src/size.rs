@@ -17,8 +17,8 @@ const UNITS: &[(&str, u64)] = &[
     ("tib", 1 << 40),
 ];
 
-/// The minimum limit: the size of an empty database.
-const SIZE_LIMIT_MIN: u64 = 4096;
+/// The size of the smallest database. No limit is smaller.
+pub(crate) const SMALLEST_DATABASE: u64 = 4096;
 
 /// The largest number of bytes that a database may grow to.
 ///
@@ -43,11 +43,11 @@ impl SizeLimit {
     ///
     /// Fails with [`ErrorKind::Invalid`] below 4096, the size of an empty database, and above `i64::MAX`.
     pub fn from_bytes(bytes: u64) -> Result<Self> {
-        if bytes < SIZE_LIMIT_MIN {
+        if bytes < SMALLEST_DATABASE {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "invalid size limit: {bytes} bytes is less than the size of an empty database ({SIZE_LIMIT_MIN})"
+                    "invalid size limit: {bytes} bytes is less than the size of an empty database ({SMALLEST_DATABASE})"
                 ),
             ));
         }
@@ -77,22 +77,25 @@ impl FromStr for SizeLimit {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let invalid = || {
-            Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "invalid size limit {text:?}: use a number of bytes, or a number with a unit, such as 10000, 256mb or 1gb"
-                ),
-            )
-        };
-        let trimmed = text.trim();
-        let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = trimmed.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| invalid())?;
-        let unit = unit.trim_start().to_ascii_lowercase();
-        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(invalid)?;
-        Self::from_bytes(number.checked_mul(*factor).ok_or_else(invalid)?)
+        let bytes = parse_bytes(text).ok_or_else(|| {
+            let message = format!(
+                "invalid size limit {text:?}: use a number of bytes, or a number with a unit, such as 10000, 256mb or 1gb"
+            );
+            Error::new(ErrorKind::Invalid, message)
+        })?;
+        Self::from_bytes(bytes)
     }
+}
+
+/// Parses a number of bytes with an optional unit. Returns `None` if it is not valid or exceeds `u64`.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+    let trimmed = text.trim();
+    let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = trimmed.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*factor)
 }
 
 impl fmt::Display for SizeLimit {
