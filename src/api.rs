@@ -9,6 +9,7 @@ pub use crate::settings::{Change, DatabaseChanges, ListDatabases};
 use crate::{
     cipher::{Cipher, EncryptionKey},
     error::{Error, ErrorKind, Result},
+    history_limit::HistoryLimit,
     page::PageFormat,
     point::ResolvedInstant,
     retention::Retention,
@@ -326,7 +327,7 @@ macro_rules! serde_as_text {
     )*};
 }
 
-serde_as_text! { SizeLimit Retention Timestamp Cipher crate::name::GroupName crate::name::DatabaseName }
+serde_as_text! { SizeLimit Retention HistoryLimit Timestamp Cipher crate::name::GroupName crate::name::DatabaseName }
 
 impl CreateDatabaseInput {
     /// Reads a request body.
@@ -348,10 +349,10 @@ impl CreateDatabaseInput {
 }
 
 /// A database and its configuration. It serializes as the database object of the API, with the additional fields `state`,
-/// `created_at`, `size_limit`, `history_window` and `inherits_history_window`.
+/// `created_at`, `size_limit`, `history_window`, `inherits_history_window`, `history_limit` and `inherits_history_limit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema), schema(description = "A database."))]
-#[expect(clippy::struct_excessive_bools, reason = "four independent switches")]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 #[non_exhaustive]
 pub struct Database {
     /// The name, unique in the root.
@@ -375,6 +376,10 @@ pub struct Database {
     pub history_window: Retention,
     /// Whether the history window is inherited from the group.
     pub inherits_history_window: bool,
+    /// The limit on the size of the history.
+    pub history_limit: HistoryLimit,
+    /// Whether the limit on the size of the history is inherited from the group.
+    pub inherits_history_limit: bool,
     /// Whether reads are refused.
     pub block_reads: bool,
     /// Whether writes are refused.
@@ -429,4 +434,6 @@ pub struct Group {
     pub delete_protection: bool,
     /// The history window of the databases in the group that do not set one.
     pub history_window: Retention,
+    /// The limit on the size of the history of each database in the group that does not set one.
+    pub history_limit: HistoryLimit,
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cipher::Cipher,
     error::{Error, ErrorKind, Result},
+    history_limit::HistoryLimit,
     name::{DatabaseName, GroupName},
     page::{Identity, PageFormat},
     retention::Retention,
@@ -33,6 +34,9 @@ pub(crate) struct DatabaseDescription {
     pub(crate) size_limit: Option<SizeLimit>,
     /// `None` uses the window of the group.
     pub(crate) history_window: Option<Retention>,
+    /// `None` uses the limit of the group. Absent from the descriptions of older versions.
+    #[serde(default)]
+    pub(crate) history_limit: Option<HistoryLimit>,
     pub(crate) history_paused: bool,
     pub(crate) block_reads: bool,
     pub(crate) block_writes: bool,
@@ -74,6 +78,9 @@ pub(crate) struct GroupDescription {
     pub(crate) directory: String,
     pub(crate) created_at: Timestamp,
     pub(crate) history_window: Retention,
+    /// Absent from the descriptions of older versions.
+    #[serde(default)]
+    pub(crate) history_limit: HistoryLimit,
     pub(crate) delete_protection: bool,
 }
 
@@ -152,6 +159,7 @@ mod tests {
             created_at: Timestamp::from_micros(1_764_000_000_123_456).unwrap(),
             size_limit: Some("256kb".parse().unwrap()),
             history_window: None,
+            history_limit: Some(HistoryLimit::NONE),
             history_paused: true,
             block_reads: false,
             block_writes: true,
@@ -182,6 +190,9 @@ mod tests {
         }
         let unknown = json.replacen('{', r#"{"later": 1,"#, 1);
         assert_eq!(DatabaseDescription::parse(unknown.as_bytes()).unwrap(), example());
+        let older = json.replace("  \"history_limit\": \"none\",\n", "");
+        let older = DatabaseDescription::parse(older.as_bytes()).unwrap();
+        assert_eq!(older, DatabaseDescription { history_limit: None, ..example() });
         let salt = json.replace("abab", "zzab");
         let encryption = DatabaseDescription::parse(salt.as_bytes()).unwrap().encryption.unwrap();
         assert_eq!(encryption.identity().unwrap_err().kind(), ErrorKind::Corrupt);

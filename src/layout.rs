@@ -120,6 +120,7 @@ pub(crate) fn companions(data: &Path) -> [PathBuf; 3] {
 /// archive/live.stamps           the stamps of the current WAL, or of the last one
 /// archive/wanted                requests a snapshot when the next generation begins
 /// archive/retained              the first generation that is retained
+/// archive/limited               that generation, if a limit determined it
 /// archive/000000000042.wal      the segment: the WAL of generation 42 after it ended
 /// archive/000000000042.wal.zst  the compressed segment
 /// archive/000000000042.stamps   the stamps of generation 42 after it ended
@@ -181,6 +182,11 @@ impl ArchivePaths {
     /// The file with the first generation that is retained.
     pub(crate) fn retention_mark(&self) -> PathBuf {
         self.dir.join("retained")
+    }
+
+    /// The file with the first generation that is retained because of a limit.
+    pub(crate) fn limit_mark(&self) -> PathBuf {
+        self.dir.join("limited")
     }
 
     /// The file that requests a snapshot when the next generation begins.

@@ -6,6 +6,7 @@ compile_error!("litefleet supports only Unix systems: it relies on POSIX locks, 
 // Lowest layer first. A module imports only modules above it in this list; tests/tidy has the exact table.
 mod error;
 mod finding;
+mod history_limit;
 mod id;
 mod name;
 mod point;
@@ -121,6 +122,7 @@ pub use cipher::{Cipher, EncryptionKey};
 pub use connect::{AttachOptions, ConnectOptions, Lease, Synchronous};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, VerifyReport};
+pub use history_limit::HistoryLimit;
 pub use maintainer::{FleetFigures, Maintainer, MaintainerOptions};
 pub use name::{DatabaseName, GroupName, NAME_LEN_MAX};
 pub use page::PageFormat;
@@ -129,7 +131,8 @@ pub use plane::{
     MaintainOptions, NameOrId, Recovered, RestoreOptions, UploadOptions, VerifyOptions,
 };
 pub use point::{
-    InstantPosition, MaintenanceReport, Point, Points, ResolvedInstant, RestorableRange, Restored,
+    InstantPosition, MaintenanceReport, Point, Points, PruneReason, ResolvedInstant, RestorableRange,
+    Restored,
 };
 pub use progress::{Phase, Progress};
 pub use retention::Retention;

@@ -63,6 +63,18 @@ pub struct Points {
     /// snapshots it needs are undamaged; listing does not read them. Between two ranges is a gap: another program changed the
     /// database, the history was off, or the stamps of commits are damaged or were lost in a power failure.
     pub windows: Vec<RestorableRange>,
+    /// Why maintenance removed the oldest instants of the history. `None` if it has removed none.
+    pub pruned_by: Option<PruneReason>,
+}
+
+/// Why maintenance removed the oldest instants of a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PruneReason {
+    /// They were before the history window, or the history is off.
+    Window,
+    /// The history exceeded its [limit](crate::HistoryLimit).
+    Limit,
 }
 
 /// A span of instants without a gap, each of which can be restored.
@@ -81,7 +93,7 @@ pub struct RestorableRange {
 pub struct MaintenanceReport {
     /// Snapshots that were written.
     pub snapshots: u32,
-    /// Generations that were pruned because no instant of the window needs them.
+    /// Generations that were pruned because no instant of the window needs them, or because the history exceeded its limit.
     pub generations: u64,
     /// The total size of the removed files, in bytes.
     pub bytes_freed: u64,
@@ -104,6 +116,17 @@ impl InstantPosition {
             Self::Between => "between",
             Self::AfterLast => "after_last",
             Self::BeforeFirst => "before_first",
+        }
+    }
+}
+
+impl PruneReason {
+    /// Returns the stable name that `litefleet --json` and the HTTP API print.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Limit => "limit",
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    history_limit::HistoryLimit,
+};
 
 /// Units in seconds, largest first, with the smallest number that is printed in each.
 const UNITS: &[(&str, u64, u64)] = &[("d", 24 * 60 * 60, 2), ("h", 60 * 60, 1), ("m", 60, 1), ("s", 1, 1)];
@@ -15,7 +18,7 @@ const SECONDS_MAX: u64 = i64::MAX as u64 / 1_000_000;
 
 /// How far back a database can be restored.
 ///
-/// Every commit within the window is a recovery point. Older history is kept until
+/// Every commit within the window is a recovery point, unless the history exceeds its [limit](crate::HistoryLimit). Older history is kept until
 /// [`maintain_database`](crate::ControlPlane::maintain_database) prunes it. A window of zero keeps no history.
 ///
 /// It parses from a number of days, hours, minutes or seconds (`7d`, `24h`, `90m`, `30s`), or from `0` or `off`, and prints in
@@ -37,6 +40,13 @@ const SECONDS_MAX: u64 = i64::MAX as u64 / 1_000_000;
 #[non_exhaustive]
 pub struct Retention {
     seconds: u64,
+}
+
+/// What maintenance keeps of a history: the instants in the window, as far as they fit in the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RetentionPolicy {
+    pub(crate) window: Retention,
+    pub(crate) limit: HistoryLimit,
 }
 
 impl Retention {

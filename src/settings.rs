@@ -1,6 +1,6 @@
 //! Changes to the configuration of a database, and the options of a list.
 
-use crate::{retention::Retention, size::SizeLimit};
+use crate::{history_limit::HistoryLimit, retention::Retention, size::SizeLimit};
 
 /// A change of an optional setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub struct DatabaseChanges {
     pub size_limit: Change<SizeLimit>,
     /// The history window. [`Change::Reset`] applies that of the group.
     pub history_window: Change<Retention>,
+    /// The limit on the size of the history. [`Change::Reset`] applies that of the group.
+    pub history_limit: Change<HistoryLimit>,
     /// Whether reads are refused. `None` keeps the setting.
     pub block_reads: Option<bool>,
     /// Whether writes are refused. `None` keeps the setting.
@@ -68,6 +70,19 @@ impl DatabaseChanges {
     #[must_use]
     pub fn inherit_history_window(self) -> Self {
         Self { history_window: Change::Reset, ..self }
+    }
+
+    /// Sets a limit on the size of the history for this database alone. [`HistoryLimit::NONE`] sets no limit, whatever the limit
+    /// of the group.
+    #[must_use]
+    pub fn history_limit(self, limit: HistoryLimit) -> Self {
+        Self { history_limit: Change::Set(limit), ..self }
+    }
+
+    /// Applies the limit of the group on the size of the history.
+    #[must_use]
+    pub fn inherit_history_limit(self) -> Self {
+        Self { history_limit: Change::Reset, ..self }
     }
 
     /// Blocks or allows reads.

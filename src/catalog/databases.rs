@@ -7,6 +7,7 @@ use crate::{
     api::{Database, DatabaseChanges, DatabaseState, ListDatabases, Parent},
     cipher::Cipher,
     error::{Error, ErrorKind, Result},
+    history_limit::HistoryLimit,
     name::{DatabaseName, GroupDir, GroupName},
     page::Identity,
     size::SizeLimit,
@@ -18,7 +19,7 @@ const SELECT: &str = "
     SELECT d.uuid, d.name, g.name, d.state, d.created_at, d.size_limit, d.cipher, d.parent_uuid, d.parent_name,
         d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection, g.state,
         d.page_format, d.file_salt, d.history_window_seconds, g.history_window_seconds, d.history_paused,
-        g.uuid, g.dir
+        g.uuid, g.dir, d.history_limit, g.history_limit
     FROM databases d JOIN groups g ON g.id = d.in_group";
 
 /// The state of a database's row.
@@ -97,6 +98,8 @@ pub(crate) struct NewDatabase {
     pub(crate) state: State,
     pub(crate) created_at: Timestamp,
     pub(crate) size_limit: Option<SizeLimit>,
+    /// `None` uses the limit of the group.
+    pub(crate) history_limit: Option<HistoryLimit>,
     pub(crate) cipher: Option<Cipher>,
     pub(crate) parent: Option<Parent>,
 }
@@ -132,8 +135,8 @@ impl Rows<'_> {
             .prepare_cached(
                 "INSERT INTO databases
                     (uuid, name, in_group, state, created_at, size_limit, cipher, parent_uuid, parent_name,
-                     branched_at, history_paused)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+                     branched_at, history_limit, history_paused)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,
                      (SELECT history_window_seconds IS 0 FROM groups WHERE id = ?3))
                  ON CONFLICT (name) DO NOTHING",
             )
@@ -149,6 +152,7 @@ impl Rows<'_> {
                     parent.map(|parent| &parent.id),
                     parent.map(|parent| parent.name.as_str()),
                     parent.map(|parent| parent.branched_at.as_micros()),
+                    new.history_limit.and_then(groups::limit_column),
                 ])
             })
             .map_err(|error| sqlite::failed("creating a database's row", error))?;
@@ -287,6 +291,7 @@ impl Rows<'_> {
                 "UPDATE databases SET
                     size_limit = iif(?2, ?3, size_limit),
                     history_window_seconds = iif(?7, ?8, history_window_seconds),
+                    history_limit = iif(?9, ?10, history_limit),
                     block_reads = ifnull(?4, block_reads),
                     block_writes = ifnull(?5, block_writes),
                     delete_protection = ifnull(?6, delete_protection)
@@ -302,6 +307,8 @@ impl Rows<'_> {
                     changes.delete_protection,
                     !changes.history_window.is_keep(),
                     changes.history_window.value().and_then(groups::window_column),
+                    !changes.history_limit.is_keep(),
+                    changes.history_limit.value().and_then(groups::limit_column),
                 ])
             })
             .map_err(|error| sqlite::failed("changing a database's row", error))?;
@@ -347,6 +354,7 @@ impl Rows<'_> {
         };
         let size_limit = number(5)?.and_then(|bytes| u64::try_from(bytes).ok());
         let own_window = groups::window_of(number(17)?)?;
+        let own_limit = groups::limit_of(number(22)?)?;
         let database = Database {
             id: some(text(0)?),
             hostname: super::hostname(&name, self.domain),
@@ -357,6 +365,8 @@ impl Rows<'_> {
             size_limit: size_limit.map(SizeLimit::from_bytes).transpose()?,
             history_window: own_window.or(groups::window_of(number(18)?)?).unwrap_or_default(),
             inherits_history_window: own_window.is_none(),
+            history_limit: own_limit.or(groups::limit_of(number(23)?)?).unwrap_or_default(),
+            inherits_history_limit: own_limit.is_none(),
             cipher: text(6)?.map(|cipher| cipher.parse()).transpose()?,
             parent,
             block_reads: flag(10)?,

@@ -27,6 +27,7 @@ impl Entry {
             created_at: database.created_at,
             size_limit: database.size_limit,
             history_window: (!database.inherits_history_window).then_some(database.history_window),
+            history_limit: (!database.inherits_history_limit).then_some(database.history_limit),
             history_paused: self.history_paused,
             block_reads: database.block_reads,
             block_writes: database.block_writes,
@@ -56,6 +57,7 @@ impl Rows<'_> {
             directory: dir.as_str().to_owned(),
             created_at: group.created_at,
             history_window: group.history_window,
+            history_limit: group.history_limit,
             delete_protection: group.delete_protection,
         };
         Ok(Some((description, dir)))
@@ -107,8 +109,8 @@ impl Rows<'_> {
         self.connection
             .execute(
                 "INSERT INTO groups
-                    (uuid, name, dir, state, created_at, delete_protection, history_window_seconds)
-                 VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6)",
+                    (uuid, name, dir, state, created_at, delete_protection, history_window_seconds, history_limit)
+                 VALUES (?1, ?2, ?3, 'ready', ?4, ?5, ?6, ?7)",
                 params![
                     group.id,
                     group.name.as_str(),
@@ -116,6 +118,7 @@ impl Rows<'_> {
                     group.created_at.as_micros(),
                     group.delete_protection,
                     groups::window_column(group.history_window),
+                    groups::limit_column(group.history_limit),
                 ],
             )
             .map(|_| ())
@@ -131,9 +134,9 @@ impl Rows<'_> {
                 "INSERT INTO databases
                     (uuid, name, in_group, state, created_at, size_limit, history_window_seconds, history_paused,
                      cipher, page_format, file_salt, parent_uuid, parent_name, branched_at, block_reads,
-                     block_writes, delete_protection)
+                     block_writes, delete_protection, history_limit)
                  VALUES (?1, ?2, (SELECT id FROM groups WHERE uuid = ?3), 'ready', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,
-                     ?12, ?13, ?14, ?15, ?16)",
+                     ?12, ?13, ?14, ?15, ?16, ?17)",
                 params![
                     database.id,
                     database.name.as_str(),
@@ -151,6 +154,7 @@ impl Rows<'_> {
                     database.block_reads,
                     database.block_writes,
                     database.delete_protection,
+                    database.history_limit.and_then(groups::limit_column),
                 ],
             )
             .map(|_| ())

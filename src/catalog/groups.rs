@@ -6,13 +6,14 @@ use super::Rows;
 use crate::{
     api::Group,
     error::{Error, ErrorKind, Result},
+    history_limit::HistoryLimit,
     name::{GroupDir, GroupName},
     retention::Retention,
     sqlite,
     time::Timestamp,
 };
 
-const COLUMNS: &str = "name, uuid, created_at, delete_protection, history_window_seconds";
+const COLUMNS: &str = "name, uuid, created_at, delete_protection, history_window_seconds, history_limit";
 
 /// The documented error for the name of a group that does not exist.
 pub(super) fn not_found() -> Error {
@@ -59,6 +60,7 @@ impl Rows<'_> {
             created_at: now,
             delete_protection: false,
             history_window: Retention::default(),
+            history_limit: HistoryLimit::NONE,
         })
     }
 
@@ -140,15 +142,18 @@ impl Rows<'_> {
         uuid: &str,
         delete_protection: Option<bool>,
         history_window: Option<Retention>,
+        history_limit: Option<HistoryLimit>,
     ) -> Result<()> {
         let window = history_window.and_then(window_column);
+        let limit = history_limit.and_then(limit_column);
         self.connection
             .execute(
                 "UPDATE groups SET
                     delete_protection = ifnull(?2, delete_protection),
-                    history_window_seconds = ifnull(?3, history_window_seconds)
+                    history_window_seconds = ifnull(?3, history_window_seconds),
+                    history_limit = ifnull(?4, history_limit)
                  WHERE uuid = ?1 AND state = 'ready'",
-                params![uuid, delete_protection, window],
+                params![uuid, delete_protection, window, limit],
             )
             .map_err(|error| sqlite::failed("changing a group", error))?;
         // The databases that use the window of the group have a pause in their history from now on, as their descriptions must say.
@@ -196,6 +201,7 @@ fn read(row: &Row<'_>) -> Result<Group> {
         created_at: Timestamp::from_micros(row.get(2).map_err(failed)?)?,
         delete_protection: row.get(3).map_err(failed)?,
         history_window: window_of(row.get(4).map_err(failed)?)?.unwrap_or_default(),
+        history_limit: limit_of(row.get(5).map_err(failed)?)?.unwrap_or_default(),
     })
 }
 
@@ -207,4 +213,17 @@ pub(super) fn window_of(seconds: Option<i64>) -> Result<Option<Retention>> {
 
 pub(super) fn window_column(window: Retention) -> Option<i64> {
     i64::try_from(window.seconds()).ok()
+}
+
+/// Converts a column to a limit on a history. Returns `None` for `NULL`.
+pub(super) fn limit_of(bytes: Option<i64>) -> Result<Option<HistoryLimit>> {
+    let limit = |bytes| match u64::try_from(bytes) {
+        Ok(bytes @ 1..) => HistoryLimit::from_bytes(bytes),
+        _ => Ok(HistoryLimit::NONE),
+    };
+    bytes.map(limit).transpose()
+}
+
+pub(super) fn limit_column(limit: HistoryLimit) -> Option<i64> {
+    i64::try_from(limit.bytes().unwrap_or(0)).ok()
 }

@@ -11,11 +11,11 @@ use crate::{
 const APPLICATION_ID: i64 = 0x4c46_6c74;
 
 /// The version of the tables, which `user_version` has.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 /// The steps to each version from the one before, the first from an empty database. A new catalog executes all of them, so that
 /// its tables equal those of an upgraded one.
-const VERSIONS: [&str; 3] = [TABLES, GROUP_DIRS, STALE_DESCRIPTIONS];
+const VERSIONS: [&str; 4] = [TABLES, GROUP_DIRS, STALE_DESCRIPTIONS, HISTORY_LIMITS];
 
 /// The version of the layout of the root.
 const FORMAT_VERSION: i64 = 1;
@@ -85,6 +85,16 @@ const GROUP_DIRS: &str = "
 /// older than the row.
 const STALE_DESCRIPTIONS: &str = "
     CREATE TABLE stale_descriptions(uuid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+";
+
+/// Since version 4 a history can have a limit in bytes. It is `NULL` in the row of a database that uses the limit of its group, and
+/// 0 for no limit. In the row of a group, both are no limit.
+///
+/// A process of version 3 that still has the root open does not apply the limits, and writes descriptions without them, which the
+/// next maintenance by this version replaces.
+const HISTORY_LIMITS: &str = "
+    ALTER TABLE groups ADD COLUMN history_limit INTEGER;
+    ALTER TABLE databases ADD COLUMN history_limit INTEGER;
 ";
 
 /// Creates the tables of a new catalog, upgrades those of an older one, or checks those of this version.

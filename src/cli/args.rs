@@ -207,6 +207,12 @@ pub(crate) enum GroupCommand {
         /// A period such as 24h, 7d or 90m, or `off`. A database can have its own: see `db config`.
         window: Option<String>,
     },
+    /// Limit the size of the history of each of a group's databases; without a limit, show it.
+    HistoryLimit {
+        name: String,
+        /// A size such as 256mb or 1gb, or `none`. A database can have its own: see `db config`.
+        limit: Option<String>,
+    },
     /// Destroy a group and every database in it.
     Destroy {
         name: String,
@@ -296,7 +302,7 @@ pub(crate) enum DbCommand {
         #[command(flatten)]
         key: KeyArguments,
     },
-    /// Take due snapshots, remove what no history window needs, and compress logs that no restore to the last day reads.
+    /// Take due snapshots, remove what no history window needs or a history limit excludes, and compress logs that no restore to the last day reads.
     Maintain {
         /// Only this database.
         name: Option<String>,
@@ -385,6 +391,9 @@ pub(crate) struct ConfigArguments {
     /// How far back it can be restored: such as 24h, 7d or 90m, `off`, or `default` for that of its group.
     #[arg(long, value_name = "WINDOW")]
     pub(crate) history_window: Option<String>,
+    /// The largest size of its history: such as 256mb or 1gb, `none`, or `default` for that of its group.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) history_limit: Option<String>,
     /// Refuse reads.
     #[arg(long, value_name = "BOOL")]
     pub(crate) block_reads: Option<bool>,

@@ -30,7 +30,7 @@ use litefleet::{
     Change, ConnectOptions, ControlPlane, Database, DatabaseChanges, Error, ErrorKind, ExportOptions,
     GroupChanges, ListDatabases, RemoteEncryption, Result, Timestamp, Upload, UploadOptions, VerifyOptions,
 };
-use output::Output;
+use output::{DatabaseFiles, Output};
 
 /// The exit code for an invalid command line.
 pub(crate) const USAGE_ERROR: u8 = 2;
@@ -128,6 +128,12 @@ fn group(plane: &ControlPlane, command: GroupCommand, output: Output) -> Result<
         GroupCommand::HistoryWindow { name, window } => {
             if let Some(window) = window {
                 plane.configure_group(&name, GroupChanges::default().history_window(window.parse()?))?;
+            }
+            output.group(plane.get_group(&name)?)
+        }
+        GroupCommand::HistoryLimit { name, limit } => {
+            if let Some(limit) = limit {
+                plane.configure_group(&name, GroupChanges::default().history_limit(limit.parse()?))?;
             }
             output.group(plane.get_group(&name)?)
         }
@@ -253,6 +259,11 @@ fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> 
         Some("default") => Change::Reset,
         Some(window) => Change::Set(window.parse()?),
     };
+    changes.history_limit = match arguments.history_limit.as_deref() {
+        None => Change::Keep,
+        Some("default") => Change::Reset,
+        Some(limit) => Change::Set(limit.parse()?),
+    };
     changes.block_reads = arguments.block_reads;
     changes.block_writes = arguments.block_writes;
     changes.delete_protection = arguments.delete_protection;
@@ -266,7 +277,12 @@ fn config(plane: &ControlPlane, arguments: &ConfigArguments, output: Output) -> 
 
 fn show(plane: &ControlPlane, database: &Database, output: Output) -> Result<()> {
     let name = database.name.as_str();
-    output.database(database, plane.database_path(name).ok().as_deref(), plane.database_size(name).ok())
+    let files = DatabaseFiles {
+        path: plane.database_path(name).ok(),
+        size: plane.database_size(name).ok(),
+        history_size: plane.history_size(name).ok(),
+    };
+    output.database(database, &files)
 }
 
 /// Asks for confirmation before something is destroyed. Without a terminal, `--yes` is required.

@@ -3,14 +3,15 @@
 use std::{
     fmt::Write as _,
     io::{self, IsTerminal, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::HumanBytes;
 use litefleet::{
-    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, MaintenanceReport, Point, Points,
-    Recovered, ResolvedInstant, RestorableRange, Restored, Result, SizeLimit, VerifyReport,
+    CreateDatabaseOutput, Database, DatabaseState, Error, ErrorKind, Group, HistoryLimit, MaintenanceReport,
+    Point, Points, PruneReason, Recovered, ResolvedInstant, RestorableRange, Restored, Result, SizeLimit,
+    VerifyReport,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -25,6 +26,15 @@ pub(crate) struct Output {
     pub(crate) json: bool,
 }
 
+/// The path of a database and the sizes of its files, which drafts lack.
+#[derive(Debug)]
+pub(crate) struct DatabaseFiles {
+    pub(crate) path: Option<PathBuf>,
+    /// The size of the file and its log.
+    pub(crate) size: Option<u64>,
+    pub(crate) history_size: Option<u64>,
+}
+
 impl Output {
     /// Prints `value` as JSON, or `sentence`.
     pub(crate) fn say(self, value: &impl Serialize, sentence: impl FnOnce() -> String) -> Result<()> {
@@ -35,13 +45,14 @@ impl Output {
         if self.json {
             return json_line(groups);
         }
-        let mut table = table(&["NAME", "CREATED", "PROTECTED", "HISTORY"]);
+        let mut table = table(&["NAME", "CREATED", "PROTECTED", "HISTORY", "HISTORY LIMIT"]);
         for group in groups {
             table.add_row([
                 group.name.to_string(),
                 group.created_at.to_string(),
                 yes(group.delete_protection),
                 group.history_window.to_string(),
+                history_limit(group.history_limit),
             ]);
         }
         print(&table.to_string())
@@ -132,7 +143,10 @@ impl Output {
                     json!({"at": at.to_string(), "pages": pages, "bytes": bytes, "size": size})
                 })
                 .collect();
-            return json_line(&json!({"points": commits, "windows": windows(&points.windows)}));
+            let pruned_by = points.pruned_by.map(PruneReason::as_str);
+            return json_line(
+                &json!({"points": commits, "windows": windows(&points.windows), "pruned_by": pruned_by}),
+            );
         }
         let mut table = table(&["COMMIT", "PAGES", "BYTES", "SIZE"]);
         for point in &points.points {
@@ -147,6 +161,9 @@ impl Output {
         for window in &points.windows {
             let to = window.to.map_or_else(|| "now".to_owned(), |to| to.to_string());
             print(&format!("Every instant from {} to {to} can be restored.", window.from))?;
+        }
+        if points.pruned_by == Some(PruneReason::Limit) {
+            print("Earlier instants were removed to keep the history within its limit.")?;
         }
         Ok(())
     }
@@ -198,11 +215,14 @@ impl Output {
         Ok(())
     }
 
-    /// Prints a database, its path and its size on disk, which drafts lack.
-    pub(crate) fn database(self, database: &Database, path: Option<&Path>, size: Option<u64>) -> Result<()> {
+    /// Prints a database and its files.
+    pub(crate) fn database(self, database: &Database, files: &DatabaseFiles) -> Result<()> {
+        let DatabaseFiles { path, size, history_size } = files;
+        let path = path.as_deref();
         if self.json {
             let mut value = serde_json::to_value(database).map_err(unprintable)?;
             value["size_bytes"] = json!(size);
+            value["history_bytes"] = json!(history_size);
             value["path"] = json!(path.map(Path::to_string_lossy));
             return json_line(&value);
         }
@@ -218,9 +238,12 @@ impl Output {
         row("created", database.created_at.to_string());
         row("path", path.map_or_else(|| "-".to_owned(), |path| escaped(&path.to_string_lossy())));
         row("size", size.map_or_else(|| "-".to_owned(), bytes));
+        row("history size", history_size.map_or_else(|| "-".to_owned(), bytes));
         row("size limit", limit(database.size_limit));
         let inherited = if database.inherits_history_window { ", from its group" } else { "" };
         row("history window", format!("{}{inherited}", database.history_window));
+        let inherited = if database.inherits_history_limit { ", from its group" } else { "" };
+        row("history limit", format!("{}{inherited}", history_limit(database.history_limit)));
         row("encryption", cipher(database));
         row("block reads", yes(database.block_reads));
         row("block writes", yes(database.block_writes));
@@ -390,6 +413,10 @@ fn state(database: &Database) -> String {
 
 fn limit(limit: Option<SizeLimit>) -> String {
     limit.map_or_else(|| "none".to_owned(), |limit| bytes(limit.bytes()))
+}
+
+fn history_limit(limit: HistoryLimit) -> String {
+    limit.bytes().map_or_else(|| "none".to_owned(), bytes)
 }
 
 /// Formats a size in bytes and in a binary unit.

@@ -197,8 +197,9 @@ mod tests {
         ConnectOptions, ControlPlane, CreateDatabaseInput,
         error::ErrorKind,
         history::{Birth, Maintenance, Origin, image_at, points, read_stamps, write_pages},
+        history_limit::HistoryLimit,
         progress::no_progress,
-        retention::Retention,
+        retention::{Retention, RetentionPolicy},
         time::Timestamp,
     };
 
@@ -376,8 +377,11 @@ mod tests {
             is_plain: true,
             now: Timestamp::now(),
         };
-        let window = || Retention::from_seconds(1_000_000);
-        let report = maintenance.run_on(remote.clone(), &window, &mut no_progress).unwrap();
+        let policy = || {
+            let window = Retention::from_seconds(1_000_000)?;
+            Ok(RetentionPolicy { window, limit: HistoryLimit::NONE })
+        };
+        let report = maintenance.run_on(remote.clone(), &policy, &mut no_progress).unwrap();
         assert_eq!(report.snapshots, 1);
         let mut snapshots =
             memory.list().unwrap().into_iter().filter(|(_, file)| *file == ArchiveFile::Snapshot);

@@ -4,6 +4,7 @@ use std::{fmt, path::Path};
 
 use crate::{
     error::{Error, ErrorKind},
+    point::PruneReason,
     time::Timestamp,
     units::Micros,
 };
@@ -51,11 +52,18 @@ pub(super) fn shown(at: Micros) -> String {
     at.timestamp().map_or_else(|_| at.get().to_string(), |at| at.to_string())
 }
 
-/// The instant is before the restorable range.
+/// The instant is before the restorable range. `pruned_by` is the reason for which the range begins there.
 #[cold]
-pub(super) fn outside(at: Timestamp, earliest: Micros) -> Error {
+pub(super) fn outside(at: Timestamp, earliest: Micros, pruned_by: Option<PruneReason>) -> Error {
+    let why = match pruned_by {
+        Some(PruneReason::Limit) => {
+            "older instants were removed to keep the history within its history limit, and "
+        }
+        Some(PruneReason::Window) | None => "",
+    };
+    let earliest = shown(earliest);
     let message =
-        format!("cannot restore to {at}: the earliest instant that can be restored is {}", shown(earliest));
+        format!("cannot restore to {at}: {why}the earliest instant that can be restored is {earliest}");
     Error::new(ErrorKind::OutsideWindow, message)
 }
 

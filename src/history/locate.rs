@@ -84,7 +84,7 @@ pub(super) fn locate(timeline: &Timeline, asked: Timestamp, now: Timestamp) -> R
         let first = timeline.stamps(*first)?.generation;
         // Missing stamps before the first generation are the more specific error.
         follows_unstamped(timeline, 0, &first)?;
-        return Err(outside(asked, timeline.starts_at(&first)));
+        return Err(outside(asked, timeline.starts_at(&first), timeline.pruned_by()?));
     };
     let number = timeline.numbers[index];
     let stamps = timeline.stamps(number)?;

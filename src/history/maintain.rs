@@ -25,18 +25,21 @@
 //! If a damaged log prevents a due snapshot, a file `wanted` requests a snapshot of the database itself when the next generation
 //! begins. That snapshot contains all commits of the logs.
 //!
-//! Only an ended generation gets a snapshot or becomes the first retained one, because its header does not change. The header of
-//! a generation without commits is rewritten if its WAL is restarted. A requested snapshot before that generation is then taken
-//! again.
+//! Only a generation whose header does not change gets a snapshot or becomes the first retained one: one that has ended, or the
+//! newest one if it has commits, which are flushed first. The header of a generation without commits is rewritten if its WAL is
+//! restarted. A requested snapshot before that generation is then taken again.
 
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 
 use super::{
     compress::Compression,
+    damaged_log::{first_damaged, no_snapshot},
     dir_lock::exclusive,
     ended::Ended,
     errors::foreign,
+    generation_log::GenerationLog,
     image::HistoricalImage,
+    limit::{Beginning, Extents},
     materialize::write_pages,
     plan,
     points::points,
@@ -49,9 +52,9 @@ use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout::ArchiveFile,
-    point::{MaintenanceReport, RestorableRange},
+    point::{MaintenanceReport, PruneReason, RestorableRange},
     progress::ProgressFn,
-    retention::Retention,
+    retention::RetentionPolicy,
     stamps::{Generation, Stamps},
     time::Timestamp,
     units::{GenerationNumber, Micros, Nanos},
@@ -82,37 +85,56 @@ struct Run<'a> {
     now: Micros,
 }
 
+/// The generations to prune.
+#[derive(Clone, Copy)]
+enum Pruning {
+    None,
+    /// Those before a generation.
+    Before(GenerationNumber, PruneReason),
+    All,
+}
+
+/// What a limit requires.
+struct Limited {
+    /// The first generation to retain, or `None` if the limit prunes nothing.
+    from: Option<GenerationNumber>,
+    /// The number of snapshots that were taken.
+    snapshots: u32,
+    /// Why a snapshot was not taken.
+    failed: Result<()>,
+}
+
 /// A snapshot that is due.
 struct DueSnapshot {
     /// The generation before which it is due.
     generation: Generation,
-    /// The generation before which the newest snapshot is.
+    /// The generation before which the newest snapshot before that one is.
     newest: GenerationNumber,
 }
 
 impl Maintenance<'_> {
-    /// Runs the maintenance that is due. `window` returns the retention window. It is called again while no other process can
-    /// begin a history.
+    /// Runs the maintenance that is due. `policy` returns what is retained. It is called again while no other process can begin a
+    /// history.
     pub(crate) fn run(
         &self,
-        window: &dyn Fn() -> Result<Retention>,
+        policy: &dyn Fn() -> Result<RetentionPolicy>,
         watch: &mut ProgressFn<'_>,
     ) -> Result<MaintenanceReport> {
-        self.run_on(Origin::local(Some(self.disk), self.data, self.birth), window, watch)
+        self.run_on(Origin::local(Some(self.disk), self.data, self.birth), policy, watch)
     }
 
     /// Runs the maintenance that is due in the history that `origin` describes.
     pub(super) fn run_on(
         &self,
         origin: Origin,
-        window: &dyn Fn() -> Result<Retention>,
+        policy: &dyn Fn() -> Result<RetentionPolicy>,
         watch: &mut ProgressFn<'_>,
     ) -> Result<MaintenanceReport> {
         let run = Run { disk: self.disk, origin, is_plain: self.is_plain, now: self.now.into() };
         let mut report = MaintenanceReport::default();
         if Disk::exists(run.origin.paths.dir())? {
             match Disk::lock_dir(self.data.parent().unwrap_or(self.data))? {
-                Some(_lock) => run.maintain(window, &mut report, watch)?,
+                Some(_lock) => run.maintain(policy, &mut report, watch)?,
                 None => report.deferred = true,
             }
         }
@@ -129,71 +151,133 @@ impl Run<'_> {
 
     fn maintain(
         &self,
-        window: &dyn Fn() -> Result<Retention>,
+        policy: &dyn Fn() -> Result<RetentionPolicy>,
         report: &mut MaintenanceReport,
         watch: &mut ProgressFn<'_>,
     ) -> Result<()> {
         // Fails for the history of another database. Nothing in it may be deleted.
         self.origin.ask(|_| Ok(()))?;
-        let at_first = window()?;
-        let mut from = None;
+        let at_first = policy()?;
+        let mut pruning = Pruning::All;
         let mut failed = Ok(());
-        if !at_first.is_off() {
-            // Old generations are pruned even if the newest logs are damaged. On a full disk, pruning frees space.
-            match self.take_snapshot(watch) {
+        if !at_first.window.is_off() {
+            match self.take_due_snapshot(watch) {
                 Ok(taken) => report.snapshots += u32::from(taken),
-                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::DiskFull) => {
-                    failed = Err(error);
-                }
+                Err(error) if prunes_after(&error) => failed = Err(error),
                 Err(error) => return Err(error),
             }
             self.flush()?;
-            let micros = i64::try_from(at_first.seconds()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+            let micros =
+                i64::try_from(at_first.window.seconds()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
             let cutoff = self.now.minus(micros);
-            from = self.origin.ask(|timeline| oldest_needed(timeline, cutoff))?;
+            let needed = self.origin.ask(|timeline| oldest_needed(timeline, cutoff))?;
+            pruning = needed.map_or(Pruning::None, |from| Pruning::Before(from, PruneReason::Window));
+            if let Some(limit) = at_first.limit.bytes() {
+                let limited = self.within(limit, needed, watch)?;
+                report.snapshots += limited.snapshots;
+                failed = failed.and(limited.failed);
+                pruning = limited.from.map_or(pruning, |from| Pruning::Before(from, PruneReason::Limit));
+            }
         }
         match exclusive(&self.origin.paths)? {
-            // If the window was changed concurrently, different maintenance may be due.
-            Some(_lock) if window()? == at_first => {
-                self.prune(from, at_first.is_off())?;
+            // If the policy was changed concurrently, different maintenance may be due.
+            Some(_lock) if policy()? == at_first => {
+                self.prune(pruning)?;
                 self.remove_leftovers(report)?;
             }
             _ => report.deferred = true,
         }
         self.remove_pruned(report)?;
-        if self.is_plain && !at_first.is_off() {
+        if self.is_plain && !at_first.window.is_off() {
             let compression = Compression { origin: &self.origin, disk: self.disk, now: self.now };
             compression.run(report, watch)?;
         }
         failed
     }
 
-    /// Takes a snapshot if one is due. Returns whether it did.
-    fn take_snapshot(&self, watch: &mut ProgressFn<'_>) -> Result<bool> {
-        let Some(DueSnapshot { generation, newest }) = self.origin.ask(|timeline| self.due(timeline))? else {
-            return Ok(false);
-        };
+    /// Takes a snapshot if the logs since the newest one are long. Returns whether it did.
+    fn take_due_snapshot(&self, watch: &mut ProgressFn<'_>) -> Result<bool> {
+        let Some(due) = self.origin.ask(|timeline| self.due(timeline))? else { return Ok(false) };
+        self.take_snapshot(&due, watch)?;
         let request = self.origin.paths.snapshot_request();
+        if Disk::exists(&request)? {
+            self.disk.remove(&request)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes a snapshot.
+    fn take_snapshot(&self, due: &DueSnapshot, watch: &mut ProgressFn<'_>) -> Result<()> {
+        let DueSnapshot { generation, newest } = due;
         let written = self
             .origin
-            .ask(|timeline| plan::image_before(timeline, &generation))
-            .and_then(|image| self.write_snapshot(&image, &generation, watch));
+            .ask(|timeline| plan::image_before(timeline, generation))
+            .and_then(|image| self.write_snapshot(&image, generation, watch));
         match written {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let from = self.origin.ask(|timeline| first_damaged(timeline, newest, &generation, watch))?;
+                let from = self.origin.ask(|timeline| first_damaged(timeline, *newest, generation, watch))?;
+                let request = self.origin.paths.snapshot_request();
                 // Once a log has ended, the database itself contains the commits that the damaged logs cannot reproduce.
                 if !Disk::exists(&request)? {
                     self.disk.create_like(&request, &self.origin.data)?;
                 }
                 Err(no_snapshot(&error, from.timestamp()?))
             }
-            written => {
-                written?;
-                if Disk::exists(&request)? {
-                    self.disk.remove(&request)?;
+            written => written,
+        }
+    }
+
+    /// Finds where the history begins so that its size does not exceed `limit`, and takes the snapshot that this requires.
+    /// `needed` is the first generation that the window needs, or `None` if that is the oldest one.
+    fn within(
+        &self,
+        limit: u64,
+        needed: Option<GenerationNumber>,
+        watch: &mut ProgressFn<'_>,
+    ) -> Result<Limited> {
+        let mut limited = Limited { from: None, snapshots: 0, failed: Ok(()) };
+        let exceeding = self.origin.ask(|timeline| Extents::exceeding(timeline, needed, limit))?;
+        let Some(mut extents) = exceeding else { return Ok(limited) };
+        while let Some(beginning) = extents.beginning(limit) {
+            let number = match beginning {
+                Beginning::Taken(number) => number,
+                Beginning::Untaken(number) => {
+                    let due = self.origin.ask(|timeline| due_before(timeline, number))?;
+                    match self.take_snapshot(&due, watch) {
+                        Ok(()) => limited.snapshots += 1,
+                        Err(error) if prunes_after(&error) => {
+                            limited.failed = Err(error);
+                            extents.exclude_untaken();
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    number
                 }
-                Ok(true)
+            };
+            if self.origin.ask(|timeline| self.can_begin(timeline, number))? {
+                self.flush()?;
+                limited.from = Some(number);
+                break;
             }
+            extents.exclude(number);
+        }
+        Ok(limited)
+    }
+
+    /// Whether the snapshot before a generation is complete and intact. Makes the commits of the generation durable if they are
+    /// in the WAL: if they were lost in a power failure, the next generation would replace this one.
+    fn can_begin(&self, timeline: &Timeline, number: GenerationNumber) -> Result<bool> {
+        let generation = timeline.stamps(number)?.generation;
+        if timeline.is_live(number)
+            && let Some(GenerationLog { path, live: Some(wal), .. }) =
+                GenerationLog::open(timeline, &generation, None)?
+        {
+            self.disk.sync_file(&wal, &path)?;
+        }
+        match is_intact(timeline, &generation) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            is_intact => is_intact,
         }
     }
 
@@ -252,15 +336,19 @@ impl Run<'_> {
         self.origin.ended.flush_added_since(since)
     }
 
-    /// Prunes the generations before `from`, or all of them if `all`. The caller holds the exclusive lock of the archive.
-    fn prune(&self, from: Option<GenerationNumber>, all: bool) -> Result<()> {
+    /// Prunes generations. The caller holds the exclusive lock of the archive.
+    fn prune(&self, pruning: Pruning) -> Result<()> {
         let Origin { paths, birth, ended, .. } = &self.origin;
         let newest = match live_stamps(paths)? {
             Some(live) => Some(live),
             None => newest_numbered(&**ended)?,
         };
         let Some(newest) = newest.map(|newest| newest.generation) else { return Ok(()) };
-        let Some(from) = from.or(all.then_some(newest.number.next())) else { return Ok(()) };
+        let (from, reason) = match pruning {
+            Pruning::None => return Ok(()),
+            Pruning::Before(from, reason) => (from, reason),
+            Pruning::All => (newest.number.next(), PruneReason::Window),
+        };
         let database = birth.database;
         if newest.database != database {
             return Err(foreign(paths.dir()));
@@ -268,7 +356,7 @@ impl Run<'_> {
         if RetentionMark::read(paths, database)?.is_some_and(|retained| retained.from >= from) {
             return Ok(());
         }
-        RetentionMark { from, database }.write(self.disk, paths)
+        RetentionMark { from, database }.write(reason, self.disk, paths)
     }
 
     /// Deletes the files that incomplete calls have left. The caller holds the exclusive lock of the archive.
@@ -342,10 +430,7 @@ fn oldest_needed(timeline: &Timeline, cutoff: Micros) -> Result<Option<Generatio
             if stamps.generation.begun_at > cutoff || stamps.commits().is_empty() {
                 return Ok(false);
             }
-            match Snapshot::open(timeline.ended(), &stamps.generation)? {
-                Some(snapshot) => snapshot.check_all().map(|()| true),
-                None => Ok(false),
-            }
+            is_intact(timeline, &stamps.generation)
         };
         match is_usable() {
             Ok(true) => return Ok(Some(number)),
@@ -358,47 +443,23 @@ fn oldest_needed(timeline: &Timeline, cutoff: Micros) -> Result<Option<Generatio
     Ok(None)
 }
 
-/// The earliest instant whose restore may be refused. The end of the generation before `generation` cannot be read. The result is
-/// the begin of the first generation, from `newest` on, whose end cannot be read. `newest` has the newest snapshot.
-fn first_damaged(
-    timeline: &Timeline,
-    newest: GenerationNumber,
-    generation: &Generation,
-    watch: &mut ProgressFn<'_>,
-) -> Result<Micros> {
-    let mut is_damaged = |number: GenerationNumber| {
-        let read = timeline
-            .stamps(number.next())
-            .and_then(|next| plan::image_before(timeline, &next.generation))
-            .and_then(|image| write_pages(&image, watch, |_, _| Ok(())));
-        match read {
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
-            read => read.map(|()| false),
-        }
-    };
-    let (mut low, mut high) = (newest.get(), generation.number.get() - 1);
-    while low < high {
-        let middle = low.midpoint(high);
-        if is_damaged(GenerationNumber::new(middle))? {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
+/// Whether the snapshot before a generation is complete. Fails with [`ErrorKind::Corrupt`] if it is damaged.
+fn is_intact(timeline: &Timeline, generation: &Generation) -> Result<bool> {
+    match Snapshot::open(timeline.ended(), generation)? {
+        Some(snapshot) => snapshot.check_all().map(|()| true),
+        None => Ok(false),
     }
-    // If the stamps of that generation are damaged, the end of the preceding generation is not known either.
-    let known =
-        (newest.get()..=low).rev().find_map(|number| timeline.stamps(GenerationNumber::new(number)).ok());
-    Ok(known.map_or(generation.begun_at, |stamps| timeline.starts_at(&stamps.generation)))
 }
 
-/// The logs cannot reproduce the database at the point at which the next snapshot is due.
-#[cold]
-fn no_snapshot(error: &Error, from: Timestamp) -> Error {
-    let message = error.message().map(|error| {
-        format!(
-            "no new snapshot can be made, because {error}; the database itself can be read and written, but instants after \
-             {from} may be refused until that file is put back, or up to the next begin of a log, when a snapshot is taken"
-        )
-    });
-    Error::with(ErrorKind::Corrupt, message)
+/// The snapshot before a generation, as one that is due.
+fn due_before(timeline: &Timeline, number: GenerationNumber) -> Result<DueSnapshot> {
+    let generation = timeline.stamps(number)?.generation;
+    let newest = timeline.snapshots.range(..number).next_back().or(timeline.numbers.first()).copied();
+    Ok(DueSnapshot { generation, newest: newest.unwrap_or(number) })
+}
+
+/// Whether old generations are pruned although a snapshot could not be taken. Those before the newest snapshot are not needed,
+/// even if newer logs are damaged. On a full disk, pruning frees space.
+fn prunes_after(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::DiskFull)
 }

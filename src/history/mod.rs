@@ -12,7 +12,7 @@
 //! | `generation_log`, `commits`, `locate` | from an instant to a commit |
 //! | `plan`, `image`, `frame_store`, `fallback` | from a commit to the pages of the database |
 //! | `compare`, `resolve`, `points`, `materialize` | queries |
-//! | `base_snapshot`, `maintain`, `compress` | writers |
+//! | `base_snapshot`, `maintain`, `limit`, `damaged_log`, `compress` | writers |
 //! | `verify` | verification |
 //!
 //! This module has no encryption keys: it copies pages as they are stored.
@@ -22,6 +22,7 @@ mod checksummed;
 mod commits;
 mod compare;
 mod compress;
+mod damaged_log;
 mod dir_lock;
 mod ended;
 mod errors;
@@ -31,6 +32,7 @@ mod frame_ref;
 mod frame_store;
 mod generation_log;
 mod image;
+mod limit;
 mod locate;
 mod log;
 mod log_file;

@@ -41,7 +41,7 @@ pub(crate) fn points(timeline: &Timeline, span: Span) -> Result<Points> {
     } else if !(is_restorable && is_current) {
         ranges.close(ended_at)?;
     }
-    Ok(Points { points, windows: ranges.0 })
+    Ok(Points { points, windows: ranges.0, pruned_by: timeline.pruned_by()? })
 }
 
 /// The result of the generations scanned so far.

@@ -93,7 +93,7 @@ pub(super) fn check_instant(timeline: &Timeline, at: Timestamp) -> Result<()> {
     let is_pruned = timeline.retained_from.is_some();
     if timeline.has_pristine_mark && birth.is_kept_since && !is_pruned {
         return if at < birth.at {
-            Err(outside(at, birth.at.into()))
+            Err(outside(at, birth.at.into(), None))
         } else if is_born(timeline)? {
             Ok(())
         } else {

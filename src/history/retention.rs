@@ -3,17 +3,24 @@
 //! Earlier generations are pruned: readers ignore them, whether or not their files have been deleted. The rename of this file
 //! into its place is the commit point of pruning. The files are deleted afterwards. Neither the order of the deletions nor a
 //! crash between them affects the result of a read.
+//!
+//! A second file has the generation that became the first one because the history exceeded its limit. It is written before the
+//! first file, and only explains it: if the generations differ, the window determined the first one.
+
+use std::path::{Path, PathBuf};
 
 use super::{checksummed, errors::damaged};
 use crate::{
     disk::Disk,
-    error::Result,
-    layout::ArchivePaths,
+    error::{ErrorKind, Result},
+    layout::{ArchivePaths, beside},
+    point::PruneReason,
     stamps::{Word, low},
     units::GenerationNumber,
 };
 
 const MAGIC: Word = Word::from_le_bytes(*b"LFretain");
+const LIMIT_MAGIC: Word = Word::from_le_bytes(*b"LFlimits");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetentionMark {
@@ -30,27 +37,45 @@ impl RetentionMark {
     ///
     /// [`ErrorKind::Corrupt`](crate::error::ErrorKind::Corrupt) if the file is damaged or belongs to another database.
     pub(crate) fn read(paths: &ArchivePaths, database: u128) -> Result<Option<Self>> {
-        let path = paths.retention_mark();
-        match checksummed::read(&path)?.as_deref() {
+        Self::read_from(&paths.retention_mark(), MAGIC, database)
+    }
+
+    fn read_from(path: &Path, magic: Word, database: u128) -> Result<Option<Self>> {
+        match checksummed::read(path)?.as_deref() {
             None => Ok(None),
-            Some(&[MAGIC, from, low, high]) => {
+            Some(&[found, from, low, high]) if found == magic => {
                 let found = u128::from(low) | u128::from(high) << 64;
                 if found != database {
-                    return Err(damaged(&path, "it belongs to another database"));
+                    return Err(damaged(path, "it belongs to another database"));
                 }
                 Ok(Some(Self { from: GenerationNumber::new(from), database }))
             }
-            Some(_) => Err(damaged(&path, "invalid header")),
+            Some(_) => Err(damaged(path, "invalid header")),
+        }
+    }
+
+    /// Why the history begins at this generation.
+    pub(super) fn reason(&self, paths: &ArchivePaths) -> Result<PruneReason> {
+        match Self::read_from(&paths.limit_mark(), LIMIT_MAGIC, self.database) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(PruneReason::Window),
+            limited => Ok(if limited? == Some(*self) { PruneReason::Limit } else { PruneReason::Window }),
         }
     }
 
     /// Prunes a history. The mark is durable when this returns.
-    pub(super) fn write(&self, disk: &Disk, paths: &ArchivePaths) -> Result<()> {
-        let words = [MAGIC, self.from.get(), low(self.database), low(self.database >> 64)];
-        let (path, beside) = (paths.retention_mark(), paths.dir().join("retained.new"));
-        let file = checksummed::create(disk, &beside, &words, &paths.data())?;
-        disk.sync_file(&file, &beside)?;
-        disk.rename(&beside, &path)?;
+    pub(super) fn write(&self, reason: PruneReason, disk: &Disk, paths: &ArchivePaths) -> Result<()> {
+        if reason == PruneReason::Limit {
+            self.write_to(paths.limit_mark(), LIMIT_MAGIC, disk, paths)?;
+        }
+        self.write_to(paths.retention_mark(), MAGIC, disk, paths)?;
         disk.sync_dir(paths.dir())
+    }
+
+    fn write_to(&self, path: PathBuf, magic: Word, disk: &Disk, paths: &ArchivePaths) -> Result<()> {
+        let words = [magic, self.from.get(), low(self.database), low(self.database >> 64)];
+        let staged = beside(&path, ".new");
+        let file = checksummed::create(disk, &staged, &words, &paths.data())?;
+        disk.sync_file(&file, &staged)?;
+        disk.rename(&staged, &path)
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     disk::{DirLock, Disk},
     error::{ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
+    point::PruneReason,
     stamps::{FileState, Generation, Lineage, LogEnd, Stamps},
     time::Timestamp,
     units::{GenerationNumber, Micros},
@@ -267,6 +268,13 @@ impl Timeline {
             Lineage::Born | Lineage::AfterGap => generation.begun_at,
             Lineage::Continues { .. } => generation.not_before,
         }
+    }
+
+    /// Why the oldest generations were pruned. Returns `None` if none were.
+    pub(super) fn pruned_by(&self) -> Result<Option<PruneReason>> {
+        let Origin { paths, birth, .. } = &self.origin;
+        let mark = self.retained_from.map(|from| RetentionMark { from, database: birth.database });
+        mark.map(|mark| mark.reason(paths)).transpose()
     }
 
     /// Whether a generation has begun or ended since the observation. An inconsistency may then be absent from the next

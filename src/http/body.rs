@@ -115,6 +115,8 @@ pub(super) struct Configuration {
     size_limit: Option<String>,
     #[schema(value_type = crate::Retention)]
     history_window: String,
+    #[schema(value_type = crate::HistoryLimit)]
+    history_limit: String,
     block_reads: bool,
     block_writes: bool,
     delete_protection: bool,
@@ -128,6 +130,7 @@ impl Configuration {
         Self {
             size_limit: database.size_limit.map(|limit| limit.to_string()),
             history_window: database.history_window.to_string(),
+            history_limit: database.history_limit.to_string(),
             block_reads: database.block_reads,
             block_writes: database.block_writes,
             delete_protection: database.delete_protection,
@@ -147,6 +150,9 @@ pub(super) struct ConfigurationChanges {
     /// A number of days, hours, minutes or seconds, or `off`; `default` inherits that of the group.
     #[schema(example = "7d", pattern = "^([0-9]{1,9}[dhms]|0|off|default)$")]
     pub(super) history_window: Option<String>,
+    /// Bytes, or a number with a unit, or `none`; `default` inherits that of the group.
+    #[schema(example = "256mb", pattern = r"^([0-9]{4,12}|[1-9][0-9]{0,5}[kmgKMG][iI]?[bB]|none|default)$")]
+    pub(super) history_limit: Option<String>,
     pub(super) block_reads: Option<bool>,
     pub(super) block_writes: Option<bool>,
     pub(super) delete_protection: Option<bool>,
@@ -212,6 +218,8 @@ pub(super) struct UsageFigures {
     rows_read: u64,
     rows_written: u64,
     pub(super) storage_bytes: u64,
+    /// The size of the history. An extension of Turso's API.
+    pub(super) history_bytes: u64,
     bytes_synced: u64,
 }
 
@@ -318,11 +326,17 @@ pub(super) struct GroupConfiguration {
     delete_protection: bool,
     #[schema(value_type = crate::Retention)]
     history_window: String,
+    #[schema(value_type = crate::HistoryLimit)]
+    history_limit: String,
 }
 
 impl GroupConfiguration {
     pub(super) fn of(group: &Group) -> Self {
-        Self { delete_protection: group.delete_protection, history_window: group.history_window.to_string() }
+        Self {
+            delete_protection: group.delete_protection,
+            history_window: group.history_window.to_string(),
+            history_limit: group.history_limit.to_string(),
+        }
     }
 }
 
@@ -331,6 +345,8 @@ pub(super) struct GroupConfigurationChanges {
     pub(super) delete_protection: Option<bool>,
     #[schema(value_type = Option<crate::Retention>)]
     pub(super) history_window: Option<String>,
+    #[schema(value_type = Option<crate::HistoryLimit>)]
+    pub(super) history_limit: Option<String>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

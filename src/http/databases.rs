@@ -134,13 +134,18 @@ fn database_changes(changes: ConfigurationChanges) -> ApiResult<DatabaseChanges>
             Some("default") => Change::Reset,
             Some(window) => Change::Set(window.parse()?),
         },
+        history_limit: match changes.history_limit.as_deref() {
+            None => Change::Keep,
+            Some("default") => Change::Reset,
+            Some(limit) => Change::Set(limit.parse()?),
+        },
         block_reads: changes.block_reads,
         block_writes: changes.block_writes,
         delete_protection: changes.delete_protection,
     })
 }
 
-/// Returns the size of a database on disk in bytes. Rows are not counted.
+/// Returns the size of a database and of its history on disk in bytes. Rows are not counted.
 #[utoipa::path(
     get, path = "/{name}/usage", tag = "databases", operation_id = "getDatabaseUsage",
     params(SpanQuery),
@@ -157,6 +162,7 @@ pub(super) async fn usage(
         let mut usage = UsageFigures::default();
         if database.state == DatabaseState::Ready {
             usage.storage_bytes = context.plane.database_size(&database)?;
+            usage.history_bytes = context.plane.history_size(&database)?;
         }
         let instances = [InstanceUsage { uuid: database.id.clone(), usage }];
         Ok(DatabaseAnswer { database: Usage { uuid: database.id, instances, usage, total: usage } })

@@ -100,7 +100,7 @@ pub(super) async fn remove_location(call: Call<(String, String)>) -> JsonResult<
     .await
 }
 
-/// Shows the configuration of a group: its protection and history window.
+/// Shows the configuration of a group: its protection, history window and history limit.
 #[utoipa::path(
     get, path = "/{name}/configuration", tag = "groups", operation_id = "getGroupConfiguration",
     responses((status = 200, description = "The configuration", body = GroupConfiguration), Refused, Missing),
@@ -116,9 +116,10 @@ pub(super) async fn configuration(call: Call<String>) -> JsonResult<GroupConfigu
     responses((status = 200, description = "The new configuration", body = GroupConfiguration), Refused, Missing, Conflict, NoRoom),
 )]
 pub(super) async fn configure(call: Call<String>, body: JsonBody) -> JsonResult<GroupConfiguration> {
-    let GroupConfigurationChanges { delete_protection, history_window } = body.parse()?;
+    let GroupConfigurationChanges { delete_protection, history_window, history_limit } = body.parse()?;
     let history_window = history_window.map(|window| window.parse()).transpose()?;
-    let changes = GroupChanges { delete_protection, history_window };
+    let history_limit = history_limit.map(|limit| limit.parse()).transpose()?;
+    let changes = GroupChanges { delete_protection, history_window, history_limit };
     call.write(move |context, name| {
         Ok(GroupConfiguration::of(&context.plane.configure_group(&name, changes)?))
     })

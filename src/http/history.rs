@@ -13,7 +13,7 @@ use super::{
     openapi::{Conflict, Missing, NoRoom, Refused},
     request::{Call, JsonBody, JsonResult, QueryParams, parse_instant},
 };
-use crate::{Point, RestoreOptions, Timestamp};
+use crate::{Point, PruneReason, RestoreOptions, Timestamp};
 
 /// Lists the recovery points of a database.
 #[utoipa::path(
@@ -36,6 +36,7 @@ pub(super) async fn points(
         Ok(Json(PointsAnswer {
             points: points.into_iter().map(Into::into).collect(),
             windows: found.windows.into_iter().map(Into::into).collect(),
+            pruned_by: found.pruned_by.map(PruneReason::as_str),
             pagination,
         }))
     })

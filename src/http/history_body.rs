@@ -28,6 +28,9 @@ pub(super) struct PointsQuery {
 pub(super) struct PointsAnswer {
     pub(super) points: Vec<PointBody>,
     pub(super) windows: Vec<WindowBody>,
+    /// Why the oldest instants were removed. Null if none were.
+    #[schema(value_type = Option<crate::PruneReason>)]
+    pub(super) pruned_by: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pagination: Option<Pagination>,
 }
@@ -93,7 +96,7 @@ impl From<Restored> for RestoreAnswer {
 pub(super) struct MaintainedAnswer {
     /// The number of snapshots taken.
     snapshots: u32,
-    /// The number of generations removed, which no history window needs any more.
+    /// The number of generations removed, which no history window needs any more or a history limit excludes.
     generations: u64,
     /// The size of the removed files in bytes.
     bytes_freed: u64,

@@ -11,8 +11,8 @@ use utoipa::{
 };
 
 use crate::{
-    Cipher, DatabaseName, EncryptionKey, GroupName, InstantPosition, NAME_LEN_MAX, PageFormat,
-    RemoteEncryption, Retention, SizeLimit, Timestamp,
+    Cipher, DatabaseName, EncryptionKey, GroupName, HistoryLimit, InstantPosition, NAME_LEN_MAX, PageFormat,
+    PruneReason, RemoteEncryption, Retention, SizeLimit, Timestamp,
 };
 
 fn text(description: &str) -> ObjectBuilder {
@@ -66,6 +66,10 @@ schemas! {
         .pattern(Some("^([0-9]{1,9}[dhms]|0|off)$"))
         .examples(["24h", "7d", "off"])
         .build();
+    HistoryLimit: text("The largest size of a history: bytes, or a number with a binary unit, such as 1mb, 256mb or 1gb, or `none`. Responses use bytes.")
+        .pattern(Some("^([0-9]{4,12}|[1-9][0-9]{0,5}[kmgKMG][iI]?[bB]|none)$"))
+        .examples(["256mb"])
+        .build();
     EncryptionKey: text("A key in base64, of 16 or 32 bytes, depending on the cipher. It is not stored.")
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::Password)))
         .pattern(Some("^([A-Za-z0-9+/]{21}[AQgw]==|[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$"))
@@ -75,6 +79,9 @@ schemas! {
         .build();
     PageFormat: text("The layout of encrypted pages. An extension of Turso's API.")
         .enum_values(Some([PageFormat::Native, PageFormat::Turso].map(PageFormat::as_str)))
+        .build();
+    PruneReason: text("Why maintenance removed the oldest instants of a history: they were before its window, or exceeded its limit.")
+        .enum_values(Some([PruneReason::Window, PruneReason::Limit].map(PruneReason::as_str)))
         .build();
     InstantPosition as "ReachedKind": text("The position of the instant among the commits of the database.")
         .enum_values(Some(

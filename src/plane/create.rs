@@ -21,7 +21,7 @@ use super::{
     resolve::{self, Resolved, Wanted},
 };
 use crate::{
-    api::{CreateDatabaseInput, CreateDatabaseOutput, Parent, Seed, Uploaded},
+    api::{CreateDatabaseInput, CreateDatabaseOutput, Database, Parent, Seed, Uploaded},
     catalog::{Durability, Entry, InGroup, NewDatabase, State},
     cipher::Cipher,
     connect::{self, ConnectOptions},
@@ -90,6 +90,8 @@ impl Plane {
         }
         let now = self.clock.now();
         let inherited = source.as_ref().and_then(|source| source.entry.database.size_limit);
+        let own_limit =
+            |database: &Database| (!database.inherits_history_limit).then_some(database.history_limit);
         let new = NewDatabase {
             id: id::new_id(now),
             name,
@@ -97,6 +99,7 @@ impl Plane {
             state: State::Creating,
             created_at: now,
             size_limit: size_limit.or(inherited),
+            history_limit: source.as_ref().and_then(|source| own_limit(&source.entry.database)),
             cipher: target.as_ref().map(|target| target.cipher),
             parent: source.as_ref().map(|source| Parent {
                 id: source.entry.database.id.clone(),

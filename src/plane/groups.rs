@@ -7,6 +7,7 @@ use crate::{
     changes::{Begun, Pair},
     disk::Disk,
     error::Result,
+    history_limit::HistoryLimit,
     id,
     name::{GroupDir, GroupName},
     retention::Retention,
@@ -21,6 +22,8 @@ pub struct GroupChanges {
     pub delete_protection: Option<bool>,
     /// The history window of the databases in the group that have none of their own. `None` keeps the setting.
     pub history_window: Option<Retention>,
+    /// The limit on the size of the history of each database in the group that has none of its own. `None` keeps the setting.
+    pub history_limit: Option<HistoryLimit>,
 }
 
 impl GroupChanges {
@@ -34,6 +37,12 @@ impl GroupChanges {
     #[must_use]
     pub fn history_window(self, window: Retention) -> Self {
         Self { history_window: Some(window), ..self }
+    }
+
+    /// Sets the limit on the size of the history of each database. [`HistoryLimit::NONE`] removes it.
+    #[must_use]
+    pub fn history_limit(self, limit: HistoryLimit) -> Self {
+        Self { history_limit: Some(limit), ..self }
     }
 }
 
@@ -116,7 +125,8 @@ impl ControlPlane {
     /// Delete protection covers the group and every database in it. The history window applies to the databases without a
     /// window [of their own](crate::DatabaseChanges::history_window). A window of zero stops the capture of commits; the
     /// existing history can be restored until [`maintain_database`](Self::maintain_database) prunes it. A window that is
-    /// turned on again begins a new history with the next commit.
+    /// turned on again begins a new history with the next commit. The limit on the size of a history applies to each database
+    /// without a limit [of its own](crate::DatabaseChanges::history_limit), from its next maintenance.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -141,8 +151,9 @@ impl ControlPlane {
         let group = group.into().parse()?;
         let configure = |rows: &Rows<'_>, begun: &mut Vec<Begun>| {
             let group = group.group(rows)?;
-            rows.configure_group(&group.id, changes.delete_protection, changes.history_window)?;
-            // Connections do not depend on delete protection.
+            let GroupChanges { delete_protection, history_window, history_limit } = changes;
+            rows.configure_group(&group.id, delete_protection, history_window, history_limit)?;
+            // Connections do not depend on the other settings.
             if changes.history_window.is_some() {
                 self.0.begin_all(&rows.entries_of_group(&group.id)?, begun)?;
             }

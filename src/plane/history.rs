@@ -22,6 +22,7 @@ use crate::{
     layout::ArchivePaths,
     point::{InstantPosition, MaintenanceReport, Points, ResolvedInstant, Restored},
     progress::{OnProgress, Progress, ProgressFn},
+    retention::RetentionPolicy,
     seed::restore,
     time::Timestamp,
     vfs,
@@ -293,12 +294,14 @@ impl ControlPlane {
     /// Maintains the history of a database and reports what was done.
     ///
     /// Maintenance writes a snapshot if the WALs since the last one exceed both the size of the database and 1 MiB, which
-    /// bounds the time of a restore. It prunes what no instant of the history window needs, compresses the WALs of a plain
+    /// bounds the time of a restore. It prunes what no instant of the history window needs and, if the history exceeds its
+    /// [limit](crate::HistoryLimit), its oldest instants, for which it may write another snapshot. It compresses the WALs of a plain
     /// database that no restore to the last 24 hours needs, and flushes unflushed files.
     ///
     /// Only maintenance bounds the disk space of a history; a host calls it regularly, for example every hour, or runs a
     /// [`Maintainer`](crate::Maintainer). It runs while any number of processes use the database, and changes no file
-    /// if no work is due. It never changes the result of a restore to an instant of the window. It needs no key.
+    /// if no work is due. It never changes the result of a restore to an instant of the window, except that it removes the oldest
+    /// instants of a history that exceeds its limit. It needs no key.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -331,17 +334,21 @@ impl ControlPlane {
             is_plain: entry.database.cipher.is_none(),
             now: self.0.clock.now(),
         };
-        let window = || {
+        let policy = || {
             let now = self.0.catalog.read(|rows| rows.entry_by_id(&entry.database.id))?;
             let now = now.filter(|now| now.state == State::Ready);
-            now.map(|now| now.database.history_window).ok_or_else(|| resolve::destroyed(&entry.database.name))
+            now.map(|now| RetentionPolicy {
+                window: now.database.history_window,
+                limit: now.database.history_limit,
+            })
+            .ok_or_else(|| resolve::destroyed(&entry.database.name))
         };
-        let mut maintained = maintenance.run(&window, progress.callback());
+        let mut maintained = maintenance.run(&policy, progress.callback());
         // Pruning writes a small file, for which the reserve makes room; a snapshot is written only if there is room.
         while maintained.as_ref().is_err_and(|error| error.kind() == ErrorKind::DiskFull)
             && self.0.reserve.give_up()
         {
-            maintained = maintenance.run(&window, progress.callback());
+            maintained = maintenance.run(&policy, progress.callback());
         }
         // If the directory belongs to another database by now, this changes nothing: only existing rows are described.
         let described = self.0.keep_described(entry);

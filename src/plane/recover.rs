@@ -12,7 +12,9 @@ use crate::{
     disk::{DatabaseFile, Disk, open_databases},
     error::{Error, ErrorKind, Result},
     finding::Finding,
-    history, id,
+    history,
+    history_limit::HistoryLimit,
+    id,
     layout::{self, ArchiveFile, ArchivePaths, Layout},
     name::{DatabaseName, GroupDir, GroupName},
     page::{HEADER_LEN, Header, Seal},
@@ -430,6 +432,7 @@ fn guessed_group(dir: &GroupDir, known: Option<GroupIdentity>) -> Result<GroupDe
         name: identity.name,
         directory: dir.as_str().to_owned(),
         history_window: Retention::default(),
+        history_limit: HistoryLimit::NONE,
         delete_protection: false,
     })
 }
@@ -451,6 +454,7 @@ fn guessed_database(
         group: GroupIdentity { id: group.id, name: group.name },
         size_limit: None,
         history_window: None,
+        history_limit: None,
         // Whether its history was ever off is unknown, so assume that it was.
         history_paused: true,
         block_reads: false,

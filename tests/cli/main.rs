@@ -463,3 +463,35 @@ fn recover_rebuilds_the_catalog() {
     assert_eq!(recovered, json!({"groups": 1, "databases": 1, "findings": [finding]}));
     assert_eq!(shell.json(&["db", "show", "a"]), before);
 }
+
+#[test]
+fn history_limit_prunes_and_is_reported() {
+    let shell = Shell::new();
+    shell.run_ok(&["db", "create", "a", "--group", "default"]);
+    for sql in ["create table t(a)", "insert into t values (randomblob(50000))", "update t set a = 1"] {
+        shell.run_ok(&["db", "shell", "a", sql]);
+    }
+    assert_eq!(shell.json(&["group", "history-limit", "default"])["history_limit"], "none");
+    assert_eq!(shell.json(&["group", "history-limit", "default", "1gb"])["history_limit"], "1073741824");
+    let limit = |json: &Value| (json["history_limit"].clone(), json["inherits_history_limit"].clone());
+    let shown = shell.json(&["db", "show", "a"]);
+    assert_eq!(limit(&shown), (json!("1073741824"), json!(true)));
+    let before = shown["history_bytes"].as_u64().unwrap();
+    assert!(shell.run_ok(&["db", "show", "a"]).contains("1.00 GiB), from its group"));
+    assert_eq!(shell.json(&["db", "points", "a"])["pruned_by"], Value::Null);
+    for invalid in ["0", "off", "big"] {
+        let error = shell.run_err(1, &["db", "config", "a", "--history-limit", invalid]);
+        assert!(error.contains("invalid history limit"), "{error}");
+    }
+    let set = shell.json(&["db", "config", "a", "--history-limit", "64kb"]);
+    assert_eq!(limit(&set), (json!("65536"), json!(false)));
+    assert!(shell.json(&["db", "maintain", "a"])["generations"].as_u64().unwrap() > 0);
+    let shown = shell.json(&["db", "show", "a"]);
+    assert!(shown["history_bytes"].as_u64().unwrap() < before, "{shown}");
+    assert_eq!(shell.json(&["db", "points", "a"])["pruned_by"], "limit");
+    assert!(shell.run_ok(&["db", "points", "a"]).contains("to keep the history within its limit"));
+    let back = shell.json(&["db", "config", "a", "--history-limit", "default"]);
+    assert_eq!(limit(&back), (json!("1073741824"), json!(true)));
+    let none = shell.json(&["db", "config", "a", "--history-limit", "none"]);
+    assert_eq!(limit(&none), (json!("none"), json!(false)));
+}

@@ -13,8 +13,8 @@ use std::{
 
 use litefleet::{
     Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, Database, DatabaseChanges, DatabaseState,
-    EncryptionKey, ErrorKind, Group, GroupChanges, ListDatabases, MaintainOptions, PageFormat, Recovered,
-    RemoteEncryption, Seed, Timestamp, VerifyOptions,
+    EncryptionKey, ErrorKind, Group, GroupChanges, HistoryLimit, ListDatabases, MaintainOptions, PageFormat,
+    Recovered, RemoteEncryption, Seed, Timestamp, VerifyOptions,
     testing::{DiskOp, FaultHook},
 };
 
@@ -57,11 +57,17 @@ fn populated() -> (Fleet, Timestamp) {
     let changes = DatabaseChanges::default()
         .size_limit("5mb".parse().unwrap())
         .history_window("3d".parse().unwrap())
+        .history_limit("20mb".parse().unwrap())
         .delete_protection(true);
     plane.configure_database("plain", changes).unwrap();
     let blocked = DatabaseChanges::default().block_reads(true).block_writes(true);
     plane.configure_database("fork", blocked).unwrap();
-    let changes = GroupChanges::default().delete_protection(true).history_window("7d".parse().unwrap());
+    let unlimited = DatabaseChanges::default().history_limit(HistoryLimit::NONE);
+    plane.configure_database("sealed", unlimited).unwrap();
+    let changes = GroupChanges::default()
+        .delete_protection(true)
+        .history_window("7d".parse().unwrap())
+        .history_limit("1gb".parse().unwrap());
     plane.configure_group("first", changes).unwrap();
     (fleet, at)
 }

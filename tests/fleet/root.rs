@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use litefleet::{
-    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, ListDatabases, Seed,
-    UploadOptions, VerifyOptions, rusqlite::Connection,
+    ControlPlane, CreateDatabaseInput, DatabaseChanges, ErrorKind, GroupChanges, HistoryLimit, ListDatabases,
+    Seed, UploadOptions, VerifyOptions, rusqlite::Connection,
 };
 
 use crate::{
@@ -64,7 +64,10 @@ fn downgrade_to_version_1(root: &Path) {
         "INSERT INTO root SELECT * FROM newer.root;
          INSERT INTO groups SELECT id, uuid, name, state, created_at, delete_protection, history_window_seconds
             FROM newer.groups;
-         INSERT INTO databases SELECT * FROM newer.databases;
+         INSERT INTO databases SELECT id, uuid, name, in_group, state, created_at, size_limit, history_window_seconds,
+                history_paused, cipher, page_format, file_salt, parent_uuid, parent_name, branched_at, block_reads,
+                block_writes, delete_protection
+            FROM newer.databases;
          DETACH newer",
     )
     .unwrap();
@@ -109,7 +112,7 @@ fn root_of_version_1_is_migrated_completely() {
         opening.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let plane = planes.into_iter().next().unwrap();
-    assert_eq!(version(), 3);
+    assert_eq!(version(), 4);
     // A running process of the older version fails, instead of using a wrong directory.
     assert!(query_as_older().unwrap_err().to_string().contains("no such column: d.group_id"));
     let older = "INSERT INTO groups(uuid, name, state, created_at) VALUES ('x', 'x', 'ready', 0) ON CONFLICT DO NOTHING";
@@ -149,6 +152,38 @@ fn open(root: &Path) -> (ErrorKind, String) {
 }
 
 /// SQLite treats an empty file as a new database and discards its WAL.
+#[test]
+fn root_of_version_3_gets_history_limits() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let Fleet { plane, dir } = fleet;
+    drop(plane);
+    let root = dir.path().join("root");
+    let catalog = Connection::open(root.join("control.db")).unwrap();
+    catalog
+        .execute_batch(
+            "ALTER TABLE groups DROP COLUMN history_limit; ALTER TABLE databases DROP COLUMN history_limit;
+             PRAGMA user_version=3",
+        )
+        .unwrap();
+    let plane = ControlPlane::open(&root).unwrap();
+    let limits = || {
+        let database = plane.get_database("orders").unwrap();
+        let group = plane.get_group("default").unwrap();
+        (group.history_limit, database.history_limit, database.inherits_history_limit)
+    };
+    assert_eq!(limits(), (HistoryLimit::NONE, HistoryLimit::NONE, true));
+    let limit: HistoryLimit = "1gb".parse().unwrap();
+    plane.configure_group("default", GroupChanges::default().history_limit(limit)).unwrap();
+    assert_eq!(limits(), (limit, limit, true));
+    // A running process of version 3 reads and writes the catalog.
+    let older = "UPDATE databases SET history_window_seconds = 60 WHERE name = 'orders'";
+    assert_eq!(catalog.execute(older, []).unwrap(), 1);
+    assert_eq!(limits(), (limit, limit, true));
+    let version: i64 = catalog.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 4);
+}
+
 #[test]
 fn emptied_catalog_is_corruption() {
     let fleet = Fleet::new();

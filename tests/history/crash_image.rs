@@ -178,7 +178,9 @@ impl Answers<'_> {
                 self.returned.push((number, returned));
             }
             Err(error) => {
-                self.tally.refused += 1;
+                // A limit removes instants, whatever was lost.
+                let is_pruned = error.to_string().contains("history limit");
+                *if is_pruned { &mut self.tally.limited } else { &mut self.tally.refused } += 1;
                 assert!(names_what_is_missing(&error), "{when}: state {number} at {at}: {error}");
                 let promised = self.is_promised(number);
                 assert!(!promised, "{when}: state {number} at {at} is in a flushed generation: {error}");

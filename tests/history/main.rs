@@ -26,6 +26,7 @@ mod header_only_wal;
 mod history_off;
 mod instants;
 mod killed;
+mod limit;
 mod lost_database;
 mod maintain;
 mod manual_restore;

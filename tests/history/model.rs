@@ -5,8 +5,8 @@
 use std::{cell::Cell, collections::BTreeMap, env};
 
 use litefleet::{
-    AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, GroupChanges,
-    MaintainOptions, RemoteEncryption, Seed, Timestamp,
+    AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, EncryptionKey, ErrorKind,
+    GroupChanges, MaintainOptions, PruneReason, RemoteEncryption, Result, Seed, Timestamp,
     rusqlite::{Connection, ErrorCode, config::DbConfig},
 };
 use proptest::{
@@ -159,17 +159,24 @@ struct Harness {
     number: u32,
     /// Number of compressed logs.
     compressed: u64,
+    /// Number of pruned generations.
+    pruned: u64,
 }
 
 const NAMES: [&str; 2] = ["orders", "other"];
 
 impl Harness {
-    fn new(sealed: bool, auto_vacuum: &str) -> Self {
+    fn new(sealed: bool, limit: &str, auto_vacuum: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plane = ControlPlane::open(dir.path().join("root")).unwrap();
         plane.create_group("default").unwrap();
         plane
-            .configure_group("default", GroupChanges::default().history_window("7d".parse().unwrap()))
+            .configure_group(
+                "default",
+                GroupChanges::default()
+                    .history_window("7d".parse().unwrap())
+                    .history_limit(limit.parse().unwrap()),
+            )
             .unwrap();
         let key = sealed.then(|| EncryptionKey::from_bytes(&[7; 32]).unwrap());
         for name in NAMES {
@@ -189,6 +196,7 @@ impl Harness {
             restored: 0,
             number: 0,
             compressed: 0,
+            pruned: 0,
         };
         harness.connections = (0..3).map(|_| harness.connect()).collect();
         let begin = format!("PRAGMA auto_vacuum={auto_vacuum}; VACUUM");
@@ -303,12 +311,13 @@ impl Harness {
                 for name in NAMES {
                     let done = plane.maintain_database(name, MaintainOptions::default()).unwrap();
                     self.compressed += done.compressed;
+                    self.pruned += done.generations;
                 }
             }
         }
     }
 
-    fn contents_at(&mut self, source: &str, at: i64) -> Contents {
+    fn contents_at(&mut self, source: &str, at: i64) -> Result<Contents> {
         self.restored += 1;
         let name = format!("restored-{}", self.restored);
         let at = Timestamp::from_micros(at).unwrap();
@@ -316,25 +325,40 @@ impl Harness {
         if let Some(key) = &self.key {
             input = input.with_encryption(RemoteEncryption::inherit_cipher(key.clone()));
         }
-        self.plane.create_database(input).unwrap_or_else(|error| panic!("{source} at {at}: {error}"));
+        self.plane.create_database(input)?;
         let connection = self.plane.connect(&name, self.options()).unwrap();
         let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok", "{source} at {at}");
         let found = contents(&connection);
         drop(connection);
         self.plane.destroy_database(&name).unwrap();
-        found
+        Ok(found)
     }
 
-    /// Restores every state of both databases, just after its commit and just before the next.
+    /// Restores every state of both databases, just after its commit and just before the next. States before the restorable range
+    /// are refused, and exist only if a limit has pruned them.
     fn check(&mut self) {
         for (source, states) in self.states.clone() {
-            assert_eq!(self.plane.points(source, ..).unwrap().windows.len(), 1, "{source}");
+            let points = self.plane.points(source, ..).unwrap();
+            assert_eq!(points.windows.len(), 1, "{source}");
+            let first = points.windows[0].from.as_micros();
+            let first = points.pruned_by.map_or(i64::MIN, |by| {
+                assert_eq!(by, PruneReason::Limit, "{source}");
+                first
+            });
             for (number, (_, after, expected)) in states.iter().enumerate() {
                 let next = states.get(number + 1).map(|(before, ..)| *before);
                 for at in [Some(*after), next].into_iter().flatten() {
-                    let found = self.contents_at(source, at);
-                    assert!(found == *expected, "{source}: wrong contents for state {number} at {at}");
+                    match self.contents_at(source, at) {
+                        Ok(found) => assert!(
+                            at >= first && found == *expected,
+                            "{source}: wrong contents for state {number} at {at}"
+                        ),
+                        Err(error) => {
+                            assert!(at < first, "{source}: state {number} at {at}: {error}");
+                            assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{error}");
+                        }
+                    }
                 }
             }
         }
@@ -346,35 +370,52 @@ fn cases() -> u32 {
     if env::var_os("LITEFLEET_SOAK").is_some() { 60 } else { 2 }
 }
 
-#[test]
-fn every_commit_is_restored_as_in_the_model() {
+/// Runs random operations on databases whose histories have this limit. Returns the number of compressed logs and of pruned
+/// generations.
+fn run(sealed: bool, limit: &str) -> (u64, u64) {
     let seed: u64 = env::var("LITEFLEET_SEED").ok().map_or(11, |seed| seed.parse().unwrap());
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     eprintln!("LITEFLEET_SEED={seed}");
+    let config =
+        Config { cases: cases(), max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let (compressed, pruned) = (Cell::new(0), Cell::new(0));
+    let auto_vacuum = prop::sample::select(&["NONE", "FULL", "INCREMENTAL"][..]);
+    let actions = prop::collection::vec((0..3_usize, action()), 30..60);
+    runner
+        .run(&(auto_vacuum, actions), |(auto_vacuum, actions)| {
+            let mut harness = Harness::new(sealed, limit, auto_vacuum);
+            for (by, action) in &actions {
+                harness.run(*by, action);
+            }
+            harness.check();
+            (harness.reader, harness.connections) = (None, Vec::new());
+            harness.check();
+            // Equal results after maintenance.
+            harness.run(0, &Action::Maintain);
+            harness.check();
+            compressed.set(compressed.get() + harness.compressed);
+            pruned.set(pruned.get() + harness.pruned);
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("LITEFLEET_SEED={seed}, sealed {sealed}, limit {limit}: {error}"));
+    (compressed.get(), pruned.get())
+}
+
+#[test]
+fn every_commit_is_restored_as_in_the_model() {
     for sealed in [false, true] {
-        let config =
-            Config { cases: cases(), max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
-        let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-        let compressed = Cell::new(0);
-        let auto_vacuum = prop::sample::select(&["NONE", "FULL", "INCREMENTAL"][..]);
-        let actions = prop::collection::vec((0..3_usize, action()), 30..60);
-        runner
-            .run(&(auto_vacuum, actions), |(auto_vacuum, actions)| {
-                let mut harness = Harness::new(sealed, auto_vacuum);
-                for (by, action) in &actions {
-                    harness.run(*by, action);
-                }
-                harness.check();
-                (harness.reader, harness.connections) = (None, Vec::new());
-                harness.check();
-                // Equal results after maintenance.
-                harness.run(0, &Action::Maintain);
-                harness.check();
-                compressed.set(compressed.get() + harness.compressed);
-                Ok(())
-            })
-            .unwrap_or_else(|error| panic!("LITEFLEET_SEED={seed}, sealed {sealed}: {error}"));
-        assert_eq!(compressed.get() == 0, sealed, "{} logs were compressed", compressed.get());
+        let (compressed, pruned) = run(sealed, "none");
+        assert_eq!(compressed == 0, sealed, "{compressed} logs were compressed");
+        assert_eq!(pruned, 0);
+    }
+}
+
+#[test]
+fn limit_removes_only_the_oldest_states_of_the_model() {
+    for (sealed, limit) in [(false, "4kb"), (false, "1mb"), (true, "1mb")] {
+        let (_, pruned) = run(sealed, limit);
+        assert!(pruned > 0, "{limit}");
     }
 }

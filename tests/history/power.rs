@@ -59,6 +59,8 @@ pub(crate) struct Tally {
     pub(crate) images: u64,
     pub(crate) right: u64,
     pub(crate) refused: u64,
+    /// Instants that a limit on the history had removed.
+    pub(crate) limited: u64,
     /// Images that lost a commit that had returned, except in `synchronous=OFF`.
     pub(crate) lost: u64,
     /// Restores that were guaranteed to succeed.
@@ -84,6 +86,8 @@ pub(crate) struct Scenario {
     is_shared: bool,
     /// The retention window, and the hours by which the clock advances at each maintenance.
     window: &'static str,
+    /// The limit on the size of the history.
+    limit: &'static str,
     step: i64,
     /// Offset of the clock in microseconds.
     ahead: Arc<AtomicI64>,
@@ -116,6 +120,7 @@ impl Scenario {
         let cipher = random.one_of(&[None, None, None, Some(Cipher::Aegis256)]);
         Self {
             window,
+            limit: random.one_of(&["none", "none", "300kb", "1500kb"]),
             step,
             synchronous,
             cipher,
@@ -325,7 +330,9 @@ fn run_seed(seed: u64, tally: &mut Tally) {
         plane
             .configure_group(
                 "default",
-                GroupChanges::default().history_window(scenario.window.parse().unwrap()),
+                GroupChanges::default()
+                    .history_window(scenario.window.parse().unwrap())
+                    .history_limit(scenario.limit.parse().unwrap()),
             )
             .unwrap();
     }
@@ -410,8 +417,9 @@ fn power_loss_makes_no_restore_wrong_and_writes_continue() {
     let begin = Instant::now();
     for seed in first.. {
         run_seed(seed, &mut tally);
-        let Tally { lost, pruned, compressed, kept, spanned, unsound, continued, .. } = tally;
-        let is_each_there = ![lost, pruned, compressed, kept, spanned, unsound, continued].contains(&0);
+        let Tally { lost, limited, pruned, compressed, kept, spanned, unsound, continued, .. } = tally;
+        let is_each_there =
+            ![lost, limited, pruned, compressed, kept, spanned, unsound, continued].contains(&0);
         let is_over = |times| begin.elapsed() > Duration::from_secs(times * soak);
         // On a slow computer some of the counts may stay zero.
         if is_over(1) && (is_each_there || is_over(10)) {

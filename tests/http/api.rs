@@ -84,6 +84,7 @@ fn database_lifecycle() {
     assert_eq!((&changed["size_limit"], &changed["delete_protection"]), (&Value::Null, &json!(false)));
     for invalid in [
         json!({ "size_limit": "big" }),
+        json!({ "history_limit": "0" }),
         json!({ "allow_attach": true }),
         json!({ "allowed_ips": ["10.0.0.1"] }),
         json!({ "block_reads": "yes" }),
@@ -120,7 +121,10 @@ fn group_lifecycle() {
             &json!({ "delete_protection": on, "history_window": "2h" }),
         )
     };
-    assert_eq!(protect(true), json!({ "delete_protection": true, "history_window": "2h" }));
+    assert_eq!(
+        protect(true),
+        json!({ "delete_protection": true, "history_window": "2h", "history_limit": "none" })
+    );
     assert_eq!(server.request("DELETE", "/groups/eu", &Value::Null).status, 409);
     protect(false);
     server.ok("POST", "/databases", &json!({ "name": "orders", "group": "eu" }));

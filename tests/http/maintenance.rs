@@ -56,6 +56,36 @@ fn database_is_maintained_on_request() {
 }
 
 #[test]
+fn history_limit_prunes_and_is_reported() {
+    let server = Server::new();
+    server.create("a");
+    commit(&server, "a", 3);
+    let configure = |path: &str, limit: &str| {
+        let changes = json!({ "history_limit": limit });
+        server.ok("PATCH", &format!("{path}/configuration"), &changes)["history_limit"].clone()
+    };
+    assert_eq!(configure("/groups/default", "1gb"), "1073741824");
+    let own = || server.ok("GET", "/databases/a/configuration", &Value::Null)["history_limit"].clone();
+    assert_eq!(own(), "1073741824");
+    assert_eq!(configure("/databases/a", "none"), "none");
+    assert_eq!(configure("/databases/a", "default"), "1073741824");
+    let points = || server.ok("GET", "/databases/a/points", &Value::Null);
+    assert_eq!(points()["pruned_by"], Value::Null);
+    let usage = || server.ok("GET", "/databases/a/usage", &Value::Null)["database"]["usage"].clone();
+    let before = usage()["history_bytes"].as_u64().unwrap();
+    assert!(before > 4096, "{before}");
+    assert_eq!(configure("/databases/a", "4kb"), "4096");
+    let done = server.ok("POST", "/databases/a/maintain", &Value::Null);
+    assert!(done["generations"].as_u64().unwrap() > 0, "{done}");
+    assert_eq!(points()["pruned_by"], "limit");
+    assert!(usage()["history_bytes"].as_u64().unwrap() < before);
+    let (status, message) =
+        server.request("PATCH", "/databases/a/configuration", &json!({ "history_limit": "off" })).error();
+    assert_eq!(status, 400);
+    assert!(message.contains("invalid history limit \"off\""), "{message}");
+}
+
+#[test]
 fn findings_name_files_relative_to_the_database() {
     let server = Server::new();
     server.create("a");
