@@ -52,26 +52,31 @@ impl IndexWriter<'_> {
     }
 }
 
-/// The log of an archived generation. `end` is its end, if known. Returns `None` if the segment has an invalid header.
-///
-/// Reads the frames from the index, or from the segment if the index does not match. In the latter case `writer` stores an index.
+/// The log of an archived generation according to its index. `end` is the end of the log, if known, and `len` the length of the
+/// segment. Returns `None` if there is no index that matches: the caller then reads the segment.
+pub(super) fn indexed(
+    ended: &dyn Ended,
+    generation: &Generation,
+    end: Option<LogEnd>,
+    len: u64,
+) -> Option<Log> {
+    // A segment without a known end may have grown since its index was written.
+    let matches = |log: &Log| match end {
+        Some(end) => end == log.end() && log.len() <= len,
+        None => log.len() == len,
+    };
+    let words = read(ended, generation).ok().flatten()?;
+    decode(&words, generation).filter(matches)
+}
+
+/// The log of an archived generation according to its segment. Stores an index if `writer` is one. Returns `None` if the segment
+/// has an invalid header.
 pub(super) fn log(
     ended: &dyn Ended,
     writer: Option<IndexWriter<'_>>,
     generation: &Generation,
-    end: Option<LogEnd>,
     segment: &LogFile,
 ) -> Result<Option<Log>> {
-    // A segment without a known end may have grown since its index was written.
-    let matches = |log: &Log| match end {
-        Some(end) => end == log.end() && log.len() <= segment.len(),
-        None => log.len() == segment.len(),
-    };
-    // If an index has a fault, read the segment instead.
-    let indexed = read(ended, generation).ok().flatten().and_then(|words| decode(&words, generation));
-    if let Some(log) = indexed.filter(matches) {
-        return Ok(Some(log));
-    }
     let Some(log) = Log::read_from(|into, at| segment.read_up_to(into, at))? else { return Ok(None) };
     if let Some(writer) = writer.filter(|_| log.salts == generation.salts) {
         writer.write(ended, generation, &encode(&log, generation));
@@ -94,7 +99,10 @@ pub(super) fn note_does_not_shrink(
     end: LogEnd,
     segment: &LogFile,
 ) -> Result<()> {
-    let log = log(ended, None, generation, Some(end), segment)?;
+    let log = match indexed(ended, generation, Some(end), segment.len()) {
+        Some(log) => Some(log),
+        None => log(ended, None, generation, segment)?,
+    };
     if let Some(log) = log.filter(|log| log.salts == generation.salts && log.end() == end) {
         let mut words = encode(&log, generation);
         words[SHRINKS_AT] = DOES_NOT_SHRINK;

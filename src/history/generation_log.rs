@@ -12,7 +12,7 @@ use super::{
     errors::damaged,
     frame_index,
     log::{Log, salts_of},
-    log_file::LogFile,
+    log_file::{LogFile, LogFileInfo},
     stamp_file::state_of,
     timeline::Timeline,
 };
@@ -54,9 +54,15 @@ impl GenerationLog {
         {
             return Ok(Some(Self { path, is_compressed: false, live: Some(file), log }));
         }
-        let Some(segment) = LogFile::open(timeline.ended(), generation.number)? else { return Ok(None) };
-        let writer = timeline.origin.index_writer();
-        match frame_index::log(timeline.ended(), writer, generation, end, &segment)? {
+        let (ended, number) = (timeline.ended(), generation.number);
+        let Some(LogFileInfo { path, len, is_compressed }) = LogFile::info(ended, number)? else {
+            return Ok(None);
+        };
+        if let Some(log) = frame_index::indexed(ended, generation, end, len) {
+            return Ok(Some(Self { path, is_compressed, live: None, log }));
+        }
+        let Some(segment) = LogFile::open(ended, number)? else { return Ok(None) };
+        match frame_index::log(ended, timeline.origin.index_writer(), generation, &segment)? {
             Some(log) if log.salts == generation.salts => {
                 let is_compressed = segment.is_compressed();
                 Ok(Some(Self { path: segment.into_path(), is_compressed, live: None, log }))

@@ -81,7 +81,7 @@ pub(super) fn locate(timeline: &Timeline, asked: Timestamp, now: Timestamp) -> R
     let at = Micros::from(asked);
     let Some(first) = timeline.numbers.first() else { return Ok(Location::Empty) };
     let Some(index) = index_of(timeline, at)? else {
-        let first = timeline.stamps(*first)?.generation;
+        let first = timeline.generation(*first)?;
         // Missing stamps before the first generation are the more specific error.
         follows_unstamped(timeline, 0, &first)?;
         return Err(outside(asked, timeline.starts_at(&first), timeline.pruned_by()?));
@@ -140,7 +140,7 @@ pub(super) fn locate(timeline: &Timeline, asked: Timestamp, now: Timestamp) -> R
 fn index_of(timeline: &Timeline, at: Micros) -> Result<Option<usize>> {
     let Some(mut index) = last_started(timeline, at)? else { return Ok(None) };
     loop {
-        let generation = timeline.stamps(timeline.numbers[index])?.generation;
+        let generation = timeline.generation(timeline.numbers[index])?;
         if at >= generation.includes_all_before() || !follows_unstamped(timeline, index, &generation)? {
             return Ok(Some(index));
         }
@@ -151,8 +151,8 @@ fn index_of(timeline: &Timeline, at: Micros) -> Result<Option<usize>> {
 /// The index of the last generation that starts at or before an instant.
 fn last_started(timeline: &Timeline, at: Micros) -> Result<Option<usize>> {
     let is_started = |index: usize| {
-        let stamps = timeline.stamps(timeline.numbers[index])?;
-        Ok::<_, Error>(timeline.starts_at(&stamps.generation) <= at)
+        let generation = timeline.generation(timeline.numbers[index])?;
+        Ok::<_, Error>(timeline.starts_at(&generation) <= at)
     };
     let search = || {
         let (mut low, mut high) = (0, timeline.numbers.len());

@@ -22,6 +22,16 @@ pub(super) struct LogFile {
     table: Option<SeekTable>,
 }
 
+/// What is known of an archived WAL without its contents.
+#[derive(Debug)]
+pub(super) struct LogFileInfo {
+    /// The name of the segment in errors.
+    pub(super) path: PathBuf,
+    /// The length of the WAL.
+    pub(super) len: u64,
+    pub(super) is_compressed: bool,
+}
+
 /// A decompressed part of a compressed segment.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -46,6 +56,17 @@ impl LogFile {
             Some(plain) => Ok(Some(plain)),
             None => Self::compressed(ended, number),
         }
+    }
+
+    /// Describes the segment that [`open`](Self::open) opens. Only a compressed segment is opened for that. Returns `None` if
+    /// there is none.
+    pub(super) fn info(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<LogFileInfo>> {
+        if let Some(len) = ended.len(number, ArchiveFile::Segment)? {
+            let path = ended.path(number, ArchiveFile::Segment);
+            return Ok(Some(LogFileInfo { path, len, is_compressed: false }));
+        }
+        let Some(file) = Self::open(ended, number)? else { return Ok(None) };
+        Ok(Some(LogFileInfo { len: file.len, is_compressed: file.is_compressed(), path: file.into_path() }))
     }
 
     /// Opens the segment as SQLite wrote it. Returns `None` if it does not exist.

@@ -34,17 +34,18 @@ impl<F: Copy> Overlay<F> {
         range: Range<usize>,
         reference: impl Fn(FrameNumber) -> F,
     ) -> Result<()> {
-        let mut uncommitted = Vec::new();
-        let start = range.start as u64;
-        for (index, frame) in (start..).zip(log.frames.get(range).unwrap_or_default()) {
-            let number = FrameNumber::from_index(index);
-            uncommitted.push((frame.page_number, reference(number)));
-            let Some(pages) = frame.commit else { continue };
+        let mut next = range.start as u64;
+        let frames = log.frames.get(range).unwrap_or_default();
+        for transaction in frames.split_inclusive(|frame| frame.commit.is_some()) {
+            let first = next;
+            next += transaction.len() as u64;
+            let Some(pages) = transaction.last().and_then(|frame| frame.commit) else { break };
             // A page that a transaction adds without a frame is a leaf of the freelist, which a trunk page lists in four bytes.
             // The memory for the map is therefore bounded by the length of the log, whatever sizes its frames claim.
             let named_by_each = u64::from(self.page_size / 4);
-            let most = u64::from(self.page_count.get()) + uncommitted.len() as u64 * named_by_each;
+            let most = u64::from(self.page_count.get()) + transaction.len() as u64 * named_by_each;
             if u64::from(pages.get()) > most {
+                let number = FrameNumber::from_index(next - 1);
                 let fault = format_args!(
                     "frame {number} says that the database has {pages} pages, but {most} is the maximum"
                 );
@@ -53,9 +54,9 @@ impl<F: Copy> Overlay<F> {
             self.page_count = pages;
             self.base_pages = self.base_pages.min(pages);
             self.frames.resize(pages.get() as usize, None);
-            for (page, frame) in uncommitted.drain(..) {
-                if let Some(newest) = self.frames.get_mut(page.index()) {
-                    *newest = Some(frame);
+            for (index, frame) in (first..).zip(transaction) {
+                if let Some(newest) = self.frames.get_mut(frame.page_number.index()) {
+                    *newest = Some(reference(FrameNumber::from_index(index)));
                 }
             }
         }

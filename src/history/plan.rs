@@ -91,7 +91,7 @@ pub(super) fn image_from(
     first: GenerationNumber,
     target: &Target,
 ) -> Result<HistoricalImage> {
-    let generation = timeline.stamps(first)?.generation;
+    let generation = timeline.generation(first)?;
     let page_size = generation.page_size;
     let snapshot = Snapshot::open(timeline.ended(), &generation)?.ok_or_else(|| {
         damaged(&timeline.path(first, ArchiveFile::Snapshot), "it belongs to another history")
@@ -117,10 +117,10 @@ pub(super) fn image_from(
 fn steps(timeline: &Timeline, first: GenerationNumber, target: &Target) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     let mut page_size = None;
+    let mut known = None;
     let numbers = iter::successors(Some(first), |number| Some(number.next()));
     for number in numbers.take_while(|number| *number <= target.number) {
-        let stamps = timeline.stamps(number)?;
-        let generation = stamps.generation;
+        let generation = known.take().map_or_else(|| timeline.generation(number), Ok)?;
         if number > first && generation.begins() {
             // The history begins again at this generation, so the snapshot cannot be used.
             return Err(missing(&timeline.path(number, ArchiveFile::Snapshot)));
@@ -138,8 +138,9 @@ fn steps(timeline: &Timeline, first: GenerationNumber, target: &Target) -> Resul
         };
         let end = match next.and_then(|next| next.lineage.end_before()) {
             Some(end) => Some(end),
-            None => fixed_end(timeline, &stamps)?,
+            None => fixed_end(timeline, &timeline.stamps(number)?)?,
         };
+        known = next;
         // Before the first commit of the target's generation, none of its frames is applied.
         if !is_last || target.frame != generation.first_frame {
             steps.push(Step { generation, end, up_to: target.frame.filter(|_| is_last) });
@@ -193,10 +194,7 @@ impl Builder {
 /// The logs of some generations, in order. Several threads read logs without an index.
 fn logs(timeline: &Timeline, steps: &[Step]) -> Vec<Result<Option<GenerationLog>>> {
     let open = |step: &Step| GenerationLog::open(timeline, &step.generation, step.end);
-    let is_indexed = |step: &&Step| {
-        // An error here is reported when the log is opened.
-        timeline.ended().exists(step.generation.number, ArchiveFile::Index).unwrap_or(true)
-    };
+    let is_indexed = |step: &&Step| timeline.indexed.contains(&step.generation.number);
     let whole = steps.len() - steps.iter().filter(is_indexed).count();
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX).min(whole);
     if threads < 2 {

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    error::Result,
+    error::{Error, Result},
     layout::{self, ArchiveFile, ArchivePaths},
-    stamps::{FileState, Stamps},
+    stamps::{FileState, Generation, HEADER_LEN, Stamps},
     units::{GenerationNumber, Nanos, Salts},
 };
 
@@ -35,6 +35,16 @@ pub(super) fn read_ended(ended: &dyn Ended, number: GenerationNumber) -> Result<
     bytes.map(|bytes| decode(&ended.path(number, ArchiveFile::Stamps), &bytes)).transpose()
 }
 
+/// Reads the header of the stamps of an ended generation. Returns `None` if the file does not exist.
+pub(super) fn read_generation(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Generation>> {
+    let Some(file) = ended.open(number, ArchiveFile::Stamps)? else { return Ok(None) };
+    let mut header = [0; HEADER_LEN];
+    let count = file.read_at(&mut header, 0)?;
+    let header = &header[..count];
+    check_version(file.path(), header)?;
+    Generation::parse(header).map(Some).ok_or_else(|| invalid_header(file.path()))
+}
+
 /// Reads the live stamps. Returns `None` if there is no history.
 pub(super) fn live_stamps(paths: &ArchivePaths) -> Result<Option<Stamps>> {
     read_stamps(&paths.live_stamps())
@@ -42,7 +52,11 @@ pub(super) fn live_stamps(paths: &ArchivePaths) -> Result<Option<Stamps>> {
 
 fn decode(path: &Path, bytes: &[u8]) -> Result<Stamps> {
     check_version(path, bytes)?;
-    Stamps::parse(bytes).ok_or_else(|| damaged(path, "invalid header"))
+    Stamps::parse(bytes).ok_or_else(|| invalid_header(path))
+}
+
+fn invalid_header(path: &Path) -> Error {
+    damaged(path, "invalid header")
 }
 
 /// Fails with [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for stamps of a newer version.

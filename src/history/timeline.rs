@@ -11,7 +11,7 @@ use super::{
     errors::{damaged, foreign, keeps_changing, missing},
     frame_index::IndexWriter,
     retention::RetentionMark,
-    stamp_file::{CurrentStamps, current_stamps_in, read_ended, read_stamps},
+    stamp_file::{CurrentStamps, current_stamps_in, read_ended, read_generation, read_stamps},
 };
 use crate::{
     disk::{DirLock, Disk},
@@ -65,6 +65,8 @@ pub(crate) struct Timeline {
     pub(super) numbers: Vec<GenerationNumber>,
     /// The generations that have a snapshot before them.
     pub(super) snapshots: BTreeSet<GenerationNumber>,
+    /// The generations whose segments have an index.
+    pub(super) indexed: BTreeSet<GenerationNumber>,
     /// A shared lock that prevents files of the history from being deleted.
     pub(super) held: Option<Arc<DirLock>>,
 }
@@ -161,7 +163,7 @@ impl Origin {
             {
                 return Err(foreign(self.paths.dir()));
             }
-            let snapshots = of(ArchiveFile::Sum).collect();
+            let (snapshots, indexed) = (of(ArchiveFile::Sum).collect(), of(ArchiveFile::Index).collect());
             return Ok(Timeline {
                 origin: self.clone(),
                 has_pristine_mark,
@@ -170,6 +172,7 @@ impl Origin {
                 observed,
                 numbers,
                 snapshots,
+                indexed,
                 held,
             });
         }
@@ -243,20 +246,38 @@ impl Timeline {
             stamps = read_stamps(&path)?;
         }
         let stamps = stamps.ok_or_else(|| missing(&path))?;
-        if stamps.generation.number != number {
-            return Err(damaged(&path, "it belongs to another generation"));
-        }
-        if stamps.generation.database != self.origin.birth.database {
-            return Err(damaged(&path, "it belongs to another database"));
-        }
+        self.check_identity(&stamps.generation, number, &path)?;
         Ok(stamps)
+    }
+
+    /// The header of the stamps of a generation. The stamps of an ended generation are not read.
+    pub(super) fn generation(&self, number: GenerationNumber) -> Result<Generation> {
+        if !self.is_live(number)
+            && let Some(generation) = read_generation(self.ended(), number)?
+        {
+            self.check_identity(&generation, number, &self.path(number, ArchiveFile::Stamps))?;
+            return Ok(generation);
+        }
+        Ok(self.stamps(number)?.generation)
+    }
+
+    /// Fails with [`ErrorKind::Corrupt`] unless a header that was read from `path` is that of the generation `number` of this
+    /// history.
+    fn check_identity(&self, header: &Generation, number: GenerationNumber, path: &Path) -> Result<()> {
+        if header.number != number {
+            return Err(damaged(path, "it belongs to another generation"));
+        }
+        if header.database != self.origin.birth.database {
+            return Err(damaged(path, "it belongs to another database"));
+        }
+        Ok(())
     }
 
     /// The generation after this one. Returns `None` if there is none.
     pub(super) fn next(&self, number: GenerationNumber) -> Result<Option<Generation>> {
         let next = number.next();
         let exists = self.numbers.binary_search(&next).is_ok();
-        exists.then(|| self.stamps(next).map(|stamps| stamps.generation)).transpose()
+        exists.then(|| self.generation(next)).transpose()
     }
 
     /// The earliest instant that can belong to a generation.

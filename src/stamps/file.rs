@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Commit, CommitRecord, FileState, Generation, HEADER_WORDS, LogEnd, RECORD_WORDS, Record, Slot, VERSION,
-    Word, bytes, words,
+    Word, bytes, header_words, words,
 };
 use crate::units::{FrameNumber, Micros};
 
@@ -26,7 +26,7 @@ impl Stamps {
 
     /// The version of a file that a newer version of this crate wrote; otherwise `None`.
     pub(crate) fn newer_version(file: &[u8]) -> Option<Word> {
-        Generation::version(words(file).first_chunk()?).filter(|version| *version > VERSION)
+        Generation::version(header_words(file).first_chunk()?).filter(|version| *version > VERSION)
     }
 
     /// Reads the words of a file. Returns `None` if the header is invalid.

@@ -219,6 +219,11 @@ impl Generation {
         words
     }
 
+    /// Reads the header of a file. Returns `None` as [`decode`](Self::decode) does, and if the file is truncated.
+    pub(crate) fn parse(file: &[u8]) -> Option<Self> {
+        Self::decode(header_words(file).first_chunk()?)
+    }
+
     /// Reads a header. Returns `None` if it is damaged, of an unknown version, or not one that this crate writes.
     pub(crate) fn decode(words: &[Word; HEADER_WORDS]) -> Option<Self> {
         Self::version(words).filter(|version| *version == VERSION)?;
@@ -319,6 +324,11 @@ impl Slot {
 /// Decodes little-endian words.
 fn words(file: &[u8]) -> Vec<Word> {
     file.as_chunks::<WORD_LEN>().0.iter().copied().map(Word::from_le_bytes).collect()
+}
+
+/// Decodes the words of the header of a file.
+fn header_words(file: &[u8]) -> Vec<Word> {
+    words(&file[..file.len().min(HEADER_LEN)])
 }
 
 /// Encodes words as little-endian bytes.

@@ -88,6 +88,7 @@ fn check_all(run: &mut Run<'_>, observation: &Observation) -> Result<()> {
         observed: None,
         numbers: known.keys().copied().collect(),
         snapshots: observation.numbers(ArchiveFile::Sum).collect::<BTreeSet<_>>(),
+        indexed: observation.numbers(ArchiveFile::Index).collect(),
         held: None,
     };
     stamps::check_missing(run, observation, &known);
