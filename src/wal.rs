@@ -36,19 +36,25 @@ enum Words {
 }
 
 impl Words {
+    /// The byte order of this machine, in which SQLite computes the checksum of the wal-index header.
+    const NATIVE: Self = if cfg!(target_endian = "big") { Self::BigEndian } else { Self::LittleEndian };
+
     /// Continues a checksum over `bytes`, whose length is a multiple of 8.
     fn checksum(self, checksum: WalChecksum, bytes: &[u8]) -> WalChecksum {
         let [mut s0, mut s1] = checksum.words();
-        let read = |word: [u8; 4]| match self {
-            Self::LittleEndian => u32::from_le_bytes(word),
-            Self::BigEndian => u32::from_be_bytes(word),
-        };
         let (pairs, _) = bytes.as_chunks::<8>();
         for &[a, b, c, d, e, f, g, h] in pairs {
-            s0 = s0.wrapping_add(read([a, b, c, d])).wrapping_add(s1);
-            s1 = s1.wrapping_add(read([e, f, g, h])).wrapping_add(s0);
+            s0 = s0.wrapping_add(self.read([a, b, c, d])).wrapping_add(s1);
+            s1 = s1.wrapping_add(self.read([e, f, g, h])).wrapping_add(s0);
         }
         WalChecksum::new([s0, s1])
+    }
+
+    fn read(self, word: [u8; 4]) -> u32 {
+        match self {
+            Self::LittleEndian => u32::from_le_bytes(word),
+            Self::BigEndian => u32::from_be_bytes(word),
+        }
     }
 }
 
@@ -212,6 +218,9 @@ pub(crate) const INDEX_PAGE_COUNT: usize = 5;
 pub(crate) const INDEX_LAST_FRAME: usize = 4;
 pub(crate) const INDEX_SALTS: usize = 8;
 
+/// The first of the two words in the header of the wal-index with the checksum of the words before it.
+const INDEX_CHECKSUM: usize = 10;
+
 /// The size in bytes of one of the two copies of the wal-index header.
 pub(crate) const INDEX_HEADER_LEN: usize = 48;
 
@@ -231,18 +240,20 @@ impl LastCommit {
     }
 }
 
-/// Reads the last commit from both copies of a wal-index header. Returns `None` if the header is not initialized or is being
-/// written. Does not check the checksum of the header.
+/// Reads the last commit from both copies of a wal-index header. Returns `None` if SQLite would not accept the header: it is not
+/// initialized, is being written, or its checksum does not match.
 pub(crate) fn last_commit(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<LastCommit> {
     let (first, second) = copies.split_at(INDEX_HEADER_LEN);
-    // The byte `isInit` is nonzero once the header is initialized. Words are in native byte order, salts in the byte order of the
-    // WAL.
-    let is_valid = first[12] != 0 && first == second;
-    let frame = first[INDEX_LAST_FRAME * 4..].first_chunk().copied().filter(|_| is_valid)?;
+    // Words are in native byte order, salts in the byte order of the WAL.
+    let word = |at: usize| Some(Words::NATIVE.read(*first[at * 4..].first_chunk()?));
+    let checksum = WalChecksum::new([word(INDEX_CHECKSUM)?, word(INDEX_CHECKSUM + 1)?]);
+    // The byte `isInit` is nonzero once the header is initialized.
+    let is_valid = first[12] != 0
+        && first == second
+        && Words::NATIVE.checksum(WalChecksum::ZERO, &first[..INDEX_CHECKSUM * 4]) == checksum;
+    let frame = word(INDEX_LAST_FRAME).filter(|_| is_valid)?;
     let mut salts = [0; 8];
     salts.copy_from_slice(&first[INDEX_SALTS * 4..INDEX_SALTS * 4 + 8]);
-    let frame =
-        if cfg!(target_endian = "big") { u32::from_be_bytes(frame) } else { u32::from_le_bytes(frame) };
     Some(LastCommit::new(frame, salts))
 }
 
@@ -312,6 +323,26 @@ mod tests {
         assert_eq!(commits.len(), 3);
         assert_eq!(commits[0], PageCount::new(2));
         assert!(commits[1] > PageCount::new(2));
+    }
+
+    #[test]
+    fn last_commit_is_read_from_valid_wal_index_header_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join("t.db")).unwrap();
+        connection.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(())).unwrap();
+        connection.execute_batch("CREATE TABLE t(a)").unwrap();
+        let wal = std::fs::read(dir.path().join("t.db-wal")).unwrap();
+        let salts = Header::parse(wal.first_chunk().unwrap()).unwrap().salts();
+        let shm = std::fs::read(dir.path().join("t.db-shm")).unwrap();
+        let copies: [u8; 2 * INDEX_HEADER_LEN] = *shm.first_chunk().unwrap();
+        assert_eq!(last_commit(&copies), Some(LastCommit { frame: FrameNumber::new(2), salts }));
+        for at in 0..INDEX_HEADER_LEN {
+            let mut damaged = copies;
+            damaged[at] ^= 0x40;
+            assert_eq!(last_commit(&damaged), None, "byte {at} of one copy");
+            damaged[INDEX_HEADER_LEN + at] ^= 0x40;
+            assert_eq!(last_commit(&damaged), None, "byte {at} of both copies");
+        }
     }
 
     #[test]
