@@ -362,13 +362,6 @@ impl Run<'_> {
     /// Deletes the files that incomplete calls have left. The caller holds the exclusive lock of the archive.
     fn remove_leftovers(&self, report: &mut MaintenanceReport) -> Result<()> {
         let Origin { paths, birth, ended, .. } = &self.origin;
-        for name in Disk::list(paths.dir())? {
-            if name.split_once('.').is_some_and(|(_, kind)| ["new", "new-sum"].contains(&kind)) {
-                let path = paths.dir().join(name);
-                report.bytes_freed += Disk::len(&path)?.unwrap_or(0);
-                self.disk.remove(&path)?;
-            }
-        }
         let files = ended.list()?;
         for (number, file) in &files {
             // The first snapshot of a history is not a leftover: if its checksums are missing, it is damaged.
@@ -379,6 +372,14 @@ impl Run<'_> {
                 && RetentionMark::read(paths, birth.database)?.is_none_or(|retained| retained.from != *number)
             {
                 self.delete(*number, ArchiveFile::Snapshot, report)?;
+            }
+        }
+        // Last, because staged checksums show that a snapshot is incomplete and not damaged.
+        for name in Disk::list(paths.dir())? {
+            if name.split_once('.').is_some_and(|(_, kind)| ["new", "new-sum"].contains(&kind)) {
+                let path = paths.dir().join(name);
+                report.bytes_freed += Disk::len(&path)?.unwrap_or(0);
+                self.disk.remove(&path)?;
             }
         }
         Ok(())

@@ -20,6 +20,9 @@ use crate::{
 
 const MAGIC: Word = Word::from_le_bytes(*b"LFsnapsh");
 
+/// The end of the names of the checksums of a snapshot that is not published.
+const STAGED_SUM: &str = "-sum";
+
 /// Approximate number of bytes of a snapshot that are read at once.
 pub(super) const STEP: usize = 1 << 20;
 
@@ -111,6 +114,19 @@ pub(super) fn page_checksums(
     Ok((seed == generation.seed()).then(|| checksums.collect()))
 }
 
+/// Whether the publication of the snapshot before a generation has begun and is not complete: it is in progress, or its process was
+/// killed.
+pub(super) fn is_incomplete(paths: &ArchivePaths, generation: &Generation) -> Result<bool> {
+    for name in Disk::list(paths.dir())?.iter().filter(|name| name.ends_with(STAGED_SUM)) {
+        // Checksums that are not written completely belong to a snapshot that is not published at all.
+        let words = checksummed::read(&paths.dir().join(name)).ok().flatten();
+        if words.is_some_and(|words| words.starts_with(&[MAGIC, generation.seed()])) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// A snapshot that is written and not published.
 pub(super) struct Staged<'a> {
     pub(super) path: PathBuf,
@@ -140,6 +156,9 @@ impl Staged<'_> {
                 break;
             }
         }
+        // As long as the staged checksums exist, the snapshot without published checksums is incomplete and not damaged.
+        let sums = layout::beside(&self.path, STAGED_SUM);
+        checksummed::create(disk, &sums, &words, &paths.data())?;
         ended.delete(number, ArchiveFile::Sum)?;
         // SQLite would take a WAL or a journal of that name for the snapshot's.
         while let Some(left) =
@@ -148,9 +167,7 @@ impl Staged<'_> {
             disk.remove(&left)?;
         }
         ended.put_whole(number, ArchiveFile::Snapshot, &self.path)?;
-        let sums = layout::beside(&self.path, "-sum");
-        let published = checksummed::create(disk, &sums, &words, &paths.data())
-            .and_then(|_| ended.put_whole(number, ArchiveFile::Sum, &sums));
+        let published = ended.put_whole(number, ArchiveFile::Sum, &sums);
         if published.is_err() {
             // Without its checksums, the snapshot would be reported as damaged.
             let _replaced_by_the_next = ended.delete(number, ArchiveFile::Snapshot);

@@ -15,7 +15,7 @@ use std::{
 
 use litefleet::{
     Cipher, ControlPlane, ControlPlaneBuilder, DatabaseChanges, ErrorKind, ExportOptions, MaintainOptions,
-    MaintenanceReport, Result, Retention, Timestamp, rusqlite::Connection, testing::DiskOp,
+    MaintenanceReport, Result, Retention, Timestamp, VerifyOptions, rusqlite::Connection, testing::DiskOp,
 };
 
 use crate::support::{Contents, Ledger, contents, files, is_index, now};
@@ -309,6 +309,8 @@ fn maintenance_stopped_at_any_step_loses_no_instant() {
             let (plane, seen, _) = maintain_now(original.root(), &copy, stop, nth);
             let at = format!("{stop:?} at {nth}, {:?}", seen.last());
             ledger.plane = plane;
+            let verified = ledger.plane.verify_database("orders", VerifyOptions::default());
+            assert_eq!(verified.unwrap().findings, [], "{at}");
             check_states(&ledger, true);
             // The next run completes the work and leaves no temporary file.
             assert!(!maintain(&ledger).deferred, "{at}");

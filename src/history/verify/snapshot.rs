@@ -12,7 +12,7 @@ use crate::{
         image::HistoricalImage,
         materialize::write_pages,
         plan,
-        snapshot::{is_len_of, page_checksums, step_of},
+        snapshot::{is_incomplete, is_len_of, page_checksums, step_of},
         target::Target,
         timeline::Timeline,
     },
@@ -33,6 +33,11 @@ pub(super) fn check(
     let has = |file| observation.has(number, file);
     let (has_file, has_sum) = (has(ArchiveFile::Snapshot), has(ArchiveFile::Sum));
     if !has_file && !has_sum && !generation.begins() && !is_first {
+        return Ok(());
+    }
+    // Readers ignore the snapshot until its checksums are published, and maintenance removes what a killed process left.
+    let is_required = generation.begins() || is_first;
+    if !is_required && has_file && !has_sum && is_incomplete(&run.origin.paths, generation)? {
         return Ok(());
     }
     let key = (number, ArchiveFile::Snapshot);
