@@ -17,7 +17,7 @@
 use std::{collections::BTreeMap, fs::File, ops::Range, path::Path, thread, time::Duration};
 
 use crate::{
-    disk::{DatabaseFile, Disk},
+    disk::{DatabaseFile, Disk, FileCopy},
     error::{Error, ErrorKind, Result},
     layout, page,
     progress::{self, Phase, ProgressFn},
@@ -236,7 +236,8 @@ impl LiveCopy<'_> {
         let (from, to) = (layout::beside(self.source, "-journal"), layout::beside(self.target, "-journal"));
         let Some(from) = Disk::open_regular(&from)? else { return Ok(None) };
         let copy = self.disk.create(&to)?;
-        let copied = self.disk.copy(&from, &copy, &to, journal.len, |_| true)?;
+        let copy = FileCopy { from: &from, to: &copy, to_path: &to, len: journal.len };
+        let copied = self.disk.copy(copy, |_| true)?;
         Ok((copied == journal.len).then_some(Ok(())))
     }
 

@@ -30,7 +30,7 @@ pub(crate) const NO_SHARED_MEMORY: c_int = code(6, ffi::SQLITE_CANTOPEN);
 pub(crate) const WRONG_KEY: c_int = code(7, ffi::SQLITE_NOTADB);
 pub(crate) const NOT_SEALED: c_int = code(8, ffi::SQLITE_NOTADB);
 pub(crate) const LAYOUT: c_int = code(9, ffi::SQLITE_IOERR);
-pub(crate) const NO_RULES: c_int = code(10, ffi::SQLITE_IOERR);
+pub(crate) const POLICY_UNAVAILABLE: c_int = code(10, ffi::SQLITE_IOERR);
 pub(crate) const UNREADABLE: c_int = code(11, ffi::SQLITE_IOERR);
 pub(crate) const HISTORY_FAILED: c_int = code(12, ffi::SQLITE_IOERR);
 pub(crate) const HISTORY_DAMAGED: c_int = code(13, ffi::SQLITE_IOERR);
@@ -70,7 +70,7 @@ pub(crate) const fn describe(code: c_int) -> Option<(ErrorKind, &'static str)> {
             ErrorKind::Unsupported,
             "a page with another size or number of reserved bytes cannot be encrypted",
         ),
-        NO_RULES => (ErrorKind::Io, "the configuration of the database cannot be read"),
+        POLICY_UNAVAILABLE => (ErrorKind::Io, "the configuration of the database cannot be read"),
         UNREADABLE => (ErrorKind::Io, "a file of the database cannot be read"),
         HISTORY_FAILED => (ErrorKind::Io, "the history of the database cannot be written"),
         HISTORY_DAMAGED => (ErrorKind::Corrupt, "the history of the database is damaged"),

@@ -93,14 +93,23 @@ pub(super) struct Statement<'a> {
     pub(super) line: usize,
 }
 
+/// A line of the input.
+#[derive(Clone, Copy)]
+struct Line {
+    /// Its offset in the text.
+    start: usize,
+    /// Its number, from 1.
+    number: usize,
+}
+
 /// Splits SQL that arrives in pieces.
 pub(super) struct Statements {
     /// The input from the start of the line on which the next statement starts.
     text: Vec<u8>,
     /// The offset of the next statement.
     start: usize,
-    /// The offset and number of the line on which it starts.
-    line: (usize, usize),
+    /// The line on which it starts.
+    line: Line,
     scanned: usize,
     state: State,
     scan: Scan,
@@ -113,7 +122,7 @@ impl Statements {
         Self {
             text: Vec::new(),
             start: 0,
-            line: (0, 1),
+            line: Line { start: 0, number: 1 },
             scanned: 0,
             state: State::Start,
             scan: Scan::Nothing,
@@ -122,11 +131,11 @@ impl Statements {
     }
 
     pub(super) fn push(&mut self, sql: &[u8]) {
-        let (kept_from, _) = self.line;
+        let kept_from = self.line.start;
         self.text.drain(..kept_from);
         self.start -= kept_from;
         self.scanned -= kept_from;
-        self.line.0 = 0;
+        self.line.start = 0;
         if let Scan::Word(at) = &mut self.scan {
             *at -= kept_from;
         }
@@ -237,24 +246,19 @@ impl Statements {
         let skipped = &self.text[self.start..start];
         if let Some(newline) = skipped.iter().rposition(|byte| *byte == b'\n') {
             let lines = skipped.split(|byte| *byte == b'\n').count() - 1;
-            self.line = (self.start + newline + 1, self.line.1 + lines);
+            self.line = Line { start: self.start + newline + 1, number: self.line.number + lines };
         }
         self.start = start;
         self.has_token = false;
     }
 
-    fn statement(
-        &self,
-        start: usize,
-        end: usize,
-        (line_start, line): (usize, usize),
-    ) -> Result<Statement<'_>> {
-        let bytes = &self.text[line_start..end];
+    fn statement(&self, start: usize, end: usize, line: Line) -> Result<Statement<'_>> {
+        let bytes = &self.text[line.start..end];
         let lines = std::str::from_utf8(bytes).map_err(|error| {
             let before = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count() - 1;
-            Error::new(ErrorKind::Invalid, format!("line {} is not UTF-8 text", line + before))
+            Error::new(ErrorKind::Invalid, format!("line {} is not UTF-8 text", line.number + before))
         })?;
-        Ok(Statement { sql: &lines[start - line_start..], lines, line })
+        Ok(Statement { sql: &lines[start - line.start..], lines, line: line.number })
     }
 }
 

@@ -20,8 +20,17 @@ use crate::{
     history::ResilientImage,
     id, sqlite,
     time::Clock,
-    vfs::{self, History, Keeping, NoPolicy, NotOpened, Policy, PolicySource, Sealing, VfsError},
+    vfs::{self, History, HistoryMode, NoPolicy, NotOpened, Policy, PolicySource, Sealing, VfsError},
 };
+
+/// The services of a control plane that a [`CatalogGovernor`] uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Services<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) clock: &'a Clock,
+    pub(crate) catalog: &'a Arc<Catalog>,
+    pub(crate) changes: &'a Arc<Changes>,
+}
 
 /// The policy of one database, read from the catalog.
 #[derive(Debug)]
@@ -41,9 +50,7 @@ impl CatalogGovernor {
     /// Returns the policy source of a database, whose row `entry` was read after `stamp`. Fails with
     /// [`ErrorKind::KeyRequired`] or [`ErrorKind::Invalid`] if the key does not fit the cipher.
     pub(crate) fn new(
-        (disk, clock): (&Disk, &Clock),
-        catalog: Arc<Catalog>,
-        changes: Arc<Changes>,
+        services: Services<'_>,
         entry: &Entry,
         stamp: Option<u64>,
         key: Option<&EncryptionKey>,
@@ -61,9 +68,10 @@ impl CatalogGovernor {
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
         };
+        let Services { disk, clock, catalog, changes } = services;
         Ok(Self {
-            catalog,
-            changes,
+            catalog: Arc::clone(catalog),
+            changes: Arc::clone(changes),
             id: entry.database.id.clone(),
             pair: Pair::of(&entry.database.name),
             read_only: false,
@@ -105,9 +113,9 @@ fn rules(entry: &Entry) -> Option<Policy> {
         block_writes: entry.database.block_writes,
         read_only: false,
         history: match entry.database.history_window {
-            window if window.is_off() => Keeping::No,
-            _ if entry.history_paused => Keeping::Again,
-            _ => Keeping::SinceBirth,
+            window if window.is_off() => HistoryMode::Off,
+            _ if entry.history_paused => HistoryMode::Resumed,
+            _ => HistoryMode::SinceCreation,
         },
     })
 }
@@ -214,14 +222,14 @@ fn prepare_to_read(connection: &Connection, options: &ConnectOptions) -> rusqlit
 }
 
 /// Opens a read-only connection to a database as of an instant.
-pub(crate) fn open_past(
-    past: ResilientImage,
+pub(crate) fn open_view(
+    image: ResilientImage,
     sealing: Option<Sealing>,
     options: &ConnectOptions,
 ) -> Result<Connection> {
-    let path = past.path().to_owned();
+    let path = image.path().to_owned();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | PRIVATE;
-    let connection = open_as(&path, flags, Arc::new(NoPolicy::viewing(Arc::new(past), sealing)), options)?;
+    let connection = open_as(&path, flags, Arc::new(NoPolicy::viewing(Arc::new(image), sealing)), options)?;
     let prepared = connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, options.foreign_keys)
         // Reads the first page, so that a wrong key fails here.
@@ -316,8 +324,8 @@ impl Error {
     /// - [`TooLarge`](ErrorKind::TooLarge) for `SQLITE_FULL` from the size limit,
     /// - [`Destroyed`](ErrorKind::Destroyed) for `SQLITE_CANTOPEN` from a database that was destroyed,
     /// - [`Corrupt`](ErrorKind::Corrupt) for `SQLITE_IOERR` from a page whose authentication tag is invalid,
-    /// - [`Sql`](ErrorKind::Sql) for `SQLITE_AUTH` from the [fence](crate::fence), whose reason is known on the thread of the
-    ///   statement only,
+    /// - [`Sql`](ErrorKind::Sql) for `SQLITE_AUTH` from the [fence](crate::fence), whose reason is known on the
+    ///   thread of the statement only if the host installed its own authorizer,
     /// - and that of SQLite's own error otherwise.
     ///
     /// Without the connection, [`Error::from`] returns the kind, and a message without details such as the size limit.
@@ -381,12 +389,12 @@ fn kind(refusal: &VfsError) -> ErrorKind {
         VfsError::Destroyed => ErrorKind::Destroyed,
         VfsError::WrongKey => ErrorKind::WrongKey,
         VfsError::NotSealed(_)
-        | VfsError::PastDamaged(_)
+        | VfsError::HistoryDamaged(_)
         | VfsError::Damaged { .. }
-        | VfsError::Unfit { .. } => ErrorKind::Corrupt,
+        | VfsError::Inconsistent { .. } => ErrorKind::Corrupt,
         VfsError::Layout | VfsError::NoSharedMemory => ErrorKind::Unsupported,
         VfsError::Failed(code) if code & 0xff == rusqlite::ffi::SQLITE_FULL => ErrorKind::DiskFull,
-        VfsError::NoRules(_)
+        VfsError::PolicyUnavailable(_)
         | VfsError::Unreadable(_)
         | VfsError::Failed(_)
         | VfsError::LostLock

@@ -15,6 +15,16 @@ const COPY_STEP: u64 = 16 << 20;
 /// The buffer of copies that the kernel does not support.
 const BUFFER_LEN: usize = 128 << 10;
 
+/// A copy of the beginning of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileCopy<'a> {
+    pub(crate) from: &'a File,
+    pub(crate) to: &'a File,
+    pub(crate) to_path: &'a Path,
+    /// The number of bytes to copy.
+    pub(crate) len: u64,
+}
+
 impl Disk {
     /// Makes `to` share the blocks of `from`. Returns `false` if the file system does not support this.
     pub(crate) fn clone_file(&self, from: &File, to: &File, to_path: &Path) -> Result<bool> {
@@ -22,16 +32,10 @@ impl Disk {
             .map_err(|error| failed("cloning to", to_path, error))
     }
 
-    /// Copies the first `len` bytes of `from` to `to`, and returns how many were copied: fewer if `from` is shorter or `go_on`,
+    /// Copies a file, and returns how many bytes were copied: fewer than [`len`](FileCopy::len) if the source is shorter or `go_on`,
     /// which is called with the bytes copied so far, returns `false`.
-    pub(crate) fn copy(
-        &self,
-        from: &File,
-        to: &File,
-        to_path: &Path,
-        len: u64,
-        mut go_on: impl FnMut(u64) -> bool,
-    ) -> Result<u64> {
+    pub(crate) fn copy(&self, copy: FileCopy<'_>, mut go_on: impl FnMut(u64) -> bool) -> Result<u64> {
+        let FileCopy { from, to, to_path, len } = copy;
         let storage = storage::at(to_path);
         let mut buffer = Vec::new();
         let mut done = 0;

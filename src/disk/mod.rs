@@ -20,6 +20,7 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use rustix::io::Errno;
 
+pub(crate) use copy::FileCopy;
 pub(crate) use database_file::{
     DatabaseFile, ExclusiveLock, WalIndexFile, run as open_databases, run_while as open_databases_while,
 };

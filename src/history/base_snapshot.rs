@@ -34,7 +34,7 @@ pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &
         disk.set_len(&target, &beside, len)?;
     }
     let staged = Staged { path: beside, file: &target };
-    if let Some(last) = generation.first_frame {
+    if let Some(last) = generation.base_frame {
         apply_wal(disk, &layout::beside(data, "-wal"), last, generation, &staged)?;
     }
     staged.publish(disk, paths, &LocalArchive::new(disk.clone(), paths.clone()), generation)

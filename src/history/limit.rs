@@ -215,7 +215,7 @@ fn has_commits(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
     if !timeline.is_live(stamps.generation.number) {
         return Ok(!stamps.commits().is_empty());
     }
-    Ok(known_end(timeline, stamps)?.is_some_and(|end| end.frame > stamps.generation.first_frame))
+    Ok(known_end(timeline, stamps)?.is_some_and(|end| end.frame > stamps.generation.base_frame))
 }
 
 #[cfg(test)]

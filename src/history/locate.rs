@@ -27,7 +27,7 @@ pub(super) enum Location {
 
 /// The commits of one generation around an instant.
 struct Neighbours {
-    /// The last frame of the last commit at or before the instant, or the generation's `first_frame` if there is no such commit.
+    /// The last frame of the last commit at or before the instant, or the generation's `base_frame` if there is no such commit.
     frame: Option<FrameNumber>,
     /// The last commit at or before the instant.
     commit: Option<Micros>,
@@ -39,7 +39,7 @@ struct Neighbours {
 
 impl Neighbours {
     fn find(generation: &Generation, commits: &[CommitRecord], at: Micros) -> Self {
-        let mut found = Self { frame: generation.first_frame, commit: None, next: None, unstamped: None };
+        let mut found = Self { frame: generation.base_frame, commit: None, next: None, unstamped: None };
         for record in commits {
             match record {
                 CommitRecord::Commit(commit) if commit.at <= at => {

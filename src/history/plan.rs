@@ -74,7 +74,7 @@ pub(super) fn image(
 pub(super) fn image_at_end(timeline: &Timeline, stamps: &Stamps) -> Result<HistoricalImage> {
     // A generation without commits ends at the frame at which it began.
     let end = known_end(timeline, stamps)?;
-    let frame = end.map_or(stamps.generation.first_frame, |end| end.frame);
+    let frame = end.map_or(stamps.generation.base_frame, |end| end.frame);
     image(timeline, &Target::after_frame(stamps.generation.number, frame), None)
 }
 
@@ -142,7 +142,7 @@ fn steps(timeline: &Timeline, first: GenerationNumber, target: &Target) -> Resul
         };
         known = next;
         // Before the first commit of the target's generation, none of its frames is applied.
-        if !is_last || target.frame != generation.first_frame {
+        if !is_last || target.frame != generation.base_frame {
             steps.push(Step { generation, end, up_to: target.frame.filter(|_| is_last) });
         }
     }
@@ -181,7 +181,7 @@ impl Builder {
             let last = FrameNumber::count(last);
             return Err(damaged(&path, format_args!("frame {last} does not end a commit")));
         }
-        let range = FrameNumber::count(generation.first_frame) as usize..FrameNumber::count(last) as usize;
+        let range = FrameNumber::count(generation.base_frame) as usize..FrameNumber::count(last) as usize;
         let number = u32::try_from(self.logs.len()).unwrap_or(u32::MAX);
         self.overlay.apply(&log, &path, range, |frame| FrameRef { log: number, frame })?;
         let live = live.map(|file| LiveWal { file, header: log.start });

@@ -9,7 +9,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub(super) number: GenerationNumber,
-    /// The last frame of that generation to apply. If it is the generation's `first_frame`, none of its commits is applied.
+    /// The last frame of that generation to apply. If it is the generation's `base_frame`, none of its commits is applied.
     pub(super) frame: Option<FrameNumber>,
     pub(super) resolved: ResolvedInstant,
 }

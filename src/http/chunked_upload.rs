@@ -103,6 +103,15 @@ enum CallState {
     Closed,
 }
 
+/// The chunk that is forwarded next.
+#[derive(Clone, Copy)]
+struct ExpectedChunk {
+    number: u64,
+    len: u64,
+    /// The request that forwards it, which yields to a later one.
+    ticket: u64,
+}
+
 /// A chunk in a request.
 pub(super) struct Chunk<'a> {
     pub(super) number: u64,
@@ -208,7 +217,8 @@ impl ChunkedUpload {
             return self.compare(number, len, body).await;
         }
         self.start(&mut writer, ticket, encryption.as_ref(), start)?;
-        self.forward(&mut writer, (number, len), ticket, body).await
+        let expected = ExpectedChunk { number, len, ticket };
+        self.forward(&mut writer, expected, body).await
     }
 
     /// Starts the call with the first chunk, and checks that later chunks have the same key.
@@ -242,13 +252,8 @@ impl ChunkedUpload {
     }
 
     /// Forwards the part of a chunk that was not forwarded before.
-    async fn forward(
-        &self,
-        writer: &mut Writer,
-        (number, len): (u64, u64),
-        ticket: u64,
-        body: &mut Body,
-    ) -> ApiResult<()> {
+    async fn forward(&self, writer: &mut Writer, expected: ExpectedChunk, body: &mut Body) -> ApiResult<()> {
+        let ExpectedChunk { number, len, ticket } = expected;
         let (mut seen, mut digest, mut reader) = (0, Xxh3::new(), BodyReader::default());
         while let Some(mut bytes) = self.read(body, &mut reader, Some(ticket)).await? {
             if seen + bytes.len() as u64 > len {

@@ -111,9 +111,9 @@ impl Plane {
             return Err(Error::new(ErrorKind::Blocked, connect::reads_blocked()));
         }
         let instant = restore::Instant { at, birth: birth(entry)?, now: self.clock.now() };
-        let view = restore::view(&self.disk, &self.data(entry), instant).and_then(|past| {
-            let reached = past.resolved();
-            Ok((connect::open_past(past, governor.into_sealing(), options)?, reached))
+        let view = restore::view(&self.disk, &self.data(entry), instant).and_then(|image| {
+            let reached = image.resolved();
+            Ok((connect::open_view(image, governor.into_sealing(), options)?, reached))
         });
         self.hold(database, view)
     }

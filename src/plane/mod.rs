@@ -18,10 +18,7 @@ mod settle;
 mod state;
 mod verify;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -42,7 +39,7 @@ use crate::{
     catalog::{Durability, Entry},
     changes::Pair,
     cipher::EncryptionKey,
-    connect::{self, AttachOptions, CatalogGovernor, ConnectOptions, Lease},
+    connect::{self, AttachOptions, CatalogGovernor, ConnectOptions, Lease, Services},
     disk::Disk,
     error::{Error, ErrorKind, Result},
     layout,
@@ -380,9 +377,9 @@ impl Plane {
 
     /// Returns the policy source of the connections to a ready database.
     fn governor(&self, database: &Resolved, key: Option<&EncryptionKey>) -> Result<CatalogGovernor> {
-        let (catalog, changes) = (Arc::clone(&self.catalog), Arc::clone(&self.changes));
+        let Self { disk, clock, catalog, changes, .. } = self;
         let Resolved { entry, stamp } = database;
-        CatalogGovernor::new((&self.disk, &self.clock), catalog, changes, entry, *stamp, key)
+        CatalogGovernor::new(Services { disk, clock, catalog, changes }, entry, *stamp, key)
     }
 
     fn connect(&self, database: &Resolved, options: &ConnectOptions) -> Result<Connection> {

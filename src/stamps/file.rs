@@ -95,7 +95,7 @@ impl Stamps {
     /// The commits according to all records.
     fn merge(&self) -> Merge {
         let mut merge = Merge {
-            first_frame: self.generation.first_frame,
+            base_frame: self.generation.base_frame,
             commits: Vec::with_capacity(self.slots.len()),
             unstamped: Vec::new(),
         };
@@ -128,7 +128,7 @@ impl Stamps {
 
 /// The commits according to the records so far.
 struct Merge {
-    first_frame: Option<FrameNumber>,
+    base_frame: Option<FrameNumber>,
     commits: Vec<Commit>,
     unstamped: Vec<UnstampedAt>,
 }
@@ -145,7 +145,7 @@ impl Merge {
         while self.commits.pop_if(|commit| Some(commit.frame) > last).is_some() {}
         let position = self.commits.len();
         self.unstamped.retain(|unstamped| unstamped.position <= position && Some(unstamped.frame) <= last);
-        let stamped = self.commits.last().map_or(self.first_frame, |commit| Some(commit.frame));
+        let stamped = self.commits.last().map_or(self.base_frame, |commit| Some(commit.frame));
         let known = stamped.max(self.unstamped.last().map(|unstamped| unstamped.frame));
         if let Some(frame) = last.filter(|_| known < last) {
             self.unstamped.push(UnstampedAt { position, frame });

@@ -62,8 +62,9 @@ pub(crate) struct Generation {
     pub(crate) salts: Salts,
     /// The size of a page in bytes.
     pub(crate) page_size: u32,
-    /// The last frame that was in the WAL before the generation began. `None` unless it began in the middle of a WAL.
-    pub(crate) first_frame: Option<FrameNumber>,
+    /// The last frame that the WAL had when the generation began, whose own frames follow. `None` unless it began in the middle
+    /// of a WAL.
+    pub(crate) base_frame: Option<FrameNumber>,
     pub(crate) lineage: Lineage,
     /// No commit of this generation is stamped at or before this instant.
     pub(crate) not_before: Micros,
@@ -207,7 +208,7 @@ impl Generation {
         (words[2], words[3]) = (low(self.database), low(self.database >> 64));
         words[4] = self.number.get();
         words[5] = Word::from_le_bytes(self.salts.bytes());
-        words[6] = pair(self.page_size, FrameNumber::count(self.first_frame));
+        words[6] = pair(self.page_size, FrameNumber::count(self.base_frame));
         words[7] = self.not_before.get().cast_unsigned();
         words[8] = self.begun_at.get().cast_unsigned();
         words[9] = digest;
@@ -227,7 +228,7 @@ impl Generation {
     /// Reads a header. Returns `None` if it is damaged, of an unknown version, or not one that this crate writes.
     pub(crate) fn decode(words: &[Word; HEADER_WORDS]) -> Option<Self> {
         Self::version(words).filter(|version| *version == VERSION)?;
-        let (page_size, first_frame) = halves(words[6]);
+        let (page_size, base_frame) = halves(words[6]);
         let (frame, pages) = halves(words[12]);
         let end = LogEnd {
             frame: FrameNumber::new(frame),
@@ -243,7 +244,7 @@ impl Generation {
             number: GenerationNumber::new(words[4]),
             salts: Salts::new(words[5].to_le_bytes()),
             page_size,
-            first_frame: FrameNumber::new(first_frame),
+            base_frame: FrameNumber::new(base_frame),
             lineage: Lineage::decode(words[1], words[9], end)?,
             not_before: Micros::new(words[7].cast_signed()),
             begun_at: Micros::new(words[8].cast_signed()),

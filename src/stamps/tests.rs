@@ -18,7 +18,7 @@ fn generation() -> Generation {
         number: GenerationNumber::new(42),
         salts: Salts::new([1, 2, 3, 4, 5, 6, 7, 8]),
         page_size: 4096,
-        first_frame: FrameNumber::new(7),
+        base_frame: FrameNumber::new(7),
         lineage: Lineage::Continues { digest: 99, end: end(5, 6) },
         not_before: Micros::new(-5),
         begun_at: Micros::new(1_764_000_000_000_000),
@@ -156,7 +156,7 @@ fn commit_after_end_record_supersedes_it() {
 
 /// The commit frames of a generation with the stamps `(frame, before)`; those of unstamped commits are negative.
 fn commits(stamps: &[(u32, u32)], end: Option<u32>) -> Vec<i64> {
-    let generation = Generation { first_frame: None, ..generation() };
+    let generation = Generation { base_frame: None, ..generation() };
     let commit = |(at, &(number, before))| {
         let (frame, before) = (frame(number), FrameNumber::new(before));
         let (at, pages) = (Micros::new(at), PageCount::new(1));

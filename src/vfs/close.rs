@@ -31,7 +31,12 @@ pub(super) fn keep_log(connection: &DbConnection) {
     match connection.capture_now() {
         Ok(None) => {}
         Ok(Some(capture)) => {
-            without_restarts(&*locks, &mut |is_exclusive| kept = capture.keep(connection, is_exclusive));
+            let archive = &mut |is_exclusive| kept = capture.keep(connection, is_exclusive);
+            if let Err(code) = without_restarts(&*locks, archive) {
+                let message = "closing a database without archiving its last commits: other programs keep its WAL locked; if \
+                               they delete the WAL, the history has a gap";
+                sqlite_log::log(code, message);
+            }
         }
         Err(refusal) => sqlite_log::log(refusal.code(), &refusal.to_string()),
     }

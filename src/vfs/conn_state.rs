@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{error::VfsError, raw_file::FileLocks};
+use super::{
+    error::VfsError,
+    raw_file::{FIRST_READ_LOCK, FileLocks, ShmLock, WRITE_LOCK},
+};
 use crate::wal::LastCommit;
 
 /// The state of a connection.
@@ -18,6 +21,8 @@ pub(super) struct ConnState {
     pub(super) file_lock: FileLock,
     /// The read locks of the shared memory that the connection holds, one bit each.
     pub(super) read_locks: u8,
+    /// Whether the connection holds the write lock of the shared memory.
+    pub(super) has_write_lock: bool,
     pub(super) activity: Activity,
     /// Counts how often the write lock was taken or released. Cached state of the WAL is valid for one value of this counter.
     pub(super) transaction: u64,
@@ -100,6 +105,7 @@ impl ConnState {
             locks: None,
             file_lock: FileLock::None,
             read_locks: 0,
+            has_write_lock: false,
             activity: Activity::Idle,
             transaction: 0,
             ending: None,
@@ -110,9 +116,23 @@ impl ConnState {
         }
     }
 
-    /// Whether taking the write lock begins a write transaction.
-    pub(super) fn can_begin_writing(&self) -> bool {
-        self.read_locks != 0 && self.activity != Activity::Checkpointing
+    /// Whether taking a lock of the shared memory begins a write transaction: it is the second one of a read lock and the write
+    /// lock. An SQLite that is built with `SQLITE_ENABLE_SETLK_TIMEOUT` may take the write lock first.
+    ///
+    /// Recovery and checkpoints take the write lock without a read lock.
+    pub(super) fn begins_writing(&self, lock: ShmLock) -> bool {
+        let is_second = match lock {
+            ShmLock { take: true, shared: false, offset: WRITE_LOCK } => self.read_locks != 0,
+            ShmLock { take: true, shared: true, offset: FIRST_READ_LOCK.. } => self.has_write_lock,
+            _ => false,
+        };
+        is_second && self.activity == Activity::Idle
+    }
+
+    /// Notes that a read lock was taken or released.
+    pub(super) fn set_read_lock(&mut self, offset: u32, is_held: bool) {
+        let bit = 1 << (offset - FIRST_READ_LOCK);
+        self.read_locks = if is_held { self.read_locks | bit } else { self.read_locks & !bit };
     }
 
     /// Enters an activity, and publishes it to `word`.
@@ -125,5 +145,29 @@ impl ConnState {
     pub(super) fn leave(&mut self, activity: Activity, word: &ActivityWord) {
         let next = if self.activity == activity { Activity::Idle } else { self.activity };
         self.enter(next, word);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITE: ShmLock = ShmLock { offset: WRITE_LOCK, take: true, shared: false };
+    const READ: ShmLock = ShmLock { offset: FIRST_READ_LOCK + 1, take: true, shared: true };
+
+    #[test]
+    fn write_transaction_begins_with_the_second_of_its_locks() {
+        let mut state = ConnState::new();
+        assert!(!state.begins_writing(READ) && !state.begins_writing(WRITE));
+        state.read_locks = 2;
+        assert!(state.begins_writing(WRITE) && !state.begins_writing(READ));
+        let mut state = ConnState::new();
+        state.has_write_lock = true;
+        assert!(state.begins_writing(READ) && !state.begins_writing(WRITE));
+        // A restart of the WAL changes the read lock within the transaction.
+        state.activity = Activity::Writing;
+        assert!(!state.begins_writing(READ));
+        state.activity = Activity::Checkpointing;
+        assert!(!state.begins_writing(READ) && !state.begins_writing(WRITE));
     }
 }

@@ -240,14 +240,19 @@ impl DbConnection {
     #[cold]
     fn refuse(&self, refusal: VfsError) -> c_int {
         let code = refusal.result();
-        if let VfsError::Damaged { .. } | VfsError::Unfit { .. } = &refusal {
+        if let VfsError::Damaged { .. } | VfsError::Inconsistent { .. } = &refusal {
             sqlite_log::log(code, &refusal.to_string());
         }
         hand_over::note_refusal(refusal.clone());
+        self.note_refusal(refusal);
+        code
+    }
+
+    /// Notes why a call or a statement of the connection was refused.
+    pub(super) fn note_refusal(&self, refusal: VfsError) {
         let mut state = self.state();
         state.refusal = Some(refusal);
         state.is_refusal_current = true;
-        code
     }
 
     /// Why the call that returned `code` was refused. A code other than those of [`result_codes`] explains one error before the
@@ -329,9 +334,8 @@ impl DbConnection {
 
     /// Runs before a lock of the shared memory is taken or released.
     ///
-    /// The write lock begins a write transaction only if a read transaction is open and no checkpoint runs. Recovery and
-    /// checkpoints take the lock too, and a database whose writes are blocked needs them. Within a write transaction, read locks
-    /// change when the WAL restarts; the transaction was admitted before.
+    /// Recovery and checkpoints take the write lock too, and a database whose writes are blocked needs them. Within a write
+    /// transaction, read locks change when the WAL restarts; the transaction was admitted before.
     pub(super) fn before_shm_lock(&self, lock: ShmLock) -> Result<(), VfsError> {
         match lock {
             // SQLite restarts the WAL while it holds this read lock and all later ones, so that no reader uses the WAL.
@@ -339,12 +343,12 @@ impl DbConnection {
                 self.note_ending();
                 Ok(())
             }
-            ShmLock { take: true, shared: true, offset: FIRST_READ_LOCK.. } if !self.is_writing() => {
-                self.begin_read()
-            }
-            ShmLock { take: true, shared: false, offset: WRITE_LOCK } if self.state().can_begin_writing() => {
+            lock if self.state().begins_writing(lock) => {
                 self.begin_read()?;
                 self.limits.as_ref().map_or(Ok(()), Limits::admit_write)
+            }
+            ShmLock { take: true, shared: true, offset: FIRST_READ_LOCK.. } if !self.is_writing() => {
+                self.begin_read()
             }
             _ => Ok(()),
         }
@@ -352,18 +356,22 @@ impl DbConnection {
 
     /// Runs after a lock of the shared memory was taken or released.
     pub(super) fn after_shm_lock(&self, lock: ShmLock) {
+        let begins_writing = self.state().begins_writing(lock);
         match lock {
             ShmLock { shared: true, offset: offset @ FIRST_READ_LOCK..8, take } => {
-                let bit = 1 << (offset - FIRST_READ_LOCK);
                 let mut state = self.state();
-                state.read_locks = if take { state.read_locks | bit } else { state.read_locks & !bit };
+                if begins_writing {
+                    state.enter(Activity::Writing, &self.activity);
+                }
+                state.set_read_lock(offset, take);
                 drop(state);
                 self.forget();
             }
             ShmLock { shared: false, offset: WRITE_LOCK, take } => {
                 let mut state = self.state();
                 state.transaction += 1;
-                if take && state.can_begin_writing() {
+                state.has_write_lock = take;
+                if begins_writing {
                     state.enter(Activity::Writing, &self.activity);
                 } else {
                     state.leave(Activity::Writing, &self.activity);

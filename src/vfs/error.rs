@@ -28,7 +28,7 @@ pub(crate) enum VfsError {
     /// The default VFS has no shared memory, which WAL mode needs.
     NoSharedMemory,
     /// The policy of the database could not be read.
-    NoRules(Message),
+    PolicyUnavailable(Message),
     WrongKey,
     /// The file is not encrypted as expected.
     NotSealed(String),
@@ -39,7 +39,7 @@ pub(crate) enum VfsError {
         page: u32,
     },
     /// The database file, or the file beside it with the suffix `place`, contradicts the database.
-    Unfit {
+    Inconsistent {
         path: PathBuf,
         place: &'static str,
         why: &'static str,
@@ -51,7 +51,7 @@ pub(crate) enum VfsError {
     /// A call of the default VFS failed with this result code.
     Failed(c_int),
     /// A file of the history is damaged.
-    PastDamaged(Message),
+    HistoryDamaged(Message),
     /// The history could not be kept. `code` is the result code of the default VFS if a call of it was the cause.
     NotKept {
         kind: ErrorKind,
@@ -104,16 +104,16 @@ impl VfsError {
             Self::Damaged { path, place, page } => Message::naming(&beside(path, place), |file| {
                 format!("page {page} in {file} is damaged or was tampered with: its tag does not fit")
             }),
-            Self::Unfit { path, place, why } => Message::naming(&beside(path, place), |file| {
+            Self::Inconsistent { path, place, why } => Message::naming(&beside(path, place), |file| {
                 format!("{file} is damaged or was tampered with: {why}")
             }),
-            Self::NoRules(why) => {
+            Self::PolicyUnavailable(why) => {
                 why.clone().map(|why| format!("the database's configuration could not be read: {why}"))
             }
             Self::Unreadable(why) => {
                 why.clone().map(|why| format!("what encryption needs could not be read: {why}"))
             }
-            Self::PastDamaged(why) => why.clone(),
+            Self::HistoryDamaged(why) => why.clone(),
             Self::NotKept { why, .. } => {
                 why.clone().map(|why| format!("the history of the database could not be kept: {why}"))
             }
@@ -147,8 +147,10 @@ impl VfsError {
             Self::NotKept { .. } => result_codes::HISTORY_FAILED,
             Self::Latched { .. } => result_codes::LATCHED,
             Self::LostLock => ffi::SQLITE_IOERR_RDLOCK,
-            Self::Damaged { .. } | Self::Unfit { .. } | Self::PastDamaged(_) => ffi::SQLITE_IOERR_DATA,
-            Self::NoRules(_) => result_codes::NO_RULES,
+            Self::Damaged { .. } | Self::Inconsistent { .. } | Self::HistoryDamaged(_) => {
+                ffi::SQLITE_IOERR_DATA
+            }
+            Self::PolicyUnavailable(_) => result_codes::POLICY_UNAVAILABLE,
             Self::Layout => result_codes::LAYOUT,
             Self::Unreadable(_) => result_codes::UNREADABLE,
             Self::LeaseEnded => result_codes::LEASE_ENDED,
@@ -185,10 +187,10 @@ impl fmt::Display for VfsError {
                 write!(f, "the file is not encrypted as it should be: {why}; put back the one that was here")
             }
             Self::Damaged { .. }
-            | Self::Unfit { .. }
-            | Self::NoRules(_)
+            | Self::Inconsistent { .. }
+            | Self::PolicyUnavailable(_)
             | Self::Unreadable(_)
-            | Self::PastDamaged(_)
+            | Self::HistoryDamaged(_)
             | Self::NotKept { .. }
             | Self::Latched { .. } => self.message().fmt(f),
             Self::Layout => f.write_str(

@@ -7,7 +7,7 @@
 
 use std::{cell::RefCell, path::Path};
 
-use super::{error::VfsError, fenced::Fenced, hand_over};
+use super::{error::VfsError, fenced::Fenced, hand_over, registry};
 use crate::{disk::Disk, layout};
 
 /// Pragmas that change settings of the whole process.
@@ -71,18 +71,11 @@ pub(super) fn is_in_a_fleet(path: &Path) -> bool {
     is_below(path) || resolved.is_some_and(|path| is_below(&path))
 }
 
-/// A refusal of a statement for which no file was opened, so that no file keeps it.
-#[derive(Debug)]
-struct Denied {
-    /// The address of the connection, or `None` if the host's own authorizer asked.
-    connection: Option<usize>,
-    refusal: VfsError,
-}
-
 thread_local! {
     /// The connection for which the authorizer admitted an `ATTACH` last. The next file is opened for it.
     static ATTACHING: RefCell<Option<usize>> = const { RefCell::new(None) };
-    static DENIED: RefCell<Option<Denied>> = const { RefCell::new(None) };
+    /// Why the fence refused a statement of a connection that is not known, because the host's own authorizer asked.
+    static DENIED: RefCell<Option<VfsError>> = const { RefCell::new(None) };
 }
 
 /// Admits an action of a connection, or notes why it is refused.
@@ -95,7 +88,7 @@ pub(super) fn authorize(action: Action<'_>, connection: Option<usize>) -> bool {
         // SQLite's own error names the function, and its result code is not specific.
         Err(Fenced::Function) => false,
         Err(fenced) => {
-            DENIED.set(Some(Denied { connection, refusal: VfsError::Fenced(fenced) }));
+            deny(connection, VfsError::Fenced(fenced));
             false
         }
     }
@@ -105,16 +98,19 @@ pub(super) fn authorize(action: Action<'_>, connection: Option<usize>) -> bool {
 pub(super) fn deny_open(fenced: Fenced) -> std::ffi::c_int {
     let refusal = VfsError::Fenced(fenced);
     let code = refusal.code();
-    DENIED.set(Some(Denied { connection: ATTACHING.take(), refusal }));
+    deny(ATTACHING.take(), refusal);
     code
 }
 
-/// Takes the reason why the fence refused a statement of this connection with `code`, if it did.
-pub(super) fn take_denied(connection: usize, code: std::ffi::c_int) -> Option<VfsError> {
-    let is_its = |denied: &mut Denied| {
-        denied.connection.is_none_or(|of| of == connection) && denied.refusal.code() == code & 0xff
-    };
-    DENIED.with_borrow_mut(|denied| denied.take_if(is_its)).map(|denied| denied.refusal)
+/// Notes why a statement is refused: in a file of its connection or, if the connection is not known, for this thread.
+fn deny(connection: Option<usize>, refusal: VfsError) {
+    let is_noted = connection.is_some_and(|connection| registry::note_refusal(connection, &refusal));
+    DENIED.set((!is_noted).then_some(refusal));
+}
+
+/// Takes the reason why the fence last refused a statement on this thread with `code`, if the connection was not known.
+pub(super) fn take_denied(code: std::ffi::c_int) -> Option<VfsError> {
+    DENIED.with_borrow_mut(|denied| denied.take_if(|refusal| refusal.code() == code & 0xff))
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl View {
         let code = self.file.read(into, at);
         let refused = |refusal: VfsError| {
             let code = refusal.result();
-            *self.refusal.lock_or_recover() = Some(refusal);
+            self.note_refusal(refusal);
             code
         };
         if let Some(refusal) = self.file.take_refusal() {
@@ -93,6 +93,11 @@ impl View {
 
     pub(super) fn seal(&self) -> Option<Seal> {
         self.sealed.as_ref().and_then(Sealed::codec).map(|codec| *codec.seal())
+    }
+
+    /// Notes why a call or a statement of the connection was refused.
+    pub(super) fn note_refusal(&self, refusal: VfsError) {
+        *self.refusal.lock_or_recover() = Some(refusal);
     }
 
     /// Takes the error of the call that was refused with `code`.
@@ -135,7 +140,7 @@ impl RawFile for ImageFile {
             let (part, rest) = left.split_at_mut(count);
             if let Err(error) = self.read_part(page, part, inside) {
                 let refusal = match error.kind() {
-                    ErrorKind::Corrupt => VfsError::PastDamaged(error.message()),
+                    ErrorKind::Corrupt => VfsError::HistoryDamaged(error.message()),
                     _ => VfsError::Unreadable(error.message()),
                 };
                 let code = refusal.result();

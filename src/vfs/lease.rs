@@ -122,7 +122,7 @@ pub(super) fn claim(claim: Claim<'_>, path: &Path, fence: Fencing) -> Result<Arc
     match terms.source.rules() {
         Ok(Some(_)) => Ok(terms),
         Ok(None) => Err(VfsError::Destroyed),
-        Err(error) => Err(VfsError::NoRules(error.message())),
+        Err(error) => Err(VfsError::PolicyUnavailable(error.message())),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     error::VfsError,
     frames::WalEvent,
-    policy::{Keeping, Policy, PolicySource},
+    policy::{HistoryMode, Policy, PolicySource},
 };
 use crate::{
     sync::{Guard, Mutex, Rank},
@@ -81,7 +81,7 @@ impl Limits {
                 known.stamp = stamp;
             }
             // The unreadable policy may block the database, so every transaction is refused.
-            Err(error) => return Err(VfsError::NoRules(error.message())),
+            Err(error) => return Err(VfsError::PolicyUnavailable(error.message())),
         }
         Ok(())
     }
@@ -124,7 +124,6 @@ impl Limits {
         if let WalEvent::Header { .. } = event {
             return Ok(());
         }
-        // With `SQLITE_ENABLE_SETLK_TIMEOUT`, SQLite may take the write lock before a read lock. The lock is then not checked.
         known.policy.admit_write()?;
         let (Some(limit), WalEvent::Frame { head, page, .. }) = (known.policy.size_limit, event) else {
             return Ok(());
@@ -150,9 +149,9 @@ impl Limits {
     pub(super) fn history(&self) -> Option<HistoryPolicy> {
         let known = self.known();
         let since_birth = match known.policy.history {
-            Keeping::No => return None,
-            Keeping::SinceBirth => true,
-            Keeping::Again => false,
+            HistoryMode::Off => return None,
+            HistoryMode::SinceCreation => true,
+            HistoryMode::Resumed => false,
         };
         Some(HistoryPolicy { version: known.version, since_birth })
     }

@@ -86,7 +86,7 @@ pub(crate) use fence::Action;
 pub(crate) use grant::Grant;
 pub(crate) use hand_over::NotOpened;
 pub(crate) use lease::{Fencing, Terms};
-pub(crate) use policy::{History, Keeping, NoPolicy, Policy, PolicySource, Sealing};
+pub(crate) use policy::{History, HistoryMode, NoPolicy, Policy, PolicySource, Sealing};
 pub(crate) use seal::scratch::{Scratch, ScratchFile};
 pub(crate) use shim::{drop_modules, reserve_in_vacuum};
 
@@ -143,9 +143,8 @@ pub(crate) fn hand_over<T>(
 /// any other code the refusal is known until the next transaction begins.
 pub(crate) fn take_refusal(connection: &Connection, code: c_int) -> Option<VfsError> {
     let mut schemas = (0..).map_while(|at| connection.db_name(at).ok());
-    schemas.find_map(|schema| shim::describe(connection, &schema, code)?.refusal).or_else(|| {
-        fence::take_denied(shim::address(connection), code).filter(|_| !result_codes::is_own(code))
-    })
+    let noted = schemas.find_map(|schema| shim::describe(connection, &schema, code)?.refusal);
+    noted.or_else(|| if result_codes::is_own(code) { None } else { fence::take_denied(code) })
 }
 
 /// The main database of a connection. `None` if it was not handed over.

@@ -171,7 +171,7 @@ impl Kind {
                     if let Some(scratch) = source.scratch() {
                         return Ok(Box::new(TempFile(scratch)));
                     }
-                    if let Some(image) = source.past() {
+                    if let Some(image) = source.image() {
                         return Ok(Box::new(ViewFile::new(View::new(image, path, source.sealing())?)));
                     }
                     if source.history().is_some() && !has_shared_memory {

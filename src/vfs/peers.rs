@@ -9,6 +9,7 @@
 //! during the move: SQLite restarts a WAL only while no connection reads from it, and none reads from it before its next commit.
 
 use std::{
+    ffi::c_int,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     ptr,
     sync::Arc,
@@ -17,8 +18,8 @@ use std::{
 };
 
 use rusqlite::ffi::{
-    SQLITE_LOCK_EXCLUSIVE, SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED, SQLITE_OK, SQLITE_SHM_EXCLUSIVE,
-    SQLITE_SHM_LOCK, SQLITE_SHM_SHARED, SQLITE_SHM_UNLOCK,
+    SQLITE_BUSY, SQLITE_LOCK_EXCLUSIVE, SQLITE_LOCK_NONE, SQLITE_LOCK_SHARED, SQLITE_OK,
+    SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, SQLITE_SHM_SHARED, SQLITE_SHM_UNLOCK,
 };
 
 use super::raw_file::{FIRST_READ_LOCK, FileLocks, WRITE_LOCK};
@@ -161,31 +162,31 @@ pub(super) fn has_foreign_process(locks: &dyn FileLocks) -> bool {
     !is_exclusive
 }
 
-/// Runs `run` under a lock that prevents restarts of the WAL, or without the lock if it stays busy. The argument of `run` is
-/// whether writes to the WAL are prevented too.
-pub(super) fn without_restarts(locks: &dyn FileLocks, run: &mut dyn FnMut(bool)) {
+/// The locks that prevent restarts of a WAL, in the order in which they are tried: SQLite restarts a WAL under the write lock,
+/// and only while no connection holds `WAL_READ_LOCK(1)`.
+const RESTART_LOCKS: [(u32, c_int); 2] =
+    [(WRITE_LOCK, SQLITE_SHM_EXCLUSIVE), (FIRST_READ_LOCK + 1, SQLITE_SHM_SHARED)];
+
+/// Runs `run` under a lock that prevents restarts of the WAL. The argument of `run` is whether writes to the WAL are prevented
+/// too.
+///
+/// Fails with the result code of the lock if every such lock stays busy. `run` has not been called then.
+pub(super) fn without_restarts(locks: &dyn FileLocks, run: &mut dyn FnMut(bool)) -> Result<(), c_int> {
     const ATTEMPTS: u32 = 50;
-    let takes = |lock, kind| {
+    let mut code = SQLITE_BUSY;
+    let mut takes = |(lock, kind)| {
         (0..ATTEMPTS).any(|attempt| {
             if attempt > 0 {
                 thread::sleep(PAUSE);
             }
-            locks.shm_lock(lock, SQLITE_SHM_LOCK | kind) == SQLITE_OK
+            code = locks.shm_lock(lock, SQLITE_SHM_LOCK | kind);
+            code == SQLITE_OK
         })
     };
-    // SQLite restarts a WAL under the write lock, and only while no connection holds `WAL_READ_LOCK(1)`.
-    let (lock, kind) = if takes(WRITE_LOCK, SQLITE_SHM_EXCLUSIVE) {
-        (WRITE_LOCK, SQLITE_SHM_EXCLUSIVE)
-    } else if takes(FIRST_READ_LOCK + 1, SQLITE_SHM_SHARED) {
-        (FIRST_READ_LOCK + 1, SQLITE_SHM_SHARED)
-    } else {
-        return run(false);
-    };
+    let Some((lock, kind)) = RESTART_LOCKS.into_iter().find(|lock| takes(*lock)) else { return Err(code) };
     let ran = catch_unwind(AssertUnwindSafe(|| run(lock == WRITE_LOCK)));
     locks.shm_lock(lock, SQLITE_SHM_UNLOCK | kind);
-    if let Err(panic) = ran {
-        resume_unwind(panic);
-    }
+    ran.map_err(|panic| resume_unwind(panic))
 }
 
 /// Whether the shared lock of a peer could be taken.
@@ -195,4 +196,39 @@ fn takes_shared(peer: &Arc<dyn Peer>) -> bool {
 
 fn is_same(peer: &Arc<dyn Peer>, own: &dyn Peer) -> bool {
     ptr::addr_eq(Arc::as_ptr(peer), ptr::from_ref(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The locks of a shared memory of which other processes hold these.
+    #[derive(Debug)]
+    struct Held<'a>(&'a [u32]);
+
+    impl FileLocks for Held<'_> {
+        fn lock(&self, _: c_int) -> c_int {
+            SQLITE_BUSY
+        }
+
+        fn unlock(&self, _: c_int) -> c_int {
+            SQLITE_OK
+        }
+
+        fn shm_lock(&self, lock: u32, _: c_int) -> c_int {
+            if self.0.contains(&lock) { SQLITE_BUSY } else { SQLITE_OK }
+        }
+    }
+
+    #[test]
+    fn without_restarts_runs_only_under_a_lock() {
+        let run = |held: &[u32]| {
+            let mut ran = None;
+            let result = without_restarts(&Held(held), &mut |is_exclusive| ran = Some(is_exclusive));
+            (result, ran)
+        };
+        assert_eq!(run(&[]), (Ok(()), Some(true)));
+        assert_eq!(run(&[WRITE_LOCK]), (Ok(()), Some(false)));
+        assert_eq!(run(&[WRITE_LOCK, FIRST_READ_LOCK + 1]), (Err(SQLITE_BUSY), None));
+    }
 }

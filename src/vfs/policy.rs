@@ -25,18 +25,18 @@ pub(crate) struct Policy {
     /// Write transactions of this connection are refused.
     pub(crate) read_only: bool,
     /// Whether commits are captured.
-    pub(crate) history: Keeping,
+    pub(crate) history: HistoryMode,
 }
 
 /// Whether every commit is captured as a point that the database can be restored to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Keeping {
+pub(crate) enum HistoryMode {
     #[default]
-    No,
+    Off,
     /// Every commit since the database was created.
-    SinceBirth,
+    SinceCreation,
     /// Every commit since the history was turned on again.
-    Again,
+    Resumed,
 }
 
 /// The source of the [`Policy`] of one database.
@@ -62,7 +62,7 @@ pub(crate) trait PolicySource: fmt::Debug + Send + Sync {
     }
 
     /// The image of the database as of an instant, if the connection reads that.
-    fn past(&self) -> Option<Arc<ResilientImage>> {
+    fn image(&self) -> Option<Arc<ResilientImage>> {
         None
     }
 
@@ -88,29 +88,29 @@ pub(crate) struct History {
 pub(crate) struct NoPolicy {
     sealing: Option<Sealing>,
     scratch: Option<Arc<Temp>>,
-    past: Option<Arc<ResilientImage>>,
+    image: Option<Arc<ResilientImage>>,
 }
 
 impl NoPolicy {
     /// For a file that is created, encrypted or plain.
     pub(crate) fn making(sealing: Option<Sealing>) -> Self {
         let sealing = sealing.map(|sealing| Sealing { may_create: true, ..sealing });
-        Self { sealing, scratch: None, past: None }
+        Self { sealing, scratch: None, image: None }
     }
 
     /// For a database as of an instant.
-    pub(crate) fn viewing(past: Arc<ResilientImage>, sealing: Option<Sealing>) -> Self {
-        Self { sealing, scratch: None, past: Some(past) }
+    pub(crate) fn viewing(image: Arc<ResilientImage>, sealing: Option<Sealing>) -> Self {
+        Self { sealing, scratch: None, image: Some(image) }
     }
 
     /// For a file that exists.
     pub(crate) fn reading(sealing: Option<Sealing>) -> Self {
-        Self { sealing, scratch: None, past: None }
+        Self { sealing, scratch: None, image: None }
     }
 
     /// For a plain database in a scratch file.
     pub(super) fn scratch(scratch: Arc<Temp>) -> Self {
-        Self { sealing: None, scratch: Some(scratch), past: None }
+        Self { sealing: None, scratch: Some(scratch), image: None }
     }
 }
 
@@ -131,8 +131,8 @@ impl PolicySource for NoPolicy {
         self.sealing.clone()
     }
 
-    fn past(&self) -> Option<Arc<ResilientImage>> {
-        self.past.clone()
+    fn image(&self) -> Option<Arc<ResilientImage>> {
+        self.image.clone()
     }
 
     fn scratch(&self) -> Option<Arc<Temp>> {

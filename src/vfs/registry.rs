@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
     connection::DbConnection,
+    error::VfsError,
     history_view::View,
     limits::Limits,
     policy::PolicySource,
@@ -72,6 +73,18 @@ pub(super) fn remove_view(view: &Arc<View>) {
 
 fn address(view: &Arc<View>) -> usize {
     Arc::as_ptr(view).addr()
+}
+
+/// Notes why a statement of a connection, whose `sqlite3` handle has this address, was refused. Returns `false` if the connection
+/// has no file open through this VFS.
+pub(super) fn note_refusal(connection: usize, refusal: &VfsError) -> bool {
+    if let Some(database) = databases().values().find(|database| database.connection() == connection) {
+        database.note_refusal(refusal.clone());
+        return true;
+    }
+    let views = VIEWS.lock_or_recover();
+    let view = views.values().find(|view| view.connection() == connection);
+    view.map(|view| view.note_refusal(refusal.clone())).is_some()
 }
 
 /// Encrypts a file that SQL has opened by its path like the databases of its connection, whose `sqlite3` handle has this address.

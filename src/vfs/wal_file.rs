@@ -235,10 +235,10 @@ impl WalFile {
             return Ok(code);
         }
         // SQLite takes the page size from the WAL or the wal-index.
-        let unfit = || sealed.unfit("-wal", "its pages have another size than the database's");
-        let encryption = self.encryption(sealed).map_err(|_| unfit())?;
+        let inconsistent = || sealed.inconsistent("-wal", "its pages have another size than the database's");
+        let encryption = self.encryption(sealed).map_err(|_| inconsistent())?;
         let Encryption { codec, wal_index, .. } = encryption;
-        let read = WalRead::of(at, bytes.len(), codec.page_size()).ok_or_else(unfit)?;
+        let read = WalRead::of(at, bytes.len(), codec.page_size()).ok_or_else(inconsistent)?;
         if code != SQLITE_OK {
             if !matches!(read, WalRead::Header) {
                 bytes.fill(0);

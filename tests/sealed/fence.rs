@@ -299,6 +299,27 @@ fn denied_attach_names_the_call_to_use() {
 }
 
 #[test]
+fn reason_of_refused_statement_is_known_on_other_threads() {
+    let fixture = Fixture::new(false);
+    let explain = |connection: Connection, error| {
+        let explained = std::thread::spawn(move || Error::from_sqlite(&connection, error).to_string());
+        explained.join().unwrap()
+    };
+    for (sql, reason) in [
+        ("ATTACH 'file:x' AS x", "accept no URI"),
+        ("ATTACH '{out}/new.db' AS x", "ATTACH accepts only"),
+        ("VACUUM INTO '{root}/new.db'", "is in the directory of a fleet"),
+        ("PRAGMA writable_schema = ON", "writable_schema cannot be set"),
+    ] {
+        for (what, connection) in connections(&fixture.fleet, false) {
+            let error = connection.execute_batch(&fixture.fill(sql)).unwrap_err();
+            let message = explain(connection, error);
+            assert!(message.contains(reason), "{what}: {sql}: {message}");
+        }
+    }
+}
+
+#[test]
 fn plane_attach_passes_the_fence() {
     let fixture = Fixture::new(true);
     let own = fixture.fleet.unlock("own", CIPHER);

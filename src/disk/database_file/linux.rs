@@ -14,7 +14,7 @@ use rustix::{
 
 pub(crate) use crate::sys::isolated_fds::{run, run_while};
 use crate::{
-    disk::{Disk, Metadata, failed},
+    disk::{Disk, FileCopy, Metadata, failed},
     error::Result,
 };
 
@@ -76,7 +76,7 @@ impl DatabaseFile {
         len: u64,
         go_on: impl FnMut(u64) -> bool,
     ) -> Result<u64> {
-        disk.copy(&self.file, to, to_path, len, go_on)
+        disk.copy(FileCopy { from: &self.file, to, to_path, len }, go_on)
     }
 }
 

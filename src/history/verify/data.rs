@@ -147,7 +147,7 @@ fn expected(
         Some(end) => end.frame,
         // The missing log has its own finding.
         None if !has_wal && !stamps.commits().is_empty() => return Ok(None),
-        _ => generation.first_frame,
+        _ => generation.base_frame,
     };
     match plan::image(timeline, &Target::after_frame(*newest, frame), below) {
         Ok(image) => Ok(Some((image, generation))),
@@ -327,7 +327,7 @@ impl Versions {
             if read(&mut contents, wal::page_offset(number, generation.page_size))? == contents.len() {
                 self.pages.entry(page).or_default().push(page_checksum(&contents));
             }
-            if log.salts == generation.salts && Some(number) <= generation.first_frame {
+            if log.salts == generation.salts && Some(number) <= generation.base_frame {
                 self.unknown.insert(page);
             }
         }

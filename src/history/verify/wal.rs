@@ -61,7 +61,7 @@ fn check_replaced(
 ) -> Result<()> {
     let path = run.origin.wal();
     let len = Disk::len(&path)?.unwrap_or(0);
-    let has_commits = known > stamps.generation.first_frame || !stamps.commits().is_empty();
+    let has_commits = known > stamps.generation.base_frame || !stamps.commits().is_empty();
     let is_archived = observation.has(stamps.generation.number, ArchiveFile::Segment);
     let is_gap = was_changed_unseen(run, stamps.checkpointed().unwrap_or(stamps.generation.data))?
         || !is_archived && has_commits && len == 0 && is_checkpointed(run, stamps)?;

@@ -6,13 +6,13 @@
 //!
 //! Only the frames after the last copy are appended to the segment. The end record is written after they are flushed. So after a
 //! power loss the segment is intact up to its newest end record, and the frames after that are copied again. Committed frames do
-//! not change until the WAL restarts. The caller prevents a restart if it gets the lock; otherwise [`Capture::keep`] detects one.
+//! not change until the WAL restarts, which the caller prevents. [`Capture::keep`] detects a program that ignores SQLite's locks.
 
 use std::{fs::File, path::Path};
 
 use super::{Capture, LiveWal};
 use crate::{
-    disk::Disk,
+    disk::{Disk, FileCopy},
     error::{Error, ErrorKind, Result},
     history::{self, Log},
     layout::ArchiveFile,
@@ -35,7 +35,7 @@ pub(super) enum Place<'a> {
 impl Capture {
     /// Copies the frames that were committed to the WAL since the last copy into the archive.
     ///
-    /// A restart of the WAL during the copy is an error. An end record is written only if `is_exclusive`, which means that no
+    /// The caller prevents restarts of the WAL. A change of the WAL during the copy is an error. An end record is written only if `is_exclusive`, which means that no
     /// other connection writes to the WAL and its stamps.
     pub(in crate::vfs) fn keep(&self, wal: &dyn LiveWal, is_exclusive: bool) -> Result<()> {
         if !self.is_in_place() {
@@ -56,7 +56,7 @@ impl Capture {
         }
         let Some((file, header)) = self.wal_of(&generation)? else { return Ok(()) };
         let SeenFrames::UpTo(Some(frame)) = wal.last_frame(generation.salts) else { return Ok(()) };
-        if Some(frame) <= generation.first_frame {
+        if Some(frame) <= generation.base_frame {
             return Ok(());
         }
         let Some(end) = history::commit_at(&file, &self.wal, &header, frame)? else { return Ok(()) };
@@ -129,7 +129,9 @@ impl Capture {
         let copied = self.disk().create_like(&beside, &self.data).and_then(|copy| {
             if self.disk().clone_file(file, &copy, &beside)? {
                 self.disk().set_len(&copy, &beside, len)?;
-            } else if self.disk().copy(file, &copy, &beside, len, |_| true)? < len {
+            } else if self.disk().copy(FileCopy { from: file, to: &copy, to_path: &beside, len }, |_| true)?
+                < len
+            {
                 return Err(cut());
             }
             match place {

@@ -260,7 +260,7 @@ impl Capture {
     /// connections have mapped them, identify them by the salts, and would append to a file that was replaced.
     fn is_begun_again(&self, before: &StampLog, header: &Header) -> Result<bool> {
         let generation = before.generation();
-        let is_same = (generation.salts, generation.page_size, generation.first_frame)
+        let is_same = (generation.salts, generation.page_size, generation.base_frame)
             == (header.salts(), header.page_size(), None);
         Ok(is_same && self.is_as(&before.stamps()?, Some(generation.data))?)
     }
@@ -307,7 +307,7 @@ impl Capture {
         &self,
         salts: Salts,
         page_size: u32,
-        first_frame: Option<FrameNumber>,
+        base_frame: Option<FrameNumber>,
     ) -> Result<StampLog> {
         self.make_dir()?;
         let (_held, before) = self.open()?;
@@ -317,7 +317,7 @@ impl Capture {
         };
         // The snapshot contains the frames of the WAL, and must not reach the disk without them.
         self.flush_files([self.wal.clone()])?;
-        let live = self.create(&follows, salts, page_size, first_frame)?;
+        let live = self.create(&follows, salts, page_size, base_frame)?;
         // SQLite flushes a new WAL header before the first frame, but this WAL already has its header. Without this flush, a
         // power loss could leave the frame without the snapshot.
         self.flush_unsynced()?;
@@ -330,7 +330,7 @@ impl Capture {
         follows: &Successor,
         salts: Salts,
         page_size: u32,
-        first_frame: Option<FrameNumber>,
+        base_frame: Option<FrameNumber>,
     ) -> Result<StampLog> {
         let data = history::state_of(&self.data)?.unwrap_or(FileState::MISSING);
         // A new history begins after every earlier stamp.
@@ -340,7 +340,7 @@ impl Capture {
             number: follows.number,
             salts,
             page_size,
-            first_frame,
+            base_frame,
             lineage: follows.lineage,
             not_before: follows.not_before,
             begun_at: Micros::from(self.history.clock.now()).max(earliest),

@@ -226,14 +226,16 @@ impl Sealed {
                 Err(VfsError::Damaged { path: self.path.clone(), place, page: number })
             }
             // The writer had the key.
-            Err(PageFault::Layout) => Err(self
-                .unfit(place, "a page says another page size or number of reserved bytes than the file has")),
+            Err(PageFault::Layout) => Err(self.inconsistent(
+                place,
+                "a page says another page size or number of reserved bytes than the file has",
+            )),
         }
     }
 
     /// The error of a file whose content contradicts the database. `place` is the suffix of the file beside the database file.
-    pub(in crate::vfs) fn unfit(&self, place: &'static str, why: &'static str) -> VfsError {
-        VfsError::Unfit { path: self.path.clone(), place, why }
+    pub(in crate::vfs) fn inconsistent(&self, place: &'static str, why: &'static str) -> VfsError {
+        VfsError::Inconsistent { path: self.path.clone(), place, why }
     }
 
     /// Converts the bytes that were read at `at` of the database file with the result `code` into those that SQLite receives.
@@ -314,7 +316,9 @@ impl Sealed {
             raw.write(moving.sealed.of(codec.page_size()), at)
         } else if is_checkpoint {
             // The wal-index changed between the read and the write. The page would authenticate under the wrong number.
-            return Err(self.unfit("-shm", "it does not say any more which page a frame of the log holds"));
+            return Err(
+                self.inconsistent("-shm", "it does not say any more which page a frame of the log holds")
+            );
         } else {
             Self::write_page(codec, &mut writer, bytes, at, raw)?
         };

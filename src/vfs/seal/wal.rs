@@ -57,6 +57,14 @@ pub(in crate::vfs) struct Encryption<'a> {
     pub(in crate::vfs) wal_index: &'a WalIndex,
 }
 
+/// A frame header that SQLite writes, and the running checksum after the frame that was written last, if it is known.
+#[derive(Clone, Copy, Debug)]
+struct FrameWrite {
+    position: FramePosition,
+    head: FrameHeader,
+    before: Option<(FramePosition, Chain)>,
+}
+
 impl SealedWal {
     /// Discards all cached state but the header, because another connection may have written to the WAL.
     pub(in crate::vfs) fn begin_transaction(&mut self) {
@@ -89,9 +97,11 @@ impl SealedWal {
                     let salts = stored_header(raw)?.ok_or(VfsError::Layout)?.salts();
                     head[8..CHECKSUM_AT].copy_from_slice(&salts.bytes());
                 }
-                self.append(*position, head, page, before, with, raw)
+                self.append(FrameWrite { position: *position, head, before }, page, with, raw)
             }
-            WalEvent::Rechecksum { position, head } => self.rechecksum(*position, head, before, with, raw),
+            WalEvent::Rechecksum { position, head } => {
+                self.rechecksum(FrameWrite { position: *position, head: *head, before }, with, raw)
+            }
             WalEvent::Overwrite { position, page } => {
                 let number = page_number(*position, with.wal_index, raw)?;
                 let sealed = &mut self.frame.of(PAGE_START + with.codec.page_size())[PAGE_START..];
@@ -110,19 +120,14 @@ impl SealedWal {
     /// Appends a frame: header and encrypted page in one write.
     fn append(
         &mut self,
-        position: FramePosition,
-        head: FrameHeader,
+        frame: FrameWrite,
         plain: &[u8],
-        before: Option<(FramePosition, Chain)>,
         with: Encryption<'_>,
         raw: &dyn RawFile,
     ) -> Result<StoredWrite<'_>, VfsError> {
+        let FrameWrite { position, head, .. } = frame;
         // After an overwritten frame, SQLite writes the checksum at the commit.
-        let chain = if lacks_checksum(&head) {
-            None
-        } else {
-            Some(self.chain_before(position, &head, before, with, raw)?)
-        };
+        let chain = if lacks_checksum(&head) { None } else { Some(self.chain_before(&frame, with, raw)?) };
         let frame = &mut self.frame.of(PAGE_START + with.codec.page_size())[FRAME_START..];
         frame[..FRAME_HEADER_LEN].copy_from_slice(&head);
         let (head, page) = frame.split_at_mut(FRAME_HEADER_LEN);
@@ -138,13 +143,12 @@ impl SealedWal {
     /// Writes the header of a stored frame with the checksum of its stored page.
     fn rechecksum(
         &mut self,
-        position: FramePosition,
-        head: &FrameHeader,
-        before: Option<(FramePosition, Chain)>,
+        frame: FrameWrite,
         with: Encryption<'_>,
         raw: &dyn RawFile,
     ) -> Result<StoredWrite<'_>, VfsError> {
-        let mut chain = self.chain_before(position, head, before, with, raw)?;
+        let FrameWrite { position, head, .. } = &frame;
+        let mut chain = self.chain_before(&frame, with, raw)?;
         let frame = &mut self.frame.of(PAGE_START + with.codec.page_size())[FRAME_START..];
         let (stored_head, page) = frame.split_at_mut(FRAME_HEADER_LEN);
         match raw.read(page, position.page()) {
@@ -154,19 +158,18 @@ impl SealedWal {
         stored_head.copy_from_slice(head);
         let checksum = chain.extend(head, page);
         stored_head[CHECKSUM_AT..].copy_from_slice(&checksum.to_bytes());
-        self.next = Some((position, chain));
+        self.next = Some((*position, chain));
         Ok(StoredWrite::at(position.start, stored_head))
     }
 
     /// The running checksum before a frame.
     fn chain_before(
         &mut self,
-        position: FramePosition,
-        head: &FrameHeader,
-        before: Option<(FramePosition, Chain)>,
+        frame: &FrameWrite,
         with: Encryption<'_>,
         raw: &dyn RawFile,
     ) -> Result<Chain, VfsError> {
+        let FrameWrite { position, head, before } = frame;
         let page_size = with.codec.page_size();
         let known = self.header.filter(|header| header.has_salts(head));
         let header = match known {
@@ -175,7 +178,7 @@ impl SealedWal {
             None => stored_header(raw)?
                 .filter(|header| header.page_size() as usize == page_size && header.has_salts(head))
                 .ok_or_else(|| {
-                    with.sealed.unfit("-wal", "its header is not the one that the log was begun with")
+                    with.sealed.inconsistent("-wal", "its header is not the one that the log was begun with")
                 })?,
         };
         self.header = Some(header);
@@ -183,9 +186,9 @@ impl SealedWal {
             Some((last, chain))
                 if position.start != FIRST_FRAME && last.start + frame_len(page_size) == position.start =>
             {
-                Ok(chain)
+                Ok(*chain)
             }
-            _ => chain_before(header, position, raw),
+            _ => chain_before(header, *position, raw),
         }
     }
 

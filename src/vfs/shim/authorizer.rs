@@ -1,4 +1,4 @@
-//! Calls to a connection of SQLite: its fence, its modules and its address.
+//! Calls to a connection of SQLite: its fence and its modules.
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -33,12 +33,6 @@ pub(in crate::vfs) fn raise_fence(connection: &Connection) -> rusqlite::Result<(
         ffi::SQLITE_OK => Ok(()),
         code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
     }
-}
-
-/// The address of SQLite's connection, which distinguishes it from others.
-pub(in crate::vfs) fn address(connection: &Connection) -> usize {
-    // SAFETY: `connection` is borrowed, so its handle stays open. It is used for its address only.
-    unsafe { connection.handle() }.addr()
 }
 
 /// Removes the modules of virtual tables from a connection. SQLite then treats a virtual table as one of an unknown module.

@@ -22,7 +22,7 @@ mod registered;
 mod shm;
 
 pub(crate) use authorizer::drop_modules;
-pub(super) use authorizer::{address, raise_fence};
+pub(super) use authorizer::raise_fence;
 pub(super) use auto_extension::prepare_leased_connections;
 pub(super) use control::describe;
 pub(crate) use control::reserve_in_vacuum;
