@@ -119,7 +119,8 @@ fn is_current_wal(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
 /// record, no program has written to it since the log was archived, and a missing segment is damage. Otherwise the two cases
 /// cannot be distinguished until the next generation begins and records whether the segment exists.
 pub(super) fn was_not_archived(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
-    if has_segment(timeline, stamps)? || is_current_wal(timeline, stamps)? {
+    // The WAL first: if it is archived concurrently, the archive has it.
+    if is_current_wal(timeline, stamps)? || has_segment(timeline, stamps)? {
         return Ok(false);
     }
     let Some(end) = stamps.end() else { return Ok(true) };
