@@ -428,8 +428,8 @@ fn power_loss_makes_no_restore_wrong_and_writes_continue() {
     }
     eprintln!("{tally:?}");
     let Tally { right, refused, lost, pruned, compressed, kept, spanned, unsound, continued, .. } = tally;
-    // Otherwise the run has not tested what it claims to.
-    assert!(lost > 0 && refused > 0 && right > refused, "{lost}, {refused}, {right}");
+    // Otherwise the run has not tested what it claims to. On a slow computer it has few seeds, whose crashes may come early.
+    assert!(lost > 0 && refused > 0 && 2 * right > refused, "{lost}, {refused}, {right}");
     assert!(pruned > 0 && compressed > 0, "{pruned}, {compressed}");
     assert!(
         kept > 0 && spanned > 0 && unsound > 0 && continued > 0,
