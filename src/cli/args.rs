@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
-use clap::{Args, Parser, Subcommand, builder::BoolishValueParser};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use litefleet::Cipher;
 
@@ -85,7 +85,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "SLUG", env = "LITEFLEET_ORGANIZATION", hide_env_values = true)]
     pub(crate) organization: Option<String>,
     /// Require no tokens. Only on a loopback address.
-    #[arg(long, env = "LITEFLEET_NO_TOKENS", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "LITEFLEET_NO_TOKENS", hide_env_values = true, value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) no_tokens: bool,
     /// Serve over TLS with this certificate chain, in PEM. SIGHUP reloads it and the key.
     #[arg(
