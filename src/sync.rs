@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | [`Sessions`](Rank::Sessions) | [`SessionUsage`](Rank::SessionUsage) | a server ends uploads that are idle |
 //! | [`CatalogWriter`](Rank::CatalogWriter) | [`Changes`](Rank::Changes), the ranks of the VFS, [`CatalogReaders`](Rank::CatalogReaders) | a catalog transaction acts on files |
-//! | [`OpenDatabases`](Rank::OpenDatabases) | [`OpenViews`](Rank::OpenViews), [`Peers`](Rank::Peers) | a database file opens |
+//! | [`OpenDatabases`](Rank::OpenDatabases) | [`Connection`](Rank::Connection) | a database file opens |
 //! | [`Wal`](Rank::Wal) | [`Capture`](Rank::Capture), [`Seal`](Rank::Seal), [`Limits`](Rank::Limits), [`WalIndex`](Rank::WalIndex) | a frame is written |
 //! | [`Capture`](Rank::Capture) | [`Peers`](Rank::Peers), [`Unsynced`](Rank::Unsynced), [`Connection`](Rank::Connection), the ranks of an image | a generation begins or ends |
 //! | [`Peers`](Rank::Peers) | [`Connection`](Rank::Connection), [`WalIndex`](Rank::WalIndex), SQLite's inode mutex | a lock of the database file changes |

@@ -113,6 +113,11 @@ impl DbConnection {
         &self.path
     }
 
+    /// The device and the inode of the open file. `None` if they are not known.
+    pub(super) fn inode(&self) -> Option<(u64, u64)> {
+        self.inode
+    }
+
     /// The root of the fleet, which is three directories above `<root>/<group>/<database>/data.db`. `None` for a file that is
     /// not a database of a fleet.
     pub(super) fn root(&self) -> Option<&Path> {
@@ -170,9 +175,6 @@ impl DbConnection {
     /// `VACUUM INTO` that cannot be encrypted are refused.
     pub(super) fn adopt(&self, own: &[&Sealed], raw: &dyn RawFile) {
         let Some(first) = own.first() else { return };
-        if self.limits.is_some() {
-            return;
-        }
         let is_old = raw.len().is_ok_and(|len| len > 0);
         let format = first.codec().map_or(first.sealing().format, |codec| codec.seal().format);
         let sealing = Sealing { may_create: true, format, identity: None, ..first.sealing().clone() };
@@ -414,19 +416,15 @@ impl DbConnection {
         self.peers.get_or_init(Arc::default)
     }
 
-    /// Joins the peers among the `open` connections. A connection to the same path may be to an older file.
-    ///
-    /// `locks` are used until [`leave`](Self::leave).
-    pub(super) fn join<'a>(
-        self: &Arc<Self>,
-        open: impl IntoIterator<Item = &'a Arc<Self>>,
-        locks: Arc<dyn FileLocks>,
-    ) {
+    /// Notes the peers and the locks of the file that was opened. `locks` are used until [`leave`](Self::leave).
+    pub(super) fn open_with(&self, peers: Arc<Peers>, locks: Arc<dyn FileLocks>) {
         self.state().locks = Some(locks);
-        let is_same = |other: &&Arc<Self>| self.inode.is_some() && other.inode == self.inode;
-        let same = open.into_iter().find(is_same);
-        let peers = same.and_then(|other| other.peers.get().cloned()).unwrap_or_default();
-        self.peers.get_or_init(|| peers).lock().push(Arc::clone(self) as Arc<dyn Peer>);
+        self.peers.get_or_init(|| peers);
+    }
+
+    /// Adds this connection to its peers.
+    pub(super) fn join(self: &Arc<Self>) {
+        self.peers().lock().push(Arc::clone(self) as Arc<dyn Peer>);
     }
 
     /// Removes this connection from its peers before the file is closed.
