@@ -21,8 +21,8 @@
 //!
 //! SQLite's own mutexes rank below all of these when SQLite calls the VFS (it holds the connection's), and above all of them
 //! when the VFS calls the VFS below (which takes its inode mutex and makes no callbacks). A progress callback runs under no
-//! lock. A [`FaultHook`](crate::FaultHook) and a [`ClockFn`](crate::ClockFn) run under any lock, and therefore must not use the
-//! fleet.
+//! lock. A [`FaultHook`](crate::testing::FaultHook) and a [`ClockFn`](crate::testing::ClockFn) run under any lock, and therefore
+//! must not use the fleet.
 //!
 //! Locks of files come before mutexes, except where the table says otherwise:
 //!

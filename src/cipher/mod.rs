@@ -22,7 +22,7 @@ use algorithm::wrong_key_len;
 use crate::error::Result;
 
 impl Cipher {
-    /// The cipher with `key`. Fails with [`ErrorKind::Invalid`] if the key has another size.
+    /// The cipher with `key`. Fails with [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) if the key has another size.
     pub(crate) fn under(self, key: &[u8]) -> Result<Box<dyn Aead>> {
         let made = match self {
             #[cfg(feature = "ring")]

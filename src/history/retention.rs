@@ -35,7 +35,7 @@ impl RetentionMark {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`](crate::error::ErrorKind::Corrupt) if the file is damaged or belongs to another database.
+    /// [`ErrorKind::Corrupt`] if the file is damaged or belongs to another database.
     pub(crate) fn read(paths: &ArchivePaths, database: u128) -> Result<Option<Self>> {
         Self::read_from(&paths.retention_mark(), MAGIC, database)
     }

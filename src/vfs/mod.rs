@@ -11,7 +11,7 @@
 //! | layer | modules | task |
 //! |---|---|---|
 //! | shim | [`shim`] | turns C into Rust and panics into I/O errors; all unsafe code of the VFS |
-//! | files | [`file`] with [`data_file`], [`wal_file`], [`view_file`] and the files of [`seal`] | one implementation of [`file::VfsFile`] for each kind of file; [`open`] selects it |
+//! | files | [`mod@file`] with [`data_file`], [`wal_file`], [`view_file`] and the files of [`seal`] | one implementation of [`file::VfsFile`] for each kind of file; [`mod@open`] selects it |
 //! | limits | [`limits`] | admits transactions, and frames under the size limit |
 //! | frame assembler | [`frames`] | joins SQLite's writes to a WAL into events |
 //! | seal | [`seal`] | encrypts and decrypts pages |
@@ -23,7 +23,7 @@
 //!
 //! # Opening
 //!
-//! A database is handed over by [`open`], [`open_fenced`] or [`hand_over`](hand_over()), not by its file name: the next main
+//! A database is handed over by [`open()`], [`open_fenced`] or [`hand_over`](hand_over()), not by its file name: the next main
 //! database file that is opened on this thread gets the [`PolicySource`] that waits for it. Libraries that open a database by a
 //! URI name a [`lease`] in it.
 //!
