@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     name::{DatabaseName, GroupDir},
-    units::GenerationNumber,
+    units::{GenerationNumber, GenerationSpan},
 };
 
 /// The directory of a control plane and the paths in it.
@@ -127,6 +127,7 @@ pub(crate) fn companions(data: &Path) -> [PathBuf; 3] {
 /// archive/000000000042.db       a snapshot: the database before the first commit of generation 42
 /// archive/000000000042.sum      the checksums of the snapshot's pages
 /// archive/000000000042.index    the frames of the segment, derived from it
+/// archive/000000000001-000000000040.tar.zst   a pack: segments, stamps and indexes of generations 1 to 40
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ArchivePaths {
@@ -143,6 +144,8 @@ pub(crate) enum ArchiveFile {
     Sum,
     Index,
 }
+
+const PACK_EXTENSION: &str = "tar.zst";
 
 impl ArchiveFile {
     const ALL: [Self; 6] =
@@ -203,8 +206,25 @@ impl ArchivePaths {
     pub(crate) fn parse(name: &str) -> Option<(GenerationNumber, ArchiveFile)> {
         let (number, extension) = name.split_once('.')?;
         let file = ArchiveFile::ALL.into_iter().find(|file| file.extension() == extension)?;
-        // A generation number never has more than 15 digits.
-        let digits = (12..=15).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit());
-        Some((number.parse().ok().map(GenerationNumber::new).filter(|_| digits)?, file))
+        Some((parse_number(number)?, file))
     }
+
+    /// The pack of the generations of a span.
+    pub(crate) fn pack(&self, span: GenerationSpan) -> PathBuf {
+        self.dir.join(format!("{:012}-{:012}.{PACK_EXTENSION}", span.first, span.last))
+    }
+
+    /// Reads the name of a pack. Returns `None` for any other name.
+    pub(crate) fn parse_pack(name: &str) -> Option<GenerationSpan> {
+        let (span, extension) = name.split_once('.')?;
+        let (first, last) = span.split_once('-').filter(|_| extension == PACK_EXTENSION)?;
+        let span = GenerationSpan { first: parse_number(first)?, last: parse_number(last)? };
+        (span.first <= span.last).then_some(span)
+    }
+}
+
+/// Reads the number of a generation, which has at least 12 digits and never more than 15.
+fn parse_number(digits: &str) -> Option<GenerationNumber> {
+    let is_number = (12..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number).map(GenerationNumber::new)
 }

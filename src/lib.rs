@@ -22,6 +22,7 @@ mod units;
 mod api;
 mod cipher;
 mod description;
+mod pack;
 mod page;
 mod seekable;
 mod stamps;

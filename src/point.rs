@@ -97,9 +97,9 @@ pub struct MaintenanceReport {
     pub generations: u64,
     /// The total size of the removed files, in bytes.
     pub bytes_freed: u64,
-    /// WALs that were compressed because no restore to the last 24 hours needs them.
+    /// WALs of a plain database that were compressed: merged into a pack, or because no restore to the last 24 hours needs them.
     pub compressed: u64,
-    /// The bytes saved by compression.
+    /// The bytes saved by compression and by merging files.
     pub bytes_saved: u64,
     /// Whether work may remain for the next maintenance because the history was being read, extended or maintained.
     pub deferred: bool,

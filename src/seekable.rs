@@ -14,7 +14,8 @@
 //! | 1 | the descriptor: bit 7 is set if entries have checksums, bits 2 to 6 are zero |
 //! | 4 | `0x8F92EAB1` |
 //!
-//! This crate writes entries without checksums, because each frame ends with its own, which `zstd` checks too.
+//! This crate writes entries without checksums, because each frame ends with its own, which `zstd` checks too. The last entry may
+//! describe a skippable frame, the *trailer*, whose plain length is 0.
 
 use std::cell::RefCell;
 
@@ -78,6 +79,19 @@ impl SeekTable {
         self.ends.last().map_or(0, |end| end.plain)
     }
 
+    /// The skippable frame that the last entry describes. Returns `None` if it describes another frame.
+    pub(crate) fn trailer(&self) -> Option<FrameSpan> {
+        let end = self.ends.last()?;
+        let start = self.ends.len().checked_sub(2).map_or_else(End::default, |before| self.ends[before]);
+        (start.plain == end.plain).then(|| span(start, *end))
+    }
+
+    /// The frames in order, without the trailer.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = FrameSpan> {
+        let starts = std::iter::once(End::default()).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| span(start, *end)).filter(|frame| frame.plain_len > 0)
+    }
+
     /// The length of the frames, without the table.
     pub(crate) fn frames_len(&self) -> u64 {
         self.ends.last().map_or(0, |end| end.packed)
@@ -89,13 +103,7 @@ impl SeekTable {
         let end = *self.ends.get(index)?;
         let start =
             index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
-        let len = |from: u64, to: u64| usize::try_from(to - from).unwrap_or(usize::MAX);
-        Some(FrameSpan {
-            at: start.packed,
-            len: len(start.packed, end.packed),
-            plain_at: start.plain,
-            plain_len: len(start.plain, end.plain),
-        })
+        Some(span(start, end))
     }
 
     /// The bytes of the table at the end of the file.
@@ -137,17 +145,31 @@ impl SeekTable {
         }
         let mut table = Self::default();
         let (_, descriptor, _) = parse_footer(*footer);
-        for entry in entries.chunks_exact(entry_len(descriptor)) {
+        let mut entries = entries.chunks_exact(entry_len(descriptor)).peekable();
+        while let Some(entry) = entries.next() {
             let (compressed, rest) = entry.split_first_chunk()?;
             let (compressed, plain) =
                 (u32::from_le_bytes(*compressed), u32::from_le_bytes(*rest.first_chunk()?));
+            let is_trailer = plain == 0 && entries.peek().is_none();
             // Empty frames are never written, and a frame is never much longer than its contents.
-            if plain == 0 || plain > FRAME_MAX || compressed as usize > bound(plain as usize) {
+            let is_frame = plain > 0 && plain <= FRAME_MAX && compressed as usize <= bound(plain as usize);
+            if !is_frame && !is_trailer {
                 return None;
             }
             table.push(compressed, plain);
         }
         Some(table)
+    }
+}
+
+/// The frame between two ends.
+fn span(start: End, end: End) -> FrameSpan {
+    let len = |from: u64, to: u64| usize::try_from(to - from).unwrap_or(usize::MAX);
+    FrameSpan {
+        at: start.packed,
+        len: len(start.packed, end.packed),
+        plain_at: start.plain,
+        plain_len: len(start.plain, end.plain),
     }
 }
 

@@ -116,6 +116,10 @@ pub(crate) enum Rank {
     ImagePages,
     /// The extent that a historical image has asked the system to read.
     Prefetch,
+    /// The packs of a history that a reader knows.
+    Packs,
+    /// The decompressed frames of one pack.
+    PackFrames,
     /// The pool of connections that read the catalog.
     CatalogReaders,
     /// The storages that tests have mounted.
@@ -155,6 +159,8 @@ impl Rank {
             Self::ImageFiles => "the open segments of a view",
             Self::ImagePages => "the page cache of a view",
             Self::Prefetch => "the prefetch state of a view",
+            Self::Packs => "the list of packs",
+            Self::PackFrames => "the frames of a pack",
             Self::CatalogReaders => "the catalog's readers",
             Self::Mounts => "the table of mounted storages",
         }

@@ -24,6 +24,13 @@ pub(crate) struct PageCount(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct GenerationNumber(u64);
 
+/// Consecutive generations, from the first to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GenerationSpan {
+    pub(crate) first: GenerationNumber,
+    pub(crate) last: GenerationNumber,
+}
+
 /// The salts of a WAL, which distinguish one use of the WAL file from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Salts([u8; 8]);
@@ -176,6 +183,22 @@ impl GenerationNumber {
             Some(previous) => Some(Self(previous)),
             None => None,
         }
+    }
+}
+
+impl GenerationSpan {
+    pub(crate) fn contains(self, number: GenerationNumber) -> bool {
+        (self.first..=self.last).contains(&number)
+    }
+
+    /// Whether all generations of `other` are in this span.
+    pub(crate) fn includes(self, other: Self) -> bool {
+        self.contains(other.first) && self.contains(other.last)
+    }
+
+    /// The generations in order.
+    pub(crate) fn numbers(self) -> impl Iterator<Item = GenerationNumber> {
+        (self.first.get()..=self.last.get()).map(GenerationNumber::new)
     }
 }
 

@@ -20,7 +20,7 @@ const SELECT: &str = "
         d.branched_at, d.block_reads, d.block_writes, d.delete_protection, g.delete_protection, g.state,
         d.page_format, d.file_salt, d.history_window_seconds, g.history_window_seconds, d.history_paused,
         g.uuid, g.dir, d.history_limit, g.history_limit
-    FROM databases d JOIN groups g ON g.id = d.in_group";
+    FROM database_rows d JOIN groups g ON g.id = d.in_group";
 
 /// The state of a database's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Rows<'_> {
         let inserted = self
             .connection
             .prepare_cached(
-                "INSERT INTO databases
+                "INSERT INTO database_rows
                     (uuid, name, in_group, state, created_at, size_limit, cipher, parent_uuid, parent_name,
                      branched_at, history_limit, history_paused)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,
@@ -234,7 +234,7 @@ impl Rows<'_> {
 
     fn has_forks(&self, id: &str) -> Result<bool> {
         self.connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM databases WHERE parent_uuid = ?1)")
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM database_rows WHERE parent_uuid = ?1)")
             .and_then(|mut select| select.query_row([id], |row| row.get(0)))
             .map_err(failed)
     }
@@ -242,7 +242,7 @@ impl Rows<'_> {
     /// Changes the state of a row. Returns `false` if the row does not exist or is not in the state `from`.
     pub(crate) fn set_state(&self, id: &str, from: State, to: State) -> Result<bool> {
         self.connection
-            .prepare_cached("UPDATE databases SET state = ?3 WHERE uuid = ?1 AND state = ?2")
+            .prepare_cached("UPDATE database_rows SET state = ?3 WHERE uuid = ?1 AND state = ?2")
             .and_then(|mut update| update.execute(params![id, from.as_str(), to.as_str()]))
             .map(|changed| changed > 0)
             .map_err(|error| sqlite::failed("changing a database's row", error))
@@ -253,7 +253,7 @@ impl Rows<'_> {
     pub(crate) fn set_publishing(&self, id: &str, from: State, identity: Option<&Identity>) -> Result<bool> {
         self.connection
             .prepare_cached(
-                "UPDATE databases SET state = 'publishing', page_format = ?3, file_salt = ?4
+                "UPDATE database_rows SET state = 'publishing', page_format = ?3, file_salt = ?4
                  WHERE uuid = ?1 AND state = ?2",
             )
             .and_then(|mut update| {
@@ -268,7 +268,7 @@ impl Rows<'_> {
     pub(crate) fn set_draft(&self, id: &str) -> Result<()> {
         self.connection
             .prepare_cached(
-                "UPDATE databases SET state = 'draft', page_format = NULL, file_salt = NULL
+                "UPDATE database_rows SET state = 'draft', page_format = NULL, file_salt = NULL
                  WHERE uuid = ?1 AND state = 'publishing'",
             )
             .and_then(|mut update| update.execute([id]))
@@ -279,7 +279,7 @@ impl Rows<'_> {
     /// Deletes a row if it is in the state `state`.
     pub(crate) fn delete_database(&self, id: &str, state: State) -> Result<()> {
         self.connection
-            .prepare_cached("DELETE FROM databases WHERE uuid = ?1 AND state = ?2")
+            .prepare_cached("DELETE FROM database_rows WHERE uuid = ?1 AND state = ?2")
             .and_then(|mut delete| delete.execute(params![id, state.as_str()]))
             .map_err(|error| sqlite::failed("deleting a database's row", error))
             .and_then(|deleted| if deleted > 0 { self.clear_stale(id) } else { Ok(()) })
@@ -288,7 +288,7 @@ impl Rows<'_> {
     pub(crate) fn configure(&self, id: &str, changes: &DatabaseChanges) -> Result<()> {
         self.connection
             .prepare_cached(
-                "UPDATE databases SET
+                "UPDATE database_rows SET
                     size_limit = iif(?2, ?3, size_limit),
                     history_window_seconds = iif(?7, ?8, history_window_seconds),
                     history_limit = iif(?9, ?10, history_limit),
@@ -314,7 +314,7 @@ impl Rows<'_> {
             .map_err(|error| sqlite::failed("changing a database's row", error))?;
         self.connection
             .prepare_cached(
-                "UPDATE databases AS d SET history_paused = 1
+                "UPDATE database_rows AS d SET history_paused = 1
                  FROM groups AS g
                  WHERE d.uuid = ?1 AND g.id = d.in_group
                     AND ifnull(d.history_window_seconds, g.history_window_seconds) = 0",

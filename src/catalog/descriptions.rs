@@ -96,7 +96,7 @@ impl Rows<'_> {
         let mut select = self
             .connection
             .prepare_cached(
-                "SELECT s.uuid FROM stale_descriptions AS s LEFT JOIN databases AS d ON d.uuid = s.uuid
+                "SELECT s.uuid FROM stale_descriptions AS s LEFT JOIN database_rows AS d ON d.uuid = s.uuid
                  WHERE ifnull(d.state, 'ready') = 'ready' LIMIT ?1",
             )
             .map_err(failed)?;
@@ -131,7 +131,7 @@ impl Rows<'_> {
         let parent = database.parent.as_ref();
         self.connection
             .execute(
-                "INSERT INTO databases
+                "INSERT INTO database_rows
                     (uuid, name, in_group, state, created_at, size_limit, history_window_seconds, history_paused,
                      cipher, page_format, file_salt, parent_uuid, parent_name, branched_at, block_reads,
                      block_writes, delete_protection, history_limit)

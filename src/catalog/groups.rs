@@ -158,8 +158,10 @@ impl Rows<'_> {
             .map_err(|error| sqlite::failed("changing a group", error))?;
         // The databases that use the window of the group have a pause in their history from now on, as their descriptions must say.
         for change in [
-            format!("INSERT OR IGNORE INTO stale_descriptions SELECT uuid FROM databases WHERE {FOLLOWERS}"),
-            format!("UPDATE databases SET history_paused = 1 WHERE {FOLLOWERS}"),
+            format!(
+                "INSERT OR IGNORE INTO stale_descriptions SELECT uuid FROM database_rows WHERE {FOLLOWERS}"
+            ),
+            format!("UPDATE database_rows SET history_paused = 1 WHERE {FOLLOWERS}"),
         ] {
             self.connection
                 .execute(&change, [uuid])
@@ -181,8 +183,8 @@ impl Rows<'_> {
     pub(crate) fn delete_group(&self, uuid: &str) -> Result<()> {
         for statement in [
             "DELETE FROM stale_descriptions WHERE uuid = ?1 OR uuid IN
-                (SELECT uuid FROM databases WHERE in_group = (SELECT id FROM groups WHERE uuid = ?1))",
-            "DELETE FROM databases WHERE in_group = (SELECT id FROM groups WHERE uuid = ?1 AND state = 'deleting')",
+                (SELECT uuid FROM database_rows WHERE in_group = (SELECT id FROM groups WHERE uuid = ?1))",
+            "DELETE FROM database_rows WHERE in_group = (SELECT id FROM groups WHERE uuid = ?1 AND state = 'deleting')",
             "DELETE FROM groups WHERE uuid = ?1 AND state = 'deleting'",
         ] {
             self.connection

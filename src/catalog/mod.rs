@@ -249,7 +249,7 @@ mod tests {
         let error = open(path.clone()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("schema version 99"), "{error}");
-        raw.execute_batch("PRAGMA user_version=3; UPDATE root SET format_version=7").unwrap();
+        raw.execute_batch("PRAGMA user_version=5; UPDATE root SET format_version=7").unwrap();
         let error = open(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("format version 7"), "{error}");

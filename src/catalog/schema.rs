@@ -11,11 +11,11 @@ use crate::{
 const APPLICATION_ID: i64 = 0x4c46_6c74;
 
 /// The version of the tables, which `user_version` has.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 /// The steps to each version from the one before, the first from an empty database. A new catalog executes all of them, so that
 /// its tables equal those of an upgraded one.
-const VERSIONS: [&str; 4] = [TABLES, GROUP_DIRS, STALE_DESCRIPTIONS, HISTORY_LIMITS];
+const VERSIONS: [&str; 5] = [TABLES, GROUP_DIRS, STALE_DESCRIPTIONS, HISTORY_LIMITS, PACKS];
 
 /// The version of the layout of the root.
 const FORMAT_VERSION: i64 = 1;
@@ -90,11 +90,22 @@ const STALE_DESCRIPTIONS: &str = "
 /// Since version 4 a history can have a limit in bytes. It is `NULL` in the row of a database that uses the limit of its group, and
 /// 0 for no limit. In the row of a group, both are no limit.
 ///
-/// A process of version 3 that still has the root open does not apply the limits, and writes descriptions without them, which the
-/// next maintenance by this version replaces.
+/// A process of version 3 with a root of version 4 does not apply the limits, and writes descriptions without them, which the next
+/// maintenance by this version replaces.
 const HISTORY_LIMITS: &str = "
     ALTER TABLE groups ADD COLUMN history_limit INTEGER;
     ALTER TABLE databases ADD COLUMN history_limit INTEGER;
+";
+
+/// Since version 5 a history may have packs.
+///
+/// A process of an earlier version that still has the root open would not find the generations in them. Its statements read the view
+/// `databases`, and fail with an error that contains the name of the table which the view lacks. A later version that alters tables
+/// drops the view first, because `ALTER TABLE` checks all views.
+const PACKS: &str = "
+    ALTER TABLE databases RENAME TO database_rows;
+    CREATE VIEW databases AS
+        SELECT * FROM \"a newer litefleet has upgraded this root: restart this process with that version\";
 ";
 
 /// Creates the tables of a new catalog, upgrades those of an older one, or checks those of this version.

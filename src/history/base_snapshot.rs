@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ended::LocalArchive, errors::damaged, log::Log, overlay::Overlay, snapshot::Staged};
+use super::{archive::Archive, errors::damaged, log::Log, overlay::Overlay, snapshot::Staged};
 use crate::{
     disk::{DatabaseFile, Disk},
     error::{Error, ErrorKind, Result},
@@ -37,7 +37,7 @@ pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &
     if let Some(last) = generation.base_frame {
         apply_wal(disk, &layout::beside(data, "-wal"), last, generation, &staged)?;
     }
-    staged.publish(disk, paths, &LocalArchive::new(disk.clone(), paths.clone()), generation)
+    staged.publish(disk, paths, &Archive::local(disk.clone(), paths.clone()), generation)
 }
 
 /// Applies the frames of a WAL up to `last` to a copy of its database.

@@ -33,13 +33,18 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<Vec<Word>> {
     Ok(words.as_chunks::<WORD_LEN>().0.iter().copied().map(Word::from_le_bytes).collect())
 }
 
-/// Writes a new file of words with the owner and the mode of the database file `data`.
-pub(super) fn create(disk: &Disk, path: &Path, words: &[Word], data: &Path) -> Result<File> {
+/// The contents of a file of words.
+pub(super) fn encode(words: &[Word]) -> Vec<u8> {
     let mut bytes = stamps::bytes(words);
     let checksum = xxh3_64(&bytes);
     bytes.extend(checksum.to_le_bytes());
+    bytes
+}
+
+/// Writes a new file of words with the owner and the mode of the database file `data`.
+pub(super) fn create(disk: &Disk, path: &Path, words: &[Word], data: &Path) -> Result<File> {
     disk.remove(path)?;
     let file = disk.create_like(path, data)?;
-    disk.write_at(&file, path, &bytes, 0)?;
+    disk.write_at(&file, path, &encode(words), 0)?;
     Ok(file)
 }

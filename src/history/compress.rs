@@ -11,8 +11,8 @@
 use std::path::Path;
 
 use super::{
+    archive::Archive,
     dir_lock::exclusive,
-    ended::Ended,
     frame_index::{self, IndexWriter},
     log::Log,
     log_file::LogFile,
@@ -72,8 +72,8 @@ impl Compression<'_> {
         compressed
     }
 
-    fn ended(&self) -> &dyn Ended {
-        &*self.origin.ended
+    fn ended(&self) -> &Archive {
+        &self.origin.ended
     }
 
     fn compress_all(&self, report: &mut MaintenanceReport, watch: &mut ProgressFn<'_>) -> Result<()> {
@@ -249,7 +249,7 @@ fn is_worth_it(plain: &LogFile, page_size: u32) -> Result<bool> {
 }
 
 /// Whether the compressed file of a generation exists and decompresses to this log.
-fn is_same(plain: &LogFile, ended: &dyn Ended, number: GenerationNumber) -> Result<bool> {
+fn is_same(plain: &LogFile, ended: &Archive, number: GenerationNumber) -> Result<bool> {
     let compare = || {
         let Some(compressed) = LogFile::compressed(ended, number)? else { return Ok(false) };
         let (mut one, mut other) = (vec![0; READ_LEN], vec![0; READ_LEN]);

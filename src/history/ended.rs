@@ -4,6 +4,8 @@
 //! recovery also access them by their paths in the local archive. The stamps of the current generation and the WAL are not
 //! numbered files: they are local and are modified in place. When a generation ends, capture renames its WAL and its stamps into
 //! the local archive.
+//!
+//! A store does not read the contents of its files. The [archive](super::archive) finds the files of a generation in packs.
 
 use std::{
     collections::BTreeSet,
@@ -17,11 +19,17 @@ use crate::{
     error::Result,
     layout::{ArchiveFile, ArchivePaths},
     os_cache,
-    units::{GenerationNumber, Nanos},
+    units::{GenerationNumber, GenerationSpan, Nanos},
 };
 
-/// A numbered file.
-pub(crate) type EndedName = (GenerationNumber, ArchiveFile);
+/// The name of a file in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum EndedName {
+    /// A file of one generation.
+    File(GenerationNumber, ArchiveFile),
+    /// A [pack](crate::pack) of the generations of a span.
+    Pack(GenerationSpan),
+}
 
 /// A store of the files of ended generations.
 pub(crate) trait Ended: fmt::Debug + Send + Sync {
@@ -29,20 +37,20 @@ pub(crate) trait Ended: fmt::Debug + Send + Sync {
     fn list(&self) -> Result<BTreeSet<EndedName>>;
 
     /// The length of a file, or `None` if it does not exist.
-    fn len(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<u64>>;
+    fn len(&self, name: EndedName) -> Result<Option<u64>>;
 
     /// Opens a file for reading. Returns `None` if it does not exist.
     ///
     /// The contents of the opened file do not change, even if the file is replaced or deleted.
-    fn open(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<Box<dyn EndedFile>>>;
+    fn open(&self, name: EndedName) -> Result<Option<Box<dyn EndedFile>>>;
 
-    /// Atomically replaces the contents of a numbered file with those of the local file `staged`, and removes `staged`.
+    /// Atomically replaces the contents of a file with those of the local file `staged`, and removes `staged`.
     ///
     /// The caller has flushed `staged` if the contents must survive a power loss, and calls [`flush`](Self::flush) next.
-    fn put_whole(&self, number: GenerationNumber, file: ArchiveFile, staged: &Path) -> Result<()>;
+    fn put_whole(&self, name: EndedName, staged: &Path) -> Result<()>;
 
     /// Deletes a file. Succeeds if the file does not exist.
-    fn delete(&self, number: GenerationNumber, file: ArchiveFile) -> Result<()>;
+    fn delete(&self, name: EndedName) -> Result<()>;
 
     /// Makes all completed calls of [`put_whole`](Self::put_whole) and [`delete`](Self::delete) durable.
     fn flush(&self) -> Result<()>;
@@ -54,11 +62,7 @@ pub(crate) trait Ended: fmt::Debug + Send + Sync {
     }
 
     /// The name of a file in errors and findings.
-    fn path(&self, number: GenerationNumber, file: ArchiveFile) -> PathBuf;
-
-    fn exists(&self, number: GenerationNumber, file: ArchiveFile) -> Result<bool> {
-        Ok(self.len(number, file)?.is_some())
-    }
+    fn path(&self, name: EndedName) -> PathBuf;
 }
 
 /// A file of an ended generation that is open for reading.
@@ -83,17 +87,18 @@ pub(crate) trait EndedFile: fmt::Debug + Send + Sync {
     }
 }
 
-/// Reads a whole file. Returns `None` if it does not exist.
-pub(super) fn read(
-    ended: &dyn Ended,
-    number: GenerationNumber,
-    file: ArchiveFile,
-) -> Result<Option<Vec<u8>>> {
-    let Some(file) = ended.open(number, file)? else { return Ok(None) };
+/// Reads a file to its end.
+pub(super) fn read_whole(file: &dyn EndedFile) -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
     let count = file.read_at(&mut bytes, 0)?;
     bytes.truncate(count);
-    Ok(Some(bytes))
+    Ok(bytes)
+}
+
+/// Opens a local file that is not in a store yet. Returns `None` if it does not exist.
+pub(super) fn open_staged(path: &Path) -> Result<Option<Box<dyn EndedFile>>> {
+    let Some(file) = Disk::open_regular(path)? else { return Ok(None) };
+    Ok(Some(Box::new(LocalFile { file, path: path.to_owned() })))
 }
 
 /// The archive directory beside a database.
@@ -119,25 +124,27 @@ impl LocalArchive {
 impl Ended for LocalArchive {
     fn list(&self) -> Result<BTreeSet<EndedName>> {
         let names = if Disk::exists(self.paths.dir())? { Disk::list(self.paths.dir())? } else { Vec::new() };
-        Ok(names.iter().filter_map(|name| ArchivePaths::parse(name)).collect())
+        let parse = |name: &String| match ArchivePaths::parse(name) {
+            Some((number, file)) => Some(EndedName::File(number, file)),
+            None => ArchivePaths::parse_pack(name).map(EndedName::Pack),
+        };
+        Ok(names.iter().filter_map(parse).collect())
     }
 
-    fn len(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<u64>> {
-        Disk::len(&self.path(number, file))
+    fn len(&self, name: EndedName) -> Result<Option<u64>> {
+        Disk::len(&self.path(name))
     }
 
-    fn open(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<Box<dyn EndedFile>>> {
-        let path = self.path(number, file);
-        let Some(file) = Disk::open_regular(&path)? else { return Ok(None) };
-        Ok(Some(Box::new(LocalFile { file, path })))
+    fn open(&self, name: EndedName) -> Result<Option<Box<dyn EndedFile>>> {
+        open_staged(&self.path(name))
     }
 
-    fn put_whole(&self, number: GenerationNumber, file: ArchiveFile, staged: &Path) -> Result<()> {
-        self.disk.rename(staged, &self.path(number, file))
+    fn put_whole(&self, name: EndedName, staged: &Path) -> Result<()> {
+        self.disk.rename(staged, &self.path(name))
     }
 
-    fn delete(&self, number: GenerationNumber, file: ArchiveFile) -> Result<()> {
-        self.disk.remove(&self.path(number, file))
+    fn delete(&self, name: EndedName) -> Result<()> {
+        self.disk.remove(&self.path(name))
     }
 
     fn flush(&self) -> Result<()> {
@@ -146,8 +153,8 @@ impl Ended for LocalArchive {
 
     fn flush_added_since(&self, since: Nanos) -> Result<()> {
         let mut flushed = false;
-        for (number, kind) in self.list()? {
-            let path = self.path(number, kind);
+        for name in self.list()? {
+            let path = self.path(name);
             if Disk::last_change(&path)?.is_some_and(|(_, changed_at)| Nanos::new(changed_at) >= since)
                 && let Some(file) = Disk::open(&path)?
             {
@@ -158,8 +165,11 @@ impl Ended for LocalArchive {
         if flushed { self.flush() } else { Ok(()) }
     }
 
-    fn path(&self, number: GenerationNumber, file: ArchiveFile) -> PathBuf {
-        self.paths.file(number, file)
+    fn path(&self, name: EndedName) -> PathBuf {
+        match name {
+            EndedName::File(number, file) => self.paths.file(number, file),
+            EndedName::Pack(span) => self.paths.pack(span),
+        }
     }
 }
 
@@ -196,7 +206,7 @@ mod tests {
     use crate::{
         ConnectOptions, ControlPlane, CreateDatabaseInput,
         error::ErrorKind,
-        history::{Birth, Maintenance, Origin, image_at, points, read_stamps, write_pages},
+        history::{Birth, Maintenance, Origin, archive::Archive, image_at, points, read_stamps, write_pages},
         history_limit::HistoryLimit,
         progress::no_progress,
         retention::{Retention, RetentionPolicy},
@@ -218,8 +228,8 @@ mod tests {
     }
 
     impl Memory {
-        fn get(&self, number: GenerationNumber, file: ArchiveFile) -> Option<Arc<Vec<u8>>> {
-            self.0.lock().unwrap().get(&(number, file)).cloned()
+        fn get(&self, name: EndedName) -> Option<Arc<Vec<u8>>> {
+            self.0.lock().unwrap().get(&name).cloned()
         }
     }
 
@@ -228,23 +238,23 @@ mod tests {
             Ok(self.0.lock().unwrap().keys().copied().collect())
         }
 
-        fn len(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<u64>> {
-            Ok(self.get(number, file).map(|bytes| bytes.len() as u64))
+        fn len(&self, name: EndedName) -> Result<Option<u64>> {
+            Ok(self.get(name).map(|bytes| bytes.len() as u64))
         }
 
-        fn open(&self, number: GenerationNumber, file: ArchiveFile) -> Result<Option<Box<dyn EndedFile>>> {
-            let path = self.path(number, file);
-            Ok(self.get(number, file).map(|bytes| Box::new(MemoryFile { path, bytes }) as Box<dyn EndedFile>))
+        fn open(&self, name: EndedName) -> Result<Option<Box<dyn EndedFile>>> {
+            let path = self.path(name);
+            Ok(self.get(name).map(|bytes| Box::new(MemoryFile { path, bytes }) as Box<dyn EndedFile>))
         }
 
-        fn put_whole(&self, number: GenerationNumber, file: ArchiveFile, staged: &Path) -> Result<()> {
+        fn put_whole(&self, name: EndedName, staged: &Path) -> Result<()> {
             let bytes = Disk::read(staged)?.unwrap();
-            self.0.lock().unwrap().insert((number, file), Arc::new(bytes));
+            self.0.lock().unwrap().insert(name, Arc::new(bytes));
             Disk::default().remove(staged)
         }
 
-        fn delete(&self, number: GenerationNumber, file: ArchiveFile) -> Result<()> {
-            self.0.lock().unwrap().remove(&(number, file));
+        fn delete(&self, name: EndedName) -> Result<()> {
+            self.0.lock().unwrap().remove(&name);
             Ok(())
         }
 
@@ -252,8 +262,8 @@ mod tests {
             Ok(())
         }
 
-        fn path(&self, number: GenerationNumber, file: ArchiveFile) -> PathBuf {
-            PathBuf::from(format!("memory/{number}/{file:?}"))
+        fn path(&self, name: EndedName) -> PathBuf {
+            PathBuf::from(format!("memory/{name:?}"))
         }
     }
 
@@ -312,11 +322,17 @@ mod tests {
         fn move_to_memory(&self) -> Arc<Memory> {
             let memory = Memory::default();
             let paths = ArchivePaths::of(&self.data);
-            for (number, file) in self.local().ended.list().unwrap() {
-                memory.put_whole(number, file, &paths.file(number, file)).unwrap();
+            for name in self.local().ended.store().list().unwrap() {
+                memory
+                    .put_whole(name, &LocalArchive::new(Disk::default(), paths.clone()).path(name))
+                    .unwrap();
             }
             Arc::new(memory)
         }
+    }
+
+    fn archive(memory: &Arc<Memory>) -> Archive {
+        Archive::new(Arc::<Memory>::clone(memory))
     }
 
     fn restored(origin: &Origin, at: Timestamp) -> Result<Vec<u8>> {
@@ -346,7 +362,7 @@ mod tests {
 
         let memory = subject.move_to_memory();
         assert_eq!(restored(&local, instants[0]).unwrap_err().kind(), ErrorKind::Corrupt);
-        let remote = Origin { ended: Arc::<Memory>::clone(&memory), ..local };
+        let remote = Origin { ended: archive(&memory), ..local };
         assert_eq!(self::instants(&remote), instants);
         for (at, expected) in instants.iter().zip(&expected) {
             assert!(restored(&remote, *at).unwrap() == *expected, "{at}");
@@ -354,9 +370,9 @@ mod tests {
 
         // Readers derive missing indexes and store them.
         let first = GenerationNumber::FIRST;
-        memory.delete(first, ArchiveFile::Index).unwrap();
+        memory.delete(EndedName::File(first, ArchiveFile::Index)).unwrap();
         assert!(restored(&remote, instants[0]).unwrap() == expected[0]);
-        assert!(memory.exists(first, ArchiveFile::Index).unwrap());
+        assert!(remote.ended.exists(first, ArchiveFile::Index).unwrap());
         assert_eq!(
             LocalArchive::new(Disk::default(), ArchivePaths::of(&subject.data)).list().unwrap(),
             BTreeSet::new()
@@ -367,7 +383,7 @@ mod tests {
     fn maintenance_writes_and_deletes_in_a_store_in_memory() {
         let subject = Subject::new();
         let memory = subject.move_to_memory();
-        let remote = Origin { ended: Arc::<Memory>::clone(&memory), ..subject.local() };
+        let remote = Origin { ended: archive(&memory), ..subject.local() };
         let instants = instants(&remote);
         let newest = restored(&remote, *instants.last().unwrap()).unwrap();
         let maintenance = Maintenance {
@@ -384,12 +400,12 @@ mod tests {
         let report = maintenance.run_on(remote.clone(), &policy, &mut no_progress).unwrap();
         assert_eq!(report.snapshots, 1);
         let mut snapshots =
-            memory.list().unwrap().into_iter().filter(|(_, file)| *file == ArchiveFile::Snapshot);
+            remote.ended.list().unwrap().into_iter().filter(|(_, file)| *file == ArchiveFile::Snapshot);
         let snapshot = snapshots.next_back().unwrap().0;
         assert!(snapshot > GenerationNumber::FIRST);
         // The newest instant is restored from the new snapshot, without the logs before it.
         for number in (1..snapshot.get()).map(GenerationNumber::new) {
-            memory.delete(number, ArchiveFile::Segment).unwrap();
+            memory.delete(EndedName::File(number, ArchiveFile::Segment)).unwrap();
         }
         assert!(restored(&remote, *instants.last().unwrap()).unwrap() == newest);
     }

@@ -5,12 +5,7 @@
 
 use std::path::PathBuf;
 
-use super::{
-    checksummed,
-    ended::{self, Ended},
-    log::Log,
-    log_file::LogFile,
-};
+use super::{archive::Archive, checksummed, log::Log, log_file::LogFile};
 use crate::{
     disk::Disk,
     error::{ErrorKind, Result},
@@ -38,7 +33,7 @@ pub(super) struct IndexWriter<'a> {
 
 impl IndexWriter<'_> {
     /// Stores an index. A failure is ignored: the next reader writes the index again.
-    fn write(&self, ended: &dyn Ended, generation: &Generation, words: &[Word]) {
+    fn write(&self, ended: &Archive, generation: &Generation, words: &[Word]) {
         let beside = self.staged(generation);
         let _written_again = checksummed::create(self.disk, &beside, words, &self.paths.data())
             .and_then(|_file| ended.put_whole(generation.number, ArchiveFile::Index, &beside));
@@ -55,7 +50,7 @@ impl IndexWriter<'_> {
 /// The log of an archived generation according to its index. `end` is the end of the log, if known, and `len` the length of the
 /// segment. Returns `None` if there is no index that matches: the caller then reads the segment.
 pub(super) fn indexed(
-    ended: &dyn Ended,
+    ended: &Archive,
     generation: &Generation,
     end: Option<LogEnd>,
     len: u64,
@@ -72,7 +67,7 @@ pub(super) fn indexed(
 /// The log of an archived generation according to its segment. Stores an index if `writer` is one. Returns `None` if the segment
 /// has an invalid header.
 pub(super) fn log(
-    ended: &dyn Ended,
+    ended: &Archive,
     writer: Option<IndexWriter<'_>>,
     generation: &Generation,
     segment: &LogFile,
@@ -85,7 +80,7 @@ pub(super) fn log(
 }
 
 /// Whether the log of a generation was found not to shrink by compression.
-pub(super) fn does_not_shrink(ended: &dyn Ended, generation: &Generation) -> bool {
+pub(super) fn does_not_shrink(ended: &Archive, generation: &Generation) -> bool {
     read(ended, generation).ok().flatten().is_some_and(|words| {
         words.get(SHRINKS_AT) == Some(&DOES_NOT_SHRINK) && decode(&words, generation).is_some()
     })
@@ -93,7 +88,7 @@ pub(super) fn does_not_shrink(ended: &dyn Ended, generation: &Generation) -> boo
 
 /// Records in the index that the log does not shrink by compression.
 pub(super) fn note_does_not_shrink(
-    ended: &dyn Ended,
+    ended: &Archive,
     writer: IndexWriter<'_>,
     generation: &Generation,
     end: LogEnd,
@@ -113,7 +108,7 @@ pub(super) fn note_does_not_shrink(
 
 /// The fault of the index of a generation with this log, or `None` if it has none. An index with fewer frames than the log is not
 /// a fault: readers ignore it.
-pub(super) fn fault(ended: &dyn Ended, generation: &Generation, log: &Log) -> Result<Option<&'static str>> {
+pub(super) fn fault(ended: &Archive, generation: &Generation, log: &Log) -> Result<Option<&'static str>> {
     let words = match read(ended, generation) {
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Some("it is damaged")),
         words => words?,
@@ -130,13 +125,14 @@ pub(super) fn fault(ended: &dyn Ended, generation: &Generation, log: &Log) -> Re
     })
 }
 
-fn read(ended: &dyn Ended, generation: &Generation) -> Result<Option<Vec<Word>>> {
+fn read(ended: &Archive, generation: &Generation) -> Result<Option<Vec<Word>>> {
     let path = ended.path(generation.number, ArchiveFile::Index);
-    let bytes = ended::read(ended, generation.number, ArchiveFile::Index)?;
+    let bytes = ended.read(generation.number, ArchiveFile::Index)?;
     bytes.map(|bytes| checksummed::decode(&path, &bytes)).transpose()
 }
 
-fn encode(log: &Log, generation: &Generation) -> Vec<Word> {
+/// The words of the index of a log.
+pub(super) fn encode(log: &Log, generation: &Generation) -> Vec<Word> {
     let frames = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
     let checksum = Word::from_le_bytes(log.checksum.to_bytes());
     let mut words = vec![MAGIC, generation.seed(), checksum, frames.into(), 0];

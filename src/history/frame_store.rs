@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
+    archive::Archive,
     checksummed::page_checksum,
-    ended::Ended,
     errors::{damaged, missing},
     frame_ref::{FrameRef, PackedPage},
     log_file::{LogFile, Part},
@@ -49,7 +49,7 @@ pub(super) struct LiveWal {
 /// Reads and checks the pages in frames.
 #[derive(Debug)]
 pub(super) struct FrameStore {
-    ended: Arc<dyn Ended>,
+    archive: Archive,
     page_size: u32,
     logs: Vec<ImageLog>,
     /// The pages in compressed logs, in the order of the logs.
@@ -66,7 +66,7 @@ struct OpenSegments {
     order: VecDeque<u32>,
 }
 
-/// The part of a compressed segment that was decompressed last.
+/// The part that was decompressed last, of the segment of a log or of the pack with that segment.
 #[derive(Debug)]
 pub(super) struct Unpacked {
     log: u32,
@@ -77,7 +77,7 @@ pub(super) struct Unpacked {
 impl FrameStore {
     /// `pages` are the newest versions of all pages that are in a log.
     pub(super) fn new(
-        ended: Arc<dyn Ended>,
+        archive: Archive,
         page_size: u32,
         logs: Vec<ImageLog>,
         pages: impl Iterator<Item = PackedPage>,
@@ -85,7 +85,7 @@ impl FrameStore {
         let mut packed: Vec<_> = pages.filter(|page| logs[page.frame.log as usize].is_compressed).collect();
         packed.sort_unstable();
         Self {
-            ended,
+            archive,
             page_size,
             logs,
             packed,
@@ -181,11 +181,11 @@ impl FrameStore {
         }
         let mut unpacked = None;
         self.unpack(frame, &mut unpacked, into)?;
-        let Some(Unpacked { part, .. }) = unpacked else { return Ok(()) };
+        let Some(Unpacked { file, part, .. }) = unpacked else { return Ok(()) };
         let at = self.packed.partition_point(|other| other.frame < frame);
         let cached = |other: &PackedPage| {
             let at = self.offset(other.frame);
-            let bytes = (other.frame.log == frame.log).then(|| part.get(at, into.len()))??;
+            let bytes = (other.frame.log == frame.log).then(|| file.within(&part, at, into.len()))??;
             Some((other.frame, bytes.to_vec()))
         };
         self.cache.insert(self.packed[..at].iter().rev().map_while(cached));
@@ -197,22 +197,25 @@ impl FrameStore {
     /// into `last`.
     pub(super) fn unpack(&self, frame: FrameRef, last: &mut Option<Unpacked>, into: &mut [u8]) -> Result<()> {
         let at = self.offset(frame);
-        let has_page = |last: &Unpacked| last.log == frame.log && last.part.get(at, into.len()).is_some();
-        if !last.as_ref().is_some_and(has_page) {
-            let file = match last.take().filter(|last| last.log == frame.log) {
-                Some(last) => last.file,
-                None => self.opened(frame.log)?,
-            };
-            let Some(part) = file.part(at)?.filter(|part| part.get(at, into.len()).is_some()) else {
-                // Another program compressed the file, and the page spans two parts.
-                let count = file.read_up_to(into, at)?;
-                return self.check(frame, &into[..count]);
-            };
-            *last = Some(Unpacked { log: frame.log, file, part });
-        }
-        if let Some(page) = last.as_ref().and_then(|last| last.part.get(at, into.len())) {
+        // Several logs may be in one part of a pack.
+        let (file, part) = match last.take() {
+            Some(Unpacked { log, file, part }) if log == frame.log => (file, Some(part)),
+            unpacked => (self.opened(frame.log)?, unpacked.map(|unpacked| unpacked.part)),
+        };
+        let has_page = |part: &Part| file.within(part, at, into.len()).is_some();
+        let part = match part.filter(has_page) {
+            Some(part) => Some(part),
+            None => file.part(at)?.filter(has_page),
+        };
+        let Some(part) = part else {
+            // The page spans two parts.
+            let count = file.read_up_to(into, at)?;
+            return self.check(frame, &into[..count]);
+        };
+        if let Some(page) = file.within(&part, at, into.len()) {
             into.copy_from_slice(page);
         }
+        *last = Some(Unpacked { log: frame.log, file, part });
         self.check(frame, into)
     }
 
@@ -231,7 +234,7 @@ impl FrameStore {
             return Ok(Arc::clone(file));
         }
         let ImageLog { number, path, .. } = &self.logs[log as usize];
-        let file = Arc::new(LogFile::open(&*self.ended, *number)?.ok_or_else(|| missing(path))?);
+        let file = Arc::new(LogFile::open(&self.archive, *number)?.ok_or_else(|| missing(path))?);
         if open.order.len() >= OPEN_MAX
             && let Some(oldest) = open.order.pop_front()
         {

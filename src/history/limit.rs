@@ -104,13 +104,21 @@ impl Extents {
             other += Disk::len(&path)?.unwrap_or(0);
         }
         let mut lens: BTreeMap<GenerationNumber, (u64, u64)> = BTreeMap::new();
-        for (number, file) in timeline.ended().list()?.into_iter().filter(|(number, _)| *number >= first) {
+        for (number, file) in
+            timeline.ended().list_loose()?.into_iter().filter(|(number, _)| *number >= first)
+        {
             let len = timeline.ended().len(number, file)?.unwrap_or(0);
             let (files, snapshot) = lens.entry(number).or_default();
             *match file {
                 ArchiveFile::Snapshot | ArchiveFile::Sum => snapshot,
                 _ => files,
             } += len;
+        }
+        // A pack is removed when all its generations are pruned.
+        for (span, len) in timeline.ended().pack_lens()? {
+            if span.last >= first {
+                lens.entry(span.last).or_default().0 += len;
+            }
         }
         if other + lens.values().map(|(files, snapshot)| files + snapshot).sum::<u64>() <= limit {
             return Ok(None);

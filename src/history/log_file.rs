@@ -1,25 +1,24 @@
-//! The bytes of an archived WAL: a segment as SQLite wrote it, or a compressed one.
+//! The bytes of an archived WAL: a segment as SQLite wrote it, a compressed one, or one in a pack.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
-    ended::{Ended, EndedFile},
+    archive::Archive,
+    ended::EndedFile,
     errors::damaged,
+    pack_file::PackedLog,
+    seekable_file::{Plain, SeekableFile, read_table},
 };
-use crate::{
-    error::Result,
-    layout::ArchiveFile,
-    seekable::{self, FOOTER_LEN, FrameSpan, SeekTable},
-    units::GenerationNumber,
-};
+use crate::{error::Result, layout::ArchiveFile, units::GenerationNumber};
 
 /// An archived WAL. Offsets are those of the WAL, whether or not it is compressed.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    file: Box<dyn EndedFile>,
+    bytes: Bytes,
     len: u64,
-    /// The seek table of a compressed segment.
-    table: Option<SeekTable>,
 }
 
 /// What is known of an archived WAL without its contents.
@@ -32,66 +31,80 @@ pub(super) struct LogFileInfo {
     pub(super) is_compressed: bool,
 }
 
-/// A decompressed part of a compressed segment.
 #[derive(Debug)]
-pub(super) struct Part {
-    at: u64,
-    bytes: Vec<u8>,
+enum Bytes {
+    Plain(Box<dyn EndedFile>),
+    /// The WAL begins at the offset `start` of the plain bytes.
+    Compressed {
+        file: Arc<SeekableFile>,
+        start: u64,
+    },
 }
 
-impl Part {
-    /// Bytes of the WAL, or `None` unless the part has all of them.
-    pub(super) fn get(&self, at: u64, len: usize) -> Option<&[u8]> {
-        let start = usize::try_from(at.checked_sub(self.at)?).ok()?;
-        self.bytes.get(start..start.checked_add(len)?)
-    }
+/// A decompressed part of a compressed segment, or of the pack with the segment.
+#[derive(Debug)]
+pub(super) struct Part {
+    file: Arc<SeekableFile>,
+    plain: Plain,
 }
 
 impl LogFile {
     /// Opens the segment of a generation. Returns `None` if there is none.
     ///
-    /// If both files exist, the compressed one may be incomplete, and the other one is opened.
-    pub(super) fn open(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Self>> {
-        match Self::plain(ended, number)? {
+    /// If several files have it, those that replace another may be incomplete, and the other one is opened.
+    pub(super) fn open(archive: &Archive, number: GenerationNumber) -> Result<Option<Self>> {
+        match Self::plain(archive, number)? {
             Some(plain) => Ok(Some(plain)),
-            None => Self::compressed(ended, number),
+            None => Self::compressed(archive, number),
         }
     }
 
     /// Describes the segment that [`open`](Self::open) opens. Only a compressed segment is opened for that. Returns `None` if
     /// there is none.
-    pub(super) fn info(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<LogFileInfo>> {
-        if let Some(len) = ended.len(number, ArchiveFile::Segment)? {
-            let path = ended.path(number, ArchiveFile::Segment);
+    pub(super) fn info(archive: &Archive, number: GenerationNumber) -> Result<Option<LogFileInfo>> {
+        if let Some(len) = archive.len(number, ArchiveFile::Segment)? {
+            let path = archive.path(number, ArchiveFile::Segment);
             return Ok(Some(LogFileInfo { path, len, is_compressed: false }));
         }
-        let Some(file) = Self::open(ended, number)? else { return Ok(None) };
+        let Some(file) = Self::compressed(archive, number)? else { return Ok(None) };
         Ok(Some(LogFileInfo { len: file.len, is_compressed: file.is_compressed(), path: file.into_path() }))
     }
 
     /// Opens the segment as SQLite wrote it. Returns `None` if it does not exist.
-    pub(super) fn plain(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Self>> {
-        let Some(file) = ended.open(number, ArchiveFile::Segment)? else { return Ok(None) };
+    pub(super) fn plain(archive: &Archive, number: GenerationNumber) -> Result<Option<Self>> {
+        let Some(file) = archive.open(number, ArchiveFile::Segment)? else { return Ok(None) };
         let len = file.len()?;
-        Ok(Some(Self { file, len, table: None }))
+        Ok(Some(Self { bytes: Bytes::Plain(file), len }))
     }
 
-    /// Opens the compressed segment. Returns `None` if it does not exist.
-    pub(super) fn compressed(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Self>> {
-        let Some(file) = ended.open(number, ArchiveFile::Compressed)? else { return Ok(None) };
-        let Some(table) = read_table(&*file)? else {
+    /// Opens the compressed segment, alone or in a pack. Returns `None` if it does not exist.
+    pub(super) fn compressed(archive: &Archive, number: GenerationNumber) -> Result<Option<Self>> {
+        let Some(file) = archive.open(number, ArchiveFile::Compressed)? else {
+            return Ok(archive.packed_log(number)?.map(Self::packed));
+        };
+        let Some((table, _)) = read_table(&*file)? else {
             return Err(damaged(file.path(), "invalid seek table"));
         };
-        let len = table.plain_len();
-        Ok(Some(Self { file, len, table: Some(table) }))
+        let file = Arc::new(SeekableFile::new(file, table));
+        let len = file.len();
+        Ok(Some(Self { bytes: Bytes::Compressed { file, start: 0 }, len }))
+    }
+
+    /// A segment in a pack.
+    pub(super) fn packed(log: PackedLog) -> Self {
+        let PackedLog { file, extent } = log;
+        Self { bytes: Bytes::Compressed { file, start: extent.at }, len: extent.len }
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.file.path()
+        match &self.bytes {
+            Bytes::Plain(file) => file.path(),
+            Bytes::Compressed { file, .. } => file.path(),
+        }
     }
 
     pub(super) fn into_path(self) -> PathBuf {
-        self.file.path().to_owned()
+        self.path().to_owned()
     }
 
     /// The length of the WAL.
@@ -100,76 +113,46 @@ impl LogFile {
     }
 
     pub(super) fn is_compressed(&self) -> bool {
-        self.table.is_some()
+        matches!(self.bytes, Bytes::Compressed { .. })
     }
 
     /// Fills `into` from an offset up to the end of the WAL, and returns the number of bytes read.
     pub(super) fn read_up_to(&self, into: &mut [u8], at: u64) -> Result<usize> {
-        let Some(table) = &self.table else { return self.file.read_at(into, at) };
-        let mut packed = Vec::new();
-        let mut count = 0;
-        while count < into.len()
-            && let Some(frame) = table.find(at + count as u64)
-        {
-            let left = &mut into[count..];
-            let at = at + count as u64;
-            if frame.plain_at == at && frame.plain_len <= left.len() {
-                self.decompress(&frame, &mut packed, &mut left[..frame.plain_len])?;
-                count += frame.plain_len;
-                continue;
+        match &self.bytes {
+            Bytes::Plain(file) => file.read_at(into, at),
+            Bytes::Compressed { file, start } => {
+                let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
+                let count = into.len().min(left);
+                file.read_up_to(&mut into[..count], start + at)
             }
-            let mut bytes = vec![0; frame.plain_len];
-            self.decompress(&frame, &mut packed, &mut bytes)?;
-            let inside = usize::try_from(at - frame.plain_at).unwrap_or(usize::MAX);
-            let part = bytes.get(inside..).unwrap_or_default();
-            let more = part.len().min(left.len());
-            left[..more].copy_from_slice(&part[..more]);
-            count += more;
         }
-        Ok(count)
     }
 
     /// Fills `into` from an offset of an uncompressed segment if that does not block. Returns whether it filled `into`.
     pub(super) fn read_cached(&self, into: &mut [u8], at: u64) -> bool {
-        self.table.is_none() && self.file.read_cached(into, at)
+        if let Bytes::Plain(file) = &self.bytes { file.read_cached(into, at) } else { false }
     }
 
     /// Starts to read a range of a segment that is not compressed.
     pub(super) fn prefetch(&self, at: u64, len: u64) {
-        if self.table.is_none() {
-            self.file.prefetch(at, len);
+        if let Bytes::Plain(file) = &self.bytes {
+            file.prefetch(at, len);
         }
     }
 
     /// Decompresses the part with the byte at an offset. Returns `None` if the segment is not compressed or ends before it.
     pub(super) fn part(&self, at: u64) -> Result<Option<Part>> {
-        let Some(frame) = self.table.as_ref().and_then(|table| table.find(at)) else { return Ok(None) };
-        let mut bytes = vec![0; frame.plain_len];
-        self.decompress(&frame, &mut Vec::new(), &mut bytes)?;
-        Ok(Some(Part { at: frame.plain_at, bytes }))
-    }
-
-    /// Fills `into` with the contents of a zstd frame. `packed` is a buffer for the frame.
-    fn decompress(&self, frame: &FrameSpan, packed: &mut Vec<u8>, into: &mut [u8]) -> Result<()> {
-        packed.resize(frame.len, 0);
-        let count = self.file.read_at(packed, frame.at)?;
-        if seekable::decompress(&packed[..count], into) {
-            return Ok(());
+        let Bytes::Compressed { file, start } = &self.bytes else { return Ok(None) };
+        if at >= self.len {
+            return Ok(None);
         }
-        let (from, to) = (frame.at, frame.at + frame.len as u64);
-        Err(damaged(self.path(), format_args!("bytes {from} to {to} cannot be decompressed")))
+        Ok(file.frame(start + at)?.map(|plain| Part { file: Arc::clone(file), plain }))
     }
-}
 
-/// The table at the end of a file. Returns `None` if it is invalid or does not match the file.
-fn read_table(file: &dyn EndedFile) -> Result<Option<SeekTable>> {
-    let len = file.len()?;
-    let mut footer = [0; FOOTER_LEN];
-    let Some(at) = len.checked_sub(FOOTER_LEN as u64) else { return Ok(None) };
-    file.read_at(&mut footer, at)?;
-    let Some(table_len) = SeekTable::encoded_len(footer) else { return Ok(None) };
-    let Some(at) = len.checked_sub(table_len) else { return Ok(None) };
-    let mut bytes = vec![0; usize::try_from(table_len).unwrap_or(0)];
-    file.read_at(&mut bytes, at)?;
-    Ok(SeekTable::parse(&bytes).filter(|table| table.frames_len() == at))
+    /// Bytes of the WAL in a part. Returns `None` unless the part has all of them.
+    pub(super) fn within<'p>(&self, part: &'p Part, at: u64, len: usize) -> Option<&'p [u8]> {
+        let Bytes::Compressed { file, start } = &self.bytes else { return None };
+        let is_inside = at.checked_add(len as u64)? <= self.len && Arc::ptr_eq(file, &part.file);
+        part.plain.get(start + at, len).filter(|_| is_inside)
+    }
 }

@@ -32,15 +32,17 @@
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 
 use super::{
+    archive::Archive,
     compress::Compression,
     damaged_log::{first_damaged, no_snapshot},
     dir_lock::exclusive,
-    ended::Ended,
+    ended::EndedName,
     errors::foreign,
     generation_log::GenerationLog,
     image::HistoricalImage,
     limit::{Beginning, Extents},
     materialize::write_pages,
+    packing::Packing,
     plan,
     points::points,
     retention::RetentionMark,
@@ -188,6 +190,11 @@ impl Run<'_> {
             _ => report.deferred = true,
         }
         self.remove_pruned(report)?;
+        if !at_first.window.is_off() {
+            let is_plain = self.is_plain;
+            let limit = at_first.limit.bytes();
+            Packing { origin: &self.origin, disk: self.disk, is_plain, limit }.run(report, watch)?;
+        }
         if self.is_plain && !at_first.window.is_off() {
             let compression = Compression { origin: &self.origin, disk: self.disk, now: self.now };
             compression.run(report, watch)?;
@@ -319,7 +326,7 @@ impl Run<'_> {
             let _removed_next_time = self.disk.remove(&beside);
             return Err(error);
         }
-        Staged { path: beside, file: &file }.publish(self.disk, paths, &**ended, generation)
+        Staged { path: beside, file: &file }.publish(self.disk, paths, ended, generation)
     }
 
     /// Makes durable the files that were added to the history.
@@ -341,7 +348,7 @@ impl Run<'_> {
         let Origin { paths, birth, ended, .. } = &self.origin;
         let newest = match live_stamps(paths)? {
             Some(live) => Some(live),
-            None => newest_numbered(&**ended)?,
+            None => newest_numbered(ended)?,
         };
         let Some(newest) = newest.map(|newest| newest.generation) else { return Ok(()) };
         let (from, reason) = match pruning {
@@ -367,7 +374,7 @@ impl Run<'_> {
             // The first snapshot of a history is not a leftover: if its checksums are missing, it is damaged.
             if *file == ArchiveFile::Snapshot
                 && !files.contains(&(*number, ArchiveFile::Sum))
-                && let Some(stamps) = read_ended(&**ended, *number)?
+                && let Some(stamps) = read_ended(ended, *number)?
                 && !stamps.generation.begins()
                 && RetentionMark::read(paths, birth.database)?.is_none_or(|retained| retained.from != *number)
             {
@@ -390,9 +397,16 @@ impl Run<'_> {
         let Origin { paths, birth, ended, .. } = &self.origin;
         let Some(retained) = RetentionMark::read(paths, birth.database)? else { return Ok(()) };
         let mut pruned = BTreeSet::new();
-        for (number, file) in ended.list()?.range(..(retained.from, ArchiveFile::Segment)) {
+        for (number, file) in ended.list_loose()?.range(..(retained.from, ArchiveFile::Segment)) {
             self.delete(*number, *file, report)?;
             pruned.insert(*number);
+        }
+        for (span, len) in ended.pack_lens()? {
+            if span.last < retained.from {
+                ended.store().delete(EndedName::Pack(span))?;
+                report.bytes_freed += len;
+                pruned.extend(span.numbers());
+            }
         }
         report.generations += pruned.len() as u64;
         Ok(())
@@ -412,7 +426,7 @@ impl Run<'_> {
 }
 
 /// The newest stamps of ended generations. Returns `None` if there are none.
-fn newest_numbered(ended: &dyn Ended) -> Result<Option<Stamps>> {
+fn newest_numbered(ended: &Archive) -> Result<Option<Stamps>> {
     let files = ended.list()?;
     let newest = files.iter().rev().find(|(_, file)| *file == ArchiveFile::Stamps);
     newest.map_or(Ok(None), |(number, _)| read_ended(ended, *number))

@@ -7,16 +7,18 @@
 //! | files | contents |
 //! |---|---|
 //! | [`ended`] | the store of the files of ended generations |
+//! | `archive`, `pack_file`, `seekable_file` | the files of a generation, in packs or not |
 //! | `stamp_file`, `log`, `log_file`, `frame_index`, `snapshot`, `retention` | the files of a history |
 //! | [`timeline`] | the generations at one observation |
 //! | `generation_log`, `commits`, `locate` | from an instant to a commit |
 //! | `plan`, `image`, `frame_store`, `fallback` | from a commit to the pages of the database |
 //! | `compare`, `resolve`, `points`, `materialize` | queries |
-//! | `base_snapshot`, `maintain`, `limit`, `damaged_log`, `compress` | writers |
+//! | `base_snapshot`, `maintain`, `limit`, `damaged_log`, `packing`, `pack_writer`, `compress` | writers |
 //! | `verify` | verification |
 //!
 //! This module has no encryption keys: it copies pages as they are stored.
 
+mod archive;
 pub(crate) mod base_snapshot;
 mod checksummed;
 mod commits;
@@ -39,6 +41,9 @@ mod log_file;
 mod maintain;
 mod materialize;
 mod overlay;
+mod pack_file;
+mod pack_writer;
+mod packing;
 mod page_cache;
 mod plan;
 mod points;
@@ -46,6 +51,7 @@ mod prefetch;
 pub(crate) mod pristine;
 mod resolve;
 mod retention;
+mod seekable_file;
 mod snapshot;
 mod stamp_file;
 mod target;

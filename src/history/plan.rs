@@ -4,10 +4,7 @@ use std::{
     iter,
     num::NonZero,
     panic::resume_unwind,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     thread,
 };
 
@@ -108,7 +105,7 @@ pub(super) fn image_from(
     }
     let Builder { overlay, logs } = builder;
     let pages = overlay.iter().map(|(page, frame)| PackedPage { frame, page });
-    let frames = FrameStore::new(Arc::clone(&timeline.origin.ended), page_size, logs, pages);
+    let frames = FrameStore::new(timeline.origin.ended.clone(), page_size, logs, pages);
     let (resolved, lock) = (target.resolved, timeline.held.clone());
     Ok(HistoricalImage::new(ImageParts { first, resolved, page_size, snapshot, overlay, frames, lock }))
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use super::{
+    archive::Archive,
     checksummed::{self, page_checksum},
-    ended::{self, Ended, EndedFile},
+    ended::EndedFile,
     errors::{damaged, missing},
 };
 use crate::{
@@ -48,7 +49,7 @@ pub(super) fn step_of(page_size: u32) -> usize {
 
 impl Snapshot {
     /// Opens the snapshot before the first commit of a generation. Returns `None` if no complete one exists.
-    pub(super) fn open(ended: &dyn Ended, generation: &Generation) -> Result<Option<Self>> {
+    pub(super) fn open(ended: &Archive, generation: &Generation) -> Result<Option<Self>> {
         let Some(checksums) = page_checksums(ended, generation)? else { return Ok(None) };
         let number = generation.number;
         let file = ended
@@ -99,12 +100,9 @@ impl Snapshot {
 }
 
 /// The checksums of the pages of the snapshot before a generation. Returns `None` if there are none of this generation.
-pub(super) fn page_checksums(
-    ended: &dyn Ended,
-    generation: &Generation,
-) -> Result<Option<Vec<PageChecksum>>> {
+pub(super) fn page_checksums(ended: &Archive, generation: &Generation) -> Result<Option<Vec<PageChecksum>>> {
     let path = ended.path(generation.number, ArchiveFile::Sum);
-    let Some(bytes) = ended::read(ended, generation.number, ArchiveFile::Sum)? else { return Ok(None) };
+    let Some(bytes) = ended.read(generation.number, ArchiveFile::Sum)? else { return Ok(None) };
     let words = checksummed::decode(&path, &bytes)?;
     let [MAGIC, seed, ref checksums @ ..] = words[..] else {
         return Err(damaged(&path, "invalid header"));
@@ -140,7 +138,7 @@ impl Staged<'_> {
         &self,
         disk: &Disk,
         paths: &ArchivePaths,
-        ended: &dyn Ended,
+        ended: &Archive,
         generation: &Generation,
     ) -> Result<()> {
         let number = generation.number;

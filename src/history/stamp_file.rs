@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    ended::{self, Ended, LocalArchive},
+    archive::Archive,
     errors::{damaged, newer_version},
     log::salts_of,
 };
@@ -30,13 +30,13 @@ pub(crate) fn read_stamps(path: &Path) -> Result<Option<Stamps>> {
 }
 
 /// Reads the stamps of an ended generation. Returns `None` if the file does not exist.
-pub(super) fn read_ended(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Stamps>> {
-    let bytes = ended::read(ended, number, ArchiveFile::Stamps)?;
+pub(super) fn read_ended(ended: &Archive, number: GenerationNumber) -> Result<Option<Stamps>> {
+    let bytes = ended.read(number, ArchiveFile::Stamps)?;
     bytes.map(|bytes| decode(&ended.path(number, ArchiveFile::Stamps), &bytes)).transpose()
 }
 
 /// Reads the header of the stamps of an ended generation. Returns `None` if the file does not exist.
-pub(super) fn read_generation(ended: &dyn Ended, number: GenerationNumber) -> Result<Option<Generation>> {
+pub(super) fn read_generation(ended: &Archive, number: GenerationNumber) -> Result<Option<Generation>> {
     let Some(file) = ended.open(number, ArchiveFile::Stamps)? else { return Ok(None) };
     let mut header = [0; HEADER_LEN];
     let count = file.read_at(&mut header, 0)?;
@@ -66,12 +66,12 @@ pub(super) fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The current stamps of the database in the file `data`. Returns `None` if there is no history.
 pub(crate) fn current_stamps(paths: &ArchivePaths, data: &Path) -> Result<Option<CurrentStamps>> {
-    current_stamps_in(&LocalArchive::new(Disk::default(), paths.clone()), paths, data)
+    current_stamps_in(&Archive::local(Disk::default(), paths.clone()), paths, data)
 }
 
 /// The current stamps of the database in the file `data`, of whose history `ended` stores the ended generations.
 pub(super) fn current_stamps_in(
-    ended: &dyn Ended,
+    ended: &Archive,
     paths: &ArchivePaths,
     data: &Path,
 ) -> Result<Option<CurrentStamps>> {
@@ -83,7 +83,7 @@ pub(super) fn current_stamps_in(
 }
 
 /// The stamps of the generation before the one of the live stamps, if a WAL with these salts belongs to it.
-pub(super) fn previous_stamps(ended: &dyn Ended, live: &Stamps, salts: Salts) -> Option<Stamps> {
+pub(super) fn previous_stamps(ended: &Archive, live: &Stamps, salts: Salts) -> Option<Stamps> {
     let generation = live.generation;
     if generation.begins() || salts == generation.salts {
         return None;

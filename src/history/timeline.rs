@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ended::{Ended, LocalArchive},
+    archive::Archive,
     errors::{damaged, foreign, keeps_changing, missing},
     frame_index::IndexWriter,
     retention::RetentionMark,
@@ -44,7 +44,7 @@ pub(crate) struct Origin {
     pub(super) data: PathBuf,
     pub(super) paths: ArchivePaths,
     pub(super) birth: Birth,
-    pub(super) ended: Arc<dyn Ended>,
+    pub(super) ended: Archive,
     /// The disk to write indexes to, or `None` to write nothing.
     pub(super) disk: Option<Disk>,
 }
@@ -96,7 +96,7 @@ impl Origin {
     /// The history beside the database file `data`. `disk` is the disk to write indexes to, or `None` to write nothing.
     pub(crate) fn local(disk: Option<&Disk>, data: &Path, birth: Birth) -> Self {
         let paths = ArchivePaths::of(data);
-        let ended = Arc::new(LocalArchive::new(disk.cloned().unwrap_or_default(), paths.clone()));
+        let ended = Archive::local(disk.cloned().unwrap_or_default(), paths.clone());
         Self { data: data.to_owned(), paths, birth, ended, disk: disk.cloned() }
     }
 
@@ -158,7 +158,7 @@ impl Origin {
             }
             if live.is_none()
                 && let Some(newest) = numbers.last()
-                && let Ok(Some(newest)) = read_ended(&*self.ended, *newest)
+                && let Ok(Some(newest)) = read_ended(&self.ended, *newest)
                 && newest.generation.database != self.birth.database
             {
                 return Err(foreign(self.paths.dir()));
@@ -192,7 +192,7 @@ impl Origin {
     }
 
     fn current_stamps(&self) -> Result<Option<CurrentStamps>> {
-        current_stamps_in(&*self.ended, &self.paths, &self.data)
+        current_stamps_in(&self.ended, &self.paths, &self.data)
     }
 
     /// The path of the WAL.
@@ -211,8 +211,8 @@ impl Timeline {
         self.numbers.is_empty()
     }
 
-    pub(super) fn ended(&self) -> &dyn Ended {
-        &*self.origin.ended
+    pub(super) fn ended(&self) -> &Archive {
+        &self.origin.ended
     }
 
     /// The name of a numbered file in errors.

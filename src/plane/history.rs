@@ -295,8 +295,9 @@ impl ControlPlane {
     ///
     /// Maintenance writes a snapshot if the WALs since the last one exceed both the size of the database and 1 MiB, which
     /// bounds the time of a restore. It prunes what no instant of the history window needs and, if the history exceeds its
-    /// [limit](crate::HistoryLimit), its oldest instants, for which it may write another snapshot. It compresses the WALs of a plain
-    /// database that no restore to the last 24 hours needs, and flushes unflushed files.
+    /// [limit](crate::HistoryLimit), its oldest instants, for which it may write another snapshot. It merges the files of ended WALs
+    /// into packs, compresses other WALs of a plain database that no restore to the last 24 hours needs, and flushes unflushed
+    /// files.
     ///
     /// Only maintenance bounds the disk space of a history; a host calls it regularly, for example every hour, or runs a
     /// [`Maintainer`](crate::Maintainer). It runs while any number of processes use the database, and changes no file

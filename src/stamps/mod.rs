@@ -323,7 +323,7 @@ impl Slot {
 }
 
 /// Decodes little-endian words.
-fn words(file: &[u8]) -> Vec<Word> {
+pub(crate) fn words(file: &[u8]) -> Vec<Word> {
     file.as_chunks::<WORD_LEN>().0.iter().copied().map(Word::from_le_bytes).collect()
 }
 

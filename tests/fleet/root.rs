@@ -67,7 +67,7 @@ fn downgrade_to_version_1(root: &Path) {
          INSERT INTO databases SELECT id, uuid, name, in_group, state, created_at, size_limit, history_window_seconds,
                 history_paused, cipher, page_format, file_salt, parent_uuid, parent_name, branched_at, block_reads,
                 block_writes, delete_protection
-            FROM newer.databases;
+            FROM newer.database_rows;
          DETACH newer",
     )
     .unwrap();
@@ -112,9 +112,14 @@ fn root_of_version_1_is_migrated_completely() {
         opening.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let plane = planes.into_iter().next().unwrap();
-    assert_eq!(version(), 4);
+    assert_eq!(version(), 5);
     // A running process of the older version fails, instead of using a wrong directory.
-    assert!(query_as_older().unwrap_err().to_string().contains("no such column: d.group_id"));
+    let reason = "a newer litefleet has upgraded this root: restart this process with that version";
+    assert!(query_as_older().unwrap_err().to_string().contains(reason));
+    // The query of version 3.
+    let older = "SELECT g.name, d.name FROM databases d JOIN groups g ON g.id = d.in_group";
+    let error = catalog.query_row(older, [], |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains(reason), "{error}");
     let older = "INSERT INTO groups(uuid, name, state, created_at) VALUES ('x', 'x', 'ready', 0) ON CONFLICT DO NOTHING";
     assert!(catalog.execute(older, []).unwrap_err().to_string().contains("is of a newer litefleet"));
     assert_eq!(all(&plane), before);
@@ -162,7 +167,8 @@ fn root_of_version_3_gets_history_limits() {
     let catalog = Connection::open(root.join("control.db")).unwrap();
     catalog
         .execute_batch(
-            "ALTER TABLE groups DROP COLUMN history_limit; ALTER TABLE databases DROP COLUMN history_limit;
+            "DROP VIEW databases; ALTER TABLE database_rows RENAME TO databases;
+             ALTER TABLE groups DROP COLUMN history_limit; ALTER TABLE databases DROP COLUMN history_limit;
              PRAGMA user_version=3",
         )
         .unwrap();
@@ -176,12 +182,12 @@ fn root_of_version_3_gets_history_limits() {
     let limit: HistoryLimit = "1gb".parse().unwrap();
     plane.configure_group("default", GroupChanges::default().history_limit(limit)).unwrap();
     assert_eq!(limits(), (limit, limit, true));
-    // A running process of version 3 reads and writes the catalog.
+    // A running process of version 3 changes nothing.
     let older = "UPDATE databases SET history_window_seconds = 60 WHERE name = 'orders'";
-    assert_eq!(catalog.execute(older, []).unwrap(), 1);
-    assert_eq!(limits(), (limit, limit, true));
+    let error = catalog.execute(older, []).unwrap_err().to_string();
+    assert!(error.contains("a newer litefleet has upgraded this root"), "{error}");
     let version: i64 = catalog.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-    assert_eq!(version, 4);
+    assert_eq!(version, 5);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Compresses a log in frames of `len` bytes, so that pages straddle frames or share one.
-fn compress_in_frames(log: &[u8], len: usize) -> Vec<u8> {
+pub(crate) fn compress_in_frames(log: &[u8], len: usize) -> Vec<u8> {
     let (mut bytes, mut table) = (Vec::new(), Vec::new());
     for piece in log.chunks(len) {
         let frame = zstd::bulk::compress(piece, 1).unwrap();

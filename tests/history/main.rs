@@ -32,6 +32,8 @@ mod maintain;
 mod manual_restore;
 mod model;
 mod own_locks;
+mod packs;
+mod packs_damaged;
 mod peers;
 mod power;
 mod pristine;

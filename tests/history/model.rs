@@ -16,7 +16,7 @@ use proptest::{
 
 use crate::{
     maintain::a_day_later,
-    support::{Contents, contents},
+    support::{Contents, contents, files},
 };
 
 /// An operation on one of several connections.
@@ -31,6 +31,8 @@ enum Action {
     Vacuum,
     IncrementalVacuum,
     Checkpoint(&'static str),
+    /// Short generations, enough for a pack.
+    ManyGenerations,
     Reopen {
         checkpoints: bool,
     },
@@ -116,6 +118,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Release),
         2 => Just(Action::Both),
         3 => Just(Action::Maintain),
+        2 => Just(Action::ManyGenerations),
     ]
 }
 
@@ -161,6 +164,8 @@ struct Harness {
     compressed: u64,
     /// Number of pruned generations.
     pruned: u64,
+    /// Number of packs after each maintenance, in all.
+    packs: usize,
 }
 
 const NAMES: [&str; 2] = ["orders", "other"];
@@ -197,6 +202,7 @@ impl Harness {
             number: 0,
             compressed: 0,
             pruned: 0,
+            packs: 0,
         };
         harness.connections = (0..3).map(|_| harness.connect()).collect();
         let begin = format!("PRAGMA auto_vacuum={auto_vacuum}; VACUUM");
@@ -306,12 +312,22 @@ impl Harness {
                 self.reader = Some(reader);
             }
             Action::Release => self.reader = None,
+            Action::ManyGenerations => {
+                for _ in 0..10 {
+                    let sql = format!("INSERT INTO t(word, bytes) VALUES ('many {number}', randomblob(300))");
+                    self.commit(by, &NAMES[..1], |connection| connection.execute_batch(&sql).unwrap());
+                    self.run(by, &Action::Checkpoint("RESTART"));
+                }
+            }
             Action::Maintain => {
                 let plane = a_day_later(ControlPlane::builder()).open(self.plane.root()).unwrap();
                 for name in NAMES {
                     let done = plane.maintain_database(name, MaintainOptions::default()).unwrap();
                     self.compressed += done.compressed;
                     self.pruned += done.generations;
+                    let archive = self.plane.database_path(name).unwrap().with_file_name("archive");
+                    let is_pack = |name: &String| name.ends_with(".tar.zst");
+                    self.packs += files(&archive).iter().filter(|name| is_pack(name)).count();
                 }
             }
         }
@@ -370,9 +386,18 @@ fn cases() -> u32 {
     if env::var_os("LITEFLEET_SOAK").is_some() { 60 } else { 2 }
 }
 
-/// Runs random operations on databases whose histories have this limit. Returns the number of compressed logs and of pruned
-/// generations.
-fn run(sealed: bool, limit: &str) -> (u64, u64) {
+/// What maintenance did in the course of a test.
+struct Maintained {
+    /// Number of compressed logs.
+    compressed: u64,
+    /// Number of pruned generations.
+    pruned: u64,
+    /// Number of packs after each maintenance, in all.
+    packs: usize,
+}
+
+/// Runs random operations on databases whose histories have this limit.
+fn run(sealed: bool, limit: &str) -> Maintained {
     let seed: u64 = env::var("LITEFLEET_SEED").ok().map_or(11, |seed| seed.parse().unwrap());
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -380,7 +405,7 @@ fn run(sealed: bool, limit: &str) -> (u64, u64) {
     let config =
         Config { cases: cases(), max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let (compressed, pruned) = (Cell::new(0), Cell::new(0));
+    let (compressed, pruned, packs) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let auto_vacuum = prop::sample::select(&["NONE", "FULL", "INCREMENTAL"][..]);
     let actions = prop::collection::vec((0..3_usize, action()), 30..60);
     runner
@@ -397,25 +422,26 @@ fn run(sealed: bool, limit: &str) -> (u64, u64) {
             harness.check();
             compressed.set(compressed.get() + harness.compressed);
             pruned.set(pruned.get() + harness.pruned);
+            packs.set(packs.get() + harness.packs);
             Ok(())
         })
         .unwrap_or_else(|error| panic!("LITEFLEET_SEED={seed}, sealed {sealed}, limit {limit}: {error}"));
-    (compressed.get(), pruned.get())
+    Maintained { compressed: compressed.get(), pruned: pruned.get(), packs: packs.get() }
 }
 
 #[test]
 fn every_commit_is_restored_as_in_the_model() {
     for sealed in [false, true] {
-        let (compressed, pruned) = run(sealed, "none");
-        assert_eq!(compressed == 0, sealed, "{compressed} logs were compressed");
-        assert_eq!(pruned, 0);
+        let done = run(sealed, "none");
+        assert_eq!(done.compressed == 0, sealed, "{} logs were compressed", done.compressed);
+        assert_eq!(done.pruned, 0);
+        assert!(done.packs > 0, "no generations were packed");
     }
 }
 
 #[test]
 fn limit_removes_only_the_oldest_states_of_the_model() {
     for (sealed, limit) in [(false, "4kb"), (false, "1mb"), (true, "1mb")] {
-        let (_, pruned) = run(sealed, limit);
-        assert!(pruned > 0, "{limit}");
+        assert!(run(sealed, limit).pruned > 0, "{limit}");
     }
 }

@@ -35,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("page", &["cipher", "error"]),
     ("seekable", &[]),
     ("stamps", &["units"]),
+    ("pack", &["seekable", "stamps", "units"]),
     ("wal", &["page", "units"]),
     (
         "api",
@@ -66,6 +67,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "finding",
             "layout",
+            "pack",
             "page",
             "os_cache",
             "point",

@@ -8,6 +8,7 @@ mod commits;
 mod data;
 mod frames;
 mod observation;
+mod packs;
 mod run;
 mod segment;
 mod snapshot;
@@ -79,6 +80,7 @@ fn check_all(run: &mut Run<'_>, observation: &Observation) -> Result<()> {
         Some(current) => wal::check(run, observation, &current.stamps)?,
         None => None,
     };
+    packs::check(run)?;
     let known = stamps::check_all(run, observation)?;
     let timeline = Timeline {
         origin: run.origin.clone(),

@@ -6,7 +6,7 @@ use crate::{
     disk::Disk,
     error::{ErrorKind, Result},
     history::{
-        ended::EndedName,
+        archive::NumberedFile,
         retention::RetentionMark,
         stamp_file::{check_version, previous_stamps, read_ended, state_of},
         timeline::Origin,
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Observation {
     /// The numbered files, without indexes, which any reader may add.
-    pub(super) files: BTreeSet<EndedName>,
+    pub(super) files: BTreeSet<NumberedFile>,
     /// The contents of the live stamps, or `None` if they do not exist.
     pub(super) live: Option<Vec<u8>>,
     pub(super) current: Option<CurrentFile>,
@@ -59,7 +59,7 @@ impl Observation {
         header.truncate(len);
         let current = live.as_deref().and_then(Stamps::parse).map(|live| {
             let salts = header.first_chunk().and_then(Header::parse).map(|header| header.salts());
-            match salts.and_then(|salts| previous_stamps(&**ended, &live, salts)) {
+            match salts.and_then(|salts| previous_stamps(ended, &live, salts)) {
                 Some(stamps) => {
                     let path = ended.path(stamps.generation.number, ArchiveFile::Stamps);
                     CurrentFile { path, stamps }
@@ -91,7 +91,7 @@ impl Observation {
             None if live.is_some() => false,
             None => {
                 let newest = files.iter().rev().find(|(_, file)| *file == ArchiveFile::Stamps);
-                let newest = newest.and_then(|(number, _)| read_ended(&**ended, *number).ok().flatten());
+                let newest = newest.and_then(|(number, _)| read_ended(ended, *number).ok().flatten());
                 newest.is_some_and(|newest| newest.generation.database != database)
             }
         };

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     finding::{Finding, VerifyReport},
     history::{
-        ended::{Ended, EndedName},
+        archive::{Archive, NumberedFile},
         timeline::{Birth, Origin},
     },
     layout::ArchiveFile,
@@ -53,7 +53,7 @@ pub(super) struct Run<'a> {
     pub(super) origin: &'a Origin,
     pub(super) watch: &'a mut ProgressFn<'a>,
     /// Archived files that were checked without a finding.
-    pub(super) done: BTreeSet<EndedName>,
+    pub(super) done: BTreeSet<NumberedFile>,
     pub(super) bytes: u64,
     pub(super) report: VerifyReport,
 }
@@ -87,8 +87,8 @@ impl<'a> Run<'a> {
         VerifyReport { bytes: self.bytes, ..self.report }
     }
 
-    pub(super) fn ended(&self) -> &'a dyn Ended {
-        &*self.origin.ended
+    pub(super) fn ended(&self) -> &'a Archive {
+        &self.origin.ended
     }
 
     /// The path of a numbered file.

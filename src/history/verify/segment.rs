@@ -116,8 +116,13 @@ fn check_file(run: &mut Run<'_>, stamps: &Stamps, next: Option<&Generation>, end
         commits::check(run, path, stamps, &log, end.frame);
     }
     if let Some(fault) = frame_index::fault(run.ended(), generation, &log)? {
-        let message = format!("{fault}: delete it, it is derived from its log");
-        run.found(Finding::new(run.file(number, ArchiveFile::Index), message));
+        let index = run.file(number, ArchiveFile::Index);
+        let message = if index == path {
+            format!("the index of generation {number} in it is wrong: {fault}")
+        } else {
+            format!("{fault}: delete it, it is derived from its log")
+        };
+        run.found(Finding::new(index, message));
     }
     Ok(())
 }

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    error::Result,
+    error::{ErrorKind, Result},
     finding::Finding,
-    history::{ended, stamp_file::check_version},
+    history::stamp_file::check_version,
     layout::ArchiveFile,
     stamps::{Lineage, Slot, Stamps},
     units::GenerationNumber,
@@ -42,7 +42,11 @@ pub(super) fn check_all(run: &mut Run<'_>, observation: &Observation) -> Result<
             continue;
         }
         // If the file is pruned or renamed concurrently, the next observation shows it.
-        let bytes = ended::read(run.ended(), number, ArchiveFile::Stamps)?;
+        let bytes = match run.ended().read(number, ArchiveFile::Stamps) {
+            // The pack with the stamps is damaged, which is a finding.
+            Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+            bytes => bytes?,
+        };
         check_version(&path, bytes.as_deref().unwrap_or_default())?;
         match bytes.as_deref().map(Stamps::parse) {
             None => run.found(Finding::new(&path, "it is gone")),

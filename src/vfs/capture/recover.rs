@@ -139,7 +139,14 @@ impl Capture {
     /// The number of a generation that begins a history.
     fn next_number(&self) -> Result<GenerationNumber> {
         let retained = self.retained()?.map_or(GenerationNumber::FIRST, |retained| retained.from);
-        Ok(self.newest()?.map_or(GenerationNumber::FIRST, GenerationNumber::next).max(retained))
+        let newest = self.newest()?.max(self.newest_packed()?);
+        Ok(newest.map_or(GenerationNumber::FIRST, GenerationNumber::next).max(retained))
+    }
+
+    /// The newest generation in a pack. Stamps with later numbers exist unless they were lost.
+    fn newest_packed(&self) -> Result<Option<GenerationNumber>> {
+        let names = Disk::list(self.paths.dir())?;
+        Ok(names.iter().filter_map(|name| ArchivePaths::parse_pack(name)).map(|span| span.last).max())
     }
 
     /// The retention mark of the history. `None` if it does not exist or is damaged, which does not prevent writes.

@@ -212,7 +212,7 @@ fn every_kind_of_database_recognises_its_file() {
 /// The page format and salt that the catalog records for a database.
 fn recorded(fleet: &Fleet, name: &str) -> (Option<String>, Option<Vec<u8>>) {
     let catalog = Connection::open(fleet.plane.root().join("control.db")).unwrap();
-    let sql = "SELECT page_format, file_salt FROM databases WHERE name = ?1";
+    let sql = "SELECT page_format, file_salt FROM database_rows WHERE name = ?1";
     catalog.query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
 }
 
