@@ -264,6 +264,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn beginning_keeps_what_fits(extents in extents(), limit in 0..20_000_u64) {
             let size = |at: usize| rest(&pruned(&extents, at), 0);
