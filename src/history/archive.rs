@@ -67,6 +67,12 @@ impl Archive {
         Self { store, slots: Arc::new(Mutex::new(Rank::Packs, None)) }
     }
 
+    /// This archive without the packs that it has opened. A thread with its own descriptors cannot read those, and must not leave
+    /// the packs that it opens to others.
+    pub(super) fn reopened(&self) -> Self {
+        Self::new(Arc::clone(&self.store))
+    }
+
     /// The archive directory beside a database.
     pub(crate) fn local(disk: Disk, paths: ArchivePaths) -> Self {
         Self::new(Arc::new(LocalArchive::new(disk, paths)))
@@ -77,11 +83,13 @@ impl Archive {
         &*self.store
     }
 
-    /// The files that exist. Of a generation in a pack, only the stamps are listed.
+    /// The files that exist. Of a generation in a pack, the stamps and the index are listed.
     pub(crate) fn list(&self) -> Result<BTreeSet<NumberedFile>> {
         let (mut files, slots) = self.observe()?;
         for slot in &*slots {
-            files.extend(slot.span.numbers().map(|number| (number, ArchiveFile::Stamps)));
+            for file in [ArchiveFile::Stamps, ArchiveFile::Index] {
+                files.extend(slot.span.numbers().map(|number| (number, file)));
+            }
         }
         Ok(files)
     }

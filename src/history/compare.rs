@@ -46,7 +46,8 @@ pub(super) fn ends_in_database(timeline: &Timeline, stamps: &Stamps) -> Result<b
 pub(crate) fn is_at_end(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
     // The image is also read in that closure, which on Linux has its own descriptors.
     let same = open_databases(|| {
-        plan::image_at_end(timeline, stamps).and_then(|image| has_pages(&timeline.origin.data, &image))
+        let timeline = timeline.reopened();
+        plan::image_at_end(&timeline, stamps).and_then(|image| has_pages(&timeline.origin.data, &image))
     })?;
     match same {
         // A generation cannot continue a damaged or missing one.

@@ -50,7 +50,7 @@ pub(crate) struct Origin {
 }
 
 /// The history of one database at one observation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     pub(super) origin: Origin,
     /// Whether the database has the mark of one that is unchanged since its creation.
@@ -206,6 +206,13 @@ impl Origin {
 }
 
 impl Timeline {
+    /// This observation for a thread with its own descriptors.
+    pub(super) fn reopened(&self) -> Self {
+        let mut timeline = self.clone();
+        timeline.origin.ended = self.origin.ended.reopened();
+        timeline
+    }
+
     /// Whether no generation has stamps.
     pub(crate) fn is_empty(&self) -> bool {
         self.numbers.is_empty()
