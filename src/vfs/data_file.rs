@@ -19,7 +19,7 @@ use super::{
     seal::pages::Sealed,
 };
 use crate::{
-    page::PageCodec,
+    page::{HEADER_LEN, Header, PageCodec},
     sys::{read_buf::ReadBuf, wal_index::WalIndex},
 };
 
@@ -66,6 +66,13 @@ impl DataFile {
     fn answer(&self, result: Result<(), VfsError>) -> c_int {
         self.connection.answer(result.map(|()| SQLITE_OK))
     }
+}
+
+/// The page size in the header of the file, which never changes. `None` if the header is invalid.
+fn page_size(raw: &dyn RawFile) -> Option<u32> {
+    let mut header = [0; HEADER_LEN];
+    let is_read = raw.read(&mut header, 0) == SQLITE_OK;
+    Some(Header::parse(&header).ok().filter(|_| is_read)?.page_size)
 }
 
 impl VfsFile for DataFile {
@@ -157,12 +164,13 @@ impl VfsFile for DataFile {
         registry::adopt(&self.connection, connection, raw);
     }
 
-    fn refused_pragma(&self, name: &str, value: Option<&str>) -> Option<&'static str> {
+    fn refused_pragma(&self, name: &str, value: Option<&str>, raw: &dyn RawFile) -> Option<&'static str> {
         let is_governed = self.connection.limits().is_some();
         if !is_governed && self.connection.sealed().is_none() {
             return None;
         }
-        Limits::refused_pragma(name, value, is_governed)
+        let page_size = || page_size(raw);
+        Limits::refused_pragma(name, value, is_governed.then_some(&page_size))
     }
 
     /// Chunks would leave unencrypted holes, and encrypted files always overwrite safely.

@@ -72,7 +72,7 @@ pub(super) trait VfsFile: Send + Sync {
     fn set_connection(&self, _connection: usize, _raw: &dyn RawFile) {}
 
     /// Why a pragma is refused. `None` if it is permitted.
-    fn refused_pragma(&self, _name: &str, _value: Option<&str>) -> Option<&'static str> {
+    fn refused_pragma(&self, _name: &str, _value: Option<&str>, _raw: &dyn RawFile) -> Option<&'static str> {
         None
     }
 

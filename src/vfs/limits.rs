@@ -158,17 +158,24 @@ impl Limits {
 
     /// Why a pragma is refused because it would change a setting that the fleet requires. `None` if it is permitted.
     ///
-    /// A file that SQL opened by its path keeps its journal mode and page size, but must share its locks like any other.
-    pub(super) fn refused_pragma(name: &str, value: Option<&str>, is_governed: bool) -> Option<&'static str> {
+    /// `page_size` returns the page size of a database of a fleet, which libraries set to its value. It is `None` for a file that
+    /// SQL opened by its path: such a file may change its journal mode and page size, but must share its locks like any other.
+    pub(super) fn refused_pragma(
+        name: &str,
+        value: Option<&str>,
+        page_size: Option<&dyn Fn() -> Option<u32>>,
+    ) -> Option<&'static str> {
         let value = value.map(|value| value.trim_matches(['\'', '"', ' ']).to_ascii_lowercase());
         match (name.to_ascii_lowercase().as_str(), value.as_deref()) {
-            ("journal_mode", Some(mode)) if mode != "wal" && is_governed => {
+            ("journal_mode", Some(mode)) if mode != "wal" && page_size.is_some() => {
                 Some("the journal mode of a database in a fleet is WAL and stays WAL")
             }
             ("locking_mode", Some(mode)) if mode != "normal" => {
                 Some("the locking mode of a database in a fleet is NORMAL and stays NORMAL")
             }
-            ("page_size", Some(_)) if is_governed => {
+            ("page_size", Some(size))
+                if page_size.is_some_and(|is| size.parse().ok().is_none_or(|size| is() != Some(size))) =>
+            {
                 Some("the page size of a database in a fleet cannot be changed")
             }
             (name, Some(_)) if is_about_keys(name) => Some(
@@ -212,22 +219,29 @@ mod tests {
             ("journal_mode", "off"),
             ("locking_mode", "exclusive"),
             ("page_size", "8192"),
+            ("page_size", "0x1000"),
             ("key", "secret"),
             ("HexReKey", "'00'"),
             ("cipher_compatibility", "3"),
         ] {
-            assert!(Limits::refused_pragma(name, Some(value), true).is_some(), "{name}={value}");
+            let refused = Limits::refused_pragma(name, Some(value), Some(&|| Some(4096)));
+            assert!(refused.is_some(), "{name}={value}");
         }
         for (name, value) in [
             ("journal_mode", Some("WAL")),
             ("journal_mode", None),
             ("locking_mode", Some("normal")),
             ("cache_size", Some("1")),
+            ("Page_Size", Some("'4096'")),
+            ("page_size", None),
             // Programs detect SQLCipher by it.
             ("cipher_version", None),
             ("foreign_key_check", Some("t")),
         ] {
-            assert!(Limits::refused_pragma(name, value, true).is_none(), "{name}");
+            assert!(Limits::refused_pragma(name, value, Some(&|| Some(4096))).is_none(), "{name}");
         }
+        // The header of the file is unreadable.
+        assert!(Limits::refused_pragma("page_size", Some("4096"), Some(&|| None)).is_some());
+        assert!(Limits::refused_pragma("page_size", Some("8192"), None).is_none());
     }
 }

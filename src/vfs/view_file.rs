@@ -53,8 +53,8 @@ impl VfsFile for ViewFile {
         self.0.belongs_to(connection);
     }
 
-    fn refused_pragma(&self, name: &str, value: Option<&str>) -> Option<&'static str> {
-        Limits::refused_pragma(name, value, false)
+    fn refused_pragma(&self, name: &str, value: Option<&str>, _: &dyn RawFile) -> Option<&'static str> {
+        Limits::refused_pragma(name, value, None)
     }
 
     fn describe(&self, code: c_int) -> Option<FileInfo> {

@@ -371,3 +371,15 @@ fn connection_that_cannot_be_prepared_admits_no_transaction() {
     let next = self::lease(&fleet, "orders");
     open(next.uri()).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
 }
+
+#[test]
+fn page_size_may_be_set_to_its_value() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let lease = lease(&fleet, "orders");
+    for connection in [open(lease.uri()).unwrap(), fleet.connect("orders")] {
+        connection.execute_batch("PRAGMA page_size = 4096; PRAGMA page_size = '4096'; VACUUM").unwrap();
+        connection.execute_batch("PRAGMA page_size = 8192").unwrap_err();
+        assert_eq!(count(&connection, "PRAGMA page_size"), 4096);
+    }
+}

@@ -14,6 +14,7 @@ use super::call::with_file;
 use crate::vfs::{
     file::{FileInfo, VfsFile},
     leased::LeasedFile,
+    raw_file::RawFile,
 };
 
 /// The file control of [`describe`]. SQLite passes unknown operations on to the VFS, and reserves numbers below 100.
@@ -87,7 +88,7 @@ pub(super) unsafe extern "C" fn file_control(
                 }
                 // The argument points to the address of SQLite's connection.
                 ffi::SQLITE_FCNTL_PDB => layers.set_connection(*argument.cast::<usize>(), real),
-                ffi::SQLITE_FCNTL_PRAGMA if refuse_pragma(layers, argument.cast()) => {
+                ffi::SQLITE_FCNTL_PRAGMA if refuse_pragma(layers, real, argument.cast()) => {
                     return ffi::SQLITE_ERROR;
                 }
                 // Nothing is mapped. The file below must not be extended for a mapping.
@@ -128,14 +129,14 @@ unsafe fn prefix_name(name: *mut *mut c_char) {
 /// # Safety
 ///
 /// `argument` is that of `SQLITE_FCNTL_PRAGMA`: the message, the name and the value.
-unsafe fn refuse_pragma(layers: &dyn VfsFile, argument: *mut *mut c_char) -> bool {
+unsafe fn refuse_pragma(layers: &dyn VfsFile, raw: &dyn RawFile, argument: *mut *mut c_char) -> bool {
     // SAFETY: the caller passes three pointers. The name and the value are null or C strings. SQLite frees the message.
     unsafe {
         let text = |at: usize| {
             let text: *mut c_char = *argument.add(at);
             (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy())
         };
-        let refused = text(1).and_then(|name| layers.refused_pragma(&name, text(2).as_deref()));
+        let refused = text(1).and_then(|name| layers.refused_pragma(&name, text(2).as_deref(), raw));
         let Some(message) = refused.and_then(|refused| CString::new(refused).ok()) else { return false };
         *argument = ffi::sqlite3_mprintf(c"%s".as_ptr(), message.as_ptr());
         true
