@@ -88,7 +88,8 @@ pub(crate) const fn describe(code: c_int) -> Option<(ErrorKind, &'static str)> {
         LEASE_ALTERED => (ErrorKind::Invalid, "the URI is not the one that Lease::uri returns"),
         LEASE_ATTACHED => (
             ErrorKind::Invalid,
-            "a lease opens the main database of a connection only; attach a database of the fleet with ControlPlane::attach",
+            "a lease opens the main database of a connection, once an automatic extension has prepared it: attach a database of \
+             the fleet with ControlPlane::attach, and let no other automatic extension run SQL before it or remove it",
         ),
         _ => return None,
     })

@@ -6,7 +6,7 @@ use super::{CatalogGovernor, ConnectOptions, prepare, prepare_to_read};
 use crate::{
     error::{Error, Result},
     sqlite,
-    vfs::{Fencing, Grant, Terms},
+    vfs::{Access, Fencing, Grant, Terms},
 };
 
 /// A URI under which SQLite's users in this process open one database of the fleet.
@@ -29,7 +29,7 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
-    /// Returns the URI, `file:<path>?vfs=litefleet&lease=<number>`.
+    /// Returns the URI: the path of the file, and parameters that name the lease and the VFS. Treat it as opaque.
     #[must_use]
     pub fn uri(&self) -> &str {
         &self.uri
@@ -44,7 +44,7 @@ pub(crate) fn lease(path: &Path, governor: CatalogGovernor, options: &ConnectOpt
         path: path.to_owned(),
         source: Arc::new(governor),
         fence: fencing(options),
-        is_immutable: false,
+        access: Access::Write,
         prepare: Box::new(move |connection| prepare(connection, &settings)),
     };
     let grant = Grant::new(terms)?;
@@ -63,7 +63,7 @@ pub(crate) fn lease_to_read(
         path: path.to_owned(),
         source: Arc::new(governor.reading()),
         fence: fencing(options),
-        is_immutable: uri.ends_with(sqlite::IMMUTABLE),
+        access: if uri.ends_with(sqlite::IMMUTABLE) { Access::Immutable } else { Access::Read },
         prepare: Box::new(move |connection| {
             prepare_to_read(connection, &settings).map_err(|error| Error::from_sqlite(connection, error))
         }),

@@ -3,7 +3,8 @@
 use std::{ffi::c_int, sync::Arc};
 
 use rusqlite::ffi::{
-    SQLITE_FCNTL_CHUNK_SIZE, SQLITE_FCNTL_POWERSAFE_OVERWRITE, SQLITE_IOERR_SHORT_READ, SQLITE_OK,
+    SQLITE_FCNTL_CHUNK_SIZE, SQLITE_FCNTL_POWERSAFE_OVERWRITE, SQLITE_IOERR_SHORT_READ, SQLITE_LOCK_SHARED,
+    SQLITE_OK,
 };
 
 use super::{
@@ -37,9 +38,17 @@ impl DataFile {
         Self { connection, name, lease }
     }
 
-    /// Admits a lock of the file. No transaction begins without one.
+    /// Fails if the file is leased and its connection is not prepared.
+    fn check_lease(&self) -> Result<(), VfsError> {
+        self.lease.as_ref().map_or(Ok(()), |lease| lease.check())
+    }
+
+    /// Admits a lock of the file. No transaction begins without the SHARED lock. A connection whose preparation failed takes the
+    /// EXCLUSIVE lock as it closes, so that it leaves no WAL behind.
     fn admit_lock(&self, level: c_int) -> Result<(), VfsError> {
-        self.lease.as_ref().map_or(Ok(()), |lease| lease.check())?;
+        if level == SQLITE_LOCK_SHARED {
+            self.check_lease()?;
+        }
         self.connection.before_lock(level)
     }
 
@@ -77,6 +86,12 @@ fn page_size(raw: &dyn RawFile) -> Option<u32> {
 
 impl VfsFile for DataFile {
     fn read(&self, into: &mut ReadBuf<'_>, at: u64, raw: &dyn RawFile) -> c_int {
+        // SQLite reads the header before it prepares the connection. It takes no locks of an immutable file.
+        if into.len() > HEADER_LEN
+            && let Err(refusal) = self.check_lease()
+        {
+            return self.answer(Err(refusal));
+        }
         let Some(sealed) = self.connection.sealed() else { return raw.read_buf(into, at) };
         let code = if sealed.read_ahead(into, at, raw) { SQLITE_OK } else { raw.read_buf(into, at) };
         if code != SQLITE_OK && code != SQLITE_IOERR_SHORT_READ {
@@ -132,7 +147,9 @@ impl VfsFile for DataFile {
     }
 
     fn shm_lock(&self, lock: ShmLock, raw: &mut dyn FnMut() -> c_int) -> c_int {
-        let admitted = self.answer(self.connection.before_shm_lock(lock));
+        // A connection of a shared cache keeps the lock of the file for the others.
+        let leased = if lock.take { self.check_lease() } else { Ok(()) };
+        let admitted = self.answer(leased.and_then(|()| self.connection.before_shm_lock(lock)));
         if admitted != SQLITE_OK {
             return admitted;
         }

@@ -203,7 +203,8 @@ impl fmt::Display for VfsError {
                 "the URI is not that of its lease: use the URI that Lease::uri returns, with a file, VFS and locks unchanged",
             ),
             Self::LeaseAttached => f.write_str(
-                "a lease opens the main database of a connection only; attach a database of the fleet with ControlPlane::attach",
+                "a lease opens the main database of a connection, once an automatic extension has prepared it: attach a database of \
+                 the fleet with ControlPlane::attach, and let no other automatic extension run SQL before it or remove it",
             ),
         }
     }

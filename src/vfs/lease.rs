@@ -40,10 +40,19 @@ pub(crate) struct Terms {
     pub(crate) path: PathBuf,
     pub(crate) source: Arc<dyn PolicySource>,
     pub(crate) fence: Fencing,
-    /// Whether the file is opened as immutable.
-    pub(crate) is_immutable: bool,
+    pub(crate) access: Access,
     /// Runs with the fence raised.
     pub(crate) prepare: Prepare,
+}
+
+/// How the file is opened, whatever the library asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Write,
+    /// A file that is opened to be read is never written to, not even by a checkpoint: no history would be kept.
+    Read,
+    /// Read without locks, as a file that nobody can change.
+    Immutable,
 }
 
 /// Whether the SQL of leased connections is fenced.
@@ -104,8 +113,9 @@ impl Number {
 pub(super) struct Claim<'a> {
     /// The value of the parameter `lease`.
     pub(super) number: &'a [u8],
-    /// Whether the URI turns off the locks of the file.
-    pub(super) has_no_locks: bool,
+    /// Whether the URI turns off the locks of the file, or the write locks of its shared memory. The connections of a process share
+    /// that memory, so the latter would make all of them read-only.
+    pub(super) is_not_locked: bool,
     /// Whether the URI says that the file never changes.
     pub(super) is_immutable: bool,
 }
@@ -114,11 +124,17 @@ pub(super) struct Claim<'a> {
 pub(super) fn claim(claim: Claim<'_>, path: &Path, fence: Fencing) -> Result<Arc<Terms>, VfsError> {
     let terms = Number::parse(claim.number).and_then(|number| LEASES.lock_or_recover().get(&number).cloned());
     let terms = terms.ok_or(VfsError::LeaseEnded)?;
-    let is_same = terms.path == path && terms.fence == fence && terms.is_immutable == claim.is_immutable;
-    if !is_same || claim.has_no_locks {
+    let is_same = terms.path == path
+        && terms.fence == fence
+        && (terms.access == Access::Immutable) == claim.is_immutable;
+    if !is_same || claim.is_not_locked {
         return Err(VfsError::LeaseAltered);
     }
-    // The file at the path may be that of another database by now.
+    // The file at the path may be that of another database if the catalog has changed.
+    let granted_at = terms.source.first_rules().map(|(stamp, _)| stamp);
+    if granted_at.is_some() && granted_at == terms.source.stamp() {
+        return Ok(terms);
+    }
     match terms.source.rules() {
         Ok(Some(_)) => Ok(terms),
         Ok(None) => Err(VfsError::Destroyed),

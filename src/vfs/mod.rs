@@ -85,7 +85,7 @@ pub(crate) use error::VfsError;
 pub(crate) use fence::Action;
 pub(crate) use grant::Grant;
 pub(crate) use hand_over::NotOpened;
-pub(crate) use lease::{Fencing, Terms};
+pub(crate) use lease::{Access, Fencing, Terms};
 pub(crate) use policy::{History, HistoryMode, NoPolicy, Policy, PolicySource, Sealing};
 pub(crate) use seal::scratch::{Scratch, ScratchFile};
 pub(crate) use shim::{drop_modules, reserve_in_vacuum};

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::ffi::{SQLITE_OPEN_CREATE, SQLITE_OPEN_MAIN_DB, SQLITE_OPEN_MAIN_JOURNAL, SQLITE_OPEN_WAL};
+use rusqlite::ffi::{
+    SQLITE_OPEN_CREATE, SQLITE_OPEN_MAIN_DB, SQLITE_OPEN_MAIN_JOURNAL, SQLITE_OPEN_READONLY,
+    SQLITE_OPEN_READWRITE, SQLITE_OPEN_WAL,
+};
 
 use super::{
     connection::DbConnection,
@@ -18,7 +21,7 @@ use super::{
     file::VfsFile,
     hand_over,
     history_view::View,
-    lease::{self, Claim, Fencing, Leased, Terms},
+    lease::{self, Access, Claim, Fencing, Leased, Terms},
     peers::Peer,
     policy::PolicySource,
     raw_file::{FileLocks, RawFile},
@@ -147,7 +150,8 @@ impl Kind {
     pub(super) fn flags(&self, flags: c_int) -> c_int {
         match self {
             // A missing file belongs to a destroyed database, which must not reappear empty.
-            Self::Leased(_) => flags & !SQLITE_OPEN_CREATE,
+            Self::Leased(terms) if terms.access == Access::Write => flags & !SQLITE_OPEN_CREATE,
+            Self::Leased(_) => flags & !(SQLITE_OPEN_CREATE | SQLITE_OPEN_READWRITE) | SQLITE_OPEN_READONLY,
             _ => flags,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Such a library is played by `rusqlite`, with the flags of those that demand most: diesel's, which create files.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use litefleet::{
     AttachOptions, Cipher, ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, EncryptionKey,
@@ -12,6 +12,7 @@ use litefleet::{
 
 use crate::{
     crash::{child_arguments, child_of},
+    filesystem::Mounted,
     support::{Fleet, count, names, refused},
 };
 
@@ -174,6 +175,7 @@ fn altered_uri_and_plain_path_are_refused() {
         (uri.replace("vfs=litefleet", "vfs=litefleet-unfenced"), ErrorKind::Invalid),
         (format!("{uri}&nolock=1"), ErrorKind::Invalid),
         (format!("{uri}&immutable=1"), ErrorKind::Invalid),
+        (format!("{uri}&readonly_shm=1"), ErrorKind::Invalid),
         (format!("{uri}0"), ErrorKind::NotFound),
         (format!("{start}={}", &number[1..]), ErrorKind::NotFound),
         (format!("{start}=+{}", &number[1..]), ErrorKind::NotFound),
@@ -209,10 +211,13 @@ fn shared_cache_is_refused() {
     let fleet = Fleet::new();
     fleet.create("orders");
     let lease = lease(&fleet, "orders");
+    let dir = fleet.plane.root().join("default/orders");
+    let before = names(&dir);
     let shared = Connection::open_with_flags(lease.uri(), URI | OpenFlags::SQLITE_OPEN_SHARED_CACHE);
     let error = shared.unwrap_err().to_string();
     assert!(error.contains("shared cache"), "{error}");
     open(&format!("{}&cache=shared", lease.uri())).unwrap_err();
+    assert_eq!(names(&dir), before);
     open(&format!("{}&cache=private", lease.uri())).unwrap();
 }
 
@@ -382,4 +387,60 @@ fn page_size_may_be_set_to_its_value() {
         connection.execute_batch("PRAGMA page_size = 8192").unwrap_err();
         assert_eq!(count(&connection, "PRAGMA page_size"), 4096);
     }
+}
+
+/// A checkpoint of such a connection would discard commits that no history has kept.
+#[test]
+fn lease_of_a_read_only_fleet_writes_nothing_under_an_altered_mode() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let writer = fleet.connect("orders");
+    writer.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1)").unwrap();
+    let plane = ControlPlane::open_read_only(fleet.plane.root()).unwrap();
+    let lease = plane.lease("orders", ConnectOptions::default()).unwrap();
+    let data = fleet.plane.database_path("orders").unwrap();
+    let before = fs::read(&data).unwrap();
+    let connection = open(&lease.uri().replace("mode=ro", "mode=rw")).unwrap();
+    assert!(connection.is_readonly("main").unwrap());
+    let _refused = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    connection.execute_batch("INSERT INTO t VALUES (2)").unwrap_err();
+    assert_eq!(count(&connection, "SELECT count(*) FROM t"), 1);
+    assert_eq!(fs::read(&data).unwrap(), before);
+}
+
+#[test]
+fn attached_lease_of_an_immutable_file_is_not_read() {
+    let fleet = Fleet::new();
+    let Some(disk) = Mounted::new(&["-t", "tmpfs", "tmpfs"]) else { return };
+    fleet.create("orders");
+    fleet.run("orders", "CREATE TABLE t(a)");
+    let root = disk.0.path().join("root");
+    assert!(Command::new("cp").arg("-a").args([fleet.plane.root(), &root]).status().unwrap().success());
+    assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(disk.0.path()).status().unwrap().success());
+    let plane = ControlPlane::open_read_only(&root).unwrap();
+    let lease = plane.lease("orders", ConnectOptions::default()).unwrap();
+    assert_eq!(count(&open(lease.uri()).unwrap(), "SELECT count(*) FROM t"), 0);
+    let other = Connection::open_with_flags(":memory:", URI).unwrap();
+    assert_eq!(kind(&other, &format!("ATTACH '{}' AS x", lease.uri())), ErrorKind::Invalid);
+    assert_eq!(kind(&other, "SELECT * FROM x.t"), ErrorKind::Sql);
+}
+
+#[test]
+fn refused_opens_leave_no_descriptor_open() {
+    let fleet = Fleet::new();
+    fleet.create("orders");
+    let lease = lease(&fleet, "orders");
+    let descriptors = || {
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let root = fleet.plane.root();
+        let ours = open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|file| file.starts_with(root)));
+        ours.filter(|entry| fs::read_link(entry.path()).unwrap().ends_with("data.db")).count()
+    };
+    for _ in 0..50 {
+        open(&format!("{}&nolock=1", lease.uri())).unwrap_err();
+        open(&format!("{}&cache=shared", lease.uri())).unwrap_err();
+        let other = Connection::open_with_flags(":memory:", URI).unwrap();
+        other.execute_batch(&format!("ATTACH '{}' AS x", lease.uri())).unwrap_err();
+    }
+    assert_eq!(descriptors(), 0);
 }

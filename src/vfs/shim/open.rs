@@ -43,10 +43,11 @@ unsafe fn claim<'a>(name: *const c_char) -> Option<Claim<'a>> {
     // SAFETY: the caller upholds the contract. A parameter is part of the name.
     unsafe {
         let number = ffi::sqlite3_uri_parameter(name, c"lease".as_ptr());
+        let is = |parameter: &CStr| ffi::sqlite3_uri_boolean(name, parameter.as_ptr(), 0) != 0;
         (!number.is_null()).then(|| Claim {
             number: CStr::from_ptr(number).to_bytes(),
-            has_no_locks: ffi::sqlite3_uri_boolean(name, c"nolock".as_ptr(), 0) != 0,
-            is_immutable: ffi::sqlite3_uri_boolean(name, c"immutable".as_ptr(), 0) != 0,
+            is_not_locked: is(c"nolock") || is(c"readonly_shm"),
+            is_immutable: is(c"immutable"),
         })
     }
 }
