@@ -47,8 +47,8 @@ impl GenerationLog {
         let is_live = timeline.live.as_ref().is_some_and(|live| live.generation == *generation);
         if is_live
             && let Some((file, log)) = Log::open_live(&timeline.origin.data, &path, generation.salts)?
-            // A WAL that was restarted during the read has lost frames that are in the archive. The same holds for a WAL whose
-            // next header was lost in a power failure.
+            // A WAL that was restarted during the read has lost frames that are in the archive, and so has a WAL whose next
+            // header was lost in a power failure.
             && log.is_current(&file, &path)?
             && (!log.frames.is_empty() || !timeline.ended().exists(generation.number, ArchiveFile::Segment)?)
         {
