@@ -94,7 +94,8 @@ fn server_with_unreadable_catalog_is_not_ready() {
     let server = Server::new();
     assert_eq!(server.send("GET", "/ready", &[], &[]).status, 200);
     let catalog = rusqlite::Connection::open(server.root().join("control.db")).unwrap();
-    catalog.execute_batch("ALTER TABLE groups RENAME TO gone").unwrap();
+    // Otherwise SQLite checks the views too, one of which fails on purpose.
+    catalog.execute_batch("PRAGMA legacy_alter_table = ON; ALTER TABLE groups RENAME TO gone").unwrap();
     let response = server.send("GET", "/ready", &[], &[]);
     assert_eq!(response.status, 500, "{response:?}");
     assert_eq!(server.send("GET", "/health", &[], &[]).status, 200);
