@@ -178,7 +178,7 @@ fn signalled_export_leaves_no_files() {
     let nothing = Vec::<std::ffi::OsString>::new();
     // The export may complete before it checks for the signal, so this is tried several times.
     let cancelled = |signal: &str, number: i32| {
-        for _ in 0..20 {
+        for _ in 0..100 {
             let output = run_signalled(&root, &target, &[signal], "");
             if let Some(output) = output.filter(|output| !output.status.success()) {
                 let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
