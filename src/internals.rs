@@ -1,54 +1,17 @@
 //! Internals for benches, fuzzers and tests, without any stability guarantee.
 
-use std::fmt;
-
 pub use crate::disk::storage::{Entry, Lock, Metadata, Mount, Open, Os, Storage, mount};
 
 #[cfg(not(all(target_os = "linux", not(litefleet_posix))))]
 pub use crate::sys::sqlite_file::{Access, SqliteFile};
 
+pub use crate::pages::Pages;
+
 use crate::{
-    api::RemoteEncryption,
-    cipher::Nonces,
-    error::{Error, ErrorKind, Result},
-    page::{self, HEADER_LEN, PageCodec, Seal},
+    error::Result,
+    page::{self, HEADER_LEN},
     wal,
 };
-
-/// Seals and opens the pages of an imaginary file.
-pub struct Pages {
-    codec: PageCodec,
-    nonces: Nonces,
-}
-
-impl fmt::Debug for Pages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pages").field(&self.codec).finish()
-    }
-}
-
-impl Pages {
-    /// Creates the codec of a new file.
-    ///
-    /// # Errors
-    ///
-    /// Fails with [`ErrorKind::Invalid`] without a cipher, or if the pages are too small for it.
-    pub fn new(encryption: &RemoteEncryption, page_size: u32) -> Result<Self> {
-        let cipher = encryption.cipher().ok_or_else(|| Error::new(ErrorKind::Invalid, "no cipher"))?;
-        let seal = Seal::new(encryption.page_format().unwrap_or_default(), cipher, encryption.key())?;
-        Ok(Self { codec: PageCodec::new(seal, page_size, encryption.key())?, nonces: Nonces::new()? })
-    }
-
-    /// Seals a page into another buffer. Returns whether it succeeded.
-    pub fn seal(&mut self, number: u32, plain: &[u8], sealed: &mut [u8]) -> bool {
-        self.codec.seal_page(number, plain, sealed, &mut self.nonces).is_ok()
-    }
-
-    /// Opens a page in place. Returns whether it succeeded.
-    pub fn open(&self, number: u32, page: &mut [u8]) -> bool {
-        self.codec.open_page(number, page).is_ok()
-    }
-}
 
 /// Returns the page size in a header, plain or sealed.
 ///

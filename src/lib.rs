@@ -24,6 +24,7 @@ mod cipher;
 mod description;
 mod pack;
 mod page;
+mod pages;
 mod seekable;
 mod stamps;
 mod wal;
@@ -142,12 +143,13 @@ pub use seed::upload::Upload;
 pub use size::SizeLimit;
 pub use time::Timestamp;
 
-/// Hooks for test harnesses: failing disk operations and a controlled clock.
+/// Hooks for test harnesses, failing disk operations and a controlled clock; and the codec of pages, to measure it.
 ///
-/// Install them with [`ControlPlaneBuilder::fault_hook`] and [`ControlPlaneBuilder::clock`].
+/// Install the hooks with [`ControlPlaneBuilder::fault_hook`] and [`ControlPlaneBuilder::clock`].
 pub mod testing {
     pub use crate::{
         disk::{DiskOp, FaultHook},
+        pages::{BareCipher, Pages},
         time::ClockFn,
     };
 }

@@ -355,3 +355,29 @@ fn shell_attaches_databases_and_stores_no_keys_in_its_history() {
     let history = fs::read_to_string(root.join(".local/state/litefleet/history")).unwrap();
     assert!(history.contains(".attach b-c") && !history.contains("q6urq6ur"), "{history}");
 }
+
+#[test]
+fn interrupted_bench_removes_its_databases() {
+    let (_dir, root) = root();
+    let benches = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.to_string_lossy().contains(".litefleet-bench-")).collect()
+    };
+    for signal in ["-INT", "-TERM"] {
+        let running = Command::new(env!("CARGO_BIN_EXE_litefleet"))
+            .args(["--json", "bench", "--seconds", "10", "--root"])
+            .arg(&root)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until("the bench does not create databases", || {
+            benches().iter().any(|dir| dir.join("fleet/bench/sealed-history/data.db").exists())
+        });
+        send(signal, &running);
+        let output = running.wait_with_output().unwrap();
+        let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error, serde_json::json!({"error": "cancelled", "kind": "cancelled"}));
+        assert_eq!(benches(), Vec::<PathBuf>::new());
+    }
+}

@@ -1,6 +1,6 @@
 //! The arguments of the command line.
 
-use std::{path::PathBuf, sync::LazyLock};
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -52,6 +52,12 @@ pub(crate) enum Command {
     Recover,
     /// Create, fork, import, encrypt and restore databases in a temporary fleet, and show each step.
     Tour,
+    /// Measure this machine: the nine ciphers, and commits per second on the disk of the fleet. The fleet need not exist.
+    Bench {
+        /// How long to measure.
+        #[arg(long, value_name = "SECONDS", default_value = "10")]
+        seconds: Seconds,
+    },
     /// Print a script that completes commands in a shell.
     Completions {
         /// The shell.
@@ -62,6 +68,19 @@ pub(crate) enum Command {
         /// The directory, which must exist. Without it the page of the program is printed.
         dir: Option<PathBuf>,
     },
+}
+
+/// A duration of up to an hour.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl std::str::FromStr for Seconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+        seconds.map(|seconds| Self(Duration::from_secs_f64(seconds))).ok_or("a number from 0.1 to 3600")
+    }
 }
 
 /// The flags of `serve`. Each can be given in the environment too, as `LITEFLEET_` and its name.

@@ -1,6 +1,7 @@
 //! Runs the commands, each of which makes a few calls of the public API.
 
 pub(crate) mod args;
+mod bench;
 mod create;
 mod history;
 pub(crate) mod interrupt;
@@ -63,6 +64,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Serve(options) => serve::run(&arguments.root, &options, output),
         Command::Recover => recover::run(&arguments.root, output),
         Command::Tour => tour::run(),
+        Command::Bench { seconds } => bench::run(&arguments.root, seconds.0, output),
         Command::Man { dir } => man(dir.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "litefleet", &mut io::stdout());

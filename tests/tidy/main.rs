@@ -52,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "retention",
         ],
     ),
+    ("pages", &["api", "cipher", "error", "page"]),
     ("description", &["cipher", "error", "history_limit", "name", "page", "size", "time", "retention"]),
     // files: no SQLite
     ("sys", &["error", "sync", "wal"]),
@@ -194,6 +195,7 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/disk/files.rs",
             "src/disk/metadata.rs",
             "src/disk/storage.rs",
+            "src/cli/bench/temporary_dir.rs",
             "src/cli/keys.rs",
             "src/cli/interrupt.rs",
             "src/cli/shell.rs",
@@ -209,6 +211,7 @@ const PLACES: &[(&str, &[&str])] = &[
     (
         ".display()",
         &[
+            "src/cli/bench/temporary_dir.rs",
             "src/cli/keys.rs",
             "src/cli/mod.rs",
             "src/cli/serve.rs",
@@ -247,6 +250,7 @@ const PLACES: &[(&str, &[&str])] = &[
         &[
             "src/api.rs",
             "src/description.rs",
+            "src/cli/bench/report.rs",
             "src/cli/output.rs",
             "src/cli/sql.rs",
             "src/http/body.rs",
