@@ -108,8 +108,8 @@ impl Number {
     }
 }
 
-/// A main database file that a URI asks for under a lease.
-#[derive(Clone, Copy, Debug)]
+/// A main database file that a URI asks for under a lease. `Debug` does not show the number.
+#[derive(Clone, Copy)]
 pub(super) struct Claim<'a> {
     /// The value of the parameter `lease`.
     pub(super) number: &'a [u8],
@@ -118,6 +118,16 @@ pub(super) struct Claim<'a> {
     pub(super) is_not_locked: bool,
     /// Whether the URI says that the file never changes.
     pub(super) is_immutable: bool,
+}
+
+impl fmt::Debug for Claim<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number: _, is_not_locked, is_immutable } = self;
+        f.debug_struct("Claim")
+            .field("is_not_locked", is_not_locked)
+            .field("is_immutable", is_immutable)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Returns the terms under which a file is opened.
@@ -192,6 +202,12 @@ fn check_private_cache(connection: &Connection) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debug_output_of_a_claim_omits_its_number() {
+        let claim = Claim { number: b"0123456789abcdef", is_not_locked: false, is_immutable: false };
+        assert_eq!(format!("{claim:?}"), "Claim { is_not_locked: false, is_immutable: false, .. }");
+    }
 
     #[test]
     fn number_has_32_hexadecimal_digits() {

@@ -14,8 +14,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, ErrorKind, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
-    testing::DiskOp,
+    ConnectOptions, ControlPlane, ErrorKind, Synchronous, Timestamp, VerifyOptions,
+    rusqlite::config::DbConfig, testing::DiskOp,
 };
 
 use crate::support::{Ledger, foreign_connection, now};
@@ -288,6 +288,49 @@ fn segment_is_flushed_before_wal_is_truncated() {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     let seen = seen.lock().unwrap();
     assert!(seen.len() == 1 && seen[0] > 0, "{seen:?}");
+}
+
+/// Otherwise a power loss could keep the record and lose the copied frames. The next copy would then append to a damaged
+/// segment.
+#[test]
+fn copied_segment_is_flushed_before_its_end_record() {
+    for synchronous in [Synchronous::Off, Synchronous::Normal, Synchronous::Full] {
+        let ledger = Ledger::plain();
+        let archive = ledger.database_dir().join("archive");
+        let foreign = foreign_connection(&ledger);
+        foreign.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let hook = {
+            let seen = Arc::clone(&seen);
+            move |step: DiskOp, path: &Path| {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                if name == "000000000001.wal" && step == DiskOp::SyncFile || name == "live.new" {
+                    let has_end =
+                        ["live.stamps", "000000000001.stamps"].map(|of| has_end_record(&archive.join(of)));
+                    seen.lock().unwrap().push((step, has_end.contains(&true)));
+                }
+                Ok(())
+            }
+        };
+        let plane = ControlPlane::builder().fault_hook(Arc::new(hook)).open(ledger.plane.root()).unwrap();
+        let connect = || plane.connect("orders", ConnectOptions::default().synchronous(synchronous)).unwrap();
+        let first = connect();
+        first.execute_batch("CREATE TABLE t(a)").unwrap();
+        foreign.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        seen.lock().unwrap().clear();
+        // A connection that has not flushed anything restarts the WAL.
+        let second = connect();
+        second.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.first(), Some(&(DiskOp::SyncFile, false)), "{synchronous:?}: {seen:?}");
+        assert!(seen.len() > 1 && seen[1..].iter().all(|(_, has_end)| *has_end), "{synchronous:?}: {seen:?}");
+    }
+}
+
+/// Whether a file of stamps has an end record.
+fn has_end_record(stamps: &Path) -> bool {
+    let records = fs::read(stamps).unwrap_or_default();
+    records.get(128..).unwrap_or_default().chunks(32).any(|record| record[..8] == (1_u64 << 63).to_le_bytes())
 }
 
 #[test]

@@ -61,7 +61,6 @@ impl Capture {
     pub(super) fn archive(&self, live: &mut StampLog, how: End<'_>, wal: &dyn LiveWal) -> Result<bool> {
         let Some((file, len, end)) = self.end_of(live, wal)? else { return Ok(false) };
         let segment = self.paths.file(live.generation().number, ArchiveFile::Segment);
-        let is_truncated = matches!(how, End::Truncated);
         match how {
             End::Deleted => {
                 self.cut_off_rest(&file, len)?;
@@ -87,11 +86,9 @@ impl Capture {
         }
         self.copy_log(&file, len, live.generation(), live.stamps()?.last_end(), Place::Exclusive)?;
         self.flush_later(segment);
-        // SQLite destroys the WAL next, so the segment must be durable. With `synchronous=OFF` the segment is not flushed either.
-        // A truncation always flushes, because it may be the first call of a connection, before any flush shows its setting.
-        if is_truncated || self.flushes.load(Relaxed) {
-            self.flush()?;
-        }
+        // The segment is flushed in every synchronous mode: an end record states that the segment is on disk up to its frame. If a
+        // power loss keeps the record and the WAL but not the segment, the next copy would append to a damaged segment.
+        self.flush_unsynced()?;
         self.append_end(live, end)?;
         Ok(true)
     }
