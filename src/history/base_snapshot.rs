@@ -2,7 +2,13 @@
 
 use std::path::Path;
 
-use super::{archive::Archive, errors::damaged, log::Log, overlay::Overlay, snapshot::Staged};
+use super::{
+    archive::Archive,
+    errors::damaged,
+    log::Log,
+    overlay::Overlay,
+    snapshot::{Snapshot, Staged},
+};
 use crate::{
     disk::{DatabaseFile, Disk},
     error::{Error, ErrorKind, Result},
@@ -38,6 +44,19 @@ pub(crate) fn take(disk: &Disk, paths: &ArchivePaths, data: &Path, generation: &
         apply_wal(disk, &layout::beside(data, "-wal"), last, generation, &staged)?;
     }
     staged.publish(disk, paths, &Archive::local(disk.clone(), paths.clone()), generation)
+}
+
+/// Whether the snapshot before the first commit of a generation exists, and the checksum of each of its pages matches.
+pub(crate) fn is_intact(disk: &Disk, paths: &ArchivePaths, generation: &Generation) -> Result<bool> {
+    let ended = Archive::local(disk.clone(), paths.clone());
+    let checked = Snapshot::open(&ended, generation).and_then(|snapshot| match snapshot {
+        Some(snapshot) => snapshot.check_all().map(|()| true),
+        None => Ok(false),
+    });
+    match checked {
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+        checked => checked,
+    }
 }
 
 /// Applies the frames of a WAL up to `last` to a copy of its database.

@@ -419,6 +419,7 @@ impl DbConnection {
     /// Notes the peers and the locks of the file that was opened. `locks` are used until [`leave`](Self::leave).
     pub(super) fn open_with(&self, peers: Arc<Peers>, locks: Arc<dyn FileLocks>) {
         self.state().locks = Some(locks);
+        self.capture.iter().for_each(|capture| capture.share(Arc::clone(peers.known_files())));
         self.peers.get_or_init(|| peers);
     }
 

@@ -59,6 +59,7 @@ mod frames;
 mod grant;
 mod hand_over;
 mod history_view;
+mod known_files;
 mod latch;
 mod lease;
 mod leased;

@@ -22,7 +22,10 @@ use rusqlite::ffi::{
     SQLITE_SHM_EXCLUSIVE, SQLITE_SHM_LOCK, SQLITE_SHM_SHARED, SQLITE_SHM_UNLOCK,
 };
 
-use super::raw_file::{FIRST_READ_LOCK, FileLocks, WRITE_LOCK};
+use super::{
+    known_files::KnownFiles,
+    raw_file::{FIRST_READ_LOCK, FileLocks, WRITE_LOCK},
+};
 use crate::sync::{Guard, Mutex, Rank};
 
 /// How often lost locks are asked for again, all of them each time.
@@ -67,11 +70,12 @@ pub(super) enum Exclusive {
 /// them runs [exclusively](Self::exclusively).
 pub(super) struct Peers {
     open: Mutex<Vec<Arc<dyn Peer>>>,
+    known_files: Arc<KnownFiles>,
 }
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { open: Mutex::new(Rank::Peers, Vec::new()) }
+        Self { open: Mutex::new(Rank::Peers, Vec::new()), known_files: Arc::default() }
     }
 }
 
@@ -85,6 +89,11 @@ impl Peers {
     pub(super) fn lock(&self) -> Guard<'_, Vec<Arc<dyn Peer>>> {
         // The list changes by one insertion or removal at a time.
         self.open.lock_or_recover()
+    }
+
+    /// What the peers know of the files of the history.
+    pub(super) fn known_files(&self) -> &Arc<KnownFiles> {
+        &self.known_files
     }
 
     /// Removes a connection whose file is about to be closed.

@@ -47,5 +47,6 @@ mod snapshot_request;
 #[cfg(feature = "internals")]
 mod storage;
 mod support;
+mod torn_snapshot;
 mod verify;
 mod view;

@@ -47,7 +47,7 @@ impl Capture {
         }
         self.flush_files(unsynced.iter().cloned())?;
         self.check_flush(self.disk().sync_dir(self.paths.dir()))?;
-        self.flushed.store(self.made.load(Relaxed), Relaxed);
+        self.known().set_flushed(self.made.load(Relaxed));
         unsynced.clear();
         Ok(())
     }

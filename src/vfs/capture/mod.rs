@@ -14,11 +14,12 @@ mod live_wal;
 mod recover;
 mod rotate;
 mod stamp_log;
+mod take_over;
 
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -26,7 +27,10 @@ use std::{
 pub(super) use commits::Commits;
 pub(super) use live_wal::LiveWal;
 
-use super::{latch::Latch, limits::HistoryPolicy, peers::Exclusive, policy::History, raw_file::RawFile};
+use super::{
+    known_files::KnownFiles, latch::Latch, limits::HistoryPolicy, peers::Exclusive, policy::History,
+    raw_file::RawFile,
+};
 use crate::{
     disk::{Disk, open_databases},
     error::{Error, ErrorKind, Result},
@@ -70,9 +74,10 @@ pub(super) struct Capture {
     /// The files that must be flushed before the WAL is flushed.
     unsynced: Mutex<Vec<PathBuf>>,
     latch: Arc<Latch>,
-    /// The [seed](Generation::seed) of the generation that this connection began last, and of the one that it flushed last.
+    /// The [seed](Generation::seed) of the generation that the next flush includes.
     made: AtomicU64,
-    flushed: AtomicU64,
+    /// Shared with the other connections of this process to the database. Not shared before the file is open.
+    known: OnceLock<Arc<KnownFiles>>,
     /// Whether this connection has flushed a WAL.
     flushes: AtomicBool,
 }
@@ -132,7 +137,7 @@ impl Capture {
             unsynced: Mutex::new(Rank::Unsynced, Vec::new()),
             latch,
             made: AtomicU64::new(0),
-            flushed: AtomicU64::new(0),
+            known: OnceLock::new(),
             flushes: AtomicBool::new(false),
         }
     }
@@ -144,6 +149,15 @@ impl Capture {
 
     fn disk(&self) -> &Disk {
         &self.history.disk
+    }
+
+    /// Shares what is known of the files with the other connections of this process.
+    pub(super) fn share(&self, known: Arc<KnownFiles>) {
+        let _first = self.known.set(known);
+    }
+
+    fn known(&self) -> &KnownFiles {
+        self.known.get_or_init(Arc::default)
     }
 
     /// Whether the open database file is still at its path. If the database was destroyed during a transaction, the path may
@@ -178,7 +192,12 @@ impl Capture {
             self.check_place()?;
             let (_held, newest) = self.open()?;
             *live = match newest {
-                Some(live) if live.generation().salts == salts && !self.is_pruned(live.generation())? => {
+                Some(live)
+                    if live.generation().salts == salts
+                        && !self.is_pruned(live.generation())?
+                        && self.is_founded(&live)? =>
+                {
+                    self.flush_taken_over(live.generation());
                     Some(live)
                 }
                 _ => None,
@@ -215,22 +234,27 @@ impl Capture {
         let follows = match before {
             None => self.begins(false)?,
             Some(mut before) => {
+                let is_founded = self.is_founded(&before)?;
                 let was = if self.is_pruned(before.generation())? {
                     Was::Unstamped
                 } else if old_salts == Some(before.generation().salts) {
                     let kept = self.archive(&mut before, End::Restarted { raw, moved: &mut moved }, wal)?;
                     self.forget_behind(before.generation().number);
-                    if kept || self.was_kept(&mut before)? { Was::Kept } else { Was::Unused }
+                    match kept || self.was_kept(&mut before)? {
+                        true if is_founded => Was::Kept,
+                        true => Was::Unstamped,
+                        false => Was::Unused,
+                    }
                 } else {
                     self.recover_end(&mut before)?;
                     let stamps = before.stamps()?;
                     match stamps.end() {
                         _ if stamps.commits().is_empty() => Was::Unused,
-                        Some(_) if self.is_at_rest(&stamps)? => Was::Kept,
+                        Some(_) if is_founded && self.is_at_rest(&stamps)? => Was::Kept,
                         _ => Was::Unstamped,
                     }
                 };
-                if was == Was::Unused && self.is_begun_again(&before, header)? {
+                if was == Was::Unused && is_founded && self.is_begun_again(&before, header)? {
                     self.flush_all_later(before.generation());
                     *live = Some(before);
                     return Ok(false);
@@ -285,7 +309,7 @@ impl Capture {
             return Ok(Successor { number, lineage, not_before });
         }
         // Another connection began the generation and may not have flushed it. If its header is lost, the chain ends before it.
-        if self.flushed.load(Relaxed) != generation.seed() {
+        if !self.known().is_flushed(&generation) {
             let begun =
                 [ArchiveFile::Snapshot, ArchiveFile::Sum].map(|of| self.paths.file(generation.number, of));
             let begun = begun.into_iter().filter(|_| generation.begins());
@@ -382,6 +406,7 @@ impl Capture {
             let _removed_by_the_next = self.disk().remove(&self.paths.dir().join("snapshot.new"));
         }
         taken?;
+        self.known().set_intact(generation);
         for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
             self.flush_later(self.paths.file(generation.number, file));
         }

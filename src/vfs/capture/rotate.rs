@@ -4,7 +4,7 @@ use std::{fs::File, path::Path};
 
 use rusqlite::ffi::SQLITE_OK;
 
-use super::{Capture, End, LiveWal, ROOM_MAX, Relaxed, StampLog, copy_log::Place};
+use super::{Capture, End, LiveWal, ROOM_MAX, StampLog, copy_log::Place};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
