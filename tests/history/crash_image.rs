@@ -66,7 +66,7 @@ impl ImageRoot {
         check_compressed(&dir.join("archive"));
         let mut promised = image.kept.clone();
         if image.is_whole {
-            promised.extend(archived(&dir));
+            promised.extend(archived(&dir, scenario.is_shared));
         }
         let retained = word(&dir.join("archive/retained"), 1).unwrap_or(0);
         promised.retain(|generation| *generation >= retained);
@@ -280,11 +280,35 @@ pub(crate) fn live(dir: &Path) -> Option<u64> {
 }
 
 /// The generations before the live one whose logs are in the archive.
-pub(crate) fn archived(dir: &Path) -> BTreeSet<u64> {
+///
+/// A foreign process may restart a WAL whose first commits were copied into the archive. The later ones are then a gap. So with
+/// `is_shared`, the log must have all stamped commits.
+pub(crate) fn archived(dir: &Path, is_shared: bool) -> BTreeSet<u64> {
     let Some(live) = live(dir) else { return BTreeSet::new() };
-    let names = files(&dir.join("archive"));
+    let archive = dir.join("archive");
+    let names = files(&archive);
     let logs = names.iter().filter_map(|name| name.strip_suffix(".zst").unwrap_or(name).strip_suffix(".wal"));
-    logs.map(|number| number.parse().unwrap()).filter(|number| *number < live).collect()
+    let is_whole = |number: &u64| {
+        let stamps = fs::read(archive.join(format!("{number:012}.stamps")));
+        !is_shared || !stamps.is_ok_and(|stamps| has_commit_after_end(&stamps))
+    };
+    logs.map(|number| number.parse().unwrap()).filter(|number| *number < live).filter(is_whole).collect()
+}
+
+/// Whether the last end record of a file of stamps is before the commit that precedes it.
+fn has_commit_after_end(stamps: &[u8]) -> bool {
+    let word = |bytes: &[u8]| u64::from_le_bytes(*bytes.first_chunk().unwrap());
+    let records = stamps.get(128..).unwrap_or_default().chunks_exact(32);
+    let (mut commit, mut end) = (0, 0);
+    for record in records.filter(|record| word(record) != 0) {
+        let frame = word(&record[8..]) & u64::from(u32::MAX);
+        match word(record).wrapping_sub(1 << 63) {
+            0 => end = frame,
+            1 => {}
+            _ => commit = frame,
+        }
+    }
+    commit > end
 }
 
 /// Whether an error names what is missing: a file, or a span of time.

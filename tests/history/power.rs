@@ -83,7 +83,7 @@ pub(crate) struct Scenario {
     /// Whether the run is long enough for snapshots and pruning.
     pub(crate) is_maintained: bool,
     /// Whether a foreign process writes to the database.
-    is_shared: bool,
+    pub(crate) is_shared: bool,
     /// The retention window, and the hours by which the clock advances at each maintenance.
     window: &'static str,
     /// The limit on the size of the history.
@@ -281,7 +281,8 @@ impl Workload {
     fn act(&mut self) {
         match self.random.below(24) {
             20 if self.random.below(2) == 0 => {
-                self.simulated_disk.flush_all(crash_image::archived(&self.dir()));
+                let archived = crash_image::archived(&self.dir(), self.scenario.is_shared);
+                self.simulated_disk.flush_all(archived);
             }
             21..24 if self.scenario.is_shared => self.act_as_foreign_process(),
             0..3 => {
