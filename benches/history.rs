@@ -17,8 +17,8 @@ use std::{
 };
 
 use litefleet::{
-    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, Retention, Seed, Synchronous,
-    Timestamp,
+    ConnectOptions, ControlPlane, CreateDatabaseInput, DatabaseChanges, MaintainOptions, Retention, Seed,
+    Synchronous, Timestamp,
     rusqlite::{Connection, Statement},
 };
 
@@ -179,6 +179,20 @@ fn main() {
         bytes_in(&archive("on"))
     );
     restore(&plane, dir.path(), rounds);
+    plane.maintain_database("on", MaintainOptions::default()).unwrap();
+    println!("after maintenance: archive {} bytes", bytes_in(&archive("on")));
+    restore(&plane, dir.path(), rounds);
+}
+
+/// Opens views of instants throughout the history.
+fn open_views(plane: &ControlPlane, instants: &[Timestamp]) {
+    let open = |at: &Timestamp| {
+        let start = Instant::now();
+        plane.connect_at("on", *at, ConnectOptions::default()).unwrap();
+        start.elapsed().as_secs_f64() * 1e3
+    };
+    let mut times: Vec<_> = instants.iter().map(open).collect();
+    println!("  views open in {:.1?} ms, median {:.1}", times.clone(), median(&mut times));
 }
 
 /// Opens a view of the latest instant, and scans it and the live database.
@@ -225,6 +239,8 @@ fn restore(plane: &ControlPlane, dir: &Path, rounds: u32) {
         fs::remove_file(&copy).unwrap();
         plane.destroy_database("past").unwrap();
     }
+    let instants: Vec<_> = (0..8).map(|part| points[points.len() * (2 * part + 1) / 16].at).collect();
+    open_views(plane, &instants);
     println!("restore to the middle of the log: {:.2} × cp and flush", median(&mut ratios));
     view(plane, at, rounds);
 }

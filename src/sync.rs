@@ -12,8 +12,8 @@
 //! | [`Sessions`](Rank::Sessions) | [`SessionUsage`](Rank::SessionUsage) | a server ends uploads that are idle |
 //! | [`CatalogWriter`](Rank::CatalogWriter) | [`Changes`](Rank::Changes), the ranks of the VFS, [`CatalogReaders`](Rank::CatalogReaders) | a catalog transaction acts on files |
 //! | [`OpenDatabases`](Rank::OpenDatabases) | [`Connection`](Rank::Connection) | a database file opens |
-//! | [`Wal`](Rank::Wal) | [`Capture`](Rank::Capture), [`Seal`](Rank::Seal), [`Limits`](Rank::Limits), [`WalIndex`](Rank::WalIndex) | a frame is written |
-//! | [`Capture`](Rank::Capture) | [`Peers`](Rank::Peers), [`Unsynced`](Rank::Unsynced), [`Connection`](Rank::Connection), the ranks of an image | a generation begins or ends |
+//! | [`Wal`](Rank::Wal) | [`Capture`](Rank::Capture), [`Frames`](Rank::Frames), [`Seal`](Rank::Seal), [`Limits`](Rank::Limits), [`WalIndex`](Rank::WalIndex) | a frame is written |
+//! | [`Capture`](Rank::Capture) | [`Peers`](Rank::Peers), [`Unsynced`](Rank::Unsynced), [`Frames`](Rank::Frames), [`Connection`](Rank::Connection), the ranks of an image | a generation begins or ends |
 //! | [`Peers`](Rank::Peers) | [`Connection`](Rank::Connection), [`WalIndex`](Rank::WalIndex), SQLite's inode mutex | a lock of the database file changes |
 //! | [`Wal`](Rank::Wal), [`Journal`](Rank::Journal) | [`Seal`](Rank::Seal) | a page is sealed |
 //! | [`Seal`](Rank::Seal) | [`Move`](Rank::Move) | a checkpoint writes a page |
@@ -93,6 +93,8 @@ pub(crate) enum Rank {
     Peers,
     /// The files that must be flushed before the WAL is.
     Unsynced,
+    /// The frames that the connections of this process have written to one WAL.
+    Frames,
     /// The nonces and the buffer with which one connection seals pages.
     Seal,
     /// The sealed page that a checkpoint moves.
@@ -147,6 +149,7 @@ impl Rank {
             Self::Capture => "the capture of the history",
             Self::Peers => "the table of peers",
             Self::Unsynced => "the list of unflushed files",
+            Self::Frames => "the frames that this process has written to a WAL",
             Self::Seal => "the state of page encryption",
             Self::Move => "the page of the checkpoint",
             Self::Readahead => "the readahead buffer",

@@ -218,6 +218,9 @@ pub(crate) const INDEX_PAGE_COUNT: usize = 5;
 pub(crate) const INDEX_LAST_FRAME: usize = 4;
 pub(crate) const INDEX_SALTS: usize = 8;
 
+/// The first of the two words in the header of the wal-index with the running checksum of the last committed frame.
+pub(crate) const INDEX_FRAME_CHECKSUM: usize = 6;
+
 /// The first of the two words in the header of the wal-index with the checksum of the words before it.
 const INDEX_CHECKSUM: usize = 10;
 
@@ -231,12 +234,15 @@ pub(crate) struct LastCommit {
     pub(crate) frame: Option<FrameNumber>,
     /// The salts of the WAL.
     pub(crate) salts: Salts,
+    /// The running checksum of that frame as SQLite computed it, which is not the stored one in an encrypted WAL.
+    pub(crate) checksum: WalChecksum,
 }
 
 impl LastCommit {
-    /// The last commit according to words of a wal-index header: the last frame, or 0, and the salts.
-    pub(crate) fn new(frame: u32, salts: [u8; 8]) -> Self {
-        Self { frame: FrameNumber::new(frame), salts: Salts::new(salts) }
+    /// The last commit according to words of a wal-index header: the last frame, or 0, its checksum and the salts.
+    pub(crate) fn new(frame: u32, checksum: [u32; 2], salts: [u8; 8]) -> Self {
+        let checksum = WalChecksum::new(checksum);
+        Self { frame: FrameNumber::new(frame), salts: Salts::new(salts), checksum }
     }
 }
 
@@ -252,9 +258,10 @@ pub(crate) fn last_commit(copies: &[u8; 2 * INDEX_HEADER_LEN]) -> Option<LastCom
         && first == second
         && Words::NATIVE.checksum(WalChecksum::ZERO, &first[..INDEX_CHECKSUM * 4]) == checksum;
     let frame = word(INDEX_LAST_FRAME).filter(|_| is_valid)?;
+    let frame_checksum = [word(INDEX_FRAME_CHECKSUM)?, word(INDEX_FRAME_CHECKSUM + 1)?];
     let mut salts = [0; 8];
     salts.copy_from_slice(&first[INDEX_SALTS * 4..INDEX_SALTS * 4 + 8]);
-    Some(LastCommit::new(frame, salts))
+    Some(LastCommit::new(frame, frame_checksum, salts))
 }
 
 /// How much of a WAL is committed according to a wal-index.
@@ -335,7 +342,8 @@ mod tests {
         let salts = Header::parse(wal.first_chunk().unwrap()).unwrap().salts();
         let shm = std::fs::read(dir.path().join("t.db-shm")).unwrap();
         let copies: [u8; 2 * INDEX_HEADER_LEN] = *shm.first_chunk().unwrap();
-        assert_eq!(last_commit(&copies), Some(LastCommit { frame: FrameNumber::new(2), salts }));
+        let checksum = checksum_in(&wal[HEADER_LEN + FRAME_HEADER_LEN + 4096..]);
+        assert_eq!(last_commit(&copies), Some(LastCommit { frame: FrameNumber::new(2), salts, checksum }));
         for at in 0..INDEX_HEADER_LEN {
             let mut damaged = copies;
             damaged[at] ^= 0x40;

@@ -1,7 +1,7 @@
 //! A file that lists the frames of a segment, so that a restore need not read the segment to find them.
 //!
-//! An index is derived from its segment. The first reader of a whole segment writes it, and an index that does not match is
-//! ignored.
+//! An index is derived from its segment. The connection that archives a log writes it, if the connections of its process have
+//! written all frames of the log. Otherwise the first reader of a whole segment writes it. An index that does not match is ignored.
 
 use std::path::PathBuf;
 
@@ -24,14 +24,29 @@ const HEADER_WORDS: usize = 5;
 const SHRINKS_AT: usize = 4;
 const DOES_NOT_SHRINK: Word = 1;
 
+/// The words of a frame: its page number and, for a commit frame, the page count; and the checksum of its page.
+pub(crate) type FrameWords = [Word; 2];
+
+/// Minimum number of frames of a log for which the connection that archives it writes an index. A reader takes about as long to
+/// read a shorter log as to read its index.
+const INDEXED_MIN: usize = 16;
+
 /// Writes indexes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct IndexWriter<'a> {
-    pub(super) disk: &'a Disk,
-    pub(super) paths: &'a ArchivePaths,
+pub(crate) struct IndexWriter<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) paths: &'a ArchivePaths,
 }
 
 impl IndexWriter<'_> {
+    /// Stores the index of a log that was archived. `frames` are all frames up to `end`.
+    pub(crate) fn store(&self, generation: &Generation, end: &LogEnd, frames: &[FrameWords]) {
+        if frames.len() >= INDEXED_MIN {
+            let ended = Archive::local(self.disk.clone(), self.paths.clone());
+            self.write(&ended, generation, &words(generation, end.checksum, frames));
+        }
+    }
+
     /// Stores an index. A failure is ignored: the next reader writes the index again.
     fn write(&self, ended: &Archive, generation: &Generation, words: &[Word]) {
         let beside = self.staged(generation);
@@ -133,14 +148,21 @@ fn read(ended: &Archive, generation: &Generation) -> Result<Option<Vec<Word>>> {
 
 /// The words of the index of a log.
 pub(super) fn encode(log: &Log, generation: &Generation) -> Vec<Word> {
-    let frames = u32::try_from(log.frames.len()).unwrap_or(u32::MAX);
-    let checksum = Word::from_le_bytes(log.checksum.to_bytes());
-    let mut words = vec![MAGIC, generation.seed(), checksum, frames.into(), 0];
-    for (frame, checksum) in log.frames.iter().zip(&log.page_checksums) {
-        let commit = frame.commit.map_or(0, PageCount::get);
-        words.extend([pair(frame.page_number.get(), commit), checksum.get()]);
-    }
-    words
+    let frames = log.frames.iter().zip(&log.page_checksums);
+    let frames: Vec<_> = frames.map(|(frame, checksum)| frame_words(frame, *checksum)).collect();
+    words(generation, log.checksum, &frames)
+}
+
+pub(crate) fn frame_words(frame: &Frame, checksum: PageChecksum) -> FrameWords {
+    let commit = frame.commit.map_or(0, PageCount::get);
+    [pair(frame.page_number.get(), commit), checksum.get()]
+}
+
+/// The words of the index of a log with these frames. `checksum` is that of the last one.
+fn words(generation: &Generation, checksum: WalChecksum, frames: &[FrameWords]) -> Vec<Word> {
+    let checksum = Word::from_le_bytes(checksum.to_bytes());
+    let header: [Word; HEADER_WORDS] = [MAGIC, generation.seed(), checksum, frames.len() as u64, 0];
+    [&header, frames.as_flattened()].concat()
 }
 
 fn decode(words: &[Word], generation: &Generation) -> Option<Log> {

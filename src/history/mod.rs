@@ -61,6 +61,7 @@ pub(crate) mod verify;
 pub(crate) use checksummed::page_checksum;
 pub(crate) use compare::is_at_end;
 pub(crate) use fallback::ResilientImage;
+pub(crate) use frame_index::{FrameWords, IndexWriter, frame_words};
 pub(crate) use image::HistoricalImage;
 pub(crate) use log::{Log, commit_at, ends_with};
 pub(crate) use maintain::Maintenance;

@@ -68,7 +68,9 @@ impl WalIndex {
             // SQLite copies the salts from the WAL header byte by byte, on machines of either byte order.
             bytes.copy_from_slice(&region.word(word).to_le().to_le_bytes());
         }
-        Some(LastCommit::new(region.word(wal::INDEX_LAST_FRAME), salts))
+        let checksum =
+            [wal::INDEX_FRAME_CHECKSUM, wal::INDEX_FRAME_CHECKSUM + 1].map(|word| region.word(word));
+        Some(LastCommit::new(region.word(wal::INDEX_LAST_FRAME), checksum, salts))
     }
 
     /// Notes that SQLite has mapped a region. A region of another size than SQLite's is ignored.

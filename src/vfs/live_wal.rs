@@ -1,6 +1,6 @@
 //! The WAL of a connection, as capture sees it.
 
-use super::{capture::LiveWal, connection::DbConnection, peers::Exclusive};
+use super::{capture::LiveWal, connection::DbConnection, frame_table::FrameTable, peers::Exclusive};
 use crate::{
     units::Salts,
     wal::{self, LastCommit, SeenFrames},
@@ -21,6 +21,10 @@ impl LiveWal for DbConnection {
         let first = commits.clone().next();
         let last = commits.find(|last| last.salts == salts).or(first);
         last.map_or(SeenFrames::Unknown, |last| wal::seen_frames(last, salts))
+    }
+
+    fn frames(&self) -> &FrameTable {
+        self.peers().frames()
     }
 
     fn exclusively(&self, run: &mut dyn FnMut() -> bool) -> Exclusive {

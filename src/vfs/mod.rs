@@ -55,6 +55,7 @@ mod fence;
 mod fenced;
 mod file;
 mod frame_offset;
+mod frame_table;
 mod frames;
 mod grant;
 mod hand_over;

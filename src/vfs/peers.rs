@@ -23,6 +23,7 @@ use rusqlite::ffi::{
 };
 
 use super::{
+    frame_table::FrameTable,
     known_files::KnownFiles,
     raw_file::{FIRST_READ_LOCK, FileLocks, WRITE_LOCK},
 };
@@ -71,11 +72,16 @@ pub(super) enum Exclusive {
 pub(super) struct Peers {
     open: Mutex<Vec<Arc<dyn Peer>>>,
     known_files: Arc<KnownFiles>,
+    frames: FrameTable,
 }
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { open: Mutex::new(Rank::Peers, Vec::new()), known_files: Arc::default() }
+        Self {
+            open: Mutex::new(Rank::Peers, Vec::new()),
+            known_files: Arc::default(),
+            frames: FrameTable::default(),
+        }
     }
 }
 
@@ -94,6 +100,11 @@ impl Peers {
     /// What the peers know of the files of the history.
     pub(super) fn known_files(&self) -> &Arc<KnownFiles> {
         &self.known_files
+    }
+
+    /// The frames that the peers have written to the WAL.
+    pub(super) fn frames(&self) -> &FrameTable {
+        &self.frames
     }
 
     /// Removes a connection whose file is about to be closed.

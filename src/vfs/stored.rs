@@ -42,6 +42,16 @@ impl<'a> StoredWrite<'a> {
         Some(&self.bytes[self.page?..])
     }
 
+    /// The bytes that are stored, without a frame header that is written separately.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// The stored header of a frame whose header is written.
+    pub(super) fn frame_header(&self) -> &[u8] {
+        if self.head.is_empty() { self.bytes } else { self.head }
+    }
+
     pub(super) fn write(&self, raw: &dyn RawFile) -> c_int {
         if !self.head.is_empty() {
             let code = raw.write(self.head, self.at);

@@ -147,6 +147,8 @@ impl WalFile {
         let code = write.write(raw);
         if code == SQLITE_OK {
             sealed.written();
+        } else {
+            connection.peers().frames().forget();
         }
         Ok(code)
     }

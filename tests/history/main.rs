@@ -24,6 +24,7 @@ mod forged_page_count;
 mod format_versions;
 mod header_only_wal;
 mod history_off;
+mod indexes;
 mod instants;
 mod killed;
 mod limit;

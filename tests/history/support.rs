@@ -52,7 +52,7 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Whether a file of an archive is an index. Indexes are derived: the first reader of a segment writes one.
+/// Whether a file of an archive is an index. Indexes are derived: the writer or the first reader of a segment stores one.
 pub(crate) fn is_index(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension == "index")
 }

@@ -5,7 +5,7 @@
 use super::{Capture, Frame, live_wal::LiveWal};
 use crate::{
     history,
-    units::{FrameNumber, Salts},
+    units::{FrameNumber, Salts, WalChecksum},
     vfs::{error::VfsError, frames::WalEvent, raw_file::RawFile, stored::StoredWrite},
     wal::{self, Header, LastCommit},
 };
@@ -48,17 +48,29 @@ impl Commits {
                 self.is_bare = capture
                     .begin(header, old.as_ref(), raw, wal)
                     .map_err(|error| VfsError::not_kept(&error))?;
+                wal.frames().begin(header.salts());
                 Ok(())
             }
             (WalEvent::Frame { position, head, .. }, Some(page)) => {
+                let Some(number) = FrameNumber::new(position.number) else { return Ok(()) };
+                let checksum = history::page_checksum(page);
+                wal.frames().append(number, head, checksum);
                 // Only the last frame of a transaction holds the size of the database.
-                let (Some(pages), Some(number)) = (wal::commit_size(head), FrameNumber::new(position.number))
-                else {
-                    return Ok(());
-                };
+                let Some(pages) = wal::commit_size(head) else { return Ok(()) };
                 let page_size = u32::try_from(page.len()).unwrap_or(u32::MAX);
-                let checksum = history::page_checksum(page).short();
-                self.stamp(Frame { number, pages, page_size, checksum }, capture, wal)
+                let frame = Frame { number, pages, page_size, checksum: checksum.short() };
+                let last = self.last_commit(wal).ok_or(VfsError::Layout)?;
+                self.stamp(frame, &last, capture, wal)?;
+                wal.frames().commit(number, &last, wal::checksum_in(write.frame_header()));
+                Ok(())
+            }
+            (WalEvent::Rechecksum { position, head }, _) => {
+                wal.frames().rechecksum(position.number, head, wal::checksum_in(write.frame_header()));
+                Ok(())
+            }
+            (WalEvent::Overwrite { position, .. }, _) => {
+                wal.frames().overwrite(position.number, history::page_checksum(write.bytes()));
+                Ok(())
             }
             // A header that SQLite would not read belongs to no generation.
             (WalEvent::Other { at, .. }, _) if *at < wal::HEADER_LEN as u64 => Err(VfsError::Layout),
@@ -69,19 +81,26 @@ impl Commits {
     /// The last commit of the WAL before the current write transaction. `None` if the wal-index is not mapped.
     pub(in crate::vfs) fn last_commit(&self, wal: &dyn LiveWal) -> Option<LastCommit> {
         match self.begun {
-            Some((begun, salts)) if begun == wal.transaction() => Some(LastCommit { frame: None, salts }),
+            Some((begun, salts)) if begun == wal.transaction() => {
+                Some(LastCommit { frame: None, salts, checksum: WalChecksum::ZERO })
+            }
             _ => wal.last_commit(),
         }
     }
 
-    /// Stamps a commit that is about to be written.
-    fn stamp(&mut self, frame: Frame, capture: &Capture, wal: &dyn LiveWal) -> Result<(), VfsError> {
+    /// Stamps a commit that is about to be written. `last` is the commit before it.
+    fn stamp(
+        &mut self,
+        frame: Frame,
+        last: &LastCommit,
+        capture: &Capture,
+        wal: &dyn LiveWal,
+    ) -> Result<(), VfsError> {
         let transaction = wal.transaction();
         // SQLite tries to write a frame again after a failure.
         if self.stamped == Some((transaction, frame)) {
             return Ok(());
         }
-        let last = self.last_commit(wal).ok_or(VfsError::Layout)?;
         capture.stamp(last.salts, &frame, last.frame).map_err(|error| VfsError::not_kept(&error))?;
         self.stamped = Some((transaction, frame));
         Ok(())

@@ -82,6 +82,7 @@ impl Capture {
             && *live.generation() == generation
         {
             self.append(&mut live, Record::End(end))?;
+            self.index(&generation, &end, wal);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     units::Salts,
-    vfs::peers::Exclusive,
+    vfs::{frame_table::FrameTable, peers::Exclusive},
     wal::{LastCommit, SeenFrames},
 };
 
@@ -19,6 +19,9 @@ pub(in crate::vfs) trait LiveWal {
     /// Only the wal-index shows which commit is the last one. A process that is killed before it updates the wal-index leaves a
     /// commit in the WAL that no reader sees unless the WAL is recovered.
     fn last_frame(&self, salts: Salts) -> SeenFrames;
+
+    /// The frames that the connections of this process have written to the WAL.
+    fn frames(&self) -> &FrameTable;
 
     /// Runs `run`, which moves the WAL away, if no foreign process has the database open. Must be called in a write transaction.
     ///

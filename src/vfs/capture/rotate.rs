@@ -8,7 +8,7 @@ use super::{Capture, End, LiveWal, ROOM_MAX, StampLog, copy_log::Place};
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    history::{self, Log},
+    history::{self, IndexWriter, Log},
     layout::ArchiveFile,
     stamps::{Commit, CommitRecord, Generation, LogEnd, Record},
     vfs::{peers::Exclusive, raw_file::RawFile},
@@ -28,27 +28,27 @@ impl Capture {
         Ok(header.map(|header| (file, header)))
     }
 
-    /// The WAL, its committed length and its end record. `None` if it does not belong to the generation or has no commit.
-    pub(super) fn end_of(&self, live: &StampLog, wal: &dyn LiveWal) -> Result<Option<(File, u64, Record)>> {
+    /// The WAL, its committed length and its end. `None` if it does not belong to the generation or has no commit.
+    pub(super) fn end_of(&self, live: &StampLog, wal: &dyn LiveWal) -> Result<Option<(File, u64, LogEnd)>> {
         let Some((file, header)) = self.wal_of(live.generation())? else { return Ok(None) };
         let len = |end: &LogEnd| wal::len_up_to(end.frame, header.page_size());
         if let SeenFrames::UpTo(frame) = wal.last_frame(live.generation().salts) {
             // Readers see no commit after this frame.
             let Some(frame) = frame else { return Ok(None) };
             let end = history::commit_at(&file, &self.wal, &header, frame)?;
-            return Ok(end.map(|end| (file, len(&end), Record::End(end))));
+            return Ok(end.map(|end| (file, len(&end), end)));
         }
         if let Some(CommitRecord::Commit(Commit { frame, pages, .. })) =
             live.stamps()?.commits().last().copied()
             && let Some(end) = history::ends_with(&file, &self.wal, &header, frame, pages)?
         {
-            return Ok(Some((file, len(&end), Record::End(end))));
+            return Ok(Some((file, len(&end), end)));
         }
         // The frames after the last stamped commit belong to a transaction that was rolled back, or to a foreign process.
         let Some(log) = Log::read(&file, &self.wal)?.filter(|log| !log.frames.is_empty()) else {
             return Ok(None);
         };
-        Ok(Some((file, log.len(), Record::End(log.end()))))
+        Ok(Some((file, log.len(), log.end())))
     }
 
     /// Archives the WAL of a generation as a segment. Returns whether the WAL had a commit.
@@ -67,6 +67,7 @@ impl Capture {
                 self.disk().rename(&self.wal, &segment)?;
                 self.append_end(live, end)?;
                 self.rest(live)?;
+                self.index(live.generation(), &end, wal);
                 return Ok(true);
             }
             End::Restarted { raw, moved } => {
@@ -78,6 +79,7 @@ impl Capture {
                 done?;
                 if *moved != Exclusive::No {
                     self.append_end(live, end)?;
+                    self.index(live.generation(), &end, wal);
                     preallocate(len, raw);
                     return Ok(true);
                 }
@@ -90,15 +92,23 @@ impl Capture {
         // power loss keeps the record and the WAL but not the segment, the next copy would append to a damaged segment.
         self.flush_unsynced()?;
         self.append_end(live, end)?;
+        self.index(live.generation(), &end, wal);
         Ok(true)
     }
 
+    /// Writes the index of an archived log if the connections of this process have written all of its frames.
+    pub(super) fn index(&self, generation: &Generation, end: &LogEnd, wal: &dyn LiveWal) {
+        if let Some(frames) = wal.frames().up_to(generation.salts, end) {
+            IndexWriter { disk: self.disk(), paths: &self.paths }.store(generation, end, &frames);
+        }
+    }
+
     /// Appends an end record, unless the last record equals it. A repeated end record marks a lost WAL.
-    fn append_end(&self, live: &mut StampLog, end: Record) -> Result<()> {
-        if live.stamps()?.end().map(Record::End) == Some(end) {
+    fn append_end(&self, live: &mut StampLog, end: LogEnd) -> Result<()> {
+        if live.stamps()?.end() == Some(end) {
             return Ok(());
         }
-        self.append(live, end)
+        self.append(live, Record::End(end))
     }
 
     pub(super) fn append(&self, live: &mut StampLog, record: Record) -> Result<()> {
