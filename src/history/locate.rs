@@ -136,15 +136,20 @@ pub(super) fn locate(timeline: &Timeline, asked: Timestamp, now: Timestamp) -> R
 /// The index of the generation that an instant belongs to. Returns `None` if it is before the first one.
 ///
 /// An instant before the begin of a generation belongs to the preceding generation if that ends with unstamped commits. These
-/// commits may have been made before or after the instant.
+/// commits may have been made before or after the instant. If the preceding generation begins after the instant, the instant is in
+/// the gap before it, and belongs to the generation before the gap.
 fn index_of(timeline: &Timeline, at: Micros) -> Result<Option<usize>> {
     let Some(mut index) = last_started(timeline, at)? else { return Ok(None) };
     loop {
         let generation = timeline.generation(timeline.numbers[index])?;
-        if at >= generation.includes_all_before() || !follows_unstamped(timeline, index, &generation)? {
+        let is_started = timeline.starts_at(&generation) <= at;
+        if is_started
+            && (at >= generation.includes_all_before() || !follows_unstamped(timeline, index, &generation)?)
+        {
             return Ok(Some(index));
         }
-        index -= 1;
+        let Some(previous) = index.checked_sub(1) else { return Ok(None) };
+        index = previous;
     }
 }
 

@@ -6,7 +6,7 @@ use litefleet::{
     Cipher, ControlPlane, ErrorKind, InstantPosition, Timestamp, VerifyOptions, rusqlite::config::DbConfig,
 };
 
-use crate::support::{Ledger, contents, files, foreign_connection, now};
+use crate::support::{Ledger, contains, contents, files, foreign_connection, now};
 
 const CIPHERS: [Option<Cipher>; 2] = [None, Some(Cipher::Aegis256)];
 
@@ -167,6 +167,49 @@ fn foreign_commit_after_close_is_a_named_gap() {
         ledger.check_windows();
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     }
+}
+
+/// The generation after the gap has no stamped commit, so the one that continues it begins with the last stamp before the gap.
+#[test]
+fn gap_before_a_generation_without_stamped_commits_is_refused() {
+    let mut ledger = Ledger::plain();
+    let connection = ledger.connect();
+    ledger.commit(&connection, "CREATE TABLE t(a)");
+    ledger.commit(&connection, "INSERT INTO t VALUES ('known')");
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let last = ledger.plane.points("orders", ..).unwrap().points.last().unwrap().at;
+    let foreign = foreign_connection(&ledger);
+    foreign.execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
+    foreign.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let in_gap = now();
+    // Writes frames to the WAL, which begins a generation.
+    let sql = "PRAGMA cache_size=1; BEGIN; INSERT INTO t VALUES (zeroblob(90000)); ROLLBACK";
+    connection.execute_batch(sql).unwrap();
+    foreign.execute_batch("INSERT INTO t VALUES ('foreign')").unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    connection.execute_batch("INSERT INTO t VALUES ('known again')").unwrap();
+    let known = now();
+    let known_again = contents(&connection);
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    connection.execute_batch("INSERT INTO t VALUES ('later')").unwrap();
+    let stamps = ledger.database_dir().join("archive/000000000002.stamps");
+    assert_eq!(
+        fs::read(stamps).unwrap()[128..136],
+        (1_u64 << 63).to_le_bytes(),
+        "the only record is the end"
+    );
+    assert_eq!(ledger.viewed_at(last).unwrap(), ledger.states.last().unwrap().contents);
+    for at in [in_gap, plus_micros(last, 1)] {
+        let error = ledger.viewed_at(at).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutsideWindow, "{error}");
+        assert!(error.to_string().contains("changed by another program"), "{error}");
+    }
+    assert_eq!(ledger.viewed_at(known).unwrap(), known_again);
+    let windows = ledger.plane.points("orders", ..).unwrap().windows;
+    assert!(
+        contains(&windows, last) && !contains(&windows, in_gap) && contains(&windows, known),
+        "{windows:?}"
+    );
 }
 
 #[test]
