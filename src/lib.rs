@@ -19,6 +19,12 @@ mod sync;
 mod time;
 mod units;
 
+#[expect(
+    unsafe_code,
+    reason = "calls of the operating system and of libaegis, and shared memory; unsafe code is confined to this module and the VFS shim"
+)]
+mod sys;
+
 mod api;
 mod cipher;
 mod description;
@@ -28,12 +34,6 @@ mod pages;
 mod seekable;
 mod stamps;
 mod wal;
-
-#[expect(
-    unsafe_code,
-    reason = "calls of the operating system and shared memory; unsafe code is confined to this module and the VFS shim"
-)]
-mod sys;
 
 mod disk;
 mod layout;

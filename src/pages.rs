@@ -80,7 +80,7 @@ impl BareCipher {
         let (text, tag, nonce) = self.parts(page);
         nonce.fill(0);
         nonce[..8].copy_from_slice(&self.sealed.to_be_bytes());
-        tag.copy_from_slice(&self.aead.seal(nonce, &[], text));
+        tag.copy_from_slice(&self.aead.seal_in_place(nonce, &[], text));
     }
 
     /// Opens a sealed page in place. Returns whether it succeeded.

@@ -1,7 +1,11 @@
-//! The interface of all ciphers: seal and open bytes in place, with a detached tag.
+//! The interface of all ciphers: seal and open bytes, with a detached tag.
 
 /// The size of a tag in bytes, for every cipher.
 pub(crate) const TAG_LEN: usize = 16;
+
+/// The size in which bytes are copied. On some processors, longer copies are up to 25 times as slow if source and target are a
+/// little apart modulo 4096.
+const PIECE: usize = 2048;
 
 /// Authentication failed: the ciphertext, the associated data, the nonce, the tag or the key differs from that of the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +18,16 @@ pub(crate) struct Unauthentic;
 /// The methods panic if the nonce does not have the size that the cipher takes.
 pub(crate) trait Aead: Send + Sync {
     /// Encrypts `text` in place and returns its tag.
-    fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN];
+    fn seal_in_place(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN];
+
+    /// Encrypts `plain` into `sealed`, which has its length, and returns the tag.
+    fn seal(&self, nonce: &[u8], associated: &[u8], plain: &[u8], sealed: &mut [u8]) -> [u8; TAG_LEN] {
+        assert_eq!(plain.len(), sealed.len(), "a ciphertext has the length of its plaintext");
+        for (plain, sealed) in plain.chunks(PIECE).zip(sealed.chunks_mut(PIECE)) {
+            sealed.copy_from_slice(plain);
+        }
+        self.seal_in_place(nonce, associated, sealed)
+    }
 
     /// Decrypts `text` in place. After a failure, the contents of `text` are unspecified and must not be used.
     fn open(
@@ -62,12 +75,13 @@ mod tests {
                     continue;
                 }
                 assert_eq!((opened, &bytes), (Ok(()), &plain), "{}", text("source"));
-                assert_eq!(
-                    (aead.seal(&nonce, &aad, &mut bytes), &bytes),
-                    (tag, &sealed),
-                    "{}",
-                    text("source")
-                );
+                // Sealing overwrites whatever the target holds.
+                let mut resealed = vec![0xa5; plain.len()];
+                let made = aead.seal(&nonce, &aad, &plain, &mut resealed);
+                assert_eq!((made, &resealed), (tag, &sealed), "{}", text("source"));
+                resealed.clone_from(&plain);
+                let made = aead.seal_in_place(&nonce, &aad, &mut resealed);
+                assert_eq!((made, &resealed), (tag, &sealed), "{}", text("source"));
             }
         }
         assert_eq!(seen.len(), Cipher::ALL.len(), "{seen:?}");
@@ -95,8 +109,8 @@ mod tests {
                 let results: Vec<_> = both
                     .iter()
                     .map(|aead| {
-                        let mut bytes = text.clone();
-                        (aead.seal(&nonce, &aad, &mut bytes), bytes)
+                        let mut bytes = vec![0; text.len()];
+                        (aead.seal(&nonce, &aad, &text, &mut bytes), bytes)
                     })
                     .collect();
                 assert!(results[0] == results[1], "{cipher}");
@@ -114,8 +128,8 @@ mod tests {
         for cipher in Cipher::ALL {
             let (key, nonce, aad) = (vec![1; cipher.key_len()], vec![2; cipher.nonce_len()], vec![3; 20]);
             for aead in implementations(*cipher, &key) {
-                let mut sealed = vec![4; 100];
-                let tag = aead.seal(&nonce, &aad, &mut sealed);
+                let mut sealed = vec![0; 100];
+                let tag = aead.seal(&nonce, &aad, &[4; 100], &mut sealed);
                 for bit in 0..8 * (sealed.len() + tag.len() + nonce.len() + aad.len()) {
                     let (mut bytes, mut tag, mut nonce, mut aad) =
                         (sealed.clone(), tag, nonce.clone(), aad.clone());

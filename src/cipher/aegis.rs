@@ -1,66 +1,73 @@
 //! The six AEGIS ciphers (draft-irtf-cfrg-aegis-aead) with a tag of 128 bits, by libaegis, which selects its code by the features
 //! of the processor.
 
-use aegis::{
-    aegis128l::Aegis128L, aegis128x2::Aegis128X2, aegis128x4::Aegis128X4, aegis256::Aegis256,
-    aegis256x2::Aegis256X2, aegis256x4::Aegis256X4,
-};
+use aegis::aegis128l::Aegis128L;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{Aead, Cipher, TAG_LEN, Unauthentic};
+use crate::sys::libaegis::{self, Aegis, Inputs};
 
-// Cargo unifies features over a build: another crate may enable `aegis/pure-rust`, which is up to 138 times as slow. The state
-// of the C library is aligned for 512-bit vectors, and that of the other backend is not.
+// Cargo unifies features over a build: another crate may enable `aegis/pure-rust`, which has no C library. It is also up to 138
+// times as slow. The state of the C library is aligned for 512-bit vectors, and that of the other backend is not.
 const _: () = assert!(
     align_of::<aegis::aegis128x4::Encryptor<TAG_LEN>>() == 64,
     "a crate of this build enables the feature `pure-rust` of `aegis`, which is too slow for pages; disable it"
 );
 
-macro_rules! aegis {
-    ($($cipher:ident)*) => {
-        $(impl Aead for Key<$cipher<TAG_LEN>, { Cipher::$cipher.key_len() }> {
-            fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
-                $cipher::new(&self.key, exactly(nonce)).encrypt_in_place(text, associated)
-            }
-
-            fn open(
-                &self,
-                nonce: &[u8],
-                associated: &[u8],
-                text: &mut [u8],
-                tag: &[u8; TAG_LEN],
-            ) -> Result<(), Unauthentic> {
-                $cipher::new(&self.key, exactly(nonce))
-                    .decrypt_in_place(text, tag, associated)
-                    .map_err(|_| Unauthentic)
-            }
-        })*
-
-        /// The cipher with `key`. Returns `None` for another cipher, or a key of another size.
-        pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
-            match cipher {
-                $(Cipher::$cipher => Some(Box::new(Key::<$cipher<TAG_LEN>, { Cipher::$cipher.key_len() }> {
-                    key: key.try_into().ok()?,
-                    cipher: std::marker::PhantomData,
-                })),)*
-                _ => None,
-            }
-        }
-    };
+/// The cipher with `key`. Returns `None` for another cipher, or a key of another size.
+pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
+    match cipher {
+        Cipher::Aegis128L => Key::boxed(libaegis::AEGIS_128L, key),
+        Cipher::Aegis128X2 => Key::boxed(libaegis::AEGIS_128X2, key),
+        Cipher::Aegis128X4 => Key::boxed(libaegis::AEGIS_128X4, key),
+        Cipher::Aegis256 => Key::boxed(libaegis::AEGIS_256, key),
+        Cipher::Aegis256X2 => Key::boxed(libaegis::AEGIS_256X2, key),
+        Cipher::Aegis256X4 => Key::boxed(libaegis::AEGIS_256X4, key),
+        _ => None,
+    }
 }
-
-aegis! { Aegis128L Aegis128X2 Aegis128X4 Aegis256 Aegis256X2 Aegis256X4 }
 
 /// A key of an AEGIS cipher. They have no key schedule.
 #[derive(Zeroize, ZeroizeOnDrop)]
-struct Key<C, const LEN: usize> {
+struct Key<const LEN: usize> {
     key: [u8; LEN],
     #[zeroize(skip)]
-    cipher: std::marker::PhantomData<fn() -> C>,
+    cipher: Aegis<LEN>,
 }
 
-fn exactly<const LEN: usize>(nonce: &[u8]) -> &[u8; LEN] {
-    nonce.try_into().unwrap_or_else(|_| panic!("a nonce of {} bytes, not {LEN}", nonce.len()))
+impl<const LEN: usize> Key<LEN> {
+    fn boxed(cipher: Aegis<LEN>, key: &[u8]) -> Option<Box<dyn Aead>> {
+        // The library selects its code when the program starts, where the linker supports that, and here.
+        let _selected = Aegis128L::<TAG_LEN>::new(&[0; 16], &[0; 16]);
+        Some(Box::new(Self { key: key.try_into().ok()?, cipher }))
+    }
+
+    fn with<'a>(&'a self, nonce: &'a [u8], associated: &'a [u8]) -> Inputs<'a, LEN> {
+        let exact = nonce.try_into();
+        let nonce = exact.unwrap_or_else(|_| panic!("a nonce of {} bytes, not {LEN}", nonce.len()));
+        Inputs { key: &self.key, nonce, associated }
+    }
+}
+
+impl<const LEN: usize> Aead for Key<LEN> {
+    fn seal_in_place(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
+        self.cipher.encrypt_in_place(self.with(nonce, associated), text)
+    }
+
+    fn seal(&self, nonce: &[u8], associated: &[u8], plain: &[u8], sealed: &mut [u8]) -> [u8; TAG_LEN] {
+        self.cipher.encrypt(self.with(nonce, associated), plain, sealed)
+    }
+
+    fn open(
+        &self,
+        nonce: &[u8],
+        associated: &[u8],
+        text: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), Unauthentic> {
+        let is_authentic = self.cipher.decrypt_in_place(self.with(nonce, associated), text, tag);
+        if is_authentic { Ok(()) } else { Err(Unauthentic) }
+    }
 }
 
 /// Whether this processor has the instructions that libaegis needs to be fast.

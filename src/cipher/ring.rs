@@ -17,7 +17,7 @@ pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
 }
 
 impl Aead for LessSafeKey {
-    fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
+    fn seal_in_place(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
         // ring refuses nonces of another size, and texts longer than 64 GiB. A page is shorter.
         let Ok(tag) = Nonce::try_assume_unique_for_key(nonce)
             .and_then(|nonce| self.seal_in_place_separate_tag(nonce, Aad::from(associated), text))

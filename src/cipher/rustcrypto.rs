@@ -22,7 +22,7 @@ pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
 struct Portable<C>(C);
 
 impl<C: AeadInOut + Send + Sync> Aead for Portable<C> {
-    fn seal(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
+    fn seal_in_place(&self, nonce: &[u8], associated: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
         // It refuses texts longer than 64 GiB. A page is shorter.
         let Ok(tag) = self.0.encrypt_inout_detached(exactly::<C>(nonce), associated, text.into()) else {
             panic!("a text that is too long for the cipher");

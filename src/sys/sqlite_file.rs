@@ -17,13 +17,13 @@ use std::{
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_io_methods};
 
-use crate::{
-    sync::{Guard, Mutex, Rank},
-    wal,
-};
+use crate::sync::{Guard, Mutex, Rank};
 
 /// The VFS that keeps the record. It exists in every build of SQLite for Unix, whichever VFS is the default.
 const VFS: &std::ffi::CStr = c"unix";
+
+/// The size of a region of the wal-index in bytes, which is part of SQLite's format.
+const REGION_LEN: usize = 32 << 10;
 
 /// How often a read is repeated after the file was truncated.
 const ATTEMPTS: u32 = 100;
@@ -205,7 +205,7 @@ impl SqliteFile {
 
     /// Maps the first region of the wal-index, if a connection uses it.
     pub(crate) fn map_wal_index(&mut self) -> io::Result<Mapped> {
-        let Ok(size) = c_int::try_from(wal::INDEX_REGION_LEN) else { return Ok(Mapped::Missing) };
+        let Ok(size) = c_int::try_from(REGION_LEN) else { return Ok(Mapped::Missing) };
         let mut memory: *mut c_void = ptr::null_mut();
         // SAFETY: the file is open, and `memory` outlives the call.
         let code = unsafe { call!(self, xShmMap(0, size, 0, &raw mut memory)) };
@@ -224,9 +224,7 @@ impl SqliteFile {
     /// Fills `into` from the start of the mapped region, in whole words. Returns how many bytes were read.
     pub(crate) fn read_wal_index(&self, into: &mut [u8]) -> usize {
         let Some(region) = self.region else { return 0 };
-        let words = into
-            .chunks_exact_mut(size_of::<AtomicU32>())
-            .take(wal::INDEX_REGION_LEN / size_of::<AtomicU32>());
+        let words = into.chunks_exact_mut(size_of::<AtomicU32>()).take(REGION_LEN / size_of::<AtomicU32>());
         let mut count = 0;
         for bytes in words {
             // SAFETY: the region has this many words, is aligned to a page, and stays mapped until `drop`. Connections access it

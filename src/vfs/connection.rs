@@ -26,12 +26,13 @@ use super::{
     policy::{PolicySource, Sealing},
     raw_file::{CHECKPOINT_LOCK, FIRST_READ_LOCK, FileLocks, RawFile, ShmLock, WRITE_LOCK},
     seal::pages::Sealed,
+    shim::WalIndex,
 };
 use crate::{
     disk::Disk,
     result_codes,
     sync::{Guard, Mutex, Rank},
-    sys::{sqlite_log, wal_index::WalIndex},
+    sys::sqlite_log,
     wal::LastCommit,
 };
 

@@ -18,10 +18,11 @@ use super::{
     raw_file::{RawFile, ShmLock},
     registry,
     seal::pages::Sealed,
+    shim::WalIndex,
 };
 use crate::{
     page::{HEADER_LEN, Header, PageCodec},
-    sys::{read_buf::ReadBuf, wal_index::WalIndex},
+    sys::read_buf::ReadBuf,
 };
 
 /// The database file of a connection.

@@ -6,11 +6,9 @@ use super::{
     error::VfsError,
     leased::LeasedFile,
     raw_file::{RawFile, ShmLock},
+    shim::WalIndex,
 };
-use crate::{
-    page::Seal,
-    sys::{read_buf::ReadBuf, wal_index::WalIndex},
-};
+use crate::{page::Seal, sys::read_buf::ReadBuf};
 
 /// An open file of this VFS. Every call gets the file of the default VFS below it, to which the default implementations pass
 /// the call on.

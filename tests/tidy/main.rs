@@ -30,8 +30,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("units", &["error", "time"]),
     ("result_codes", &["error"]),
     ("settings", &["history_limit", "retention", "size"]),
+    // unsafe code and calls of the operating system
+    ("sys", &["error", "sync"]),
     // bytes: no paths, no files, no clock, no handles
-    ("cipher", &["error"]),
+    ("cipher", &["error", "sys"]),
     ("page", &["cipher", "error"]),
     ("seekable", &[]),
     ("stamps", &["units"]),
@@ -55,7 +57,6 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("pages", &["api", "cipher", "error", "page"]),
     ("description", &["cipher", "error", "history_limit", "name", "page", "size", "time", "retention"]),
     // files: no SQLite
-    ("sys", &["error", "sync", "wal"]),
     ("disk", &["error", "sync", "sys"]),
     ("layout", &["name", "units"]),
     ("os_cache", &["disk", "sys"]),
@@ -226,11 +227,11 @@ const PLACES: &[(&str, &[&str])] = &[
         concat!("unsafe", " {"),
         &[
             "src/sys/isolated_fds.rs",
+            "src/sys/libaegis.rs",
             "src/sys/sqlite_file.rs",
             "src/sys/read_buf.rs",
             "src/sys/shared_words.rs",
             "src/sys/sqlite_log.rs",
-            "src/sys/wal_index.rs",
             "src/vfs/shim/authorizer.rs",
             "src/vfs/shim/auto_extension.rs",
             "src/vfs/shim/call.rs",
@@ -242,6 +243,7 @@ const PLACES: &[(&str, &[&str])] = &[
             "src/vfs/shim/register.rs",
             "src/vfs/shim/registered.rs",
             "src/vfs/shim/shm.rs",
+            "src/vfs/shim/wal_index.rs",
         ],
     ),
     ("SystemTime", &["src/time.rs"]),

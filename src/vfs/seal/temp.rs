@@ -186,11 +186,10 @@ impl Temp {
         }
         let block = &mut blocks[number];
         let sealed = sealed.of(BLOCK_LEN);
-        sealed.copy_from_slice(open.of(BLOCK_LEN));
         // Incremented before use, so that no counter is used twice even if the write fails.
         block.counter += 1;
         block.written = false;
-        block.tag = self.aead.seal(&nonce(number, block.counter), &[], sealed);
+        block.tag = self.aead.seal(&nonce(number, block.counter), &[], open.of(BLOCK_LEN), sealed);
         let code = raw.write(sealed, number as u64 * BLOCK_LEN as u64);
         if code == SQLITE_OK {
             block.written = true;

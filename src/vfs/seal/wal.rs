@@ -9,13 +9,13 @@ use rusqlite::ffi::SQLITE_OK;
 use super::pages::Sealed;
 use crate::{
     page::{self, PageCodec},
-    sys::wal_index::WalIndex,
     vfs::{
         error::VfsError,
         frame_offset::{FIRST_FRAME, FrameOffset, FramePosition, frame_len},
         frames::{FrameHeader, WalEvent},
         raw_file::{Buffer, RawFile},
         rechecksum::{CHECKSUM_AT, chain_before, lacks_checksum, stored_header},
+        shim::WalIndex,
         stored::StoredWrite,
     },
     wal::{self, Chain, FRAME_HEADER_LEN, Header},

@@ -20,6 +20,7 @@ mod open;
 mod register;
 mod registered;
 mod shm;
+mod wal_index;
 
 pub(crate) use authorizer::drop_modules;
 pub(super) use authorizer::raise_fence;
@@ -27,3 +28,4 @@ pub(super) use auto_extension::prepare_leased_connections;
 pub(super) use control::describe;
 pub(crate) use control::reserve_in_vacuum;
 pub(super) use register::{NAME, UNFENCED, register};
+pub(super) use wal_index::WalIndex;

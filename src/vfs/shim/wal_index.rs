@@ -18,7 +18,7 @@ const REGION_WORDS: usize = wal::INDEX_REGION_LEN / size_of::<AtomicU32>();
 
 /// The mapped regions of a wal-index.
 #[derive(Debug)]
-pub(crate) struct WalIndex {
+pub(in crate::vfs) struct WalIndex {
     regions: Mutex<Vec<Option<Region>>>,
 }
 
@@ -47,7 +47,7 @@ impl Default for WalIndex {
 
 impl WalIndex {
     /// The page in a frame of the WAL. `None` if the region that names it is not mapped or has no entry for the frame.
-    pub(crate) fn page_of(&self, frame: u32) -> Option<u32> {
+    pub(in crate::vfs) fn page_of(&self, frame: u32) -> Option<u32> {
         let (region, word) = wal::index_slot(frame);
         let page = self.lock().get(region)?.as_ref()?.word(word);
         (page > 0).then_some(page)
@@ -55,12 +55,12 @@ impl WalIndex {
 
     /// The size of the database in pages after the last commit. `None` if the wal-index is not mapped, which means that the
     /// database is not in WAL mode.
-    pub(crate) fn page_count(&self) -> Option<u32> {
+    pub(in crate::vfs) fn page_count(&self) -> Option<u32> {
         Some(self.lock().first()?.as_ref()?.word(wal::INDEX_PAGE_COUNT))
     }
 
     /// The last commit. `None` if the wal-index is not mapped or not initialized.
-    pub(crate) fn last_commit(&self) -> Option<LastCommit> {
+    pub(in crate::vfs) fn last_commit(&self) -> Option<LastCommit> {
         let regions = self.lock();
         let region = regions.first()?.as_ref().filter(|region| region.word(0) != 0)?;
         let mut salts = [0; 8];
@@ -79,7 +79,7 @@ impl WalIndex {
     ///
     /// `memory` is null, or points to `size` bytes of a wal-index that are aligned to 4 bytes, stay mapped until
     /// [`unmap`](Self::unmap) returns, and are accessed word by word.
-    pub(crate) unsafe fn map(&self, region: usize, size: usize, memory: *mut c_void) {
+    pub(in crate::vfs) unsafe fn map(&self, region: usize, size: usize, memory: *mut c_void) {
         let Some(memory) = NonNull::new(memory.cast()).filter(|_| size == wal::INDEX_REGION_LEN) else {
             return;
         };
@@ -91,7 +91,7 @@ impl WalIndex {
     }
 
     /// Forgets all regions. Must be called before SQLite unmaps them.
-    pub(crate) fn unmap(&self) {
+    pub(in crate::vfs) fn unmap(&self) {
         self.lock().clear();
     }
 
