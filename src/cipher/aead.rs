@@ -1,5 +1,7 @@
 //! The interface of all ciphers: seal and open bytes, with a detached tag.
 
+use crate::sys::read_buf::ReadBuf;
+
 /// The size of a tag in bytes, for every cipher.
 pub(crate) const TAG_LEN: usize = 16;
 
@@ -10,6 +12,14 @@ const PIECE: usize = 2048;
 /// Authentication failed: the ciphertext, the associated data, the nonce, the tag or the key differs from that of the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unauthentic;
+
+/// A ciphertext with its nonce and its tag.
+#[derive(Clone, Copy)]
+pub(crate) struct Ciphertext<'a> {
+    pub(crate) nonce: &'a [u8],
+    pub(crate) tag: &'a [u8; TAG_LEN],
+    pub(crate) text: &'a [u8],
+}
 
 /// A cipher with its key.
 ///
@@ -37,6 +47,19 @@ pub(crate) trait Aead: Send + Sync {
         text: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Unauthentic>;
+
+    /// Decrypts `sealed` into the start of `into`, which must not be shorter. After a failure, the contents of `into` are
+    /// unspecified and must not be used.
+    fn open_into(
+        &self,
+        sealed: Ciphertext<'_>,
+        associated: &[u8],
+        into: &mut ReadBuf<'_>,
+    ) -> Result<(), Unauthentic> {
+        let Ciphertext { nonce, tag, text } = sealed;
+        into.copy_from(text);
+        self.open(nonce, associated, &mut into.bytes()[..text.len()], tag)
+    }
 }
 
 #[cfg(test)]
@@ -70,11 +93,17 @@ mod tests {
             for aead in implementations(cipher, &hex(text("key"))) {
                 let mut bytes = sealed.clone();
                 let opened = aead.open(&nonce, &aad, &mut bytes, &tag);
+                let mut memory = vec![0xa5; sealed.len() + 3];
+                let mut into = ReadBuf::over(&mut memory);
+                let ciphertext = Ciphertext { nonce: &nonce, tag: &tag, text: &sealed };
+                let opened_into = aead.open_into(ciphertext, &aad, &mut into);
+                assert_eq!(opened_into, opened, "{}", text("source"));
                 if vector["valid"] == false {
                     assert_eq!(opened, Err(Unauthentic), "{}", text("source"));
                     continue;
                 }
                 assert_eq!((opened, &bytes), (Ok(()), &plain), "{}", text("source"));
+                assert_eq!(into.bytes(), [plain.as_slice(), &[0; 3]].concat(), "{}", text("source"));
                 // Sealing overwrites whatever the target holds.
                 let mut resealed = vec![0xa5; plain.len()];
                 let made = aead.seal(&nonce, &aad, &plain, &mut resealed);

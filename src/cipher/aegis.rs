@@ -4,8 +4,11 @@
 use aegis::aegis128l::Aegis128L;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{Aead, Cipher, TAG_LEN, Unauthentic};
-use crate::sys::libaegis::{self, Aegis, Inputs};
+use super::{Aead, Cipher, Ciphertext, TAG_LEN, Unauthentic};
+use crate::sys::{
+    libaegis::{self, Aegis, Inputs},
+    read_buf::ReadBuf,
+};
 
 // Cargo unifies features over a build: another crate may enable `aegis/pure-rust`, which has no C library. It is also up to 138
 // times as slow. The state of the C library is aligned for 512-bit vectors, and that of the other backend is not.
@@ -66,6 +69,17 @@ impl<const LEN: usize> Aead for Key<LEN> {
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Unauthentic> {
         let is_authentic = self.cipher.decrypt_in_place(self.with(nonce, associated), text, tag);
+        if is_authentic { Ok(()) } else { Err(Unauthentic) }
+    }
+
+    fn open_into(
+        &self,
+        sealed: Ciphertext<'_>,
+        associated: &[u8],
+        into: &mut ReadBuf<'_>,
+    ) -> Result<(), Unauthentic> {
+        let Ciphertext { nonce, tag, text } = sealed;
+        let is_authentic = self.cipher.decrypt(self.with(nonce, associated), text, tag, into);
         if is_authentic { Ok(()) } else { Err(Unauthentic) }
     }
 }

@@ -12,7 +12,7 @@ mod ring;
 #[cfg(any(test, not(feature = "ring")))]
 mod rustcrypto;
 
-pub(crate) use aead::{Aead, TAG_LEN, Unauthentic};
+pub(crate) use aead::{Aead, Ciphertext, TAG_LEN, Unauthentic};
 pub use algorithm::Cipher;
 pub use key::EncryptionKey;
 pub(crate) use nonce::{NONCE_LEN_MAX, Nonces, fill_from_system, forked};

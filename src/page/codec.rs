@@ -14,8 +14,9 @@ use super::{
     seal::{PageFormat, SALT_LEN, Seal},
 };
 use crate::{
-    cipher::{Aead, EncryptionKey, NONCE_LEN_MAX, Nonces, TAG_LEN},
+    cipher::{Aead, Ciphertext, EncryptionKey, NONCE_LEN_MAX, Nonces, TAG_LEN},
     error::{Error, ErrorKind, Result},
+    sys::read_buf::ReadBuf,
 };
 
 /// The minimum number of usable bytes of a page.
@@ -144,6 +145,34 @@ impl PageCodec {
         opened
     }
 
+    /// Opens the sealed page `page_number` into `into`, which has the page size. After a failure `into` is all zeros.
+    pub(crate) fn open_page_into(
+        &self,
+        page_number: u32,
+        sealed: &[u8],
+        into: &mut ReadBuf<'_>,
+    ) -> Result<(), PageFault> {
+        if sealed.len() != self.page_size || into.len() != self.page_size {
+            into.bytes().fill(0);
+            return Err(PageFault::Layout);
+        }
+        // The header is not part of the text.
+        if page_number == 1 {
+            into.copy_from(sealed);
+            return self.open_page(page_number, into.bytes());
+        }
+        let (text, tail) = sealed.split_at(self.text(page_number).end);
+        let Some((tag, nonce)) = tail.split_first_chunk() else { return Err(PageFault::Layout) };
+        let mut own = [0; SALT_LEN + 4];
+        let associated = self.associated(page_number, &[], &mut own);
+        let sealed = Ciphertext { nonce, tag, text };
+        let opened = self.aead.open_into(sealed, associated, into).map_err(|_| PageFault::Unauthentic);
+        let page = into.bytes();
+        let rest = if opened.is_ok() { text.len() } else { 0 };
+        page[rest..].fill(0);
+        opened
+    }
+
     fn try_open(&self, page_number: u32, page: &mut [u8]) -> Result<(), PageFault> {
         if page.len() != self.page_size {
             return Err(PageFault::Layout);
@@ -237,6 +266,14 @@ mod tests {
         sealed
     }
 
+    /// Opens a page into another buffer, whose contents are then those of the result.
+    fn opened_into(codec: &PageCodec, number: u32, sealed: &[u8]) -> (Result<(), PageFault>, Vec<u8>) {
+        let mut memory = vec![0xa5; 4096];
+        let mut into = ReadBuf::over(&mut memory);
+        let opened = codec.open_page_into(number, sealed, &mut into);
+        (opened, into.bytes().to_vec())
+    }
+
     #[test]
     fn sealed_page_opens_only_at_its_number() {
         for cipher in Cipher::ALL {
@@ -247,10 +284,12 @@ mod tests {
                     let mut opened = page.clone();
                     assert_eq!(codec.open_page(number, &mut opened), Ok(()));
                     assert!(opened == plain(*cipher, number), "{cipher} {format} {number}");
+                    assert!(opened_into(&codec, number, &page) == (Ok(()), opened));
                     // Sealing a page again gives other bytes.
                     assert!(sealed(&codec, number)[200..] != page[200..]);
                     let (mut elsewhere, other) = (page.clone(), if number == 3 { 4 } else { 3 });
                     let moved = codec.open_page(other, &mut elsewhere);
+                    assert!(opened_into(&codec, other, &page) == (moved, elsewhere.clone()));
                     // The tags of this format do not cover page numbers.
                     let unnoticed = format == PageFormat::Turso && number != 1;
                     assert_eq!(moved.is_ok(), unnoticed, "{cipher} {format} {number}");
@@ -273,6 +312,8 @@ mod tests {
                 for at in (0..110).chain((110..4000).step_by(37)).chain(4000..4096) {
                     let mut changed = page.clone();
                     changed[at] ^= 1 << (at % 8);
+                    let refused = (Err(PageFault::Unauthentic), vec![0; 4096]);
+                    assert!(opened_into(&codec, number, &changed) == refused, "byte {at}");
                     assert_eq!(
                         codec.open_page(number, &mut changed),
                         Err(PageFault::Unauthentic),
@@ -329,6 +370,8 @@ mod tests {
         page[4095] = 1;
         assert_eq!(seal(2, &page), Err(PageFault::Layout));
         assert_eq!(seal(2, &page[..2048]), Err(PageFault::Layout));
+        let short = opened_into(&codec, 2, &page[..2048]);
+        assert!(short == (Err(PageFault::Layout), vec![0; 4096]));
         // The bytes of the salt, and another page size in the header.
         for at in [72, 91, 16] {
             let mut page = empty_database(48);

@@ -10,6 +10,8 @@
 
 use std::ffi::c_int;
 
+use super::read_buf::ReadBuf;
+
 /// The size of a tag in bytes. The library also has tags of 32 bytes.
 const TAG_LEN: usize = 16;
 
@@ -168,6 +170,37 @@ impl<const LEN: usize> Aegis<LEN> {
                 nonce.as_ptr(),
                 key.as_ptr(),
             )
+        };
+        code == 0
+    }
+
+    /// Decrypts `sealed` into the start of `into`, which must not be shorter. Returns whether it is authentic. If it is not, that
+    /// part of `into` is all zeros.
+    pub(crate) fn decrypt(
+        self,
+        with: Inputs<'_, LEN>,
+        sealed: &[u8],
+        tag: &[u8; TAG_LEN],
+        into: &mut ReadBuf<'_>,
+    ) -> bool {
+        assert!(sealed.len() <= into.len(), "{} bytes for a buffer of {}", sealed.len(), into.len());
+        let Inputs { key, nonce, associated } = with;
+        // SAFETY: as in `encrypt`; `decrypt` writes `clen` bytes to `into`, which has as many, and does not read them. Whether or
+        // not the tag matches, it has written all of them.
+        let code = unsafe {
+            let code = (self.decrypt)(
+                into.as_mut_ptr(),
+                sealed.as_ptr(),
+                sealed.len(),
+                tag.as_ptr(),
+                TAG_LEN,
+                associated.as_ptr(),
+                associated.len(),
+                nonce.as_ptr(),
+                key.as_ptr(),
+            );
+            into.assume_init(sealed.len());
+            code
         };
         code == 0
     }

@@ -94,7 +94,10 @@ impl VfsFile for DataFile {
             return self.answer(Err(refusal));
         }
         let Some(sealed) = self.connection.sealed() else { return raw.read_buf(into, at) };
-        let code = if sealed.read_ahead(into, at, raw) { SQLITE_OK } else { raw.read_buf(into, at) };
+        if let Some(opened) = sealed.read_ahead(into, at, raw) {
+            return self.answer(opened);
+        }
+        let code = raw.read_buf(into, at);
         if code != SQLITE_OK && code != SQLITE_IOERR_SHORT_READ {
             return code;
         }

@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["error", "sync"]),
     // bytes: no paths, no files, no clock, no handles
     ("cipher", &["error", "sys"]),
-    ("page", &["cipher", "error"]),
+    ("page", &["cipher", "error", "sys"]),
     ("seekable", &[]),
     ("stamps", &["units"]),
     ("pack", &["seekable", "stamps", "units"]),

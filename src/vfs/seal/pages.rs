@@ -181,13 +181,21 @@ impl Sealed {
         self.readahead.lock_or_clear()
     }
 
-    /// Fills `into` with the stored page at `at`, if readahead has it. Returns whether it does.
-    pub(in crate::vfs) fn read_ahead(&self, into: &mut ReadBuf<'_>, at: u64, raw: &dyn RawFile) -> bool {
-        let Some(page_size) = self.codec().map(PageCodec::page_size) else { return false };
+    /// Decrypts the page at `at` of the database file into `into`, if readahead has it. Returns `None` if it does not.
+    pub(in crate::vfs) fn read_ahead(
+        &self,
+        into: &mut ReadBuf<'_>,
+        at: u64,
+        raw: &dyn RawFile,
+    ) -> Option<Result<(), VfsError>> {
+        let codec = self.codec()?;
+        let page_size = codec.page_size();
         if into.len() != page_size || !at.is_multiple_of(page_size as u64) {
-            return false;
+            return None;
         }
-        self.readahead().page(at, page_size, raw).map(|page| into.copy_from(page)).is_some()
+        let number = number_of(at, codec);
+        let opened = codec.open_page_into(number, self.readahead().page(at, page_size, raw)?, into);
+        Some(self.check_opened(opened, codec, number, ""))
     }
 
     /// Records a page that a checkpoint has read from the WAL. The tag of the page does not depend on the file, so the page is
@@ -211,7 +219,18 @@ impl Sealed {
         page: &mut [u8],
         place: &'static str,
     ) -> Result<(), VfsError> {
-        match codec.open_page(number, page) {
+        self.check_opened(codec.open_page(number, page), codec, number, place)
+    }
+
+    /// Notes that a page was decrypted, or names the fault of one that was not.
+    fn check_opened(
+        &self,
+        opened: Result<(), PageFault>,
+        codec: &PageCodec,
+        number: u32,
+        place: &'static str,
+    ) -> Result<(), VfsError> {
+        match opened {
             Ok(()) => {
                 self.authentic.store(true, Relaxed);
                 Ok(())
@@ -250,7 +269,7 @@ impl Sealed {
         let Some(codec) = self.codec() else { return Ok(code) };
         let page_size = codec.page_size() as u64;
         if bytes.len() == codec.page_size() && at.is_multiple_of(page_size) {
-            let number = u32::try_from(at / page_size + 1).unwrap_or(u32::MAX);
+            let number = number_of(at, codec);
             return match code {
                 SQLITE_OK => self.open_page(codec, number, bytes, "").map(|()| SQLITE_OK),
                 // SQLite reads a page beyond the end of the file as zeros. The file was truncated if the page must exist or
@@ -335,10 +354,15 @@ impl Sealed {
         at: u64,
         raw: &dyn RawFile,
     ) -> Result<c_int, VfsError> {
-        let number = u32::try_from(at / codec.page_size() as u64 + 1).unwrap_or(u32::MAX);
+        let number = number_of(at, codec);
         let Writer { nonces, page } = writer;
         let page = page.of(codec.page_size());
         codec.seal_page(number, plain, page, nonces).map_err(VfsError::from)?;
         Ok(raw.write(page, at))
     }
+}
+
+/// The number of the page at an offset of the database file.
+fn number_of(at: u64, codec: &PageCodec) -> u32 {
+    u32::try_from(at / codec.page_size() as u64 + 1).unwrap_or(u32::MAX)
 }

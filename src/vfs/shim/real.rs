@@ -89,7 +89,7 @@ impl RawFile for Real {
         unsafe {
             let code = call!(self, xRead(into.as_mut_ptr().cast(), len, at));
             if let ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ = code {
-                into.assume_init();
+                into.assume_init(into.len());
             }
             code
         }
