@@ -2,6 +2,8 @@
 //!
 //! Offsets and checksums are those of <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.
 
+mod sums;
+
 use crate::{
     page::be32,
     units::{FrameNumber, PageCount, PageNumber, Salts, WalChecksum},
@@ -41,13 +43,12 @@ impl Words {
 
     /// Continues a checksum over `bytes`, whose length is a multiple of 8.
     fn checksum(self, checksum: WalChecksum, bytes: &[u8]) -> WalChecksum {
-        let [mut s0, mut s1] = checksum.words();
-        let (pairs, _) = bytes.as_chunks::<8>();
-        for &[a, b, c, d, e, f, g, h] in pairs {
-            s0 = s0.wrapping_add(self.read([a, b, c, d])).wrapping_add(s1);
-            s1 = s1.wrapping_add(self.read([e, f, g, h])).wrapping_add(s0);
-        }
-        WalChecksum::new([s0, s1])
+        let (words, _) = bytes.as_chunks();
+        let (steps, _) = words.as_chunks();
+        WalChecksum::new(match self {
+            Self::LittleEndian => sums::continued(checksum.words(), steps, u32::from_le_bytes),
+            Self::BigEndian => sums::continued(checksum.words(), steps, u32::from_be_bytes),
+        })
     }
 
     fn read(self, word: [u8; 4]) -> u32 {
