@@ -125,6 +125,7 @@ pub(crate) fn companions(data: &Path) -> [PathBuf; 3] {
 /// archive/000000000042.wal.zst  the compressed segment
 /// archive/000000000042.stamps   the stamps of generation 42 after it ended
 /// archive/000000000042.db       a snapshot: the database before the first commit of generation 42
+/// archive/000000000042.delta    that snapshot, as a WAL of the pages that differ from an older one
 /// archive/000000000042.sum      the checksums of the snapshot's pages
 /// archive/000000000042.index    the frames of the segment, derived from it
 /// archive/000000000001-000000000040.tar.zst   a pack: segments, stamps and indexes of generations 1 to 40
@@ -140,7 +141,10 @@ pub(crate) enum ArchiveFile {
     Segment,
     Compressed,
     Stamps,
+    /// A full snapshot.
     Snapshot,
+    /// A snapshot that has only the pages that differ from those of a full one.
+    Delta,
     Sum,
     Index,
 }
@@ -148,8 +152,15 @@ pub(crate) enum ArchiveFile {
 const PACK_EXTENSION: &str = "tar.zst";
 
 impl ArchiveFile {
-    const ALL: [Self; 6] =
-        [Self::Segment, Self::Compressed, Self::Stamps, Self::Snapshot, Self::Sum, Self::Index];
+    const ALL: [Self; 7] =
+        [Self::Segment, Self::Compressed, Self::Stamps, Self::Snapshot, Self::Delta, Self::Sum, Self::Index];
+
+    /// The files that a snapshot can have.
+    pub(crate) const OF_SNAPSHOT: [Self; 3] = [Self::Snapshot, Self::Delta, Self::Sum];
+
+    pub(crate) fn is_of_snapshot(self) -> bool {
+        Self::OF_SNAPSHOT.contains(&self)
+    }
 
     fn extension(self) -> &'static str {
         match self {
@@ -157,6 +168,7 @@ impl ArchiveFile {
             Self::Compressed => "wal.zst",
             Self::Stamps => "stamps",
             Self::Snapshot => "db",
+            Self::Delta => "delta",
             Self::Sum => "sum",
             Self::Index => "index",
         }

@@ -90,6 +90,25 @@ impl Header {
         valid.then_some(Self { page_size, salts: Salts::new(salts), words, checksum })
     }
 
+    /// The header of a new WAL.
+    pub(crate) fn new(page_size: u32, salts: Salts) -> Self {
+        let mut header = Self { page_size, salts, words: Words::LittleEndian, checksum: WalChecksum::ZERO };
+        header.checksum = Words::LittleEndian.checksum(WalChecksum::ZERO, &header.bytes()[..24]);
+        header
+    }
+
+    /// The header as a WAL stores it, with 0 as the number of checkpoints.
+    pub(crate) fn bytes(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        let magic = if self.words == Words::LittleEndian { MAGIC } else { MAGIC | 1 };
+        bytes[..4].copy_from_slice(&magic.to_be_bytes());
+        bytes[4..8].copy_from_slice(&FORMAT_VERSION.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.page_size.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.salts.bytes());
+        bytes[24..].copy_from_slice(&self.checksum.to_bytes());
+        bytes
+    }
+
     /// The size of a page in bytes.
     pub(crate) fn page_size(&self) -> u32 {
         self.page_size
@@ -174,6 +193,17 @@ impl Chain {
     pub(crate) fn extend(&mut self, head: &[u8], page: &[u8]) -> WalChecksum {
         self.checksum = self.continued(head, page);
         self.checksum
+    }
+
+    /// Appends a frame and returns its header.
+    pub(crate) fn append(&mut self, frame: Frame, page: &[u8]) -> [u8; FRAME_HEADER_LEN] {
+        let mut head = [0; FRAME_HEADER_LEN];
+        head[..4].copy_from_slice(&frame.page_number.get().to_be_bytes());
+        head[4..8].copy_from_slice(&frame.commit.map_or(0, PageCount::get).to_be_bytes());
+        head[8..CHECKSUM_AT].copy_from_slice(&self.header.salts.bytes());
+        let checksum = self.extend(&head, page);
+        head[CHECKSUM_AT..].copy_from_slice(&checksum.to_bytes());
+        head
     }
 
     fn continued(&self, head: &[u8], page: &[u8]) -> WalChecksum {

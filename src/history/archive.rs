@@ -58,7 +58,7 @@ const fn kind_of(file: ArchiveFile) -> Option<Kind> {
         ArchiveFile::Compressed => Some(Kind::Segment),
         ArchiveFile::Stamps => Some(Kind::Stamps),
         ArchiveFile::Index => Some(Kind::Index),
-        ArchiveFile::Segment | ArchiveFile::Snapshot | ArchiveFile::Sum => None,
+        ArchiveFile::Segment | ArchiveFile::Snapshot | ArchiveFile::Delta | ArchiveFile::Sum => None,
     }
 }
 

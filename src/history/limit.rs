@@ -1,7 +1,7 @@
 //! Where a history begins once it exceeds its limit in bytes.
 //!
 //! The size of a history is the total length of the files in its archive. The WAL is not among them: it is a part of the database
-//! until it ends. A history can begin at any generation with commits that has a snapshot before it, or for which a snapshot can be
+//! until it ends. The full snapshots to which retained deltas refer are among them. A history can begin at any generation with commits that has a snapshot before it, or for which a snapshot can be
 //! rebuilt from the generations before it. All earlier generations are pruned.
 //!
 //! The history keeps as many instants as fit. If none of its snapshots leads to a history that fits, a new one must be written.
@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{generation_log::known_end, timeline::Timeline};
+use super::{delta::base_of, generation_log::known_end, timeline::Timeline};
 use crate::{
     disk::Disk,
     error::{ErrorKind, Result},
@@ -26,6 +26,16 @@ pub(super) struct Extents {
     generations: Vec<Extent>,
     /// The total length of the other files.
     other: u64,
+    bases: Vec<BaseExtent>,
+}
+
+/// A full snapshot to which deltas refer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BaseExtent {
+    number: GenerationNumber,
+    len: u64,
+    /// The generation of the newest delta that refers to it.
+    used_until: GenerationNumber,
 }
 
 /// A generation of a history.
@@ -104,23 +114,28 @@ impl Extents {
             other += Disk::len(&path)?.unwrap_or(0);
         }
         let mut lens: BTreeMap<GenerationNumber, (u64, u64)> = BTreeMap::new();
+        let mut bases: BTreeMap<GenerationNumber, BaseExtent> = BTreeMap::new();
         for (number, file) in
             timeline.ended().list_loose()?.into_iter().filter(|(number, _)| *number >= first)
         {
             let len = timeline.ended().len(number, file)?.unwrap_or(0);
             let (files, snapshot) = lens.entry(number).or_default();
-            *match file {
-                ArchiveFile::Snapshot | ArchiveFile::Sum => snapshot,
-                _ => files,
-            } += len;
+            *if file.is_of_snapshot() { snapshot } else { files } += len;
+            if file == ArchiveFile::Delta
+                && let Some(base) = base_before(timeline, number)?
+            {
+                bases.insert(base.number, base);
+            }
         }
+        let bases: Vec<BaseExtent> = bases.into_values().collect();
         // A pack is removed when all its generations are pruned.
         for (span, len) in timeline.ended().pack_lens()? {
             if span.last >= first {
                 lens.entry(span.last).or_default().0 += len;
             }
         }
-        if other + lens.values().map(|(files, snapshot)| files + snapshot).sum::<u64>() <= limit {
+        let in_bases = len_before(&bases, first);
+        if other + in_bases + lens.values().map(|(files, snapshot)| files + snapshot).sum::<u64>() <= limit {
             return Ok(None);
         }
         let mut generations = Vec::new();
@@ -129,20 +144,22 @@ impl Extents {
             generations.push(Extent { number, len, snapshot: before(timeline, number, snapshot)? });
         }
         other += lens.values().map(|(files, snapshot)| files + snapshot).sum::<u64>();
-        Ok(Some(Self { generations, other }))
+        Ok(Some(Self { generations, other, bases }))
     }
 
     /// Where the history begins so that its size does not exceed `limit`, or exceeds it by as little as possible. Returns `None`
     /// if it begins there already.
     pub(super) fn beginning(&self, limit: u64) -> Option<Beginning> {
-        let mut rest = self.other + self.generations.iter().map(Extent::total).sum::<u64>();
-        if rest <= limit {
+        let mut all = self.other + self.generations.iter().map(Extent::total).sum::<u64>();
+        let first = self.generations.first().map(|extent| extent.number);
+        if all + first.map_or(0, |first| len_before(&self.bases, first)) <= limit {
             return None;
         }
         let mut candidates = Vec::new();
         for (before, extent) in self.generations.iter().zip(self.generations.iter().skip(1)) {
-            rest -= before.total();
+            all -= before.total();
             let number = extent.number;
+            let rest = all + len_before(&self.bases, number);
             candidates.extend(match extent.snapshot {
                 SnapshotBefore::Taken(_) => {
                     Some(Candidate { beginning: Beginning::Taken(number), new: 0, rest })
@@ -188,6 +205,23 @@ impl Extents {
             }
         }
     }
+}
+
+/// The total length of the snapshots before the generation `from` to which deltas from there on refer.
+fn len_before(bases: &[BaseExtent], from: GenerationNumber) -> u64 {
+    let is_kept = |base: &&BaseExtent| base.number < from && base.used_until >= from;
+    bases.iter().filter(is_kept).map(|base| base.len).sum()
+}
+
+/// The base of the delta before a generation. Returns `None` if the sums of the delta are missing or damaged.
+fn base_before(timeline: &Timeline, number: GenerationNumber) -> Result<Option<BaseExtent>> {
+    let base = match base_of(timeline.ended(), number) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
+        base => base?,
+    };
+    let Some(base) = base else { return Ok(None) };
+    let len = timeline.ended().len(base, ArchiveFile::Snapshot)?.unwrap_or(0);
+    Ok(Some(BaseExtent { number: base, len, used_until: number }))
 }
 
 /// The snapshot before a generation. `len` is its length if it exists.
@@ -240,18 +274,43 @@ mod tests {
             1 => Just(SnapshotBefore::Impossible),
         ];
         let extent = (0..3000_u64, snapshot);
-        (prop::collection::vec(extent, 0..12), 0..100_u64).prop_map(|(generations, other)| {
+        let base = (0..12_usize, 1..8_u64);
+        let all = (prop::collection::vec(extent, 0..12), 0..100_u64, prop::collection::vec(base, 0..3));
+        all.prop_map(|(generations, other, bases)| {
             let numbers = (1..).map(GenerationNumber::new);
             let generations = numbers.zip(generations);
-            let generations =
-                generations.map(|(number, (len, snapshot))| Extent { number, len, snapshot }).collect();
-            Extents { generations, other }
+            let extent = |(number, (len, snapshot))| Extent { number, len, snapshot };
+            let generations: Vec<_> = generations.map(extent).collect();
+            // A base has the length of the full snapshot before its generation. That of 0 is pruned.
+            let base = |(at, after): (usize, u64)| {
+                let len = match at
+                    .checked_sub(1)
+                    .map(|at| generations.get(at).map(|extent: &Extent| extent.snapshot))
+                {
+                    None => 700,
+                    Some(Some(SnapshotBefore::Taken(len) | SnapshotBefore::Unusable(len))) => len,
+                    Some(_) => return None,
+                };
+                let number = at as u64;
+                Some(BaseExtent {
+                    number: GenerationNumber::new(number),
+                    len,
+                    used_until: GenerationNumber::new(number + after),
+                })
+            };
+            let bases: BTreeMap<_, _> =
+                bases.into_iter().filter_map(base).map(|base| (base.number, base)).collect();
+            let bases = bases.into_values().collect();
+            Extents { generations, other, bases }
         })
     }
 
     /// The size of the history from a generation on, without a snapshot that must be taken.
     fn rest(extents: &Extents, from: usize) -> u64 {
-        extents.other + extents.generations[from..].iter().map(Extent::total).sum::<u64>()
+        let first = extents.generations.get(from).map(|extent| extent.number);
+        extents.other
+            + extents.generations[from..].iter().map(Extent::total).sum::<u64>()
+            + first.map_or(0, |first| len_before(&extents.bases, first))
     }
 
     /// The history that begins at a generation, after the snapshot before it was taken.
@@ -260,7 +319,7 @@ mod tests {
         if let SnapshotBefore::Possible(len) = generations[0].snapshot {
             generations[0].snapshot = SnapshotBefore::Taken(len);
         }
-        Extents { generations, other: extents.other }
+        Extents { generations, other: extents.other, bases: extents.bases.clone() }
     }
 
     proptest! {
@@ -322,6 +381,7 @@ mod tests {
                 extent(3, 1000, SnapshotBefore::Possible(100)),
             ],
             other: 0,
+            bases: Vec::new(),
         };
         let (second, third) = (GenerationNumber::new(2), GenerationNumber::new(3));
         assert_eq!(extents.beginning(500), Some(Beginning::Untaken(third)));

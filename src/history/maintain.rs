@@ -32,21 +32,21 @@
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 
 use super::{
-    archive::Archive,
+    archive::{Archive, NumberedFile},
     compress::Compression,
     damaged_log::{first_damaged, no_snapshot},
+    delta::bases_of,
     dir_lock::exclusive,
     ended::EndedName,
     errors::foreign,
     generation_log::GenerationLog,
-    image::HistoricalImage,
     limit::{Beginning, Extents},
-    materialize::write_pages,
+    maintained_snapshot::{self, Form},
     packing::Packing,
     plan,
     points::points,
     retention::RetentionMark,
-    snapshot::{Snapshot, Staged},
+    snapshot::{NewSnapshot, Snapshot},
     stamp_file::{live_stamps, read_ended},
     timeline::{Birth, Origin, Timeline},
 };
@@ -205,7 +205,7 @@ impl Run<'_> {
     /// Takes a snapshot if the logs since the newest one are long. Returns whether it did.
     fn take_due_snapshot(&self, watch: &mut ProgressFn<'_>) -> Result<bool> {
         let Some(due) = self.origin.ask(|timeline| self.due(timeline))? else { return Ok(false) };
-        self.take_snapshot(&due, watch)?;
+        self.take_snapshot(&due, Form::Shared, watch)?;
         let request = self.origin.paths.snapshot_request();
         if Disk::exists(&request)? {
             self.disk.remove(&request)?;
@@ -214,12 +214,15 @@ impl Run<'_> {
     }
 
     /// Takes a snapshot.
-    fn take_snapshot(&self, due: &DueSnapshot, watch: &mut ProgressFn<'_>) -> Result<()> {
+    fn take_snapshot(&self, due: &DueSnapshot, form: Form, watch: &mut ProgressFn<'_>) -> Result<()> {
         let DueSnapshot { generation, newest } = due;
+        let Origin { paths, ended, .. } = &self.origin;
+        let staged = paths.dir().join("maintained.new");
+        let new = NewSnapshot { disk: self.disk, paths, ended, generation, staged };
         let written = self
             .origin
             .ask(|timeline| plan::image_before(timeline, generation))
-            .and_then(|image| self.write_snapshot(&image, generation, watch));
+            .and_then(|image| maintained_snapshot::write(&new, &image, form, watch));
         match written {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let from = self.origin.ask(|timeline| first_damaged(timeline, *newest, generation, watch))?;
@@ -250,7 +253,8 @@ impl Run<'_> {
                 Beginning::Taken(number) => number,
                 Beginning::Untaken(number) => {
                     let due = self.origin.ask(|timeline| due_before(timeline, number))?;
-                    match self.take_snapshot(&due, watch) {
+                    // A delta would keep its base, which precedes the generations that are pruned.
+                    match self.take_snapshot(&due, Form::Full, watch) {
                         Ok(()) => limited.snapshots += 1,
                         Err(error) if prunes_after(&error) => {
                             limited.failed = Err(error);
@@ -310,25 +314,6 @@ impl Run<'_> {
         Ok(continues.then_some(DueSnapshot { generation, newest }))
     }
 
-    /// Writes the image before a generation as a snapshot. Each page is checked when it is read.
-    fn write_snapshot(
-        &self,
-        image: &HistoricalImage,
-        generation: &Generation,
-        watch: &mut ProgressFn<'_>,
-    ) -> Result<()> {
-        let Origin { paths, data, ended, .. } = &self.origin;
-        let beside = paths.dir().join("maintained.new");
-        self.disk.remove(&beside)?;
-        let file = self.disk.create_like(&beside, data)?;
-        let written = write_pages(image, watch, |bytes, at| self.disk.write_at(&file, &beside, bytes, at));
-        if let Err(error) = written.and_then(|()| self.disk.sync_file(&file, &beside)) {
-            let _removed_next_time = self.disk.remove(&beside);
-            return Err(error);
-        }
-        Staged { path: beside, file: &file }.publish(self.disk, paths, ended, generation)
-    }
-
     /// Makes durable the files that were added to the history.
     fn flush(&self) -> Result<()> {
         let now = Timestamp::now().as_micros().saturating_mul(1000);
@@ -371,14 +356,16 @@ impl Run<'_> {
         let Origin { paths, birth, ended, .. } = &self.origin;
         let files = ended.list()?;
         for (number, file) in &files {
-            // The first snapshot of a history is not a leftover: if its checksums are missing, it is damaged.
-            if *file == ArchiveFile::Snapshot
+            // The first snapshot of a history is not a leftover: if its checksums are missing, it is damaged. The base of a delta is
+            // used without its checksums.
+            if [ArchiveFile::Snapshot, ArchiveFile::Delta].contains(file)
                 && !files.contains(&(*number, ArchiveFile::Sum))
                 && let Some(stamps) = read_ended(ended, *number)?
                 && !stamps.generation.begins()
-                && RetentionMark::read(paths, birth.database)?.is_none_or(|retained| retained.from != *number)
+                && RetentionMark::read(paths, birth.database)?.is_none_or(|retained| retained.from < *number)
+                && !(*file == ArchiveFile::Snapshot && self.is_base(*number, &files, *number)?)
             {
-                self.delete(*number, ArchiveFile::Snapshot, report)?;
+                self.delete(*number, *file, report)?;
             }
         }
         // Last, because staged checksums show that a snapshot is incomplete and not damaged.
@@ -392,14 +379,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Deletes the files of pruned generations, which no reader sees.
+    /// Deletes the files of pruned generations, which no reader sees, except the bases of snapshots that are retained.
     fn remove_pruned(&self, report: &mut MaintenanceReport) -> Result<()> {
         let Origin { paths, birth, ended, .. } = &self.origin;
         let Some(retained) = RetentionMark::read(paths, birth.database)? else { return Ok(()) };
         let mut pruned = BTreeSet::new();
-        for (number, file) in ended.list_loose()?.range(..(retained.from, ArchiveFile::Segment)) {
+        let files = ended.list_loose()?;
+        for (number, file) in files.range(..(retained.from, ArchiveFile::Segment)) {
+            if *file != ArchiveFile::Snapshot {
+                pruned.insert(*number);
+            } else if self.is_base(*number, &files, retained.from)? {
+                continue;
+            }
             self.delete(*number, *file, report)?;
-            pruned.insert(*number);
         }
         for (span, len) in ended.pack_lens()? {
             if span.last < retained.from {
@@ -410,6 +402,17 @@ impl Run<'_> {
         }
         report.generations += pruned.len() as u64;
         Ok(())
+    }
+
+    /// Whether a delta from the generation `from` on refers, or may refer, to the full snapshot before a generation.
+    fn is_base(
+        &self,
+        number: GenerationNumber,
+        files: &BTreeSet<NumberedFile>,
+        from: GenerationNumber,
+    ) -> Result<bool> {
+        let bases = bases_of(&self.origin.ended, files, from)?;
+        Ok(bases.is_none_or(|bases| bases.contains(&number)))
     }
 
     fn delete(

@@ -13,7 +13,7 @@
 //! | `generation_log`, `commits`, `locate` | from an instant to a commit |
 //! | `plan`, `image`, `frame_store`, `fallback` | from a commit to the pages of the database |
 //! | `compare`, `resolve`, `points`, `materialize` | queries |
-//! | `base_snapshot`, `maintain`, `limit`, `damaged_log`, `packing`, `pack_writer`, `compress` | writers |
+//! | `base_snapshot`, `delta`, `maintain`, `maintained_snapshot`, `limit`, `damaged_log`, `packing`, `pack_writer`, `compress` | writers |
 //! | `verify` | verification |
 //!
 //! This module has no encryption keys: it copies pages as they are stored.
@@ -25,6 +25,7 @@ mod commits;
 mod compare;
 mod compress;
 mod damaged_log;
+mod delta;
 mod dir_lock;
 mod ended;
 mod errors;
@@ -39,6 +40,7 @@ mod locate;
 mod log;
 mod log_file;
 mod maintain;
+mod maintained_snapshot;
 mod materialize;
 mod overlay;
 mod pack_file;
@@ -54,6 +56,7 @@ mod retention;
 mod seekable_file;
 mod snapshot;
 mod stamp_file;
+mod sums;
 mod target;
 mod timeline;
 pub(crate) mod verify;

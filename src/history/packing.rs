@@ -348,9 +348,7 @@ fn known_end(stamps: &Stamps, next: Option<&Generation>, log_len: Option<u64>) -
 /// The files that a pack replaces.
 fn replaced_by(archive: &Archive, span: GenerationSpan) -> Result<Vec<EndedName>> {
     let is_replaced = |name: &EndedName| match name {
-        EndedName::File(number, file) => {
-            span.contains(*number) && !matches!(file, ArchiveFile::Snapshot | ArchiveFile::Sum)
-        }
+        EndedName::File(number, file) => span.contains(*number) && !file.is_of_snapshot(),
         EndedName::Pack(other) => *other != span && span.includes(*other),
     };
     Ok(archive.store().list()?.into_iter().filter(is_replaced).collect())
@@ -364,7 +362,7 @@ fn is_replaced(archive: &Archive, pack: &PackFile, (number, file): NumberedFile)
         }
         ArchiveFile::Stamps => Ok(pack.read(number, Kind::Stamps)? == archive.read(number, file)?),
         ArchiveFile::Index => Ok(pack.len(number, Kind::Index).is_some()),
-        ArchiveFile::Snapshot | ArchiveFile::Sum => Ok(false),
+        ArchiveFile::Snapshot | ArchiveFile::Delta | ArchiveFile::Sum => Ok(false),
     };
     unless_damaged(compare())
 }

@@ -90,9 +90,8 @@ pub(super) fn image_from(
 ) -> Result<HistoricalImage> {
     let generation = timeline.generation(first)?;
     let page_size = generation.page_size;
-    let snapshot = Snapshot::open(timeline.ended(), &generation)?.ok_or_else(|| {
-        damaged(&timeline.path(first, ArchiveFile::Snapshot), "it belongs to another history")
-    })?;
+    let snapshot = Snapshot::open(timeline.ended(), &generation)?
+        .ok_or_else(|| damaged(&timeline.path(first, ArchiveFile::Sum), "it belongs to another history"))?;
     let mut builder = Builder { overlay: Overlay::new(snapshot.page_count(), page_size), logs: Vec::new() };
     let steps = steps(timeline, first, target)?;
     for steps in steps.chunks(LOGS_AT_ONCE) {

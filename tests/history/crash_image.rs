@@ -17,7 +17,7 @@ use crate::{
     power::{Scenario, Tally, checkpoint},
     random::Random,
     simulated_disk::CrashImage,
-    support::{Contents, contains, contents, difference, files, read_contents},
+    support::{Contents, contains, contents, difference, files, has_extension, read_contents},
 };
 
 /// The contents of a database between two commits, and the generation of the commit that produced them.
@@ -64,6 +64,8 @@ impl ImageRoot {
         let dir = self.root.join("default/orders");
         image.write_to(&dir);
         check_compressed(&dir.join("archive"));
+        let names = if dir.join("archive").exists() { files(&dir.join("archive")) } else { Vec::new() };
+        tally.deltas += names.iter().filter(|name| has_extension(name, "delta")).count() as u64;
         let mut promised = image.kept.clone();
         if image.is_whole {
             promised.extend(archived(&dir, scenario.is_shared));
@@ -315,7 +317,7 @@ fn has_commit_after_end(stamps: &[u8]) -> bool {
 fn names_what_is_missing(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Corrupt => {
-            [".stamps", ".wal", ".db", ".sum"].iter().any(|file| error.to_string().contains(file))
+            [".stamps", ".wal", ".db", ".delta", ".sum"].iter().any(|file| error.to_string().contains(file))
         }
         kind => kind == ErrorKind::OutsideWindow,
     }

@@ -10,6 +10,8 @@ mod compressed;
 mod crash;
 mod crash_image;
 mod damage;
+mod deltas;
+mod deltas_damaged;
 mod destroyed;
 mod disk_full;
 mod failed_commit;

@@ -2,6 +2,7 @@
 //! document.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -10,8 +11,9 @@ use std::{
 use litefleet::rusqlite::{Connection, config::DbConfig};
 
 use crate::{
-    maintain::{maintain_a_day_later, with_history},
-    support::{Contents, Ledger, contents},
+    deltas::{archive, snapshot, snapshots, with_base},
+    maintain::{maintain_a_day_later, restart_wal, with_history},
+    support::{Contents, Ledger, contents, files, has_extension},
 };
 
 /// The first snapshot, and the segments and live WAL that follow it, in order.
@@ -144,4 +146,58 @@ fn restore_by_hand(ledger: &mut Ledger, compressed: usize) {
         assert_eq!(states.next(), None);
         assert!(opened(&file) == ledger.states.last().unwrap().contents);
     }
+}
+
+#[test]
+fn base_and_delta_restore_a_snapshot() {
+    let (mut ledger, connection) = with_base(None);
+    // The states before the first commit and after the last commit of each generation with a delta.
+    let mut before = BTreeMap::new();
+    let last = |ledger: &Ledger| ledger.states.last().unwrap().contents.clone();
+    // A database of equal size, one that has grown, and one that has become shorter.
+    let third = last(&ledger);
+    snapshot(&mut ledger, &connection, 11);
+    let rows = "INSERT INTO t(id, value) SELECT id + 100, randomblob(3900) FROM t WHERE id <= 20";
+    ledger.commit(&connection, rows);
+    let fourth = last(&ledger);
+    before.insert(3, (third, fourth.clone()));
+    snapshot(&mut ledger, &connection, 13);
+    ledger.commit(&connection, "DELETE FROM t WHERE id > 90; VACUUM");
+    let fifth = last(&ledger);
+    before.insert(4, (fourth, fifth.clone()));
+    snapshot(&mut ledger, &connection, 17);
+    before.insert(5, (fifth, last(&ledger)));
+    restart_wal(&connection);
+    drop(connection);
+    assert_eq!(snapshots(&ledger), ["1.db", "2.db", "3.delta", "4.delta", "5.delta"]);
+    let mut methods: Vec<fn(&Path)> = vec![by_library];
+    if Command::new("sqlite3").arg("--version").output().is_ok() {
+        methods.push(by_program);
+    }
+    let archive = archive(&ledger);
+    for (number, write) in
+        [3_u64, 4, 5].into_iter().flat_map(|number| methods.iter().map(move |write| (number, write)))
+    {
+        let sum = fs::read(archive.join(format!("{number:012}.sum"))).unwrap();
+        let base = u64::from_le_bytes(sum[16..24].try_into().unwrap());
+        assert_eq!(base, 2);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.db");
+        fs::copy(archive.join(format!("{base:012}.db")), &file).unwrap();
+        fs::copy(archive.join(format!("{number:012}.delta")), log_of(&file)).unwrap();
+        write(&file);
+        // The snapshot has the state before its generation, and the log of that leads to the state after it.
+        assert!(opened(&file) == before[&number].0, "{number}");
+        fs::copy(archive.join(format!("{number:012}.wal")), log_of(&file)).unwrap();
+        write(&file);
+        assert!(opened(&file) == before[&number].1, "{number}");
+    }
+    // Each delta has its own salts.
+    let salts = |name: &str| fs::read(archive.join(name)).unwrap()[16..24].to_vec();
+    let all: BTreeSet<_> = files(&archive)
+        .iter()
+        .filter(|name| has_extension(name, "delta") || has_extension(name, "wal"))
+        .map(|name| salts(name))
+        .collect();
+    assert_eq!(all.len(), 8);
 }

@@ -43,6 +43,8 @@ enum Action {
     /// A transaction that spans both databases.
     Both,
     Maintain,
+    /// Requests a snapshot at the next restart of each WAL.
+    Request,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +121,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Both),
         3 => Just(Action::Maintain),
         2 => Just(Action::ManyGenerations),
+        3 => Just(Action::Request),
     ]
 }
 
@@ -166,6 +169,8 @@ struct Harness {
     pruned: u64,
     /// Number of packs after each maintenance, in all.
     packs: usize,
+    /// Number of snapshots that refer to older ones, after each maintenance, in all.
+    deltas: usize,
 }
 
 const NAMES: [&str; 2] = ["orders", "other"];
@@ -203,6 +208,7 @@ impl Harness {
             compressed: 0,
             pruned: 0,
             packs: 0,
+            deltas: 0,
         };
         harness.connections = (0..3).map(|_| harness.connect()).collect();
         let begin = format!("PRAGMA auto_vacuum={auto_vacuum}; VACUUM");
@@ -319,6 +325,12 @@ impl Harness {
                     self.run(by, &Action::Checkpoint("RESTART"));
                 }
             }
+            Action::Request => {
+                for name in NAMES {
+                    let archive = self.plane.database_path(name).unwrap().with_file_name("archive");
+                    std::fs::write(archive.join("wanted"), b"").unwrap();
+                }
+            }
             Action::Maintain => {
                 let plane = a_day_later(ControlPlane::builder()).open(self.plane.root()).unwrap();
                 for name in NAMES {
@@ -326,8 +338,9 @@ impl Harness {
                     self.compressed += done.compressed;
                     self.pruned += done.generations;
                     let archive = self.plane.database_path(name).unwrap().with_file_name("archive");
-                    let is_pack = |name: &String| name.ends_with(".tar.zst");
-                    self.packs += files(&archive).iter().filter(|name| is_pack(name)).count();
+                    let count = |kind| files(&archive).iter().filter(|name| name.ends_with(kind)).count();
+                    self.packs += count(".tar.zst");
+                    self.deltas += count(".delta");
                 }
             }
         }
@@ -394,6 +407,8 @@ struct Maintained {
     pruned: u64,
     /// Number of packs after each maintenance, in all.
     packs: usize,
+    /// Number of snapshots that refer to older ones, after each maintenance, in all.
+    deltas: usize,
 }
 
 /// Runs random operations on databases whose histories have this limit.
@@ -405,7 +420,7 @@ fn run(sealed: bool, limit: &str) -> Maintained {
     let config =
         Config { cases: cases(), max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let (compressed, pruned, packs) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let (compressed, pruned, packs, deltas) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
     let auto_vacuum = prop::sample::select(&["NONE", "FULL", "INCREMENTAL"][..]);
     let actions = prop::collection::vec((0..3_usize, action()), 30..60);
     runner
@@ -423,10 +438,16 @@ fn run(sealed: bool, limit: &str) -> Maintained {
             compressed.set(compressed.get() + harness.compressed);
             pruned.set(pruned.get() + harness.pruned);
             packs.set(packs.get() + harness.packs);
+            deltas.set(deltas.get() + harness.deltas);
             Ok(())
         })
         .unwrap_or_else(|error| panic!("LITEFLEET_SEED={seed}, sealed {sealed}, limit {limit}: {error}"));
-    Maintained { compressed: compressed.get(), pruned: pruned.get(), packs: packs.get() }
+    Maintained {
+        compressed: compressed.get(),
+        pruned: pruned.get(),
+        packs: packs.get(),
+        deltas: deltas.get(),
+    }
 }
 
 #[test]
@@ -436,6 +457,7 @@ fn every_commit_is_restored_as_in_the_model() {
         assert_eq!(done.compressed == 0, sealed, "{} logs were compressed", done.compressed);
         assert_eq!(done.pruned, 0);
         assert!(done.packs > 0, "no generations were packed");
+        assert!(done.deltas > 0, "no snapshot refers to an older one");
     }
 }
 

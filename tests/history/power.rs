@@ -70,6 +70,8 @@ pub(crate) struct Tally {
     /// In `synchronous=OFF`: databases that fail the integrity check, and those that pass it and `verify`.
     pub(crate) unsound: u64,
     pub(crate) continued: u64,
+    /// Snapshots that refer to older ones.
+    pub(crate) deltas: u64,
     /// Generations pruned and logs compressed before the failure.
     pruned: u64,
     compressed: u64,

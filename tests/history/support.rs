@@ -52,9 +52,14 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Whether the name of a file has an extension.
+pub(crate) fn has_extension(name: &str, extension: &str) -> bool {
+    Path::new(name).extension().is_some_and(|found| found == extension)
+}
+
 /// Whether a file of an archive is an index. Indexes are derived: the writer or the first reader of a segment stores one.
 pub(crate) fn is_index(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension == "index")
+    has_extension(name, "index")
 }
 
 impl Ledger {

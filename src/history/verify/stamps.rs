@@ -95,9 +95,8 @@ pub(super) fn check_missing(run: &mut Run<'_>, observation: &Observation, known:
         }
         let is_after_newest = newest.is_none_or(|newest| *number > newest);
         // A process takes the snapshot before it writes the stamps of its generation. It may be killed in between.
-        let is_begun = is_after_newest
-            && matches!(file, ArchiveFile::Snapshot | ArchiveFile::Sum)
-            && (newest.is_some() || observation.wal.is_empty());
+        let is_begun =
+            is_after_newest && file.is_of_snapshot() && (newest.is_some() || observation.wal.is_empty());
         // Damaged live stamps have their own finding.
         let is_live_damaged = observation.live.is_some() && current.is_none();
         if is_begun || is_live_damaged || !reported.insert(*number) {

@@ -8,7 +8,7 @@ use crate::{disk::Disk, error::Result, layout::ArchiveFile, stamps::Generation};
 impl Capture {
     /// Flushes with the WAL all files of a generation that another connection may have begun.
     pub(super) fn flush_all_later(&self, generation: &Generation) {
-        for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
+        for file in ArchiveFile::OF_SNAPSHOT {
             self.flush_later(self.paths.file(generation.number, file));
         }
         self.flush_stamps_later(generation);

@@ -310,8 +310,7 @@ impl Capture {
         }
         // Another connection began the generation and may not have flushed it. If its header is lost, the chain ends before it.
         if !self.known().is_flushed(&generation) {
-            let begun =
-                [ArchiveFile::Snapshot, ArchiveFile::Sum].map(|of| self.paths.file(generation.number, of));
+            let begun = ArchiveFile::OF_SNAPSHOT.map(|of| self.paths.file(generation.number, of));
             let begun = begun.into_iter().filter(|_| generation.begins());
             self.flush_files(begun.chain([self.paths.live_stamps()]))?;
         }
@@ -407,7 +406,7 @@ impl Capture {
         }
         taken?;
         self.known().set_intact(generation);
-        for file in [ArchiveFile::Snapshot, ArchiveFile::Sum] {
+        for file in ArchiveFile::OF_SNAPSHOT {
             self.flush_later(self.paths.file(generation.number, file));
         }
         Ok(())
