@@ -73,6 +73,8 @@ def table(header, rows):
 
 def ratio_table(results, peers, field, with_spread):
     peers = [peer for peer in peers if peer in results.peers]
+    if not peers:
+        return "No peer of this table is built."
     rows = []
     for workload, label in ROWS:
         cells = []
@@ -109,6 +111,8 @@ def history_table(results):
                  f"{median(stored) / 1000:.1f} KB" if stored else "–", f"{p99:.2f} ×" if p99 else "–"]
         for row, cell in zip(rows.values(), cells):
             row.append(cell)
+    if not peers:
+        return "No peer with a history is built."
     return table(["", *peers], [[label, *cells] for label, cells in rows.items()])
 
 
@@ -173,7 +177,7 @@ SIZES = {
 def page(results, build, scale, note):
     versions = build / "versions.txt"
     parts = [
-        f"`benches/peers/run.sh`, {len(results.rounds)} interleaved rounds in rotating order. {SIZES[scale]} {note}".strip(),
+        f"`benches/peers/run.sh`, {len(results.rounds)} interleaved round{'s' if len(results.rounds) > 1 else ''} in rotating order. {SIZES[scale]} {note}".strip(),
         f"Hardware: {hardware(build)}.",
         "Versions and flags:\n\n" + (versions.read_text().strip() if versions.exists() else "unknown"),
         "Pages of 4 KiB, WAL, `synchronous` NORMAL where not named, autocheckpoint as each peer sets it, a cache of 2,000 pages (256 for point "

@@ -193,6 +193,12 @@ def check(workload, results):
         sys.exit(f"the results of {workload} differ: {checks}")
 
 
+def show(progress):
+    """Shows what is running, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{progress}", end="", file=sys.stderr, flush=True)
+
+
 def run_round(number, peers, directory, failures):
     """Runs every workload on every peer, and returns the measurements by workload and peer."""
     measured = {}
@@ -202,14 +208,14 @@ def run_round(number, peers, directory, failures):
         turn = (number + index) % len(peers)
         results = {}
         for peer in peers[turn:] + peers[:turn]:
-            print(f"\r\x1b[Kround {number + 1}: {workload}, {peer.name}", end="", file=sys.stderr, flush=True)
+            show(f"round {number + 1}: {workload}, {peer.name}")
             try:
                 results[peer.name] = peer.run(workload)
             except Failed as failed:
                 failures.setdefault((peer.name, workload), str(failed))
         check(workload, results)
         measured[workload] = {name: result for name, result in results.items() if result}
-    print("\r\x1b[K", end="", file=sys.stderr)
+    show("")
     return measured
 
 
