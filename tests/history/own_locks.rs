@@ -25,7 +25,8 @@ const ROLE: &str = "LITEFLEET_TEST_SECOND_PROCESS";
 /// How often the list of locks is read until it has an expected lock.
 const ATTEMPTS: u32 = 50;
 
-/// The locks of this process on the files of a database, as the kernel lists them: the file, the kind and the bytes.
+/// The locks of this process on the files of a database, as the kernel lists them: the file, the kind and the bytes. The list may
+/// repeat a lock if it changes while it is read.
 fn locks(ledger: &Ledger) -> Vec<String> {
     let dir = ledger.database_dir();
     let own = process::id().to_string();
@@ -45,6 +46,7 @@ fn locks(ledger: &Ledger) -> Vec<String> {
         })
         .collect();
     found.sort();
+    found.dedup();
     found
 }
 
