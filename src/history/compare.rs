@@ -23,7 +23,12 @@ use crate::{
 pub(super) fn ends_in_database(timeline: &Timeline, stamps: &Stamps) -> Result<bool> {
     let wal = timeline.origin.wal();
     match salts_of(&wal)? {
-        Some(salts) if salts == stamps.generation.salts => return Ok(true),
+        Some(salts) if salts == stamps.generation.salts => {
+            // A power loss may have left only the header of a WAL whose frames are in the archive.
+            return Ok(!has_segment(timeline, stamps)?
+                || Log::open(&wal)?.is_some_and(|(_, log)| !log.frames.is_empty())
+                || is_at_end(timeline, stamps)?);
+        }
         // A foreign writer restarted the WAL and committed to it.
         Some(_) if Log::open(&wal)?.is_some_and(|(_, log)| !log.frames.is_empty()) => return Ok(false),
         _ => {}

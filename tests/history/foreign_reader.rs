@@ -14,14 +14,15 @@ use std::{
 };
 
 use litefleet::{
-    Cipher, ConnectOptions, ControlPlane, EncryptionKey, ErrorKind, Timestamp, VerifyOptions,
+    Cipher, ConnectOptions, ControlPlane, EncryptionKey, ErrorKind, Result, Timestamp, VerifyOptions,
     rusqlite::{Connection, config::DbConfig},
     testing::DiskOp,
 };
 
 use crate::{
+    crash_image::copy_dir,
     maintain::set_window,
-    support::{Ledger, State, foreign_connection, now},
+    support::{Ledger, State, contains, foreign_connection, now},
 };
 
 fn verify(ledger: &Ledger) -> Vec<String> {
@@ -451,4 +452,37 @@ fn unmoved_wal_deleted_by_foreign_process_is_a_gap() {
         }
         assert_eq!((windows(&ledger), verify(&ledger)), (2, vec![]));
     }
+}
+
+/// A close beside another process flushes the copy in the archive. The WAL is not flushed with `synchronous=NORMAL`.
+#[test]
+fn commits_that_a_power_loss_undid_are_not_restored_from_the_archive() {
+    let ledger = with_table();
+    let viewer = viewer(&ledger);
+    let survived = last_stamp(&ledger);
+    let connection = ledger.plane.connect("orders", ledger.options()).unwrap();
+    connection.execute_batch("INSERT INTO t(value) VALUES ('undone')").unwrap();
+    drop(connection);
+    let undone = now();
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().join("root");
+    copy_dir(ledger.plane.root(), &root);
+    drop(viewer);
+    let dir = root.join("default/orders");
+    fs::remove_file(dir.join("data.db-shm")).unwrap();
+    fs::File::options().write(true).open(dir.join("data.db-wal")).unwrap().set_len(32).unwrap();
+    let plane = ControlPlane::open(&root).unwrap();
+    let rows = |at| -> Result<i64> {
+        let (view, _) = plane.connect_at("orders", at, ConnectOptions::default())?;
+        Ok(view.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?)
+    };
+    assert_eq!(rows(survived).unwrap(), 0);
+    assert_eq!(rows(undone).unwrap_err().kind(), ErrorKind::OutsideWindow);
+    let windows = plane.points("orders", ..).unwrap().windows;
+    assert!(!contains(&windows, undone), "{windows:?}");
+    // The next commit shows that the database ended before.
+    let connection = plane.connect("orders", ConnectOptions::default()).unwrap();
+    connection.execute_batch("INSERT INTO t(value) VALUES ('new')").unwrap();
+    let new = now();
+    assert_eq!((rows(survived).unwrap(), rows(new).unwrap()), (0, 1));
 }
