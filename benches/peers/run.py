@@ -146,7 +146,6 @@ class Peer:
         self.name, self.scale = name, scale
         self.program = build / "bin" / f"peer-{PEERS[name]}"
         self.replicator = build / "litestream" / "bin" / "litestream"
-        self.failed_bulk = False
 
     def is_built(self):
         return self.program.exists() and (self.name != "litestream" or self.replicator.exists())

@@ -69,15 +69,7 @@ fn take_full(new: &NewSnapshot<'_>, data: &Path) -> Result<()> {
 
 /// Whether the snapshot before the first commit of a generation exists, and the checksum of each of its pages matches.
 pub(crate) fn is_intact(disk: &Disk, paths: &ArchivePaths, generation: &Generation) -> Result<bool> {
-    let ended = Archive::local(disk.clone(), paths.clone());
-    let checked = Snapshot::open(&ended, generation).and_then(|snapshot| match snapshot {
-        Some(snapshot) => snapshot.check_all().map(|()| true),
-        None => Ok(false),
-    });
-    match checked {
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
-        checked => checked,
-    }
+    Snapshot::is_intact(&Archive::local(disk.clone(), paths.clone()), generation)
 }
 
 /// Takes the snapshot as a delta. Returns `false` if no older snapshot shares enough pages.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs::File, path::Path};
 use super::{
     archive::{Archive, NumberedFile},
     ended::EndedFile,
-    snapshot::{STEP, delta_salts, is_len_of},
+    snapshot::{STEP, delta_salts, is_len_of, read_or_zero},
     sums::Sums,
 };
 use crate::{
@@ -83,9 +83,7 @@ impl Base {
 
     /// Fills `into` with whole pages from an offset on. Those after its end are zero, and it does not [have](Self::has) them.
     pub(super) fn read(&self, into: &mut [u8], offset: u64) -> Result<()> {
-        let count = self.file.read_at(into, offset)?;
-        into[count..].fill(0);
-        Ok(())
+        read_or_zero(&*self.file, into, offset)
     }
 
     pub(super) fn has(&self, page: PageNumber) -> bool {

@@ -1,8 +1,9 @@
 //! Where a history begins once it exceeds its limit in bytes.
 //!
 //! The size of a history is the total length of the files in its archive. The WAL is not among them: it is a part of the database
-//! until it ends. The full snapshots to which retained deltas refer are among them. A history can begin at any generation with commits that has a snapshot before it, or for which a snapshot can be
-//! rebuilt from the generations before it. All earlier generations are pruned.
+//! until it ends. The full snapshots to which retained deltas refer are among them. A history can begin at any generation with
+//! commits that has a snapshot before it, or for which a snapshot can be rebuilt from the generations before it. All earlier
+//! generations are pruned.
 //!
 //! The history keeps as many instants as fit. If none of its snapshots leads to a history that fits, a new one must be written.
 //! It is placed so that the logs can grow by its length, or by half of the rest of the limit, before the next one must be written:

@@ -32,7 +32,7 @@
 use std::{collections::BTreeSet, ops::Bound, path::Path};
 
 use super::{
-    archive::{Archive, NumberedFile},
+    archive::Archive,
     compress::Compression,
     damaged_log::{first_damaged, no_snapshot},
     delta::bases_of,
@@ -286,10 +286,7 @@ impl Run<'_> {
         {
             self.disk.sync_file(&wal, &path)?;
         }
-        match is_intact(timeline, &generation) {
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
-            is_intact => is_intact,
-        }
+        Snapshot::is_intact(timeline.ended(), &generation)
     }
 
     /// The snapshot that is due, if the segments after the newest snapshot are together longer than the database.
@@ -363,7 +360,8 @@ impl Run<'_> {
                 && let Some(stamps) = read_ended(ended, *number)?
                 && !stamps.generation.begins()
                 && RetentionMark::read(paths, birth.database)?.is_none_or(|retained| retained.from < *number)
-                && !(*file == ArchiveFile::Snapshot && self.is_base(*number, &files, *number)?)
+                && (*file == ArchiveFile::Delta
+                    || bases_of(ended, &files, *number)?.is_some_and(|bases| !bases.contains(number)))
             {
                 self.delete(*number, *file, report)?;
             }
@@ -385,10 +383,14 @@ impl Run<'_> {
         let Some(retained) = RetentionMark::read(paths, birth.database)? else { return Ok(()) };
         let mut pruned = BTreeSet::new();
         let files = ended.list_loose()?;
-        for (number, file) in files.range(..(retained.from, ArchiveFile::Segment)) {
+        let old = || files.range(..(retained.from, ArchiveFile::Segment));
+        // The sums are read only if a snapshot may be deleted.
+        let has_snapshot = old().any(|(_, file)| *file == ArchiveFile::Snapshot);
+        let bases = if has_snapshot { bases_of(ended, &files, retained.from)? } else { None };
+        for (number, file) in old() {
             if *file != ArchiveFile::Snapshot {
                 pruned.insert(*number);
-            } else if self.is_base(*number, &files, retained.from)? {
+            } else if bases.as_ref().is_none_or(|bases| bases.contains(number)) {
                 continue;
             }
             self.delete(*number, *file, report)?;
@@ -402,17 +404,6 @@ impl Run<'_> {
         }
         report.generations += pruned.len() as u64;
         Ok(())
-    }
-
-    /// Whether a delta from the generation `from` on refers, or may refer, to the full snapshot before a generation.
-    fn is_base(
-        &self,
-        number: GenerationNumber,
-        files: &BTreeSet<NumberedFile>,
-        from: GenerationNumber,
-    ) -> Result<bool> {
-        let bases = bases_of(&self.origin.ended, files, from)?;
-        Ok(bases.is_none_or(|bases| bases.contains(&number)))
     }
 
     fn delete(
@@ -448,7 +439,7 @@ fn oldest_needed(timeline: &Timeline, cutoff: Micros) -> Result<Option<Generatio
             if stamps.generation.begun_at > cutoff || stamps.commits().is_empty() {
                 return Ok(false);
             }
-            is_intact(timeline, &stamps.generation)
+            Snapshot::is_intact(timeline.ended(), &stamps.generation)
         };
         match is_usable() {
             Ok(true) => return Ok(Some(number)),
@@ -459,14 +450,6 @@ fn oldest_needed(timeline: &Timeline, cutoff: Micros) -> Result<Option<Generatio
         }
     }
     Ok(None)
-}
-
-/// Whether the snapshot before a generation is complete. Fails with [`ErrorKind::Corrupt`] if it is damaged.
-fn is_intact(timeline: &Timeline, generation: &Generation) -> Result<bool> {
-    match Snapshot::open(timeline.ended(), generation)? {
-        Some(snapshot) => snapshot.check_all().map(|()| true),
-        None => Ok(false),
-    }
 }
 
 /// The snapshot before a generation, as one that is due.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    error::Result,
+    error::{ErrorKind, Result},
     layout::{self, ArchiveFile, ArchivePaths},
     stamps::Generation,
     units::{FrameNumber, GenerationNumber, PageChecksum, PageCount, PageNumber, Salts},
@@ -163,9 +163,28 @@ impl Snapshot {
 
     /// Reads and checks all pages.
     pub(super) fn check_all(&self) -> Result<()> {
-        let mut contents = vec![0; self.page_size as usize];
-        let mut pages = PageNumber::FIRST.and_following().take(self.sums.checksums.len());
-        pages.try_for_each(|page| self.read_page(page, &mut contents))
+        let total = self.page_count().len(self.page_size);
+        let mut buffer = vec![0; step_of(self.page_size)];
+        let mut at = 0;
+        while at < total {
+            let want = usize::try_from(total - at).unwrap_or(usize::MAX).min(buffer.len());
+            let buffer = &mut buffer[..want];
+            self.read_at(buffer, at)?;
+            let pages = PageNumber::at_offset(at, self.page_size).and_following();
+            let contents = buffer.chunks_exact(self.page_size as usize);
+            pages.zip(contents).try_for_each(|(page, contents)| self.check(page, contents))?;
+            at += want as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether the snapshot before a generation is complete, and the checksum of each of its pages matches.
+    pub(super) fn is_intact(ended: &Archive, generation: &Generation) -> Result<bool> {
+        let opened = Self::open(ended, generation);
+        match opened.and_then(|snapshot| snapshot.map(|snapshot| snapshot.check_all()).transpose()) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+            checked => Ok(checked?.is_some()),
+        }
     }
 }
 
@@ -175,7 +194,7 @@ fn frame_count(pages: &[PageNumber]) -> Option<FrameNumber> {
 }
 
 /// Fills `into` from a file, and with zeros after the end of the file.
-fn read_or_zero(file: &dyn EndedFile, into: &mut [u8], offset: u64) -> Result<()> {
+pub(super) fn read_or_zero(file: &dyn EndedFile, into: &mut [u8], offset: u64) -> Result<()> {
     let count = file.read_at(into, offset)?;
     into[count..].fill(0);
     Ok(())

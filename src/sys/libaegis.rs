@@ -8,7 +8,7 @@
 //! it does not export them, `Cargo.toml` permits one version of it, and the tests of [`cipher`](crate::cipher) pass the published
 //! vectors through these declarations.
 
-use std::ffi::c_int;
+use std::{ffi::c_int, ptr};
 
 use super::read_buf::ReadBuf;
 
@@ -101,51 +101,15 @@ impl<const LEN: usize> Aegis<LEN> {
     /// Encrypts `plain` into `sealed`, which has its length, and returns the tag.
     pub(crate) fn encrypt(self, with: Inputs<'_, LEN>, plain: &[u8], sealed: &mut [u8]) -> [u8; TAG_LEN] {
         assert_eq!(plain.len(), sealed.len(), "a ciphertext has the length of its plaintext");
-        let Inputs { key, nonce, associated } = with;
-        let mut tag = [0; TAG_LEN];
-        // SAFETY: `encrypt` is a function that `ciphers!` declares as libaegis defines it, for keys and nonces of `LEN` bytes. It
-        // reads `mlen`, `adlen` and `LEN` bytes from slices and arrays of these lengths, and writes `mlen` bytes to `sealed`,
-        // whose length was checked, and `maclen` to `tag`. References guarantee that these do not overlap what it reads. It
-        // needs no alignment and keeps no pointer.
-        let code = unsafe {
-            (self.encrypt)(
-                sealed.as_mut_ptr(),
-                tag.as_mut_ptr(),
-                TAG_LEN,
-                plain.as_ptr(),
-                plain.len(),
-                associated.as_ptr(),
-                associated.len(),
-                nonce.as_ptr(),
-                key.as_ptr(),
-            )
-        };
-        assert_eq!(code, 0, "libaegis refuses tags of another length only");
-        tag
+        // SAFETY: both slices have this length, and references guarantee that they do not overlap.
+        unsafe { self.encrypt_raw(with, plain, sealed.as_mut_ptr()) }
     }
 
     /// Encrypts `text` in place and returns the tag.
     pub(crate) fn encrypt_in_place(self, with: Inputs<'_, LEN>, text: &mut [u8]) -> [u8; TAG_LEN] {
-        let Inputs { key, nonce, associated } = with;
-        let mut tag = [0; TAG_LEN];
-        let (at, len) = (text.as_mut_ptr(), text.len());
-        // SAFETY: as in `encrypt`. Both pointers to `text` are derived from one exclusive reference. The library permits them to
-        // be equal: it reads each block before it writes it.
-        let code = unsafe {
-            (self.encrypt)(
-                at,
-                tag.as_mut_ptr(),
-                TAG_LEN,
-                at.cast_const(),
-                len,
-                associated.as_ptr(),
-                associated.len(),
-                nonce.as_ptr(),
-                key.as_ptr(),
-            )
-        };
-        assert_eq!(code, 0, "libaegis refuses tags of another length only");
-        tag
+        let at = text.as_mut_ptr();
+        // SAFETY: both pointers are derived from one exclusive reference to this many bytes.
+        unsafe { self.encrypt_raw(with, ptr::slice_from_raw_parts(at, text.len()), at) }
     }
 
     /// Decrypts `text` in place. Returns whether it is authentic. If it is not, it is all zeros.
@@ -155,23 +119,9 @@ impl<const LEN: usize> Aegis<LEN> {
         text: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> bool {
-        let Inputs { key, nonce, associated } = with;
-        let (at, len) = (text.as_mut_ptr(), text.len());
-        // SAFETY: as in `encrypt_in_place`; `decrypt` writes `clen` bytes to `text` only.
-        let code = unsafe {
-            (self.decrypt)(
-                at,
-                at.cast_const(),
-                len,
-                tag.as_ptr(),
-                TAG_LEN,
-                associated.as_ptr(),
-                associated.len(),
-                nonce.as_ptr(),
-                key.as_ptr(),
-            )
-        };
-        code == 0
+        let at = text.as_mut_ptr();
+        // SAFETY: both pointers are derived from one exclusive reference to this many bytes.
+        unsafe { self.decrypt_raw(with, ptr::slice_from_raw_parts(at, text.len()), at, tag) }
     }
 
     /// Decrypts `sealed` into the start of `into`, which must not be shorter. Returns whether it is authentic. If it is not, that
@@ -184,13 +134,62 @@ impl<const LEN: usize> Aegis<LEN> {
         into: &mut ReadBuf<'_>,
     ) -> bool {
         assert!(sealed.len() <= into.len(), "{} bytes for a buffer of {}", sealed.len(), into.len());
+        // SAFETY: `into` has at least as many writable bytes, which nothing else accesses. All of them are written, whether or not
+        // the tag matches.
+        unsafe {
+            let is_authentic = self.decrypt_raw(with, ptr::from_ref(sealed), into.as_mut_ptr(), tag);
+            into.assume_init(sealed.len());
+            is_authentic
+        }
+    }
+
+    /// Encrypts `plain` and returns the tag.
+    ///
+    /// # Safety
+    ///
+    /// `plain` points to initialized bytes, and `sealed` to as many writable bytes. The pointers are equal, or the bytes do not
+    /// overlap. Nothing else accesses what `sealed` points to.
+    unsafe fn encrypt_raw(self, with: Inputs<'_, LEN>, plain: *const [u8], sealed: *mut u8) -> [u8; TAG_LEN] {
         let Inputs { key, nonce, associated } = with;
-        // SAFETY: as in `encrypt`; `decrypt` writes `clen` bytes to `into`, which has as many, and does not read them. Whether or
-        // not the tag matches, it has written all of them.
+        let mut tag = [0; TAG_LEN];
+        // SAFETY: `encrypt` is a function that `ciphers!` declares as libaegis defines it, for keys and nonces of `LEN` bytes. It
+        // reads `mlen`, `adlen` and `LEN` bytes, and writes `mlen` bytes to `sealed` and `maclen` to `tag`. It reads each block
+        // before it writes it, so that it works in place, needs no alignment, and keeps no pointer. The caller guarantees the rest.
         let code = unsafe {
-            let code = (self.decrypt)(
-                into.as_mut_ptr(),
-                sealed.as_ptr(),
+            (self.encrypt)(
+                sealed,
+                tag.as_mut_ptr(),
+                TAG_LEN,
+                plain.cast(),
+                plain.len(),
+                associated.as_ptr(),
+                associated.len(),
+                nonce.as_ptr(),
+                key.as_ptr(),
+            )
+        };
+        assert_eq!(code, 0, "libaegis refuses tags of another length only");
+        tag
+    }
+
+    /// Decrypts `sealed` to `plain`. Returns whether it is authentic. If it is not, writes zeros.
+    ///
+    /// # Safety
+    ///
+    /// As for [`encrypt_raw`](Self::encrypt_raw); `plain` need not be initialized.
+    unsafe fn decrypt_raw(
+        self,
+        with: Inputs<'_, LEN>,
+        sealed: *const [u8],
+        plain: *mut u8,
+        tag: &[u8; TAG_LEN],
+    ) -> bool {
+        let Inputs { key, nonce, associated } = with;
+        // SAFETY: as in `encrypt_raw`; `decrypt` writes `clen` bytes to `plain` only.
+        let code = unsafe {
+            (self.decrypt)(
+                plain,
+                sealed.cast(),
                 sealed.len(),
                 tag.as_ptr(),
                 TAG_LEN,
@@ -198,9 +197,7 @@ impl<const LEN: usize> Aegis<LEN> {
                 associated.len(),
                 nonce.as_ptr(),
                 key.as_ptr(),
-            );
-            into.assume_init(sealed.len());
-            code
+            )
         };
         code == 0
     }

@@ -4,22 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::stamps::Generation;
 
-/// The seed that no generation has: the initial value.
-const NONE: u64 = 0;
-
-/// What is known of the files of the newest generation, which is identified by its [seed](Generation::seed).
-#[derive(Debug)]
+/// What is known of the files of the newest generation, which is identified by its [seed](Generation::seed). 0 is no seed.
+#[derive(Debug, Default)]
 pub(super) struct KnownFiles {
     /// The generation whose snapshot this process has taken or checked.
     intact: AtomicU64,
     /// The generation that was flushed last.
     flushed: AtomicU64,
-}
-
-impl Default for KnownFiles {
-    fn default() -> Self {
-        Self { intact: AtomicU64::new(NONE), flushed: AtomicU64::new(NONE) }
-    }
 }
 
 impl KnownFiles {

@@ -2,12 +2,13 @@
 
 use std::{fs, path::Path, thread, time::Duration};
 
-use litefleet::{Cipher, ErrorKind, MaintainOptions};
+use litefleet::{Cipher, MaintainOptions};
 
 use crate::{
     deltas::{archive, snapshot, snapshots, update, with_base},
     maintain::{CIPHERS, maintain, restart_wal, set_window},
     packs::verified,
+    packs_damaged::is_refused,
     support::{Ledger, now},
 };
 
@@ -38,18 +39,8 @@ fn with_deltas(cipher: Option<Cipher>, is_pruned: bool) -> (Ledger, usize) {
 
 /// Reads the states from `first` on. Returns how many are refused.
 fn check(ledger: &mut Ledger, first: usize, name: &str, what: &str) -> usize {
-    let mut refused = 0;
-    for (number, state) in ledger.states.clone().into_iter().enumerate().skip(first) {
-        match ledger.contents_at(state.from) {
-            Ok(contents) => assert!(contents == state.contents, "{what}: state {number}"),
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: state {number}: {error}");
-                assert!(error.to_string().contains(name), "{what}: state {number}: {error}");
-                refused += 1;
-            }
-        }
-    }
-    refused
+    let states = first..ledger.states.len();
+    states.filter(|number| is_refused(ledger, *number, name, what)).count()
 }
 
 /// The damaged versions of a file. Each has a description.

@@ -1,17 +1,17 @@
 //! Indexes that a writer stores when a log ends: each equals the one that a reader derives from the log.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs};
 
 use litefleet::{Cipher, ConnectOptions, rusqlite::Connection};
 
-use crate::support::{Ledger, files, foreign_connection, is_index};
+use crate::{
+    deltas::archive,
+    power::checkpoint,
+    support::{Ledger, files, foreign_connection, is_index},
+};
 
 /// Minimum length of a log for which a writer stores an index, with pages of 4 KiB.
 const INDEXED_MIN: u64 = 32 + 16 * (24 + 4096);
-
-fn archive(ledger: &Ledger) -> PathBuf {
-    ledger.database_dir().join("archive")
-}
 
 /// The names of the segments without an index that are long enough for one.
 fn without_index(ledger: &Ledger) -> Vec<String> {
@@ -44,10 +44,6 @@ fn check_indexes(ledger: &mut Ledger) -> usize {
         assert!(derived.get(name) == Some(index), "{name} differs from the one that a reader derives");
     }
     written.len()
-}
-
-fn checkpoint(connection: &Connection, mode: &str) {
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
 }
 
 /// Transactions that spill their pages, write them again, and roll back to savepoints; and some that fail as a whole.

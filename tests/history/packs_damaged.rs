@@ -27,19 +27,27 @@ fn tail(pack: &[u8]) -> (usize, usize) {
     (table - word(pack.len() - 9 - 8), table)
 }
 
+/// Reads a state, which is right or refused with an error that contains `name`. Returns whether it is refused.
+pub(crate) fn is_refused(ledger: &mut Ledger, number: usize, name: &str, what: &str) -> bool {
+    let state = ledger.states[number].clone();
+    match ledger.contents_at(state.from) {
+        Ok(contents) => {
+            assert!(contents == state.contents, "{what}: state {number}");
+            false
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: state {number}: {error}");
+            assert!(error.to_string().contains(name), "{what}: state {number}: {error}");
+            true
+        }
+    }
+}
+
 /// Reads some states. Returns how many are refused.
 fn check(ledger: &mut Ledger, name: &str, what: &str) -> usize {
     let mut refused = 0;
     for number in [1, 2, 9, 17, 18, 20] {
-        let state = ledger.states[number].clone();
-        match ledger.contents_at(state.from) {
-            Ok(contents) => assert!(contents == state.contents, "{what}: state {number}"),
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: state {number}: {error}");
-                assert!(error.to_string().contains(name), "{what}: state {number}: {error}");
-                refused += 1;
-            }
-        }
+        refused += usize::from(is_refused(ledger, number, name, what));
     }
     refused
 }

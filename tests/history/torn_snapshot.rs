@@ -7,6 +7,7 @@ use litefleet::{ConnectOptions, ControlPlane, Synchronous, VerifyOptions, rusqli
 
 use crate::{
     crash_image::copy_dir,
+    power::checkpoint,
     support::{Ledger, now},
 };
 
@@ -39,10 +40,6 @@ const ACTIONS: [(&str, Action); 5] = [
         *connection = plane.connect("orders", ConnectOptions::default()).unwrap();
     }),
 ];
-
-fn checkpoint(connection: &Connection, mode: &str) {
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
-}
 
 fn count(connection: &Connection) -> i64 {
     connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()

@@ -41,7 +41,7 @@ impl Speed {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CipherSpeed {
     pub(super) cipher: Cipher,
-    /// Through the page codec, which copies the page, and makes and binds a nonce.
+    /// Through the page codec, which makes a nonce and authenticates the position of the page.
     pub(super) codec: Speed,
     pub(super) bare: Speed,
 }

@@ -9,10 +9,7 @@ use litefleet::{Error, ErrorKind, Result};
 
 /// A directory that is removed when it is dropped.
 #[derive(Debug)]
-pub(super) struct TemporaryDir {
-    path: PathBuf,
-    is_removed: bool,
-}
+pub(super) struct TemporaryDir(PathBuf);
 
 impl TemporaryDir {
     /// Creates a directory in `root` or, if there is none, in the nearest directory above it that exists. Its name begins with a
@@ -25,25 +22,22 @@ impl TemporaryDir {
         };
         let path = parent.join(format!(".litefleet-bench-{}", std::process::id()));
         fs::create_dir(&path).map_err(|error| failed("creating", &path, error))?;
-        Ok(Self { path, is_removed: false })
+        Ok(Self(path))
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.0
     }
 
     /// Removes the directory and everything in it.
-    pub(super) fn remove(mut self) -> Result<()> {
-        self.is_removed = true;
-        fs::remove_dir_all(&self.path).map_err(|error| failed("removing", &self.path, error))
+    pub(super) fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.0).map_err(|error| failed("removing", &self.0, error))
     }
 }
 
 impl Drop for TemporaryDir {
     fn drop(&mut self) {
-        if !self.is_removed {
-            let _best_effort = fs::remove_dir_all(&self.path);
-        }
+        let _may_be_removed_already = fs::remove_dir_all(&self.0);
     }
 }
 
